@@ -1,0 +1,11 @@
+"""NASNet's cells as exact timm and detectron2 backbones, the paper's Faster R-CNN, and its search and training.
+
+Importing this package registers its models with timm. It needs neither detectron2 nor Ray nor TensorFlow.
+"""
+
+from nasnet_det.genotypes import Block, CellGenotype, Genotype, GenotypeError, as_genotype
+from nasnet_det.network import NASNet
+
+__version__ = "0.1.0"
+
+__all__ = ["Block", "CellGenotype", "Genotype", "GenotypeError", "NASNet", "as_genotype"]

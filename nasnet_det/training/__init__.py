@@ -1,0 +1,1 @@
+"""Training recipes for CIFAR-10 and ImageNet."""

@@ -1,0 +1,1 @@
+"""Reads published weights, each format by a pure function from named arrays to a state dict."""
