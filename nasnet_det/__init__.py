@@ -5,7 +5,8 @@ Importing this package registers its models with timm. It needs neither detectro
 
 from nasnet_det.genotypes import Block, CellGenotype, Genotype, GenotypeError, as_genotype
 from nasnet_det.network import NASNet
+from nasnet_det.timm_models import FAMILY
 
 __version__ = "0.1.0"
 
-__all__ = ["Block", "CellGenotype", "Genotype", "GenotypeError", "NASNet", "as_genotype"]
+__all__ = ["FAMILY", "Block", "CellGenotype", "Genotype", "GenotypeError", "NASNet", "as_genotype"]

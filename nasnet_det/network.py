@@ -245,6 +245,16 @@ class NASNet(nn.Module):
         initialize(self)
 
     @property
+    def _model_args(self) -> dict[str, Any]:
+        """What timm writes into a saved model's config: the arguments, a genotype by value rather than by path."""
+        return self.__dict__.get("_arguments", {})
+
+    @_model_args.setter
+    def _model_args(self, arguments: Mapping[str, Any]) -> None:
+        travels = {"genotype": self.genotype.to_dict()} if "genotype" in arguments else {}
+        self.__dict__["_arguments"] = {**arguments, **travels}
+
+    @property
     def cut(self) -> int:
         """The output just below the last reduction: where the auxiliary head reads and a detector cuts (section 4 of
         the paper; TF Object Detection API ``faster_rcnn_nas``)."""
