@@ -1,0 +1,279 @@
+"""From named arrays to a state dict: every published format is a rule that names a network's layers, nothing more.
+
+:func:`units` walks a network by its plan and genotype; a :class:`Format` says what its files call each layer and
+tensor; :func:`to_state_dict` looks every one up, turns its axes, and refuses what is missing, left over or of another
+shape. Nothing is listed by hand, so any depth, width and number of classes is read by the same rule.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from nasnet_det.genotypes import Genotype
+from nasnet_det.network import CellPlan, NASNet, plan_cells
+from nasnet_det.operations import ConvNorm, FactorizedReduction, SeparableConvNorm
+
+Arrays = Mapping[str, Any]
+
+
+class WeightsError(ValueError):
+    """Weights that do not fit a network, or a file that holds none: says which tensor, why, and the way out."""
+
+
+@dataclass(frozen=True)
+class Unit:
+    """A module that published files name as one: convolutions and their normalization, or a linear layer.
+
+    Args:
+        path: its name in the network.
+        module: the module.
+        place: ``stem``, ``current``, ``previous`` (a cell's inputs made to fit), ``block``, ``join``, ``auxiliary`` or
+            ``classifier``; ``other`` for what no published network has.
+        cell: the cell that it is part of.
+        number: its block's number, the joined state's number, or the normal cell below the auxiliary head.
+        side: ``left`` or ``right`` in a block.
+        step: how many units of the same operation come before it.
+    """
+
+    path: str
+    module: nn.Module
+    place: str
+    cell: CellPlan | None = None
+    number: int = 0
+    side: str = ""
+    step: int = 0
+
+
+@dataclass(frozen=True)
+class Format:
+    """What one kind of published file calls things.
+
+    Args:
+        title: its name in messages.
+        layer: maps a unit and the name of a layer inside it (``conv``, ``depthwise``, ``bn``, ...) to the file's name
+            of that layer; None where the format has no such layer.
+        tensors: maps ``(kind of layer, parameter)`` to the pattern of the tensor's name, ``{}`` being the layer's.
+        channels_last: whether axes are TensorFlow's: height, width, in, out.
+        has_background: whether a file may have one class more than the network, the background, as its first.
+        ignored: tensors that are deliberately never read.
+        auxiliary: the auxiliary head's tensors, not read by a network without one.
+        of_cell: whether a tensor belongs to a cell, so that cells which a network leaves out can be skipped.
+        genotype: the only genotype whose layers the format can name; None for any.
+    """
+
+    title: str
+    layer: Callable[[Unit, str], str | None]
+    tensors: Mapping[tuple[str, str], str]
+    channels_last: bool
+    has_background: bool
+    ignored: re.Pattern[str]
+    auxiliary: re.Pattern[str]
+    of_cell: Callable[[str, CellPlan], bool]
+    genotype: Genotype | None = None
+
+
+@dataclass(frozen=True)
+class _Target:
+    """A tensor of the network and where a file keeps it."""
+
+    name: str
+    source: str
+    axes: tuple[int, ...] | None
+    shape: tuple[int, ...]
+    classes: bool
+
+    @property
+    def source_shape(self) -> tuple[int, ...]:
+        """The shape that the file's tensor must have."""
+        if self.axes is None:
+            return self.shape
+        return tuple(self.shape[self.axes.index(axis)] for axis in range(len(self.shape)))
+
+
+#: For each kind of layer with channels last, the file's axes in the network's order.
+_AXES: dict[str, tuple[int, ...]] = {
+    "conv": (3, 2, 0, 1),
+    "pointwise": (3, 2, 0, 1),
+    "depthwise": (2, 3, 0, 1),
+    "linear": (1, 0),
+}
+
+
+def units(model: NASNet) -> Iterator[Unit]:
+    """The units of a network, bottom up; the auxiliary head's and the classifier's last."""
+    yield Unit("stem", model.stem, "stem")
+    for plan in model.plan:
+        yield from _cell_units(f"cells.{plan.name}", model.cells[plan.name], plan)
+    if model.aux_head is not None:
+        below = sum(not plan.reduces for plan in model.plan[: model.cut]) - 1
+        yield Unit("aux_head", model.aux_head, "auxiliary", number=below)
+    if isinstance(model.fc, nn.Linear):
+        yield Unit("fc", model.fc, "classifier")
+
+
+def to_state_dict(model: NASNet, arrays: Arrays, fmt: Format) -> dict[str, Tensor]:
+    """The state dict of ``model`` from a file's tensors.
+
+    The file's classifier must have the network's number of classes; where the format knows a background class, one more
+    is right too, and its row 0 is left out. A network without classifier (``num_classes=0``), without auxiliary head or
+    with fewer cells than its ``stages`` say takes what it has.
+
+    Args:
+        model: the network; its values are not touched, so it may be on the meta device.
+        arrays: the file's tensors by name, numpy arrays (or anything ``numpy.asarray`` takes).
+        fmt: the file's format.
+
+    Raises:
+        WeightsError: if a tensor is missing, left over, of another shape, or not finite.
+    """
+    if fmt.genotype is not None and model.genotype.cells != fmt.genotype.cells:
+        raise WeightsError(
+            f"a {fmt.title} holds the cells of {fmt.genotype.name}, but this network is made of "
+            f"{model.genotype.name or 'another genotype'}"
+        )
+    targets = list(_targets(model, fmt))
+    _check_names(model, arrays, fmt, targets)
+    state = {target.name: _read(arrays[target.source], target, fmt) for target in targets}
+    for name, value in model.state_dict().items():
+        if name.endswith("num_batches_tracked"):
+            state[name] = torch.zeros((), dtype=torch.long)
+        elif name not in state:
+            raise WeightsError(f"a {fmt.title} has no tensor for {name}, whose shape is {tuple(value.shape)}")
+    return state
+
+
+def _cell_units(path: str, cell: Any, plan: CellPlan) -> Iterator[Unit]:
+    for i, fit in enumerate(cell.fits):
+        if any(True for _ in fit.parameters()):
+            place = "other" if cell.passes_all else ("current", "previous")[i]
+            yield Unit(f"{path}.fits.{i}", fit, place, plan, i)
+    for number, block in enumerate(cell.blocks):
+        for side in ("left", "right"):
+            operation = getattr(block, side)
+            found = [(n, m) for n, m in operation.named_modules() if isinstance(m, (ConvNorm, SeparableConvNorm))]
+            for step, (name, module) in enumerate(found):
+                inner = f"{path}.blocks.{number}.{side}" + (f".{name}" if name else "")
+                yield Unit(inner, module, "block", plan, number, side, step)
+    for state, join in cell.joins.items():
+        if isinstance(join, (ConvNorm, FactorizedReduction)):
+            yield Unit(f"{path}.joins.{state}", join, "join", plan, int(state))
+
+
+def _targets(model: NASNet, fmt: Format) -> Iterator[_Target]:
+    for unit in units(model):
+        for leaf, module in unit.module.named_modules():
+            kind = _kind(leaf, module)
+            for parameter, value in module.state_dict().items() if kind else ():
+                if parameter == "num_batches_tracked":
+                    continue
+                name = ".".join(part for part in (unit.path, leaf, parameter) if part)
+                layer = fmt.layer(unit, leaf)
+                if layer is None:
+                    raise WeightsError(f"a {fmt.title} has no layer for this network's {name}: it holds other networks")
+                axes = _AXES.get(kind) if fmt.channels_last and parameter == "weight" else None
+                source = fmt.tensors[kind, parameter].format(layer)
+                yield _Target(name, source, axes, tuple(value.shape), kind == "linear")
+
+
+def _kind(leaf: str, module: nn.Module) -> str:
+    """What a layer is; empty for a module that holds no tensor itself."""
+    if isinstance(module, nn.Linear):
+        return "linear"
+    if isinstance(module, nn.Conv2d):
+        return leaf if leaf in ("depthwise", "pointwise") else "conv"
+    return "norm" if hasattr(module, "running_mean") else ""
+
+
+def _check_names(model: NASNet, arrays: Arrays, fmt: Format, targets: list[_Target]) -> None:
+    """Every tensor of the network is in the file, and every tensor of the file is read or left out on purpose."""
+    wanted = {target.source for target in targets}
+    missing = [target for target in targets if target.source not in arrays]
+    left_over = [name for name in arrays if name not in wanted and not _is_left_out(name, model, fmt)]
+    if missing:
+        raise WeightsError(
+            f"this {fmt.title} lacks {missing[0].source}{_more(missing)}, which {missing[0].name} is read from"
+            f"{_instead(left_over)}; {_describe(model)}: name the network that the weights were made for; if this is "
+            "it, the file is not whole"
+        )
+    if left_over:
+        raise WeightsError(
+            f"this {fmt.title} holds {left_over[0]}{_more(left_over)}, which this network has no place for; "
+            f"{_describe(model)}: name the network that the weights were made for"
+        )
+
+
+def _read(value: Any, target: _Target, fmt: Format) -> Tensor:
+    array = np.asarray(value)
+    shape = target.source_shape
+    where = f"{target.source} in this {fmt.title}"
+    if target.classes and array.ndim == len(shape) and array.shape != shape:
+        array = _fit_classes(array, target, fmt)
+    if array.shape != shape:
+        raise WeightsError(
+            f"{where} has the shape {array.shape}, but {target.name} of this network needs {shape}: the weights belong "
+            "to a network of another width, depth or number of channels"
+        )
+    if not np.issubdtype(array.dtype, np.floating):
+        raise WeightsError(f"{where} holds {array.dtype} values, expected floating-point ones")
+    if not np.isfinite(array).all():
+        raise WeightsError(f"{where} holds values that are not finite: the file is damaged")
+    if target.axes is not None:
+        array = array.transpose(target.axes)
+    return torch.from_numpy(np.array(array, dtype=array.dtype.newbyteorder("="), order="C"))
+
+
+def _fit_classes(array: np.ndarray, target: _Target, fmt: Format) -> np.ndarray:
+    """Leave out the background's row; refuse any other number of classes."""
+    axis = array.ndim - 1 if fmt.channels_last else 0
+    classes, wanted = array.shape[axis], target.source_shape[axis]
+    if fmt.has_background and classes == wanted + 1:
+        return array.take(range(1, classes), axis=axis)
+    if classes != wanted:
+        background = ", the background among them" if fmt.has_background and classes % 10 == 1 else ""
+        raise WeightsError(
+            f"{target.source} in this {fmt.title} has {classes} classes{background}, but the network has {wanted}: "
+            f"make the network with num_classes={classes}, or load the weights without their classifier"
+        )
+    return array
+
+
+def _is_left_out(name: str, model: NASNet, fmt: Format) -> bool:
+    """Whether a tensor is not read on purpose: training's, or of a part that this network does not have."""
+    if fmt.ignored.search(name) or (model.aux_head is None and fmt.auxiliary.search(name)):
+        return True
+    if model.num_classes == 0 and name in _classifier_names(fmt):
+        return True
+    return any(fmt.of_cell(name, plan) for plan in _left_out_cells(model))
+
+
+def _left_out_cells(model: NASNet) -> list[CellPlan]:
+    """The cells of the whole network that this one was made or pruned without."""
+    stride = getattr(model.stem, "conv", None)
+    stem = "imagenet" if stride is not None and stride.stride[0] == 2 else "cifar"
+    whole = plan_cells(model.stages, model.num_filters, stem)  # type: ignore[arg-type]
+    built = {plan.name for plan in model.plan}
+    return [plan for plan in whole if plan.name not in built]
+
+
+def _classifier_names(fmt: Format) -> set[str]:
+    layer = fmt.layer(Unit("fc", nn.Identity(), "classifier"), "")
+    return {fmt.tensors["linear", parameter].format(layer) for parameter in ("weight", "bias")}
+
+
+def _more(names: list[Any]) -> str:
+    return f" (and {len(names) - 1} more)" if len(names) > 1 else ""
+
+
+def _instead(names: list[str]) -> str:
+    return f", and holds {names[0]}{_more(names)}, which the network has no place for" if names else ""
+
+
+def _describe(model: NASNet) -> str:
+    return f"the network has stages of {model.stages} normal cells, {model.num_filters} filters"

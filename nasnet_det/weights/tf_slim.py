@@ -1,0 +1,105 @@
+"""TF-slim checkpoints: the networks' original home (``nets/nasnet/nasnet.py``, ``nasnet_utils.py``).
+
+A training checkpoint keeps a moving average beside each variable, ``NAME/ExponentialMovingAverage``, which is what the
+published accuracies were measured with: it is read where it exists, ``NAME`` otherwise. Class 0 is the background.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+
+from torch import Tensor
+
+from nasnet_det.network import CellPlan, NASNet
+from nasnet_det.operations import FactorizedReduction, SeparableConvNorm
+from nasnet_det.weights.layout import Arrays, Format, Unit, to_state_dict
+
+AVERAGE = "/ExponentialMovingAverage"
+#: What training leaves in a checkpoint beside the network: counters and the optimizers' slots.
+_TRAINING = r"(^|/)global_step$|/(Momentum|RMSProp|RMSProp_1|Adam|Adam_1)$"
+_NORM = {"weight": "gamma", "bias": "beta", "running_mean": "moving_mean", "running_var": "moving_variance"}
+
+
+def tf_slim_state_dict(model: NASNet, arrays: Arrays) -> dict[str, Tensor]:
+    """The state dict of ``model`` from a checkpoint's variables, moving averages preferred.
+
+    A checkpoint of 1001 classes is read whole by a network of 1001, and without its background by one of 1000.
+
+    Raises:
+        WeightsError: see :func:`nasnet_det.weights.layout.to_state_dict`.
+    """
+    chosen = {name: arrays[stored] for name, stored in preferred(arrays).items()}
+    return to_state_dict(model, chosen, FORMAT)
+
+
+def preferred(names: Iterable[str]) -> dict[str, str]:
+    """What to read of a checkpoint: each variable's name and the name of its moving average, or its own without one;
+    without training's counters and slots."""
+    stored = set(names)
+    plain = (name.removesuffix(AVERAGE) for name in stored)
+    wanted = {name for name in plain if not FORMAT.ignored.search(name)}
+    return {name: name + AVERAGE if name + AVERAGE in stored else name for name in sorted(wanted)}
+
+
+def _layer(unit: Unit, leaf: str) -> str | None:
+    if unit.place == "stem":
+        imagenet = unit.module.get_submodule("conv").stride == (2, 2)
+        return (_IMAGENET_STEM if imagenet else _CIFAR_STEM)[leaf]
+    if unit.place == "classifier":
+        return "final_layer/FC"
+    if unit.place == "auxiliary":
+        return f"aux_{unit.number}/aux_logits/{_AUXILIARY[leaf]}"
+    inner = _inside_cell(unit, leaf)
+    return f"{unit.cell.name}/{inner}" if unit.cell and inner else None
+
+
+_IMAGENET_STEM = {"conv": "conv0", "bn": "conv0_bn"}
+_CIFAR_STEM = {"conv": "l1_stem_3x3", "bn": "l1_stem_bn"}
+_AUXILIARY = {"project": "proj", "bn0": "aux_bn0", "whole": "Conv", "bn1": "aux_bn1", "fc": "FC"}
+
+
+def _inside_cell(unit: Unit, leaf: str) -> str | None:
+    factorized = {"path1": "path1_conv", "path2": "path2_conv", "bn": "final_path_bn"}
+    if unit.place == "current":
+        return {"conv": "1x1", "bn": "beginning_bn"}[leaf]
+    if unit.place == "previous":
+        whole = isinstance(unit.module, FactorizedReduction)
+        return (factorized if whole else {"conv": "prev_1x1", "bn": "prev_bn"})[leaf]
+    if unit.place == "join":
+        whole = isinstance(unit.module, FactorizedReduction)
+        name = (factorized if whole else {"conv": "path_conv", "bn": "path_bn"})[leaf]
+        return f"cell_output/reduction_{unit.number}/{name}"
+    if unit.place != "block":
+        return None
+    scope = f"comb_iter_{unit.number}/{unit.side}"
+    if isinstance(unit.module, SeparableConvNorm):
+        kernel = unit.module.depthwise.kernel_size[0]
+        prefix = "bn_sep" if leaf == "bn" else "separable"
+        return f"{scope}/{prefix}_{kernel}x{kernel}_{unit.step + 1}"
+    if unit.step:
+        return None
+    return f"{scope}/1x1" if leaf == "conv" else f"{scope}/bn_1"
+
+
+def _of_cell(name: str, plan: CellPlan) -> bool:
+    return name.startswith(f"{plan.name}/")
+
+
+FORMAT = Format(
+    title="TF-slim checkpoint",
+    layer=_layer,
+    tensors={
+        ("conv", "weight"): "{}/weights",
+        ("depthwise", "weight"): "{}/depthwise_weights",
+        ("pointwise", "weight"): "{}/pointwise_weights",
+        ("linear", "weight"): "{}/weights",
+        ("linear", "bias"): "{}/biases",
+        **{("norm", ours): "{}/" + theirs for ours, theirs in _NORM.items()},
+    },
+    channels_last=True,
+    has_background=True,
+    ignored=re.compile(_TRAINING),
+    auxiliary=re.compile(r"^aux_\d+/"),
+    of_cell=_of_cell,
+)
