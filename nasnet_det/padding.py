@@ -21,13 +21,13 @@ Pair = tuple[int, int]
 def same_padding(size: int, kernel: int, stride: int, dilation: int = 1) -> tuple[int, int]:
     """The places to add before and after one axis of ``size`` places.
 
-    A kernel smaller than the stride never reaches the last place of an even size; it then gives -1 after (a crop), so
-    that every kernel yields the output size ``(size + padding - reach) // stride + 1`` by the same expression.
+    What comes before decides which places a window covers, and is TensorFlow's to the place. After, one or more places
+    may be added that no window reaches: so every kernel yields the output size ``(size - 1) // stride + 1`` by the same
+    expression, which a symbolic size needs.
     """
     reach = (kernel - 1) * dilation + 1
-    total = reach - stride + -size % stride
-    before = total // 2 if reach >= stride else 0
-    return before, total - before
+    before = (reach - stride + -size % stride) // 2 if reach >= stride else 0
+    return before, reach - 1 - before
 
 
 def pad_same(x: Tensor, kernel: Pair, stride: Pair, dilation: int = 1, value: float = 0.0) -> Tensor:
