@@ -7,23 +7,15 @@ its stride-2 pools with zeros.
 
 from __future__ import annotations
 
-import re
-
-from torch import Tensor
-
-from nasnet_det.network import IMAGENET_STEM_CELLS, CellPlan, NASNet
+from nasnet_det.network import IMAGENET_STEM_CELLS, CellPlan
 from nasnet_det.operations import FactorizedReduction, SeparableConvNorm
 from nasnet_det.published_cells import PUBLISHED
-from nasnet_det.weights.layout import Arrays, Format, Unit, to_state_dict
+from nasnet_det.weights.layout import Arrays, Format, Unit
 
 
-def keras_state_dict(model: NASNet, arrays: Arrays) -> dict[str, Tensor]:
-    """The state dict of ``model`` from the weights of a ``keras.applications`` NASNet (``stem_conv1/kernel:0``, ...).
-
-    Raises:
-        WeightsError: see :func:`nasnet_det.weights.layout.to_state_dict`.
-    """
-    return to_state_dict(model, arrays, FORMAT)
+def _without_suffix(arrays: Arrays) -> Arrays:
+    """Names as Keras 3 writes them; earlier releases add the ``:0`` of TensorFlow's outputs."""
+    return {name.removesuffix(":0"): value for name, value in arrays.items()}
 
 
 def _layer(unit: Unit, leaf: str) -> str | None:
@@ -57,28 +49,23 @@ def _cell_id(plan: CellPlan) -> str:
     return f"reduce_{plan.current - IMAGENET_STEM_CELLS - number}"  # the normal cells below it
 
 
-def _of_cell(name: str, plan: CellPlan) -> bool:
-    found = re.search(r"_((?:stem|reduce)_\d+|\d+)/", name)
-    return found is not None and found[1] == _cell_id(plan)
-
-
 _NORM = {"weight": "gamma", "bias": "beta", "running_mean": "moving_mean", "running_var": "moving_variance"}
 
 FORMAT = Format(
     title="Keras file",
+    marks=("stem_conv1/kernel",),
     layer=_layer,
     tensors={
-        ("conv", "weight"): "{}/kernel:0",
-        ("depthwise", "weight"): "{}/depthwise_kernel:0",
-        ("pointwise", "weight"): "{}/pointwise_kernel:0",
-        ("linear", "weight"): "{}/kernel:0",
-        ("linear", "bias"): "{}/bias:0",
-        **{("norm", ours): "{}/" + theirs + ":0" for ours, theirs in _NORM.items()},
+        ("conv", "weight"): "{}/kernel",
+        ("depthwise", "weight"): "{}/depthwise_kernel",
+        ("pointwise", "weight"): "{}/pointwise_kernel",
+        ("linear", "weight"): "{}/kernel",
+        ("linear", "bias"): "{}/bias",
+        **{("norm", ours): "{}/" + theirs for ours, theirs in _NORM.items()},
     },
     channels_last=True,
     has_background=False,
-    ignored=re.compile(r"^$"),
-    auxiliary=re.compile(r"^$"),
-    of_cell=_of_cell,
+    of_cell=lambda plan, index: rf"(?<!_stem)(?<!_reduce)_{_cell_id(plan)}/",
     genotype=PUBLISHED["nasnet_a"],
+    prepare=_without_suffix,
 )

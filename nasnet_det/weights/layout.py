@@ -8,7 +8,7 @@ shape. Nothing is listed by hand, so any depth, width and number of classes is r
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,10 +17,11 @@ import torch
 from torch import Tensor, nn
 
 from nasnet_det.genotypes import Genotype
-from nasnet_det.network import CellPlan, NASNet, plan_cells
+from nasnet_det.network import CellPlan, NASNet, Stem, plan_cells
 from nasnet_det.operations import ConvNorm, FactorizedReduction, SeparableConvNorm
 
 Arrays = Mapping[str, Any]
+NOTHING = r"(?!)"  # matches no name
 
 
 class WeightsError(ValueError):
@@ -40,6 +41,7 @@ class Unit:
         number: its block's number, the joined state's number, or the normal cell below the auxiliary head.
         side: ``left`` or ``right`` in a block.
         step: how many units of the same operation come before it.
+        index: how many normal cells of the same stage come before its cell.
     """
 
     path: str
@@ -49,6 +51,7 @@ class Unit:
     number: int = 0
     side: str = ""
     step: int = 0
+    index: int = 0
 
 
 @dataclass(frozen=True)
@@ -57,26 +60,31 @@ class Format:
 
     Args:
         title: its name in messages.
+        marks: tensors of which a file of this kind has one.
         layer: maps a unit and the name of a layer inside it (``conv``, ``depthwise``, ``bn``, ...) to the file's name
             of that layer; None where the format has no such layer.
         tensors: maps ``(kind of layer, parameter)`` to the pattern of the tensor's name, ``{}`` being the layer's.
         channels_last: whether axes are TensorFlow's: height, width, in, out.
         has_background: whether a file may have one class more than the network, the background, as its first.
-        ignored: tensors that are deliberately never read.
-        auxiliary: the auxiliary head's tensors, not read by a network without one.
-        of_cell: whether a tensor belongs to a cell, so that cells which a network leaves out can be skipped.
+        of_cell: maps a cell and its index in its stage to what its tensors' names match, so that cells which a network
+            leaves out can be skipped.
+        ignored: what the names of tensors match that are deliberately never read.
+        auxiliary: the same for the auxiliary head's tensors, not read by a network without one.
         genotype: the only genotype whose layers the format can name; None for any.
+        prepare: chooses and renames what is read of a file's tensors.
     """
 
     title: str
+    marks: tuple[str, ...]
     layer: Callable[[Unit, str], str | None]
     tensors: Mapping[tuple[str, str], str]
     channels_last: bool
     has_background: bool
-    ignored: re.Pattern[str]
-    auxiliary: re.Pattern[str]
-    of_cell: Callable[[str, CellPlan], bool]
+    of_cell: Callable[[CellPlan, int], str]
+    ignored: str = NOTHING
+    auxiliary: str = NOTHING
     genotype: Genotype | None = None
+    prepare: Callable[[Arrays], Arrays] = lambda arrays: arrays
 
 
 @dataclass(frozen=True)
@@ -110,12 +118,17 @@ def units(model: NASNet) -> Iterator[Unit]:
     """The units of a network, bottom up; the auxiliary head's and the classifier's last."""
     yield Unit("stem", model.stem, "stem")
     for plan in model.plan:
-        yield from _cell_units(f"cells.{plan.name}", model.cells[plan.name], plan)
+        yield from _cell_units(f"cells.{plan.name}", model.cells[plan.name], plan, _index(plan, model.stages))
     if model.aux_head is not None:
         below = sum(not plan.reduces for plan in model.plan[: model.cut]) - 1
         yield Unit("aux_head", model.aux_head, "auxiliary", number=below)
     if isinstance(model.fc, nn.Linear):
         yield Unit("fc", model.fc, "classifier")
+
+
+def is_imagenet_stem(stem: nn.Module) -> bool:
+    """Whether a stem unit's convolution is the ImageNet networks', of stride 2."""
+    return stem.get_submodule("conv").stride == (2, 2)
 
 
 def to_state_dict(model: NASNet, arrays: Arrays, fmt: Format) -> dict[str, Tensor]:
@@ -138,6 +151,7 @@ def to_state_dict(model: NASNet, arrays: Arrays, fmt: Format) -> dict[str, Tenso
             f"a {fmt.title} holds the cells of {fmt.genotype.name}, but this network is made of "
             f"{model.genotype.name or 'another genotype'}"
         )
+    arrays = fmt.prepare(arrays)
     targets = list(_targets(model, fmt))
     _check_names(model, arrays, fmt, targets)
     state = {target.name: _read(arrays[target.source], target, fmt) for target in targets}
@@ -149,21 +163,26 @@ def to_state_dict(model: NASNet, arrays: Arrays, fmt: Format) -> dict[str, Tenso
     return state
 
 
-def _cell_units(path: str, cell: Any, plan: CellPlan) -> Iterator[Unit]:
+def _cell_units(path: str, cell: Any, plan: CellPlan, index: int) -> Iterator[Unit]:
     for i, fit in enumerate(cell.fits):
         if any(True for _ in fit.parameters()):
             place = "other" if cell.passes_all else ("current", "previous")[i]
-            yield Unit(f"{path}.fits.{i}", fit, place, plan, i)
+            yield Unit(f"{path}.fits.{i}", fit, place, plan, i, index=index)
     for number, block in enumerate(cell.blocks):
         for side in ("left", "right"):
             operation = getattr(block, side)
             found = [(n, m) for n, m in operation.named_modules() if isinstance(m, (ConvNorm, SeparableConvNorm))]
             for step, (name, module) in enumerate(found):
                 inner = f"{path}.blocks.{number}.{side}" + (f".{name}" if name else "")
-                yield Unit(inner, module, "block", plan, number, side, step)
+                yield Unit(inner, module, "block", plan, number, side, step, index)
     for state, join in cell.joins.items():
         if isinstance(join, (ConvNorm, FactorizedReduction)):
-            yield Unit(f"{path}.joins.{state}", join, "join", plan, int(state))
+            yield Unit(f"{path}.joins.{state}", join, "join", plan, int(state), index=index)
+
+
+def _index(plan: CellPlan, stages: Sequence[int]) -> int:
+    """How many normal cells of its stage come before a normal cell; 0 for a reduction."""
+    return 0 if plan.reduces else int(plan.name.removeprefix("cell_")) - sum(stages[: plan.stage])
 
 
 def _targets(model: NASNet, fmt: Format) -> Iterator[_Target]:
@@ -195,7 +214,8 @@ def _check_names(model: NASNet, arrays: Arrays, fmt: Format, targets: list[_Targ
     """Every tensor of the network is in the file, and every tensor of the file is read or left out on purpose."""
     wanted = {target.source for target in targets}
     missing = [target for target in targets if target.source not in arrays]
-    left_over = [name for name in arrays if name not in wanted and not _is_left_out(name, model, fmt)]
+    on_purpose = [re.compile(pattern) for pattern in _left_out(model, fmt)]
+    left_over = [n for n in arrays if n not in wanted and not any(pattern.search(n) for pattern in on_purpose)]
     if missing:
         raise WeightsError(
             f"this {fmt.title} lacks {missing[0].source}{_more(missing)}, which {missing[0].name} is read from"
@@ -244,27 +264,20 @@ def _fit_classes(array: np.ndarray, target: _Target, fmt: Format) -> np.ndarray:
     return array
 
 
-def _is_left_out(name: str, model: NASNet, fmt: Format) -> bool:
-    """Whether a tensor is not read on purpose: training's, or of a part that this network does not have."""
-    if fmt.ignored.search(name) or (model.aux_head is None and fmt.auxiliary.search(name)):
-        return True
-    if model.num_classes == 0 and name in _classifier_names(fmt):
-        return True
-    return any(fmt.of_cell(name, plan) for plan in _left_out_cells(model))
-
-
-def _left_out_cells(model: NASNet) -> list[CellPlan]:
-    """The cells of the whole network that this one was made or pruned without."""
-    stride = getattr(model.stem, "conv", None)
-    stem = "imagenet" if stride is not None and stride.stride[0] == 2 else "cifar"
-    whole = plan_cells(model.stages, model.num_filters, stem)  # type: ignore[arg-type]
+def _left_out(model: NASNet, fmt: Format) -> Iterator[str]:
+    """What the names of tensors match that are not read on purpose: training's, and those of parts that this network
+    does not have: the auxiliary head, the classifier, cells that it was made or pruned without."""
+    yield fmt.ignored
+    if model.aux_head is None:
+        yield fmt.auxiliary
+    if model.num_classes == 0:
+        layer = fmt.layer(Unit("fc", nn.Identity(), "classifier"), "")
+        yield from ("^" + re.escape(fmt.tensors["linear", parameter].format(layer)) for parameter in ("weight", "bias"))
+    stem: Stem = "imagenet" if is_imagenet_stem(model.stem) else "cifar"
     built = {plan.name for plan in model.plan}
-    return [plan for plan in whole if plan.name not in built]
-
-
-def _classifier_names(fmt: Format) -> set[str]:
-    layer = fmt.layer(Unit("fc", nn.Identity(), "classifier"), "")
-    return {fmt.tensors["linear", parameter].format(layer) for parameter in ("weight", "bias")}
+    for plan in plan_cells(model.stages, model.num_filters, stem):
+        if plan.name not in built:
+            yield fmt.of_cell(plan, _index(plan, model.stages))
 
 
 def _more(names: list[Any]) -> str:

@@ -1,7 +1,9 @@
 """TF-slim checkpoints: the networks' original home (``nets/nasnet/nasnet.py``, ``nasnet_utils.py``).
 
 A training checkpoint keeps a moving average beside each variable, ``NAME/ExponentialMovingAverage``, which is what the
-published accuracies were measured with: it is read where it exists, ``NAME`` otherwise. Class 0 is the background.
+published accuracies were measured with: it is read where it exists, ``NAME`` otherwise. Class 0 is the background: a
+checkpoint of 1001 classes is read whole by a network of 1001, and without its row 0 by one of 1000. The auxiliary head
+is read by a network that has one.
 """
 
 from __future__ import annotations
@@ -9,11 +11,8 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable
 
-from torch import Tensor
-
-from nasnet_det.network import CellPlan, NASNet
 from nasnet_det.operations import FactorizedReduction, SeparableConvNorm
-from nasnet_det.weights.layout import Arrays, Format, Unit, to_state_dict
+from nasnet_det.weights.layout import Arrays, Format, Unit, is_imagenet_stem
 
 AVERAGE = "/ExponentialMovingAverage"
 #: What training leaves in a checkpoint beside the network: counters and the optimizers' slots.
@@ -21,31 +20,22 @@ _TRAINING = r"(^|/)global_step$|/(Momentum|RMSProp|RMSProp_1|Adam|Adam_1)$"
 _NORM = {"weight": "gamma", "bias": "beta", "running_mean": "moving_mean", "running_var": "moving_variance"}
 
 
-def tf_slim_state_dict(model: NASNet, arrays: Arrays) -> dict[str, Tensor]:
-    """The state dict of ``model`` from a checkpoint's variables, moving averages preferred.
-
-    A checkpoint of 1001 classes is read whole by a network of 1001, and without its background by one of 1000.
-
-    Raises:
-        WeightsError: see :func:`nasnet_det.weights.layout.to_state_dict`.
-    """
-    chosen = {name: arrays[stored] for name, stored in preferred(arrays).items()}
-    return to_state_dict(model, chosen, FORMAT)
-
-
 def preferred(names: Iterable[str]) -> dict[str, str]:
     """What to read of a checkpoint: each variable's name and the name of its moving average, or its own without one;
     without training's counters and slots."""
     stored = set(names)
     plain = (name.removesuffix(AVERAGE) for name in stored)
-    wanted = {name for name in plain if not FORMAT.ignored.search(name)}
+    wanted = {name for name in plain if not re.search(_TRAINING, name)}
     return {name: name + AVERAGE if name + AVERAGE in stored else name for name in sorted(wanted)}
+
+
+def _averages(arrays: Arrays) -> Arrays:
+    return {name: arrays[stored] for name, stored in preferred(arrays).items()}
 
 
 def _layer(unit: Unit, leaf: str) -> str | None:
     if unit.place == "stem":
-        imagenet = unit.module.get_submodule("conv").stride == (2, 2)
-        return (_IMAGENET_STEM if imagenet else _CIFAR_STEM)[leaf]
+        return (_IMAGENET_STEM if is_imagenet_stem(unit.module) else _CIFAR_STEM)[leaf]
     if unit.place == "classifier":
         return "final_layer/FC"
     if unit.place == "auxiliary":
@@ -82,12 +72,9 @@ def _inside_cell(unit: Unit, leaf: str) -> str | None:
     return f"{scope}/1x1" if leaf == "conv" else f"{scope}/bn_1"
 
 
-def _of_cell(name: str, plan: CellPlan) -> bool:
-    return name.startswith(f"{plan.name}/")
-
-
 FORMAT = Format(
     title="TF-slim checkpoint",
+    marks=("conv0/weights", "l1_stem_3x3/weights"),
     layer=_layer,
     tensors={
         ("conv", "weight"): "{}/weights",
@@ -99,7 +86,8 @@ FORMAT = Format(
     },
     channels_last=True,
     has_background=True,
-    ignored=re.compile(_TRAINING),
-    auxiliary=re.compile(r"^aux_\d+/"),
-    of_cell=_of_cell,
+    of_cell=lambda plan, index: f"^{plan.name}/",
+    ignored=_TRAINING,
+    auxiliary=r"^aux_\d+/",
+    prepare=_averages,
 )
