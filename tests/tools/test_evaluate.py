@@ -1,0 +1,59 @@
+"""The command that scores results, run as a user runs it."""
+
+from __future__ import annotations
+
+import json
+import runpy
+from pathlib import Path
+
+import pytest
+
+pytest.importorskip("pycocotools")
+
+main = runpy.run_path(str(Path(__file__).parents[2] / "tools" / "evaluate.py"))["main"]
+
+
+@pytest.fixture
+def files(tmp_path: Path) -> tuple[Path, Path]:
+    box = {"image_id": 7, "category_id": 3, "bbox": [1.0, 2.0, 30.0, 20.0]}
+    data = {
+        "images": [{"id": 7, "width": 40, "height": 30}],
+        "categories": [{"id": 3, "name": "car"}],
+        "annotations": [box | {"id": 1, "iscrowd": 0, "area": 600.0}],
+    }
+    (tmp_path / "annotations.json").write_text(json.dumps(data))
+    (tmp_path / "results.json").write_text(json.dumps([box | {"score": 0.5}]))
+    return tmp_path / "annotations.json", tmp_path / "results.json"
+
+
+def run(annotations: Path, results: Path, *more: str) -> int:
+    return main(["--annotations", str(annotations), "--results", str(results), *more])
+
+
+def test_twelve_numbers_are_printed_and_written(files: tuple[Path, Path], capsys: pytest.CaptureFixture) -> None:
+    out = files[0].parent / "scores.json"
+    assert run(*files, "--json", str(out), "--per-category") == 0
+    found = json.loads(out.read_text())
+    assert len(found["bbox"]) == 12
+    assert found["bbox"]["AP"] == pytest.approx(1.0)
+    assert found["bbox"]["APm"] == -1.0
+    printed = capsys.readouterr().out
+    assert "100.00" in printed and "car" in printed
+
+
+def test_a_fault_of_the_user_is_a_line_and_status_2(files: tuple[Path, Path], capsys: pytest.CaptureFixture) -> None:
+    assert run(files[0], files[0]) == 2
+    error = capsys.readouterr().err
+    assert error.startswith("error: results file") and error.count("\n") == 1
+    assert run(*files, "--iou-types", "segm") == 2
+    assert "has no 'segmentation'" in capsys.readouterr().err
+
+
+def test_a_test_set_is_made_into_a_submission(files: tuple[Path, Path], capsys: pytest.CaptureFixture) -> None:
+    data = json.loads(files[0].read_text())
+    del data["annotations"]
+    files[0].write_text(json.dumps(data))
+    assert run(*files) == 2
+    assert "--submission" in capsys.readouterr().err
+    assert run(*files, "--submission", "NASNet", "--output", str(files[0].parent / "out")) == 0
+    assert (files[0].parent / "out" / "detections_test-dev2017_NASNet_results.zip").is_file()
