@@ -1,0 +1,92 @@
+"""Training with detectron2's trainer, made exactly resumable: data order, augmentation, sampling, schedule."""
+
+from __future__ import annotations
+
+import pickle
+import weakref
+from pathlib import Path
+from typing import Any
+
+import torch
+from detectron2.checkpoint import DetectionCheckpointer
+from detectron2.config import CfgNode
+from detectron2.engine import DefaultTrainer, HookBase
+from detectron2.evaluation import COCOEvaluator, DatasetEvaluator
+from detectron2.utils import comm
+
+from nasnet_det.detection.training_data import build_train_loader, step_seed
+from nasnet_det.files import replacing
+
+
+class Checkpointer(DetectionCheckpointer):
+    """detectron2's checkpointer that never leaves a half-written file in a good one's place."""
+
+    def save(self, name: str, **kwargs: Any) -> None:
+        """Save the model and what else was given to ``name.pth``, and note it as the last checkpoint."""
+        if not self.save_dir or not self.save_to_disk:
+            return
+        data = {"model": self.model.state_dict(), **kwargs}
+        data.update({key: value.state_dict() for key, value in self.checkpointables.items()})
+        path = Path(self.save_dir) / f"{name}.pth"
+        self.logger.info(f"Saving checkpoint to {path}")
+        with replacing(path) as part:
+            torch.save(data, part)
+        with replacing(Path(self.save_dir) / "last_checkpoint") as part:
+            part.write_text(path.name)
+
+    def _torch_load(self, file: str) -> Any:
+        """Read a checkpoint of tensors and plain values; nothing in it is executed.
+
+        Raises:
+            ValueError: if the file is damaged or holds anything else.
+        """
+        try:
+            return torch.load(file, map_location="cpu", weights_only=True)
+        except (RuntimeError, EOFError, pickle.UnpicklingError) as error:
+            reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+            raise ValueError(
+                f"{file} is not a checkpoint that can be read ({reason}): give one that training saved or "
+                "tools/convert_detector.py wrote"
+            ) from error
+
+
+class Trainer(DefaultTrainer):
+    """detectron2's trainer; a run that is stopped and resumed (on as many GPUs) does what an unbroken one does."""
+
+    def __init__(self, cfg: CfgNode) -> None:
+        super().__init__(cfg)
+        self.seed = self._trainer.data_loader.batch_sampler.seed
+
+    def build_hooks(self) -> list[HookBase | None]:
+        """detectron2's hooks, with a checkpointer that writes whole files."""
+        self.checkpointer = Checkpointer(self.model, self.cfg.OUTPUT_DIR, trainer=weakref.proxy(self))
+        return super().build_hooks()
+
+    def resume_or_load(self, resume: bool = True) -> None:
+        """Go on from the last checkpoint of ``OUTPUT_DIR``, or load ``MODEL.WEIGHTS`` and begin."""
+        super().resume_or_load(resume)
+        self._trainer.data_loader.batch_sampler.resume(self.seed, self.start_iter)
+
+    def run_step(self) -> None:
+        """One step, its random numbers (drop path, sampling of anchors and proposals) drawn from its own seed."""
+        torch.manual_seed(step_seed(self.seed, self.iter, comm.get_rank()))
+        super().run_step()
+
+    def state_dict(self) -> dict[str, Any]:
+        """What a checkpoint keeps beside the model; the seed of the order of images is part of it."""
+        return {**super().state_dict(), "seed": self.seed}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Take up a checkpoint's state."""
+        super().load_state_dict(state_dict)
+        self.seed = state_dict.get("seed", self.seed)
+
+    @classmethod
+    def build_train_loader(cls, cfg: CfgNode) -> Any:
+        """See :func:`nasnet_det.detection.training_data.build_train_loader`."""
+        return build_train_loader(cfg)
+
+    @classmethod
+    def build_evaluator(cls, cfg: CfgNode, dataset_name: str) -> DatasetEvaluator:
+        """COCO's metrics."""
+        return COCOEvaluator(dataset_name, output_dir=str(Path(cfg.OUTPUT_DIR) / "inference"))
