@@ -7,9 +7,20 @@ memory, its code fails) is a result like any other; what is wrong with the *sear
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass, fields
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass, field, fields
 from typing import Any, Literal, get_args
+
+import torch
+
+from nasnet_det.genotypes import Genotype, as_genotype
+from nasnet_det.network import NASNet
+from nasnet_det.training.cifar10 import CLASSES, split
+from nasnet_det.training.cifar_batches import CifarAugmentation, CifarBatches, read_once
+from nasnet_det.training.engine import Diverged, Execution, Trainer, choose_execution, own_randomness, seed_step
+from nasnet_det.training.recipe import Recipe
+from nasnet_det.training.run import EpochReport, fit
 
 Status = Literal["ok", "diverged", "out_of_memory", "crashed", "stopped_early"]
 
@@ -37,6 +48,10 @@ class ChildConfig:
         stop_rules: ``(epoch, accuracy)`` pairs: a child whose best validation accuracy after that many epochs is lower
             is stopped.
         precision: ``auto`` (bfloat16 where the device gains), ``float32`` or ``bfloat16``.
+        channels_last: the memory layout; None for what the device gains by.
+        mode: ``eager``, ``compile`` or, on a CUDA device, ``graph``; see
+            :class:`~nasnet_det.training.engine.Execution`.
+        official_data: refuse data whose MD5 sums are not CIFAR-10's.
     """
 
     data: str
@@ -54,6 +69,29 @@ class ChildConfig:
     whitening: Literal["channel", "image"] = "channel"
     stop_rules: tuple[tuple[int, float], ...] = ()
     precision: Literal["auto", "float32", "bfloat16"] = "auto"
+    channels_last: bool | None = None
+    mode: Literal["eager", "compile", "graph"] = "eager"
+    official_data: bool = True
+
+    @property
+    def recipe(self) -> Recipe:
+        """These settings as a training recipe.
+
+        Raises:
+            RecipeError: for a number that makes none.
+        """
+        return Recipe(
+            name="child",
+            data="cifar",
+            source="paper appendix A.1 and A.6; TF-slim nets/nasnet/nasnet.py, cifar_config",
+            epochs=self.epochs,
+            batch_size=self.batch_size,
+            learning_rate=self.learning_rate,
+            optimizer_options={"momentum": self.momentum},
+            weight_decay=self.weight_decay,
+            clip_gradient_norm=self.clip_gradient_norm,
+            augmentation={"whitening": self.whitening},
+        )
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values, for JSON."""
@@ -80,7 +118,7 @@ class ChildResult:
 
     Args:
         status: ``ok``; ``stopped_early`` by a stop rule; or why there is no accuracy to trust.
-        reward: the last validation accuracy, 0 to 1; 0 for a child that diverged, did not fit or crashed.
+        reward: the last epoch's validation accuracy, 0 to 1; 0 for a child that diverged, did not fit or crashed.
         accuracies: the validation accuracy after each epoch.
         losses: the mean training loss of each epoch.
         num_params: trainable parameters; 0 if the network could not be built.
@@ -112,3 +150,152 @@ class ChildResult:
     def from_dict(cls, data: Mapping[str, Any]) -> ChildResult:
         """Read what :meth:`to_dict` gave."""
         return cls(**{**data, "accuracies": tuple(data["accuracies"]), "losses": tuple(data["losses"])})
+
+
+class DeviceLost(RuntimeError):
+    """The device answers no more in this process: not the child's fault; another process must train it."""
+
+
+def check_child_config(config: ChildConfig, device: str | torch.device | None = None) -> None:
+    """Find out before any child is trained whether children can be.
+
+    Raises:
+        DataError: if the data are not there or not whole, or hold fewer images than asked for.
+        ValueError: for settings that make no recipe, or a device that does not exist.
+    """
+    batches_of(config, _execution(config, device), seed=0)
+
+
+def train_child(
+    genotype: Genotype | Mapping[str, Any],
+    config: ChildConfig,
+    seed: int,
+    device: str | torch.device | None = None,
+    progress: Callable[[EpochReport], None] | None = None,
+) -> ChildResult:
+    """Train a child and measure it.
+
+    The same genotype, settings, seed and device give the same result. The random numbers of the caller are not
+    touched. The data are read once in a process and stay on the device for the next child.
+
+    Args:
+        seed: what the weights, the order of the images and their augmentation are drawn from.
+        device: where to train; the GPU if there is one.
+        progress: told of every epoch; what it raises ends the child and is raised again.
+
+    Raises:
+        DataError, ValueError: as :func:`check_child_config`.
+        DeviceLost: if the device failed for good.
+    """
+    execution = _execution(config, device)
+    data = batches_of(config, execution, seed)
+    child = _Child(config, execution, seed, progress)
+    began = time.monotonic()
+    with own_randomness(execution.device):
+        try:
+            status, message = child.train(as_genotype(genotype), data)
+        except Diverged as error:
+            status, message = "diverged", str(error)
+        except torch.OutOfMemoryError as error:
+            status, message = "out_of_memory", str(error).splitlines()[0]
+        except _FromProgress as error:
+            raise error.cause from None
+        except Exception as error:  # whatever a sampled network does wrong is a result of the search
+            status, message = _judge(error, execution.device)
+    trusted = status in ("ok", "stopped_early") and child.reports
+    return ChildResult(
+        status=status,
+        reward=child.reports[-1].top1 if trusted else 0.0,
+        accuracies=tuple(report.top1 for report in child.reports),
+        losses=tuple(report.train_loss for report in child.reports),
+        num_params=child.num_params,
+        seconds=time.monotonic() - began,
+        device=str(execution.device),
+        seed=seed,
+        message=message,
+    )
+
+
+def batches_of(config: ChildConfig, execution: Execution, seed: int) -> CifarBatches:
+    """The images that a child trains and is measured on."""
+    data = read_once(config.data, config.official_data)
+    train, validation = split(len(data.train), config.validation_images, config.train_images, config.split_seed)
+    augmentation = CifarAugmentation.from_mapping(config.recipe.augmentation)
+    return CifarBatches(data, train, validation, config.batch_size, augmentation, execution.device, seed)
+
+
+def child_network(genotype: Genotype, config: ChildConfig) -> NASNet:
+    """The network of a child: N normal cells a stage on the CIFAR stem (TF-slim ``cifar_config``)."""
+    return NASNet(
+        genotype,
+        num_cells=config.num_cells,
+        num_filters=config.num_filters,
+        stem="cifar",
+        stem_channels=3 * config.num_filters,
+        bn_eps=1e-5,
+        bn_momentum=0.1,
+        num_classes=len(CLASSES),
+        img_size=32,
+    )
+
+
+@dataclass
+class _Child:
+    """A child in training: what is known of it however it ends."""
+
+    config: ChildConfig
+    execution: Execution
+    seed: int
+    progress: Callable[[EpochReport], None] | None
+    num_params: int = 0
+    reports: list[EpochReport] = field(default_factory=list)
+
+    def train(self, genotype: Genotype, data: CifarBatches) -> tuple[Status, str]:
+        seed_step(self.seed, step=-1 % 2**32)
+        network = child_network(genotype, self.config)
+        self.num_params = sum(p.numel() for p in network.parameters() if p.requires_grad)
+        trainer = Trainer(network, self.config.recipe, data.steps_per_epoch, data.num_classes, self.execution)
+        fit(trainer, data, self.seed, report=self._report, enough=self._hopeless)
+        if len(self.reports) < self.config.epochs:
+            return "stopped_early", f"below the stop rule of epoch {len(self.reports)}"
+        return "ok", ""
+
+    def _report(self, report: EpochReport) -> None:
+        self.reports.append(report)
+        if self.progress is not None:
+            try:
+                self.progress(report)
+            except Exception as error:
+                raise _FromProgress(error) from error
+
+    def _hopeless(self, report: EpochReport) -> bool:
+        best = max(r.top1 for r in self.reports)
+        return report.epoch < self.config.epochs and any(
+            report.epoch == epoch and best < accuracy for epoch, accuracy in self.config.stop_rules
+        )
+
+
+class _FromProgress(Exception):
+    """What the caller's progress raised: not the child's failure."""
+
+    def __init__(self, cause: Exception) -> None:
+        super().__init__(str(cause))
+        self.cause = cause
+
+
+def _execution(config: ChildConfig, device: str | torch.device | None) -> Execution:
+    return choose_execution(device, config.precision, config.channels_last, config.mode)
+
+
+def _judge(error: Exception, device: torch.device) -> tuple[Status, str]:
+    """Whether a failure is the child's, or its device's."""
+    words = f"{type(error).__name__}: {' '.join(str(error).split())[:500]}"
+    # A CPU has no exception of its own for memory that cannot be had.
+    if isinstance(error, MemoryError) or "DefaultCPUAllocator" in words:
+        return "out_of_memory", words
+    if device.type == "cuda":
+        try:
+            torch.cuda.synchronize(device)
+        except Exception as lost:  # every later call fails as well
+            raise DeviceLost(f"{device}: {lost}") from error
+    return "crashed", words
