@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
+import torch
 from detectron2.config import CfgNode
 from detectron2.data import DatasetMapper, get_detection_dataset_dicts
 from detectron2.data.samplers import RepeatFactorTrainingSampler, TrainingSampler
@@ -101,6 +102,8 @@ def build_train_loader(
         batch_sampler=batches,
         num_workers=cfg.DATALOADER.NUM_WORKERS,
         collate_fn=_as_list,
+        # Of its own, so that starting the loader draws nothing from the generator that a training step samples with.
+        generator=torch.Generator().manual_seed(seed),
     )
 
 
