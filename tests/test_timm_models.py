@@ -1,0 +1,264 @@
+"""What timm's users expect, over every registered model, as timm's own test suite does.
+
+Every name is built at its full size on the meta device; what needs numbers runs on the same wiring with one cell a
+stage and few filters.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import timm
+import torch
+from timm.models import get_pretrained_cfg, load_checkpoint
+from timm.models._hub import save_for_hf
+from timm.optim import create_optimizer_v2, param_groups_layer_decay
+from torch import nn
+from torch.export import Dim
+
+from nasnet_det import FAMILY, Genotype, as_genotype
+from nasnet_det.network import NASNet
+from tests.test_operations import randomize
+
+NAMES = [*FAMILY, "nasnet"]
+FEW = ["nasnet_a_large", "nasnet_a_cifar_6_at_768", "amoebanet_c", "nasnet"]
+TINY: dict[str, Any] = {"num_cells": 1, "num_filters": 8}
+
+
+def is_cifar(name: str) -> bool:
+    return name in FAMILY and FAMILY[name].stem == "cifar"
+
+
+def tiny(name: str, **kwargs: Any) -> NASNet:
+    """The wiring of ``name`` with one cell a stage and 8 filters."""
+    return timm.create_model(name, **TINY, **kwargs)
+
+
+def images(name: str, batch: int = 2, channels: int = 3) -> torch.Tensor:
+    torch.manual_seed(0)
+    return torch.randn(batch, channels, *((16, 24) if is_cifar(name) else (64, 96)))
+
+
+def test_every_name_is_registered() -> None:
+    assert set(NAMES) <= set(timm.list_models("*", module="timm_models"))
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_full_size(name: str) -> None:
+    """Each at its own input size: shapes of logits and features, what its config says."""
+    model = timm.create_model(name, device="meta")
+    config = model.default_cfg
+    x = torch.empty(1, *config["input_size"], device="meta")
+    assert model(x).shape == (1, config["num_classes"])
+    features = model.forward_features(x)
+    assert features.shape[1] == model.num_features == model.feature_info[-1]["num_chs"]
+    assert isinstance(model.get_submodule(config["classifier"]), nn.Linear)
+    assert model.get_submodule(config["first_conv"]).in_channels == 3
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_training_step(name: str) -> None:
+    model = tiny(name, drop_rate=0.2, drop_path_rate=0.2).train()
+    model(images(name)).square().mean().backward()
+    missing = [n for n, p in model.named_parameters() if p.grad is None]
+    assert not missing
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_classifier(name: str) -> None:
+    """num_classes, in_chans, global_pool, reset_classifier, get_classifier."""
+    x = images(name, channels=5)
+    model = tiny(name, num_classes=7, in_chans=5).eval()
+    assert model(x).shape == (2, 7)
+    assert model.get_classifier() is model.fc
+    model.reset_classifier(3, "max")
+    assert model(x).shape == (2, 3)
+    model.reset_classifier(0)
+    assert model(x).shape == (2, model.num_features)
+    model.reset_classifier(0, "")
+    assert torch.equal(model(x), model.forward_features(x))
+    assert tiny(name, in_chans=5, num_classes=4, global_pool="catavgmax")(x).shape == (2, 4)
+    assert model.forward_head(model.forward_features(x), pre_logits=True).shape[1] == model.num_features
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_features_only(name: str) -> None:
+    """Channels and strides as announced, for all taps and for some; nothing is kept above the last one."""
+    x = images(name)
+    features = tiny(name, features_only=True).eval()
+    maps = features(x)
+    assert [m.shape[1] for m in maps] == features.feature_info.channels()
+    for m, reduction in zip(maps, features.feature_info.reduction(), strict=True):
+        # The VALID stem makes a map up to one place smaller than size / stride.
+        assert all(0 <= -(-side // reduction) - got <= 1 for side, got in zip(x.shape[-2:], m.shape[-2:], strict=True))
+    some = tiny(name, features_only=True, out_indices=(0, 1)).eval()
+    kept = [n for n, _ in some.model.cells.named_children()]
+    assert f"cells.{kept[-1]}" == tiny(name).feature_info[1]["module"]
+    some.load_state_dict({k: v for k, v in features.state_dict().items() if k in some.state_dict()})
+    for got, expected in zip(some(x), maps, strict=False):
+        torch.testing.assert_close(got, expected)
+    negative = tiny(name, features_only=True, out_indices=(-1,))
+    assert negative.feature_info.channels() == [maps[-1].shape[1]]
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_forward_intermediates(name: str) -> None:
+    x = images(name)
+    model = randomize(tiny(name))
+    last, maps = model.forward_intermediates(x)
+    assert len(maps) == len(model.feature_info)
+    torch.testing.assert_close(last, model.forward_features(x))
+    torch.testing.assert_close(maps[-1], last)
+    only = model.forward_intermediates(x, indices=[0, 2], intermediates_only=True)
+    torch.testing.assert_close(only, [maps[0], maps[2]])
+    early, _ = model.forward_intermediates(x, indices=[1], stop_early=True)
+    torch.testing.assert_close(early, maps[1])
+    assert model.prune_intermediate_layers([1]) == [1]
+    torch.testing.assert_close(model.forward_intermediates(x, indices=[1], intermediates_only=True), [maps[1]])
+    torch.testing.assert_close(model(x), maps[1])
+    with pytest.raises(ValueError, match="NCHW"):
+        model.forward_intermediates(x, output_fmt="NLC")
+
+
+@pytest.mark.parametrize("name", [name for name in NAMES if not is_cifar(name)])
+@pytest.mark.parametrize("output_stride", [8, 16, 32])
+def test_output_stride(name: str, output_stride: int) -> None:
+    features = tiny(name, features_only=True, output_stride=output_stride)
+    assert features.feature_info.reduction() == [min(2**i, output_stride) for i in range(1, 6)]
+    x = images(name)
+    side = x.shape[-1] // output_stride
+    assert 0 <= side - features.eval()(x)[-1].shape[-1] <= 1
+    assert tiny(name, output_stride=output_stride, num_classes=3)(x).shape == (2, 3)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_layer_decay_groups_every_parameter(name: str) -> None:
+    model = tiny(name)
+    groups = param_groups_layer_decay(model, layer_decay=0.5)
+    assert sum(len(group["params"]) for group in groups) == len(list(model.parameters()))
+    scales = {id(p): group["lr_scale"] for group in groups for p in group["params"]}
+    assert scales[id(model.fc.weight)] == 1.0
+    chain = [model.stem.conv.weight, model.cells["cell_0"].fits[0].conv.weight]
+    chain += [model.cells["cell_2"].fits[0].conv.weight, model.fc.weight]
+    assert sorted(scales[id(p)] for p in chain) == [scales[id(p)] for p in chain]
+    assert len({scales[id(p)] for p in chain}) == 4
+    create_optimizer_v2(model, "sgd", lr=0.1, layer_decay=0.9)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_memory_formats_and_dtypes(name: str) -> None:
+    x = images(name)
+    model = randomize(tiny(name))
+    expected = model(x)
+    last = model.to(memory_format=torch.channels_last)(x.contiguous(memory_format=torch.channels_last))
+    torch.testing.assert_close(last, expected, rtol=1e-4, atol=1e-4 * expected.abs().max().item())
+    half = tiny(name, dtype=torch.bfloat16).eval()
+    assert {p.dtype for p in half.parameters()} == {torch.bfloat16}
+    half.load_state_dict(model.state_dict())
+    error = (half(x.bfloat16()).float() - expected).norm() / expected.norm()
+    assert error < 0.1
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_gradient_checkpointing(name: str) -> None:
+    model = tiny(name).train()
+    model.set_grad_checkpointing()
+    model(images(name)).sum().backward()
+    assert all(p.grad is not None for p in model.parameters())
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_checkpoint_path(name: str, tmp_path: Path) -> None:
+    model = randomize(tiny(name))
+    torch.save(model.state_dict(), tmp_path / "model.pth")
+    loaded = tiny(name, checkpoint_path=str(tmp_path / "model.pth")).eval()
+    x = images(name)
+    assert torch.equal(loaded(x), model(x))
+    other = tiny(name)
+    load_checkpoint(other, str(tmp_path / "model.pth"))
+    assert torch.equal(other.eval()(x), model(x))
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_hub_folder_round_trip(name: str, tmp_path: Path) -> None:
+    """timm's ``local-dir:`` brings back the network and its weights."""
+    model = randomize(tiny(name, num_classes=4))
+    save_for_hf(model, str(tmp_path), safe_serialization=True, model_args=dict(model._model_args))
+    loaded = timm.create_model(f"local-dir:{tmp_path}", pretrained=True).eval()
+    x = images(name)
+    assert torch.equal(loaded(x), model(x))
+    fresh = timm.create_model(f"local-dir:{tmp_path}", pretrained=True, num_classes=9)
+    assert fresh(x).shape == (2, 9)
+
+
+def test_a_found_genotype_travels_inside_the_saved_config(tmp_path: Path) -> None:
+    genotype = Genotype.from_dict({**as_genotype("darts_v2").to_dict(), "name": "found", "source": "a search"})
+    genotype.save(tmp_path / "cell.json")
+    model = timm.create_model("nasnet", genotype=str(tmp_path / "cell.json"), **TINY)
+    save_for_hf(model, str(tmp_path / "hub"), safe_serialization=True, model_args=dict(model._model_args))
+    (tmp_path / "cell.json").unlink()
+    config = json.loads((tmp_path / "hub" / "config.json").read_text())
+    assert Genotype.from_dict(config["model_args"]["genotype"]) == genotype
+    loaded = timm.create_model(f"local-dir:{tmp_path / 'hub'}", pretrained=True)
+    assert loaded.genotype == genotype
+
+
+@pytest.mark.parametrize("name", FEW)
+def test_trace_and_compile(name: str) -> None:
+    x = images(name)
+    model = randomize(tiny(name))
+    expected = model(x)
+    torch.testing.assert_close(torch.jit.trace(model, x)(x), expected)
+    torch.testing.assert_close(torch.compile(model, backend="aot_eager", fullgraph=True)(x), expected)
+
+
+def _dynamic(name: str) -> dict[int, Dim]:
+    least = 16 if is_cifar(name) else 64
+    return {0: Dim("batch"), 2: Dim("height", min=least, max=2048), 3: Dim("width", min=least, max=2048)}
+
+
+@pytest.mark.parametrize("name", FEW)
+def test_export_with_dynamic_batch_height_and_width(name: str) -> None:
+    model = randomize(tiny(name))
+    x = images(name) if is_cifar(name) else torch.randn(2, 3, 96, 100)
+    exported = torch.export.export(model, (x,), dynamic_shapes=(_dynamic(name),)).module()
+    for shape in ((1, 65, 70), (3, 71, 128)):
+        y = torch.randn(shape[0], 3, *shape[1:])
+        torch.testing.assert_close(exported(y), model(y))
+
+
+@pytest.mark.parametrize("name", ["nasnet_a_large", "nasnet_a_cifar_6_at_768"])
+def test_onnx(name: str, tmp_path: Path) -> None:
+    """Checked in onnxruntime at the exported and at another size."""
+    onnxruntime = pytest.importorskip("onnxruntime")
+    pytest.importorskip("onnxscript")
+    model = randomize(tiny(name, num_classes=6))
+    x = torch.randn(2, 3, 96, 100)
+    path = str(tmp_path / "model.onnx")
+    torch.onnx.export(model, (x,), path, dynamo=True, dynamic_shapes=(_dynamic(name),), input_names=["x"])
+    session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
+    for y in (x, torch.randn(1, 3, 75, 131)):
+        (logits,) = session.run(None, {"x": y.numpy()})
+        expected = model(y).detach().numpy()
+        assert np.linalg.norm(logits - expected) / np.linalg.norm(expected) < 1e-5
+
+
+def test_weights_of_other_channels_and_classes_are_adapted(tmp_path: Path) -> None:
+    """What timm does for ``in_chans`` and ``num_classes`` when it loads weights."""
+    source = randomize(tiny("nasnet", num_classes=1000))
+    torch.save(source.state_dict(), tmp_path / "weights.pth")
+    overlay = {"file": str(tmp_path / "weights.pth")}
+    one = tiny("nasnet", pretrained=True, pretrained_cfg_overlay=overlay, in_chans=1, num_classes=5)
+    torch.testing.assert_close(one.stem.conv.weight, source.stem.conv.weight.sum(1, keepdim=True))
+    assert torch.equal(one.cells["cell_1"].fits[0].conv.weight, source.cells["cell_1"].fits[0].conv.weight)
+
+
+def test_the_released_networks_say_where_their_weights_lie() -> None:
+    assert get_pretrained_cfg("nasnet_a_large").hf_hub_id == "timm/nasnetalarge.tf_in1k"
+    assert get_pretrained_cfg("nasnet_a_mobile").url.endswith("NASNet-mobile.h5")
+    for name in ("nasnet_a_large", "nasnet_a_mobile"):
+        assert get_pretrained_cfg(name).mean == (0.5, 0.5, 0.5)
