@@ -3,10 +3,11 @@
 Importing this package registers its models with timm. It needs neither detectron2 nor Ray nor TensorFlow.
 """
 
+from nasnet_det import timm_models
+from nasnet_det.family import FAMILY
 from nasnet_det.genotypes import Block, CellGenotype, Genotype, GenotypeError, as_genotype
 from nasnet_det.network import NASNet
-from nasnet_det.timm_models import FAMILY
 
 __version__ = "0.1.0"
 
-__all__ = ["FAMILY", "Block", "CellGenotype", "Genotype", "GenotypeError", "NASNet", "as_genotype"]
+__all__ = ["FAMILY", "Block", "CellGenotype", "Genotype", "GenotypeError", "NASNet", "as_genotype", "timm_models"]

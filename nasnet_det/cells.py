@@ -153,8 +153,9 @@ class Cell(nn.Module):
         scales = [scale] * num_inputs + [scale.halved()] * len(genotype.blocks)
         self.blocks = nn.ModuleList()
         for block in genotype.blocks:
-            self.blocks.append(CellBlock(block, channels, scales, filters, settings, self.drop_path))
-            channels.append(self.blocks[-1].out_channels)
+            made = CellBlock(block, channels, scales, filters, settings, self.drop_path)
+            self.blocks.append(made)
+            channels.append(made.out_channels)
 
         # An input that is joined must have the size and width of what the cell creates (TF: "reduction_{state}").
         self.joins = nn.ModuleDict()

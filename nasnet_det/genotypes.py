@@ -260,7 +260,9 @@ def _check_cell(kind: str, cell: CellGenotype, num_inputs: int, passes_all: bool
         states = num_inputs + number
         for side, (state, operation) in zip(("left", "right"), block.sides, strict=True):
             if type(state) is not int or not 0 <= state < states:
-                raise GenotypeError(f"{where}: {side} input {state!r} is not a state made before it (0 to {states - 1})")
+                raise GenotypeError(
+                    f"{where}: {side} input {state!r} is not a state made before it (0 to {states - 1})"
+                )
             if not isinstance(operation, str) or operation not in OPERATIONS:
                 raise GenotypeError(f"{where}: unknown operation {operation!r}; known: {', '.join(OPERATIONS)}")
         if not isinstance(block.combine, str) or block.combine not in COMBINERS:
@@ -276,7 +278,9 @@ def _check_cell(kind: str, cell: CellGenotype, num_inputs: int, passes_all: bool
         raise GenotypeError(f"{kind} cell: joined states must ascend without repeats, not {list(cell.joined)}")
     created = tuple(range(num_inputs, states))
     if passes_all and cell.joined != created:
-        raise GenotypeError(f"{kind} cell: passes_all joins all created states {list(created)}, not {list(cell.joined)}")
+        raise GenotypeError(
+            f"{kind} cell: passes_all joins all created states {list(created)}, not {list(cell.joined)}"
+        )
     # Backwards from the output: a state that is neither joined nor read by a live block leaves weights without effect.
     live = set(cell.joined)
     for number in reversed(range(len(cell.blocks))):

@@ -1,139 +1,27 @@
 """The network: a stem, stages of normal cells with a reduction cell between them, a classifier.
 
-:func:`plan_cells` writes the wiring down as data, from which everything follows: what is built, which output a cell
-reads, where features are tapped, what is pruned, and where a detector cuts the network in two. Sources: paper figure 2;
-TF-slim ``nets/nasnet/nasnet.py`` (``_build_nasnet_base``) decides the details.
+Its wiring is data (``plan.py``). Sources: paper figure 2; TF-slim ``nets/nasnet/nasnet.py`` decides the details.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass
 from functools import partial
-from itertools import pairwise
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from timm.layers import create_classifier
 from timm.models._features import feature_take_indices
 from torch import Tensor, nn
-from torch.nn.modules.batchnorm import _BatchNorm
-from torch.utils.checkpoint import checkpoint
 
 from nasnet_det.cells import Cell, StateShape
+from nasnet_det.checkpointing import checkpointed
+from nasnet_det.ends import AuxiliaryHead, StemConv, initialize
 from nasnet_det.genotypes import Genotype, as_genotype
-from nasnet_det.operations import ConvNorm, LayerSettings, Scale
-
-Stem = Literal["imagenet", "cifar"]
-STEM = "stem"
-IMAGENET_STEM_CELLS = 2
-
-
-@dataclass(frozen=True)
-class CellPlan:
-    """One cell's place in the network.
-
-    Outputs are numbered in the order they are made; 0 is the stem convolution's, ``i + 1`` is that of cell ``i``.
-
-    Args:
-        name: TF-slim's scope: ``cell_stem_0``, ``cell_7``, ``reduction_cell_1``.
-        reduces: whether it is the genotype's reduction cell.
-        current: the output it reads as its current state.
-        previous: the output it reads as its previous state; None for the first cell.
-        filters: F of this cell.
-        stage: how many reductions lie below its output, the stem's not counted; -1 for stem cells.
-    """
-
-    name: str
-    reduces: bool
-    current: int
-    previous: int | None
-    filters: int
-    stage: int
-
-
-def plan_cells(
-    stages: Sequence[int], num_filters: int, stem: Stem = "imagenet", skip_reduction_layer_input: bool = False
-) -> tuple[CellPlan, ...]:
-    """The wiring of a network.
-
-    Args:
-        stages: the number of normal cells before the first reduction, between reductions, and after the last.
-        num_filters: F of the first stage; it doubles at every reduction. The ImageNet stem's cells have F/4 and F/2.
-        stem: ``imagenet`` puts two reduction cells below the first stage, ``cifar`` none.
-        skip_reduction_layer_input: the first normal cell after a reduction takes as its previous state what the
-            reduction took as its own (the released large network), instead of the output just below the reduction.
-    """
-    plans: list[CellPlan] = []
-    outputs: list[int | None] = [None, 0]  # TF-slim's cell_outputs
-
-    def add(name: str, reduces: bool, filters: int, stage: int, previous: int | None) -> None:
-        plans.append(CellPlan(name, reduces, len(plans), previous, filters, stage))
-        outputs.append(len(plans))
-
-    if stem == "imagenet":
-        for i in range(IMAGENET_STEM_CELLS):
-            add(f"cell_stem_{i}", True, num_filters // 2 ** (IMAGENET_STEM_CELLS - i), -1, outputs[-2])
-    number = 0
-    for stage, num_cells in enumerate(stages):
-        filters = num_filters * 2**stage
-        skipped = outputs[-2]
-        if stage:
-            add(f"reduction_cell_{stage - 1}", True, filters, stage, outputs[-2])
-        for i in range(num_cells):
-            previous = skipped if i == 0 and skip_reduction_layer_input else outputs[-2]
-            add(f"cell_{number}", False, filters, stage, previous)
-            number += 1
-    return tuple(plans)
-
-
-def slim_stages(num_cells: int, num_reductions: int = 2) -> tuple[int, ...]:
-    """Normal cells per stage from their total: TF-slim's ``calc_reduction_layers``."""
-    places = [0, *(int(k / (num_reductions + 1) * num_cells) for k in range(1, num_reductions + 1)), num_cells]
-    return tuple(after - before for before, after in pairwise(places))
-
-
-class AuxiliaryHead(nn.Module):
-    """TF-slim's ``_build_aux_head``: 5x5 average pool of stride 3, 1x1 convolution to 128, a convolution over the whole
-    remaining map to 768, a linear layer; batch norm and ReLU after each convolution.
-
-    Args:
-        map_size: height and width of the ``(N, in_channels, H, W)`` map that it reads.
-    """
-
-    def __init__(
-        self, in_channels: int, num_classes: int, map_size: tuple[int, int], settings: LayerSettings
-    ) -> None:
-        super().__init__()
-        if min(map_size) < 5:
-            raise ValueError(f"the auxiliary head pools 5x5 windows, but at this image size its map is {map_size}")
-        self.map_size = map_size
-        remaining = ((map_size[0] - 5) // 3 + 1, (map_size[1] - 5) // 3 + 1)
-        self.act = nn.ReLU()
-        self.pool = nn.AvgPool2d(5, stride=3)
-        self.project = nn.Conv2d(in_channels, 128, 1, bias=False, **settings.factory)
-        self.bn0 = settings.norm(128)
-        self.whole = nn.Conv2d(128, 768, remaining, bias=False, **settings.factory)
-        self.bn1 = settings.norm(768)
-        self.fc = nn.Linear(768, num_classes, **settings.factory)
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Maps ``(N, in_channels, H, W)`` to logits ``(N, num_classes)``.
-
-        Raises:
-            ValueError: if the map is not of the size that the head was made for.
-        """
-        if tuple(x.shape[-2:]) != self.map_size:
-            raise ValueError(
-                f"the auxiliary head was made for maps of {self.map_size}, not {tuple(x.shape[-2:])}: "
-                "create the model with img_size set to the training size"
-            )
-        x = self.act(self.bn0(self.project(self.pool(self.act(x)))))
-        x = self.act(self.bn1(self.whole(x)))
-        return self.fc(x.flatten(1))
+from nasnet_det.operations import LayerSettings, Scale
+from nasnet_det.plan import IMAGENET_STEM_CELLS, CellPlan, Stem, plan_cells
 
 
 class NASNet(nn.Module):
@@ -310,7 +198,7 @@ class NASNet(nn.Module):
         stop_early: bool = False,
         output_fmt: str = "NCHW",
         intermediates_only: bool = False,
-    ) -> list[Tensor] | tuple[Tensor, list[Tensor]]:
+    ) -> Any:
         """The activated maps at the tapped outputs (``feature_info``), as the next cell reads them; index 0 of an
         ImageNet network is the stem convolution's, not activated, as timm's ``nasnetalarge`` gives it.
 
@@ -320,7 +208,7 @@ class NASNet(nn.Module):
             norm: unused: no normalization ends the network.
             stop_early: run no cell above the last tap asked for.
             output_fmt: only ``NCHW``.
-            intermediates_only: return only the list of maps.
+            intermediates_only: return only the list of maps, not the pair of the last map and that list.
         """
         if output_fmt != "NCHW":
             raise ValueError(f"output_fmt is NCHW, not {output_fmt!r}")
@@ -398,8 +286,7 @@ class NASNet(nn.Module):
 
     def _run_cell(self, cell: nn.Module, inputs: Sequence[Tensor]) -> tuple[Tensor, ...]:
         if self.grad_checkpointing and self.training and torch.is_grad_enabled():
-            contexts = partial(_checkpoint_contexts, cell)
-            return checkpoint(cell, *inputs, use_reentrant=False, context_fn=contexts)
+            return checkpointed(cell, inputs)
         return cell(*inputs)
 
     def _inputs(self, plan: CellPlan, outputs: Mapping[int, tuple[Any, ...]] | Sequence[tuple[Any, ...]]) -> tuple:
@@ -425,7 +312,7 @@ class NASNet(nn.Module):
 
     def _feature_info(self, output: int) -> dict[str, Any]:
         shape = self.out_shapes[output][0]
-        module = f"cells.{self.plan[output - 1].name}" if output else STEM
+        module = f"cells.{self.plan[output - 1].name}" if output else "stem"
         return {"num_chs": self._channels(output), "reduction": 2**shape.level // shape.dilation, "module": module}
 
     def _map_size(self, img_size: int | tuple[int, int], output: int) -> tuple[int, int]:
@@ -441,67 +328,8 @@ class NASNet(nn.Module):
         return self.act(_joined(output))
 
 
-class StemConv(nn.Module):
-    """The first convolution, 3x3, and its normalization; VALID and stride 2 for ImageNet, SAME for CIFAR."""
-
-    def __init__(self, in_chans: int, out_channels: int, settings: LayerSettings, stride: int, valid: bool) -> None:
-        super().__init__()
-        padding = 0 if valid else 1
-        self.conv = nn.Conv2d(in_chans, out_channels, 3, stride, padding, bias=False, **settings.factory)
-        self.bn = settings.norm(out_channels)
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.bn(self.conv(x))
-
-
-def initialize(model: nn.Module) -> None:
-    """TF-slim's ``variance_scaling_initializer(mode='FAN_OUT')`` for convolutions and linear layers, zero biases.
-
-    A truncated normal of standard deviation ``sqrt(1.3 * 2 / fan_out)``, cut at two of them; a depthwise kernel's fan
-    out is its area.
-    """
-    for module in model.modules():
-        if isinstance(module, nn.Conv2d):
-            area = module.kernel_size[0] * module.kernel_size[1]
-            _truncated_normal(module.weight, area * (module.out_channels // module.groups))
-        elif isinstance(module, nn.Linear):
-            _truncated_normal(module.weight, module.out_features)
-            nn.init.zeros_(module.bias)
-
-
-def _truncated_normal(weight: Tensor, fan_out: int) -> None:
-    std = math.sqrt(1.3 * 2.0 / fan_out)
-    nn.init.trunc_normal_(weight, std=std, a=-2 * std, b=2 * std)
-
-
 def _joined(output: tuple[Tensor, ...]) -> Tensor:
     return output[0] if len(output) == 1 else torch.cat(output, dim=1)
-
-
-@contextmanager
-def _frozen_statistics(cell: nn.Module) -> Iterator[None]:
-    """Run without updating batch norm's running statistics: the recomputation of a checkpoint is not a new batch."""
-    norms = [m for m in cell.modules() if isinstance(m, _BatchNorm)]
-    momenta = [norm.momentum for norm in norms]
-    counts = [None if norm.num_batches_tracked is None else norm.num_batches_tracked.clone() for norm in norms]
-    try:
-        for norm in norms:
-            norm.momentum = 0.0
-        yield
-    finally:
-        for norm, momentum, count in zip(norms, momenta, counts, strict=True):
-            norm.momentum = momentum
-            if count is not None and norm.num_batches_tracked is not None:
-                norm.num_batches_tracked.copy_(count)
-
-
-@contextmanager
-def _nothing() -> Iterator[None]:
-    yield
-
-
-def _checkpoint_contexts(cell: nn.Module) -> tuple[Any, Any]:
-    return _nothing(), _frozen_statistics(cell)
 
 
 def _check_numbers(stages: Sequence[int], num_filters: int, stem: str, output_stride: int | None) -> int | None:

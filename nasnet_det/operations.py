@@ -77,10 +77,14 @@ class ConvNorm(nn.Module):
         super().__init__()
         self.act = nn.ReLU() if relu else nn.Identity()
         # Of a pair of kernels (1x7 then 7x1) each strides along its own axis only.
-        strides = scale.stride if isinstance(kernel, int) else tuple(scale.stride if k > 1 else 1 for k in kernel)
+        sides = (kernel, kernel) if isinstance(kernel, int) else kernel
+        keeps = [side == 1 and sides != (1, 1) for side in sides]
+        strides = (1 if keeps[0] else scale.stride, 1 if keeps[1] else scale.stride)
         # A 1x1 kernel has no reach, so its dilation says nothing.
         rate = 1 if kernel == 1 else scale.dilation * dilation
-        self.conv: nn.Conv2d = Conv2dSame(in_channels, out_channels, kernel, strides, rate, **settings.factory)
+        self.conv: nn.Conv2d = Conv2dSame(
+            in_channels, out_channels, kernel, (strides[0], strides[1]), rate, **settings.factory
+        )
         self.bn = settings.norm(out_channels)
 
     def forward(self, x: Tensor) -> Tensor:

@@ -14,7 +14,6 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-
 Pair = tuple[int, int]
 
 
@@ -64,13 +63,14 @@ class Conv2dSame(nn.Conv2d):
         dtype: torch.dtype | None = None,
     ) -> None:
         sides, strides = _pair(kernel), _pair(stride)
+        border = ((sides[0] - 1) * dilation // 2, (sides[1] - 1) * dilation // 2)
         self.pads_itself = _is_symmetric(sides, strides)
         super().__init__(
             in_channels,
             out_channels,
             sides,
             stride=strides,
-            padding=tuple((side - 1) * dilation // 2 for side in sides) if self.pads_itself else 0,
+            padding=border if self.pads_itself else 0,
             dilation=dilation,
             groups=groups,
             bias=False,
@@ -96,7 +96,7 @@ class MaxPool2dSame(nn.Module):
         window, stride = _pair(self.kernel), _pair(self.stride)
         if _is_symmetric(window, stride) and self.dilation == 1:
             return functional.max_pool2d(x, self.kernel, 1, self.kernel // 2)
-        # The least finite value, not -inf: every window holds a real place, and -inf would turn to NaN in some backends.
+        # The least finite value, not -inf, which some backends turn to NaN; every window holds a real place anyway.
         x = pad_same(x, window, stride, self.dilation, value=torch.finfo(x.dtype).min)
         return functional.max_pool2d(x, self.kernel, self.stride, dilation=self.dilation)
 

@@ -81,9 +81,7 @@ _GENOTYPES = (
         source="TF-slim nets/nasnet/nasnet_utils.py (Zoph et al., arXiv:1707.07012, figure 4)",
     ),
     Genotype(
-        from_tf(
-            "avg3 max3 sep3 id id avg3 sep3 sep5 avg3 sep3", (0, 0, 1, 1, 0, 1, 0, 2, 5, 0), (1, 0, 1, 0, 0, 1, 0)
-        ),
+        from_tf("avg3 max3 sep3 id id avg3 sep3 sep5 avg3 sep3", (0, 0, 1, 1, 0, 1, 0, 2, 5, 0), (1, 0, 1, 0, 0, 1, 0)),
         from_tf(
             "sep3 avg3 max3 sep7 max3 max3 sep3 1x7 avg3 sep7", (1, 0, 0, 2, 1, 0, 4, 0, 1, 0), (1, 1, 0, 0, 0, 0, 0)
         ),

@@ -130,7 +130,11 @@ def _with_normal(blocks: list[Block], joined: tuple[int, ...]) -> Genotype:
             "block 0: what it creates (state 2) is neither joined nor read",
         ),
         (
-            [Block(0, 1, "identity", "identity"), Block(2, 1, "identity", "identity"), Block(0, 0, "identity", "identity")],
+            [
+                Block(0, 1, "identity", "identity"),
+                Block(2, 1, "identity", "identity"),
+                Block(0, 0, "identity", "identity"),
+            ],
             (4,),
             "block 1: what it creates (state 3)",
         ),
