@@ -1,0 +1,37 @@
+# One command each. `make demo` and `make test` do all their set-up themselves, in .venv.
+PYTHON ?= python3
+VENV ?= .venv
+RUN := $(VENV)/bin/python
+SITE = $(shell $(RUN) -c "import sysconfig; print(sysconfig.get_paths()['purelib'])")
+
+.PHONY: setup demo test format lint types docs
+
+# torch and torchvision are pinned to a pair that works without a GPU. detectron2 is not on PyPI under its own name:
+# sal-detectron2 is detectron2 at commit a59f0563, built for Python 3.10 but pure Python where this project uses it.
+$(VENV)/.done: pyproject.toml requirements/dev.txt requirements/detectron2.txt
+	$(PYTHON) -m venv $(VENV)
+	$(RUN) -m pip install --quiet --upgrade pip "setuptools<81" wheel
+	$(RUN) -m pip install --quiet -r requirements/dev.txt
+	$(RUN) -m pip install --quiet --no-deps --target $(SITE) --upgrade --python-version 3.10 --implementation cp \
+		--only-binary=:all: --require-hashes -r requirements/detectron2.txt
+	$(RUN) -m pip install --quiet --no-deps --no-build-isolation --editable .
+	touch $@
+
+setup: $(VENV)/.done
+
+demo: setup
+	$(RUN) tools/demo.py
+
+test: setup
+	OMP_NUM_THREADS=1 $(RUN) -m pytest -n 2
+
+format: setup
+	$(RUN) -m ruff format .
+	$(RUN) -m ruff check --fix .
+
+lint: setup
+	$(RUN) -m ruff format --check .
+	$(RUN) -m ruff check .
+
+types: setup
+	$(RUN) -m mypy
