@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from nasnet_det.weights.layout import Arrays, WeightsError
+from nasnet_det.weights.layout import Arrays, WeightsError, one_line
 from nasnet_det.weights.tf_slim import preferred
 
 #: What may hold weights in a folder, in the order of preference; a checkpoint is named by its index.
@@ -178,7 +178,7 @@ def _read_safetensors(path: Path) -> dict[str, np.ndarray]:
     try:
         return _as_arrays(load_file(path))
     except SafetensorError as error:
-        raise ValueError(_one_line(error)) from None
+        raise ValueError(one_line(error)) from None
 
 
 def _read_torch(path: Path) -> dict[str, np.ndarray]:
@@ -196,8 +196,4 @@ def _as_arrays(tensors: Mapping[str, torch.Tensor]) -> dict[str, np.ndarray]:
 
 
 def _damaged(path: str | Path, what: str, error: BaseException) -> WeightsError:
-    return WeightsError(f"{path}: the {what} is damaged or not whole ({_one_line(error)}): get it again")
-
-
-def _one_line(error: BaseException) -> str:
-    return (str(error).strip().splitlines() or [type(error).__name__])[0]
+    return WeightsError(f"{path}: the {what} is damaged or not whole ({one_line(error)}): get it again")

@@ -7,10 +7,11 @@ its stride-2 pools with zeros.
 
 from __future__ import annotations
 
-from nasnet_det.network import IMAGENET_STEM_CELLS, CellPlan
 from nasnet_det.operations import FactorizedReduction, SeparableConvNorm
+from nasnet_det.plan import IMAGENET_STEM_CELLS, CellPlan
 from nasnet_det.published_cells import PUBLISHED
 from nasnet_det.weights.layout import Arrays, Format, Unit
+from nasnet_det.weights.tf_slim import NORM
 
 
 def _without_suffix(arrays: Arrays) -> Arrays:
@@ -49,20 +50,19 @@ def _cell_id(plan: CellPlan) -> str:
     return f"reduce_{plan.current - IMAGENET_STEM_CELLS - number}"  # the normal cells below it
 
 
-_NORM = {"weight": "gamma", "bias": "beta", "running_mean": "moving_mean", "running_var": "moving_variance"}
+def _tensor(kind: str, layer: str, parameter: str) -> str:
+    if kind == "norm":
+        return f"{layer}/{NORM[parameter]}"
+    if parameter == "bias":
+        return f"{layer}/bias"
+    return f"{layer}/{kind}_kernel" if kind in ("depthwise", "pointwise") else f"{layer}/kernel"
+
 
 FORMAT = Format(
     title="Keras file",
     marks=("stem_conv1/kernel",),
     layer=_layer,
-    tensors={
-        ("conv", "weight"): "{}/kernel",
-        ("depthwise", "weight"): "{}/depthwise_kernel",
-        ("pointwise", "weight"): "{}/pointwise_kernel",
-        ("linear", "weight"): "{}/kernel",
-        ("linear", "bias"): "{}/bias",
-        **{("norm", ours): "{}/" + theirs for ours, theirs in _NORM.items()},
-    },
+    tensor=_tensor,
     channels_last=True,
     has_background=False,
     of_cell=lambda plan, index: rf"(?<!_stem)(?<!_reduce)_{_cell_id(plan)}/",

@@ -1,15 +1,15 @@
 """From named arrays to a state dict: every published format is a rule that names a network's layers, nothing more.
 
-:func:`units` walks a network by its plan and genotype; a :class:`Format` says what its files call each layer and
-tensor; :func:`to_state_dict` looks every one up, turns its axes, and refuses what is missing, left over or of another
-shape. Nothing is listed by hand, so any depth, width and number of classes is read by the same rule.
+:func:`published_units` walks a network by its plan and genotype; a :class:`Format` says what its files call each layer
+and tensor; :func:`to_state_dict` looks every one up, turns its axes, and refuses what is missing, left over or of
+another shape. Nothing is listed by hand, so any depth, width and number of classes is read by the same rule.
 """
 
 from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -17,15 +17,22 @@ import torch
 from torch import Tensor, nn
 
 from nasnet_det.genotypes import Genotype
-from nasnet_det.network import CellPlan, NASNet, Stem, plan_cells
+from nasnet_det.network import NASNet
 from nasnet_det.operations import ConvNorm, FactorizedReduction, SeparableConvNorm
+from nasnet_det.plan import CellPlan, Stem, plan_cells
 
 Arrays = Mapping[str, Any]
 NOTHING = r"(?!)"  # matches no name
+AUXILIARY = "aux_head."
 
 
 class WeightsError(ValueError):
     """Weights that do not fit a network, or a file that holds none: says which tensor, why, and the way out."""
+
+
+def one_line(error: BaseException) -> str:
+    """The first line of another library's error, for a message of one's own."""
+    return (str(error).strip().splitlines() or [type(error).__name__])[0]
 
 
 @dataclass(frozen=True)
@@ -63,7 +70,8 @@ class Format:
         marks: tensors of which a file of this kind has one.
         layer: maps a unit and the name of a layer inside it (``conv``, ``depthwise``, ``bn``, ...) to the file's name
             of that layer; None where the format has no such layer.
-        tensors: maps ``(kind of layer, parameter)`` to the pattern of the tensor's name, ``{}`` being the layer's.
+        tensor: maps the kind of a layer (``conv``, ``depthwise``, ``pointwise``, ``norm``, ``linear``), the file's name
+            of it and the parameter's name in PyTorch to the file's name of the tensor.
         channels_last: whether axes are TensorFlow's: height, width, in, out.
         has_background: whether a file may have one class more than the network, the background, as its first.
         of_cell: maps a cell and its index in its stage to what its tensors' names match, so that cells which a network
@@ -72,12 +80,13 @@ class Format:
         auxiliary: the same for the auxiliary head's tensors, not read by a network without one.
         genotype: the only genotype whose layers the format can name; None for any.
         prepare: chooses and renames what is read of a file's tensors.
+        units: the parts of a network that the format names.
     """
 
     title: str
     marks: tuple[str, ...]
     layer: Callable[[Unit, str], str | None]
-    tensors: Mapping[tuple[str, str], str]
+    tensor: Callable[[str, str, str], str]
     channels_last: bool
     has_background: bool
     of_cell: Callable[[CellPlan, int], str]
@@ -85,6 +94,20 @@ class Format:
     auxiliary: str = NOTHING
     genotype: Genotype | None = None
     prepare: Callable[[Arrays], Arrays] = lambda arrays: arrays
+    units: Callable[[NASNet], Iterator[Unit]] = lambda model: published_units(model)
+
+    def classifier_tensor(self, parameter: str) -> str:
+        """The file's name of the classifier's ``weight`` or ``bias``."""
+        unit = Unit("fc", nn.Linear(1, 1), "classifier")
+        return self.tensor("linear", self.layer(unit, "") or "", parameter)
+
+    def num_classes(self, arrays: Arrays) -> int:
+        """The classes of a file's classifier, the background among them; 0 if it has no classifier."""
+        return len(self.prepare(arrays).get(self.classifier_tensor("bias"), ()))
+
+    def fits(self, classes: int, wanted: int) -> bool:
+        """Whether a file's classifier of ``classes`` can be read by a network of ``wanted``."""
+        return classes in ((wanted, wanted + 1) if self.has_background else (wanted,))
 
 
 @dataclass(frozen=True)
@@ -104,6 +127,20 @@ class _Target:
             return self.shape
         return tuple(self.shape[self.axes.index(axis)] for axis in range(len(self.shape)))
 
+    def as_stored(self, shape: tuple[int, ...], fmt: Format) -> _Target:
+        """The same with the file's number of classes or image channels, where it depends on them."""
+        if len(shape) != len(self.shape):
+            return self
+        stored = shape if self.axes is None else tuple(shape[axis] for axis in self.axes)
+        if self.classes and not fmt.fits(stored[0], self.shape[0]):
+            return replace(self, shape=(stored[0], *self.shape[1:]))
+        if self.name == "stem.conv.weight":
+            return replace(self, shape=(self.shape[0], stored[1], *self.shape[2:]))
+        return self
+
+
+#: The tensors whose first axis is the classes.
+_CLASSES = ("fc.weight", "fc.bias", "aux_head.fc.weight", "aux_head.fc.bias")
 
 #: For each kind of layer with channels last, the file's axes in the network's order.
 _AXES: dict[str, tuple[int, ...]] = {
@@ -114,7 +151,7 @@ _AXES: dict[str, tuple[int, ...]] = {
 }
 
 
-def units(model: NASNet) -> Iterator[Unit]:
+def published_units(model: NASNet) -> Iterator[Unit]:
     """The units of a network, bottom up; the auxiliary head's and the classifier's last."""
     yield Unit("stem", model.stem, "stem")
     for plan in model.plan:
@@ -131,7 +168,7 @@ def is_imagenet_stem(stem: nn.Module) -> bool:
     return stem.get_submodule("conv").stride == (2, 2)
 
 
-def to_state_dict(model: NASNet, arrays: Arrays, fmt: Format) -> dict[str, Tensor]:
+def to_state_dict(model: NASNet, arrays: Arrays, fmt: Format, as_stored: bool = False) -> dict[str, Tensor]:
     """The state dict of ``model`` from a file's tensors.
 
     The file's classifier must have the network's number of classes; where the format knows a background class, one more
@@ -142,6 +179,8 @@ def to_state_dict(model: NASNet, arrays: Arrays, fmt: Format) -> dict[str, Tenso
         model: the network; its values are not touched, so it may be on the meta device.
         arrays: the file's tensors by name, numpy arrays (or anything ``numpy.asarray`` takes).
         fmt: the file's format.
+        as_stored: read what depends on the data more than on the network as the file has it: another number of classes
+            or image channels, no auxiliary head. The caller makes it fit.
 
     Raises:
         WeightsError: if a tensor is missing, left over, of another shape, or not finite.
@@ -152,13 +191,16 @@ def to_state_dict(model: NASNet, arrays: Arrays, fmt: Format) -> dict[str, Tenso
             f"{model.genotype.name or 'another genotype'}"
         )
     arrays = fmt.prepare(arrays)
-    targets = list(_targets(model, fmt))
-    _check_names(model, arrays, fmt, targets)
+    auxiliary = model.aux_head is not None and not (as_stored and _lacks_auxiliary(arrays, fmt))
+    targets = list(_targets(model, fmt, auxiliary))
+    _check_names(model, arrays, fmt, targets, auxiliary)
+    if as_stored:
+        targets = [target.as_stored(np.shape(arrays[target.source]), fmt) for target in targets]
     state = {target.name: _read(arrays[target.source], target, fmt) for target in targets}
     for name, value in model.state_dict().items():
         if name.endswith("num_batches_tracked"):
             state[name] = torch.zeros((), dtype=torch.long)
-        elif name not in state:
+        elif name not in state and (auxiliary or not name.startswith(AUXILIARY)):
             raise WeightsError(f"a {fmt.title} has no tensor for {name}, whose shape is {tuple(value.shape)}")
     return state
 
@@ -175,6 +217,7 @@ def _cell_units(path: str, cell: Any, plan: CellPlan, index: int) -> Iterator[Un
             for step, (name, module) in enumerate(found):
                 inner = f"{path}.blocks.{number}.{side}" + (f".{name}" if name else "")
                 yield Unit(inner, module, "block", plan, number, side, step, index)
+        yield Unit(f"{path}.blocks.{number}.combine", block.combine, "other", plan, number, index=index)
     for state, join in cell.joins.items():
         if isinstance(join, (ConvNorm, FactorizedReduction)):
             yield Unit(f"{path}.joins.{state}", join, "join", plan, int(state), index=index)
@@ -185,36 +228,42 @@ def _index(plan: CellPlan, stages: Sequence[int]) -> int:
     return 0 if plan.reduces else int(plan.name.removeprefix("cell_")) - sum(stages[: plan.stage])
 
 
-def _targets(model: NASNet, fmt: Format) -> Iterator[_Target]:
-    for unit in units(model):
+def _targets(model: NASNet, fmt: Format, auxiliary: bool) -> Iterator[_Target]:
+    for unit in fmt.units(model):
         for leaf, module in unit.module.named_modules():
-            kind = _kind(leaf, module)
-            for parameter, value in module.state_dict().items() if kind else ():
-                if parameter == "num_batches_tracked":
-                    continue
+            for parameter, value in _own_tensors(module):
                 name = ".".join(part for part in (unit.path, leaf, parameter) if part)
+                if name.startswith(AUXILIARY) and not auxiliary:
+                    continue
                 layer = fmt.layer(unit, leaf)
                 if layer is None:
                     raise WeightsError(f"a {fmt.title} has no layer for this network's {name}: it holds other networks")
+                kind = _kind(leaf, module)
                 axes = _AXES.get(kind) if fmt.channels_last and parameter == "weight" else None
-                source = fmt.tensors[kind, parameter].format(layer)
-                yield _Target(name, source, axes, tuple(value.shape), kind == "linear")
+                source = fmt.tensor(kind, layer, parameter)
+                yield _Target(name, source, axes, tuple(value.shape), name in _CLASSES)
+
+
+def _own_tensors(module: nn.Module) -> Iterator[tuple[str, Tensor]]:
+    """A module's own tensors that a checkpoint keeps, not its parts'; the counter of batches left out."""
+    for name, value in module.state_dict().items():
+        if "." not in name and name != "num_batches_tracked":
+            yield name, value
 
 
 def _kind(leaf: str, module: nn.Module) -> str:
-    """What a layer is; empty for a module that holds no tensor itself."""
     if isinstance(module, nn.Linear):
         return "linear"
     if isinstance(module, nn.Conv2d):
         return leaf if leaf in ("depthwise", "pointwise") else "conv"
-    return "norm" if hasattr(module, "running_mean") else ""
+    return "norm"
 
 
-def _check_names(model: NASNet, arrays: Arrays, fmt: Format, targets: list[_Target]) -> None:
+def _check_names(model: NASNet, arrays: Arrays, fmt: Format, targets: Sequence[_Target], auxiliary: bool) -> None:
     """Every tensor of the network is in the file, and every tensor of the file is read or left out on purpose."""
     wanted = {target.source for target in targets}
     missing = [target for target in targets if target.source not in arrays]
-    on_purpose = [re.compile(pattern) for pattern in _left_out(model, fmt)]
+    on_purpose = [re.compile(pattern) for pattern in _left_out(model, fmt, auxiliary)]
     left_over = [n for n in arrays if n not in wanted and not any(pattern.search(n) for pattern in on_purpose)]
     if missing:
         raise WeightsError(
@@ -253,26 +302,33 @@ def _fit_classes(array: np.ndarray, target: _Target, fmt: Format) -> np.ndarray:
     """Leave out the background's row; refuse any other number of classes."""
     axis = array.ndim - 1 if fmt.channels_last else 0
     classes, wanted = array.shape[axis], target.source_shape[axis]
-    if fmt.has_background and classes == wanted + 1:
-        return array.take(range(1, classes), axis=axis)
-    if classes != wanted:
-        background = ", the background among them" if fmt.has_background and classes % 10 == 1 else ""
+    if not fmt.fits(classes, wanted):
         raise WeightsError(
-            f"{target.source} in this {fmt.title} has {classes} classes{background}, but the network has {wanted}: "
-            f"make the network with num_classes={classes}, or load the weights without their classifier"
+            f"{target.source} in this {fmt.title} has {classes} classes, but {wrong_classes(classes, wanted)}"
         )
-    return array
+    return array.take(range(classes - wanted, classes), axis=axis)
 
 
-def _left_out(model: NASNet, fmt: Format) -> Iterator[str]:
+def wrong_classes(classes: int, wanted: int) -> str:
+    """What to say of a classifier that is not the network's."""
+    return (
+        f"the network has {wanted}: make it with num_classes={classes} to read this classifier, or load the weights "
+        "without their classifier"
+    )
+
+
+def _lacks_auxiliary(arrays: Arrays, fmt: Format) -> bool:
+    return not any(re.search(fmt.auxiliary, name) for name in arrays)
+
+
+def _left_out(model: NASNet, fmt: Format, auxiliary: bool) -> Iterator[str]:
     """What the names of tensors match that are not read on purpose: training's, and those of parts that this network
     does not have: the auxiliary head, the classifier, cells that it was made or pruned without."""
     yield fmt.ignored
-    if model.aux_head is None:
+    if not auxiliary:
         yield fmt.auxiliary
     if model.num_classes == 0:
-        layer = fmt.layer(Unit("fc", nn.Identity(), "classifier"), "")
-        yield from ("^" + re.escape(fmt.tensors["linear", parameter].format(layer)) for parameter in ("weight", "bias"))
+        yield from (f"^{re.escape(fmt.classifier_tensor(parameter))}$" for parameter in ("weight", "bias"))
     stem: Stem = "imagenet" if is_imagenet_stem(model.stem) else "cifar"
     built = {plan.name for plan in model.plan}
     for plan in plan_cells(model.stages, model.num_filters, stem):

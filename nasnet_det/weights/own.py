@@ -6,21 +6,18 @@ from nasnet_det.weights.layout import Format, Unit
 
 
 def _layer(unit: Unit, leaf: str) -> str:
-    return f"{unit.path}.{leaf}" if leaf else unit.path
+    return leaf or unit.path
 
 
 FORMAT = Format(
     title="nasnet_det file",
     marks=("stem.conv.weight",),
     layer=_layer,
-    tensors={
-        (kind, parameter): "{}." + parameter
-        for kind in ("conv", "depthwise", "pointwise", "linear", "norm")
-        for parameter in ("weight", "bias", "running_mean", "running_var")
-    },
+    tensor=lambda kind, layer, parameter: f"{layer}.{parameter}",
     channels_last=False,
     has_background=False,
     of_cell=lambda plan, index: rf"^cells\.{plan.name}\.",
     ignored=r"\.num_batches_tracked$",
     auxiliary=r"^aux_head\.",
+    units=lambda model: iter([Unit("", model, "other")]),
 )

@@ -17,7 +17,8 @@ from nasnet_det.weights.layout import Arrays, Format, Unit, is_imagenet_stem
 AVERAGE = "/ExponentialMovingAverage"
 #: What training leaves in a checkpoint beside the network: counters and the optimizers' slots.
 _TRAINING = r"(^|/)global_step$|/(Momentum|RMSProp|RMSProp_1|Adam|Adam_1)$"
-_NORM = {"weight": "gamma", "bias": "beta", "running_mean": "moving_mean", "running_var": "moving_variance"}
+#: What TensorFlow calls batch norm's tensors.
+NORM = {"weight": "gamma", "bias": "beta", "running_mean": "moving_mean", "running_var": "moving_variance"}
 
 
 def preferred(names: Iterable[str]) -> dict[str, str]:
@@ -72,18 +73,19 @@ def _inside_cell(unit: Unit, leaf: str) -> str | None:
     return f"{scope}/1x1" if leaf == "conv" else f"{scope}/bn_1"
 
 
+def _tensor(kind: str, layer: str, parameter: str) -> str:
+    if kind == "norm":
+        return f"{layer}/{NORM[parameter]}"
+    if parameter == "bias":
+        return f"{layer}/biases"
+    return f"{layer}/{kind}_weights" if kind in ("depthwise", "pointwise") else f"{layer}/weights"
+
+
 FORMAT = Format(
     title="TF-slim checkpoint",
     marks=("conv0/weights", "l1_stem_3x3/weights"),
     layer=_layer,
-    tensors={
-        ("conv", "weight"): "{}/weights",
-        ("depthwise", "weight"): "{}/depthwise_weights",
-        ("pointwise", "weight"): "{}/pointwise_weights",
-        ("linear", "weight"): "{}/weights",
-        ("linear", "bias"): "{}/biases",
-        **{("norm", ours): "{}/" + theirs for ours, theirs in _NORM.items()},
-    },
+    tensor=_tensor,
     channels_last=True,
     has_background=True,
     of_cell=lambda plan, index: f"^{plan.name}/",

@@ -8,8 +8,8 @@ cells, starts at ``cell_6``.
 
 from __future__ import annotations
 
-from nasnet_det.network import CellPlan
 from nasnet_det.operations import FactorizedReduction, SeparableConvNorm
+from nasnet_det.plan import CellPlan
 from nasnet_det.published_cells import PUBLISHED
 from nasnet_det.weights.layout import Format, Unit
 
@@ -44,11 +44,7 @@ FORMAT = Format(
     title="timm or Cadene file",
     marks=("conv0.conv.weight",),
     layer=_layer,
-    tensors={
-        (kind, parameter): "{}." + parameter
-        for kind in ("conv", "depthwise", "pointwise", "linear", "norm")
-        for parameter in ("weight", "bias", "running_mean", "running_var")
-    },
+    tensor=lambda kind, layer, parameter: f"{layer}.{parameter}",
     channels_last=False,
     has_background=True,
     of_cell=lambda plan, index: rf"^{_cell_name(plan, index)}\.",

@@ -1,0 +1,112 @@
+"""The cache: files fetched once (and mostly converted), checked at every use, shared by processes.
+
+Beside each file lies its record, ``FILE.json``: where it came from, the hash of what was seen there and the hash of
+what is kept. The first is compared whenever the file has to be fetched again, the second at every use.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Callable
+from datetime import datetime, timezone
+from pathlib import Path
+from shutil import copyfile
+from typing import Any
+
+import torch
+from filelock import FileLock
+
+from nasnet_det.files import replacing, write_text
+from nasnet_det.weights.download import check_digest, fetched, file_digest
+from nasnet_det.weights.layout import WeightsError, one_line
+
+#: The environment variable that names the cache's folder.
+CACHE_VARIABLE = "NASNET_DET_CACHE"
+
+
+def cache_folder(folder: str | Path | None = None) -> Path:
+    """The cache's folder: the given one, ``$NASNET_DET_CACHE``, or ``nasnet_det`` in PyTorch's hub folder."""
+    chosen = folder or os.environ.get(CACHE_VARIABLE) or Path(torch.hub.get_dir()) / "nasnet_det"
+    return Path(chosen).expanduser()
+
+
+def cached(
+    target: Path, location: str, make: Callable[[Path, Path], Any] = copyfile, digest: str | None = None
+) -> Path:
+    """A file of the cache; fetched and made first where it is not there yet.
+
+    Args:
+        target: the file.
+        location: where to fetch what it is made from (see :func:`nasnet_det.weights.download.fetched`).
+        make: makes the second path's file from the first's.
+        digest: the published hash, ``ALGORITHM:HASH``. Without one, the hash seen first is recorded and compared later.
+
+    Raises:
+        WeightsError: if the file cannot be fetched, is not the expected one or nothing can be made of it, or if the
+            kept one was changed. The cache is then as before.
+    """
+    if is_cached(target):
+        return target
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        with FileLock(target.with_name(f".{target.name}.lock")):
+            if not is_cached(target):  # another process may have made it meanwhile
+                _fetch_and_make(target, location, make, digest)
+    except OSError as error:
+        raise WeightsError(
+            f"{target.parent}: the cache cannot be written ({error}): set {CACHE_VARIABLE} to another folder"
+        ) from None
+    return target
+
+
+def is_cached(target: Path) -> bool:
+    """Whether a file of the cache is there, and as it was written.
+
+    Raises:
+        WeightsError: if it was changed since.
+    """
+    expected = _read_record(target).get("kept_sha256")
+    if expected is None or not target.is_file():
+        return False
+    if file_digest(target) != expected:
+        raise WeightsError(f"{target}: was changed or damaged since it was written: delete it, and it is made anew")
+    return True
+
+
+def _fetch_and_make(target: Path, location: str, make: Callable[[Path, Path], Any], digest: str | None) -> None:
+    with fetched(location, target.parent) as file:
+        if digest is not None:
+            check_digest(file, digest, location)
+        seen = file_digest(file)
+        before = _read_record(target).get("sha256", seen)
+        if seen != before:
+            raise WeightsError(
+                f"{location}: its SHA-256 is {seen}, but was {before} when it was first fetched: the file was "
+                f"replaced. If you trust the new one, delete {_record(target)}"
+            )
+        with replacing(target) as part:
+            make(file, part)
+    entry = {
+        "location": location,
+        "sha256": seen,
+        "published_hash": digest,
+        "kept_sha256": file_digest(target),
+        "date": datetime.now(timezone.utc).isoformat(timespec="seconds"),
+    }
+    write_text(_record(target), json.dumps(entry, indent=2) + "\n")
+
+
+def _record(target: Path) -> Path:
+    return target.with_name(f"{target.name}.json")
+
+
+def _read_record(target: Path) -> dict[str, Any]:
+    try:
+        return json.loads(_record(target).read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        return {}
+    except (OSError, ValueError) as error:
+        raise WeightsError(
+            f"{_record(target)}: cannot be read ({one_line(error)}): delete it, and the weights are fetched again"
+        ) from None

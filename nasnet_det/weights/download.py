@@ -1,0 +1,120 @@
+"""Fetching a file of weights: from a URL or a model hub, whole and with the expected hash, or not at all."""
+
+from __future__ import annotations
+
+import hashlib
+import http.client
+import tempfile
+import urllib.error
+import urllib.request
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from urllib.parse import urlsplit
+
+from tqdm import tqdm
+
+from nasnet_det.weights.layout import WeightsError, one_line
+
+HUB = "hf-hub:"
+_BLOCK = 1 << 20
+_TIMEOUT = 30.0  # seconds without a byte
+_WAY_OUT = (
+    "if this machine has no network, fetch the file on one that has and give its path instead "
+    "(timm: pretrained_cfg_overlay=dict(file=PATH)), or copy that machine's cache folder"
+)
+
+
+class Unreachable(WeightsError):
+    """A file that could not be fetched: there may be another place for it."""
+
+
+def is_remote(location: str) -> bool:
+    """Whether a location is a URL or on a model hub, not a path."""
+    return location.startswith((HUB, "http://", "https://", "file://"))
+
+
+@contextmanager
+def fetched(location: str, folder: Path) -> Iterator[Path]:
+    """The file at a location, for the time of the block.
+
+    Args:
+        location: a URL; ``hf-hub:OWNER/REPOSITORY`` or ``hf-hub:OWNER/REPOSITORY/FILE``; or a path, given back.
+        folder: where a download is kept meanwhile; nothing of it is left there.
+
+    Raises:
+        WeightsError: if it cannot be reached or arrives in part.
+    """
+    if location.startswith(HUB):
+        yield from_hub(location)
+    elif is_remote(location):
+        with tempfile.TemporaryDirectory(dir=folder, prefix=".download-") as part:
+            yield _from_url(location, Path(part))
+    else:
+        yield Path(location)
+
+
+def file_digest(path: Path, algorithm: str = "sha256") -> str:
+    """The hexadecimal hash of a file's content."""
+    state = hashlib.new(algorithm, usedforsecurity=False)
+    with path.open("rb") as file:
+        while block := file.read(_BLOCK):
+            state.update(block)
+    return state.hexdigest()
+
+
+def check_digest(path: Path, expected: str, location: str) -> None:
+    """Refuse a file whose hash is not the published one.
+
+    Args:
+        path: the file.
+        expected: ``ALGORITHM:HASH``; the hash may be the first digits only, as in names that PyTorch's hub gives files.
+        location: what the file is called in the error.
+
+    Raises:
+        WeightsError: if the hash differs.
+    """
+    algorithm, _, digest = expected.partition(":")
+    found = file_digest(path, algorithm)
+    if not digest or not found.startswith(digest):
+        raise WeightsError(
+            f"{location}: its {algorithm} hash is {found}, expected {digest}: the file is damaged or not the published "
+            "one; nothing was kept, get it again"
+        )
+
+
+def _from_url(url: str, folder: Path) -> Path:
+    target = folder / (Path(urlsplit(url).path).name or "download")
+    try:
+        request = urllib.request.Request(url, headers={"User-Agent": "nasnet_det"})
+        with urllib.request.urlopen(request, timeout=_TIMEOUT) as response, target.open("wb") as file:
+            total = int(response.headers.get("Content-Length") or 0)
+            with tqdm(total=total or None, unit="B", unit_scale=True, desc=target.name, disable=None) as progress:
+                while block := response.read(_BLOCK):
+                    file.write(block)
+                    progress.update(len(block))
+    except (OSError, http.client.HTTPException, ValueError) as error:
+        reason = error.reason if isinstance(error, urllib.error.URLError) else error
+        raise Unreachable(f"{url}: cannot be fetched ({reason}); {_WAY_OUT}") from None
+    size = target.stat().st_size
+    if total and size != total:
+        raise Unreachable(f"{url}: the connection broke after {size} of {total} bytes; nothing was kept, try again")
+    return target
+
+
+def from_hub(location: str) -> Path:
+    """A file of a hub repository, in the hub client's own cache; the client checks what it downloads.
+
+    Raises:
+        WeightsError: if it is not there or cannot be reached.
+    """
+    from huggingface_hub import hf_hub_download
+
+    owner, _, rest = location.removeprefix(HUB).partition("/")
+    repository, _, filename = rest.partition("/")
+    if not owner or not repository:
+        raise WeightsError(f"{location}: expected {HUB}OWNER/REPOSITORY or {HUB}OWNER/REPOSITORY/FILE")
+    try:
+        return Path(hf_hub_download(f"{owner}/{repository}", filename or "model.safetensors"))
+    except Exception as error:  # the client lets its HTTP library's own exceptions through
+        raise Unreachable(f"{location}: cannot be fetched ({one_line(error)}); {_WAY_OUT}") from None
