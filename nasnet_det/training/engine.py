@@ -82,8 +82,8 @@ def choose_execution(
     channels_last: bool | None = None,
     mode: str = "eager",
 ) -> Execution:
-    """The device asked for, or the best there is, and what gains on it: bfloat16 and channels_last on a GPU that
-    computes in bfloat16, neither on a CPU.
+    """The device asked for, or the best there is, and what gains on it: on a CPU channels_last in float32 (measured:
+    0.55 of a contiguous training step's time; bfloat16 takes longer); on a GPU that computes in bfloat16, both.
 
     Raises:
         ValueError: if the device, precision or mode does not exist here.
@@ -104,7 +104,7 @@ def choose_execution(
     return Execution(
         place,
         "bfloat16" if in_bfloat16 else "float32",
-        gains if channels_last is None else channels_last,
+        gains or place.type == "cpu" if channels_last is None else channels_last,
         mode,  # type: ignore[arg-type]
     )
 

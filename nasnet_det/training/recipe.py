@@ -122,7 +122,12 @@ class Recipe:
         return Recipe.from_dict(settings, self.name)
 
     def scaled_to(self, batch_size: int) -> Recipe:
-        """The recipe at another batch size, the learning rate scaled in proportion (the paper's 0.04 x 50 workers)."""
+        """The recipe at another batch size, the learning rate scaled in proportion (the paper's 0.04 x 50 workers).
+
+        Raises:
+            RecipeError: if that is no batch size.
+        """
+        _check_number("batch_size", batch_size, int)
         return replace(self, batch_size=batch_size, learning_rate=self.learning_rate * batch_size / self.batch_size)
 
     def learning_rate_at(self, step: int, steps_per_epoch: int) -> float:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import json
+import os
 import pickle
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -93,6 +94,8 @@ class RunFolder:
 
     def _tensorboard(self, step: int) -> Any:
         if self._wants_tensorboard and self._writer is None:
+            # TensorBoard loads TensorFlow where that is installed, which then talks about itself.
+            os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
             try:
                 from torch.utils.tensorboard import SummaryWriter
             except ImportError:

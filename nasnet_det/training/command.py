@@ -1,0 +1,115 @@
+"""What the training commands share: their options, and what a failure says to the user."""
+
+from __future__ import annotations
+
+import argparse
+import errno
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+
+from nasnet_det.genotypes import GenotypeError, as_genotype
+from nasnet_det.training.cifar10 import DataError
+from nasnet_det.training.engine import Diverged, Execution, choose_execution
+from nasnet_det.training.models import ModelChoice, ModelError
+from nasnet_det.training.recipe import Recipe, RecipeError, load_recipe
+from nasnet_det.training.run import Stopped
+from nasnet_det.training.run_folder import RunError
+
+#: The status of a process that was asked to stop, as a shell gives it for SIGINT.
+STOPPED = 130
+
+
+def add_model_options(parser: argparse.ArgumentParser, model: str) -> None:
+    """Which network."""
+    group = parser.add_argument_group("network")
+    group.add_argument("--model", default=model, help=f"a timm name, or local-dir:FOLDER (default: {model})")
+    group.add_argument("--genotype", help="a published name or a JSON file, instead of --model")
+    group.add_argument("--num-cells", type=int, default=6, help="with --genotype: N, normal cells a stage (6)")
+    group.add_argument("--num-filters", type=int, default=32, help="with --genotype: F of the first stage (32)")
+    group.add_argument("--pretrained", action="store_true", help="start from the model's published or saved weights")
+
+
+def model_choice(options: argparse.Namespace, stem: str) -> ModelChoice:
+    """The network asked for."""
+    if options.genotype is None:
+        return ModelChoice.named(options.model)
+    genotype = as_genotype(options.genotype)
+    return ModelChoice.of_genotype(genotype, options.num_cells, options.num_filters, stem)
+
+
+def add_recipe_options(parser: argparse.ArgumentParser, recipe: str, names: list[str]) -> None:
+    """How to train."""
+    group = parser.add_argument_group("recipe")
+    group.add_argument("--recipe", default=recipe, help=f"{', '.join(names)}, or a YAML file (default: {recipe})")
+    group.add_argument("--epochs", type=int, help="instead of the recipe's")
+    group.add_argument("--batch-size", type=int, help="over all processes; scales the learning rate in proportion")
+    group.add_argument(
+        "--set", nargs="+", action="extend", default=[], metavar="KEY=VALUE", help="any setting: learning_rate=0.05"
+    )
+
+
+def recipe_asked(options: argparse.Namespace, data: str) -> Recipe:
+    """The recipe with what the options change."""
+    recipe = load_recipe(options.recipe)
+    if recipe.data != data:
+        raise RecipeError(f"{recipe.name} is a recipe for {recipe.data}, not for {data}")
+    if options.batch_size is not None:
+        recipe = recipe.scaled_to(options.batch_size)
+    changes = [f"epochs={options.epochs}"] if options.epochs is not None else []
+    return recipe.with_settings([*changes, *options.set])
+
+
+def add_execution_options(parser: argparse.ArgumentParser) -> None:
+    """Where and with what arithmetic."""
+    group = parser.add_argument_group("device")
+    group.add_argument("--device", help="default: the GPU if there is one")
+    group.add_argument("--precision", default="auto", choices=["auto", "float32", "bfloat16"])
+    group.add_argument(
+        "--channels-last",
+        action=argparse.BooleanOptionalAction,
+        help="memory layout (default: what the device gains by)",
+    )
+    group.add_argument(
+        "--mode", default="eager", choices=["eager", "compile", "graph"], help="how steps are run (eager)"
+    )
+    group.add_argument("--deterministic", action="store_true", help="refuse operations whose results vary on a GPU")
+
+
+def execution_asked(options: argparse.Namespace, device: str | None = None) -> Execution:
+    """The execution asked for."""
+    if options.deterministic:
+        torch.use_deterministic_algorithms(True)
+    else:
+        torch.backends.cudnn.benchmark = True
+    return choose_execution(options.device or device, options.precision, options.channels_last, options.mode)
+
+
+def guarded(command: Callable[[], int], out: Path | None = None) -> int:
+    """Run a command; whatever a user can put right becomes one line on standard error and a status: 2 for an error,
+    130 for a stop that the same command continues."""
+    try:
+        return command()
+    except Stopped as stop:
+        print(f"{stop}; the same command continues from there", file=sys.stderr)
+        return STOPPED
+    except Diverged as error:
+        message = f"{error}; the last checkpoint is from before. Try a lower learning_rate (--set) and another --out"
+    except torch.OutOfMemoryError:
+        message = "the device's memory does not suffice; give a smaller --batch-size"
+    except OSError as error:
+        message = _in_words(error, out)
+    except (DataError, GenotypeError, ModelError, RecipeError, RunError, ValueError) as error:
+        message = str(error)
+    print(f"error: {message}", file=sys.stderr)
+    return 2
+
+
+def _in_words(error: OSError, out: Path | None) -> str:
+    where = f"{error.filename}: " if error.filename else ""
+    words = f"{where}{error.strerror or error}"
+    if error.errno in (errno.ENOSPC, errno.EDQUOT):
+        words += f"; what {out or 'the folder'} held before is whole: free some space and run the same command again"
+    return words

@@ -1,0 +1,170 @@
+"""Which network is trained, and saving it as a timm ``local-dir`` model.
+
+Such a model is a folder of ``config.json`` and ``model.safetensors``: ``timm.create_model("local-dir:FOLDER",
+pretrained=True)`` builds it from what is in it, a found genotype included.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+import tempfile
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import timm
+import torch
+from timm.models import save_for_hf
+from torch import nn
+
+import nasnet_det.timm_models  # noqa: F401 - registers the family
+from nasnet_det.family import FAMILY
+from nasnet_det.genotypes import Genotype
+
+LOCAL = "local-dir:"
+_AUXILIARY = "aux_head."
+
+
+class ModelError(ValueError):
+    """A network that cannot be built, loaded or saved: says which and why."""
+
+
+@dataclass(frozen=True)
+class ModelChoice:
+    """A timm architecture and its arguments, plain values all of them.
+
+    Args:
+        architecture: a name registered with timm.
+        arguments: of its entry point.
+        folder: the ``local-dir`` model it was read from; where initial weights lie.
+    """
+
+    architecture: str
+    arguments: Mapping[str, Any] = field(default_factory=dict)
+    folder: str | None = None
+
+    @classmethod
+    def named(cls, name: str, **arguments: Any) -> ModelChoice:
+        """A registered model, or ``local-dir:FOLDER``.
+
+        Raises:
+            ModelError: if there is no such model.
+        """
+        if name.startswith(LOCAL):
+            config = read_config(Path(name.removeprefix(LOCAL)))
+            saved = {**config.get("model_args", {}), "num_classes": config.get("num_classes", 1000)}
+            return cls(config["architecture"], {**saved, **arguments}, name.removeprefix(LOCAL))
+        if not timm.is_model(name):
+            raise ModelError(f"no model {name!r} in timm or here; the family's names begin with nasnet, amoebanet, ...")
+        return cls(name, arguments)
+
+    @classmethod
+    def of_genotype(cls, genotype: Genotype, num_cells: int, num_filters: int, stem: str, **more: Any) -> ModelChoice:
+        """A network of any genotype, with TF-slim's settings for its stem: ``cifar_config`` or
+        ``mobile_imagenet_config``."""
+        cifar = stem == "cifar"
+        arguments = {
+            "genotype": genotype.to_dict(),
+            "num_cells": num_cells,
+            "num_filters": num_filters,
+            "stem": stem,
+            "stem_channels": 3 * num_filters if cifar else 32,
+            "bn_eps": 1e-5 if cifar else 1e-3,
+            "bn_momentum": 0.1 if cifar else 0.0003,
+        }
+        return cls("nasnet", {**arguments, **more})
+
+    def build(self, **arguments: Any) -> nn.Module:
+        """The network, its weights newly drawn.
+
+        Raises:
+            ModelError: if its arguments make none.
+        """
+        given = {**self.arguments, **arguments}
+        try:
+            return timm.create_model(self.architecture, **given)
+        except (TypeError, ValueError) as error:
+            raise ModelError(f"{self.architecture} cannot be built: {error}") from None
+
+    def build_for_training(
+        self, num_classes: int, image_size: int, drop_rate: float, drop_path_rate: float, auxiliary: bool
+    ) -> nn.Module:
+        """The network as a recipe trains it. Only networks of this project have ScheduledDropPath and, if
+        ``auxiliary``, the auxiliary head."""
+        arguments: dict[str, Any] = {"num_classes": num_classes, "drop_rate": drop_rate}
+        if self.is_ours:
+            arguments |= {"drop_path_rate": drop_path_rate, "aux_head": auxiliary, "img_size": image_size}
+        return self.build(**arguments)
+
+    @property
+    def is_ours(self) -> bool:
+        """Whether it is a network of this project."""
+        return self.architecture == "nasnet" or self.architecture in FAMILY
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values."""
+        return {"architecture": self.architecture, "arguments": dict(self.arguments)}
+
+
+def read_config(folder: Path) -> dict[str, Any]:
+    """The ``config.json`` of a ``local-dir`` model.
+
+    Raises:
+        ModelError: if there is none, or it names no architecture.
+    """
+    path = folder / "config.json"
+    try:
+        config = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise ModelError(f"{folder} is no saved model: it has no config.json") from None
+    except (OSError, ValueError) as error:
+        raise ModelError(f"{path} cannot be read ({error})") from None
+    if not isinstance(config, dict) or not isinstance(config.get("architecture"), str):
+        raise ModelError(f"{path} names no architecture: it is no timm model")
+    return config
+
+
+def save_local_dir(
+    choice: ModelChoice, weights: Mapping[str, torch.Tensor], folder: Path, num_classes: int, **data_config: Any
+) -> None:
+    """Write a ``local-dir`` model: without its auxiliary head, whose only use is in training.
+
+    Args:
+        weights: the trained network's state.
+        folder: where to; a model there is replaced once the new one is whole.
+        data_config: what timm's preprocessing should know: ``input_size``, ``mean``, ``std``, ``interpolation``,
+            ``crop_pct``.
+    """
+    network = choice.build(num_classes=num_classes)
+    network.load_state_dict({k: v.cpu() for k, v in weights.items() if not k.startswith(_AUXILIARY)})
+    described = {"architecture": choice.architecture, **{k: v for k, v in data_config.items() if v is not None}}
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=folder.parent, prefix=f".{folder.name}.") as scratch:
+        save_for_hf(
+            network,
+            scratch,
+            model_config={"pretrained_cfg": described},
+            model_args={**choice.arguments, "num_classes": num_classes},
+            safe_serialization=True,
+        )
+        folder.mkdir(exist_ok=True)
+        for file in sorted(Path(scratch).iterdir(), reverse=True):  # the weights before the config that describes them
+            shutil.move(file, folder / file.name)
+
+
+def load_weights(network: nn.Module, name: str) -> None:
+    """Load the pretrained weights of a timm model, or of a ``local-dir`` one, into a network in training.
+
+    Raises:
+        ModelError: if they cannot be had, or do not fit.
+    """
+    choice = ModelChoice.named(name)
+    try:
+        source = timm.create_model(name, pretrained=True, num_classes=network.num_classes)
+        lacking, surplus = network.load_state_dict(source.state_dict(), strict=False)
+    except (RuntimeError, OSError, ValueError) as error:
+        raise ModelError(f"the weights of {name} cannot be loaded: {str(error).splitlines()[0]}") from None
+    if surplus or any(not key.startswith(_AUXILIARY) for key in lacking):
+        raise ModelError(f"the weights of {name} do not fit {choice.architecture} as it is trained here")

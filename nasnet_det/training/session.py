@@ -1,0 +1,190 @@
+"""One run from settings to saved model: what the training commands share."""
+
+from __future__ import annotations
+
+import json
+import sys
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from tqdm import tqdm
+
+from nasnet_det.training.engine import Batches, Execution, Trainer, own_randomness, seed_step
+from nasnet_det.training.models import ModelChoice, load_weights, save_local_dir
+from nasnet_det.training.recipe import Recipe
+from nasnet_det.training.run import EpochReport, fit, stop_on_signal
+from nasnet_det.training.run_folder import RunFolder
+from nasnet_det.training.world import World
+
+#: A step number that no training has: the seed of the first weights.
+_BEFORE_ALL = 2**32 - 1
+
+
+@dataclass(frozen=True)
+class Session:
+    """A run to be made or taken up.
+
+    Args:
+        folder: where it is kept.
+        model: what is trained.
+        recipe: how.
+        execution: where.
+        seed: what all its random numbers follow from.
+        pretrained: the timm name whose weights it starts from; None for new ones.
+        data_config: what timm's preprocessing should know of the saved model.
+        described: further settings that a resumed run must share, such as the data's.
+        world: the processes that share it.
+    """
+
+    folder: Path
+    model: ModelChoice
+    recipe: Recipe
+    execution: Execution
+    seed: int
+    data_config: Mapping[str, Any]
+    described: Mapping[str, Any]
+    pretrained: str | None = None
+    world: World = field(default_factory=World)
+
+    def settings(self) -> dict[str, Any]:
+        """What ``run.json`` says and a resumed run must share."""
+        return {
+            "title": f"{self.model.architecture}, {self.recipe.name}, seed {self.seed}",
+            "model": self.model.to_dict(),
+            "pretrained": self.pretrained,
+            "recipe": self.recipe.to_dict(),
+            "seed": self.seed,
+            "precision": self.execution.precision,
+            "channels_last": self.execution.channels_last,
+            "processes": self.world.size,
+            **self.described,
+        }
+
+    def trainer(self, data: Batches) -> Trainer:
+        """The network of this run, at its start."""
+        seed_step(self.seed, _BEFORE_ALL)
+        recipe = self.recipe
+        network = self.model.build_for_training(
+            data.num_classes, data.input_size[-1], recipe.drop_rate, recipe.drop_path_rate, recipe.aux_weight > 0
+        )
+        if self.pretrained is not None:
+            load_weights(network, self.pretrained)
+        return Trainer(network, recipe, data.steps_per_epoch, data.num_classes, self.execution, self.world)
+
+    def run(self, data: Batches, say: Callable[[str], None]) -> list[EpochReport]:
+        """Train to the end, or take up where the folder's checkpoint stands; save the model beside it.
+
+        Raises:
+            RunError: if the folder holds another run.
+            Diverged, Stopped: see :func:`~nasnet_det.training.run.fit`.
+            OSError: if a file cannot be written; the last good ones are still there.
+        """
+        keeper = RunFolder(self.folder, self.settings()) if self.world.leads else _Reader(self.folder)
+        with own_randomness(self.execution.device), stop_on_signal() as should_stop:
+            trainer = self.trainer(data)
+            bar = tqdm(total=trainer.total_steps, unit="step", disable=None if self.world.leads else True)
+            try:
+                history = fit(trainer, data, self.seed, keeper, _reporter(self, say), _ticker(bar), should_stop)
+            finally:
+                bar.close()
+                keeper.close()
+        if self.world.leads:
+            keeper.plot(history)
+            weights = trainer.measured_model.state_dict()
+            save_local_dir(self.model, weights, self.folder / "model", data.num_classes, **self.data_config)
+        return history
+
+    def epochs_in(self, seconds: float, data: Batches) -> Recipe:
+        """The recipe with as many epochs as this device can train and measure in ``seconds``, found by trying: some
+        steps and one evaluation of a network that is then thrown away. A run already begun keeps its own number."""
+        begun = _epochs_begun(self.folder)
+        if begun:
+            return replace(self.recipe, epochs=begun)
+        with own_randomness(self.execution.device):
+            trainer = self.trainer(data)
+            batches = data.training(0)
+            for _ in range(min(3, data.steps_per_epoch)):
+                trainer.step(*next(batches))
+            _wait(self.execution.device)
+            began, steps = time.monotonic(), 0
+            while steps < data.steps_per_epoch - 3 and time.monotonic() - began < seconds / 50:
+                trainer.step(*next(batches))
+                steps += 1
+                _wait(self.execution.device)
+            per_step = (time.monotonic() - began) / max(1, steps)
+            began = time.monotonic()
+            trainer.evaluate(data.validating())
+            per_epoch = per_step * data.steps_per_epoch + time.monotonic() - began
+        return replace(self.recipe, epochs=max(1, int(seconds / per_epoch)))
+
+
+class _Reader:
+    """What a process that does not lead has of the run's folder: the checkpoint."""
+
+    def __init__(self, folder: Path) -> None:
+        self.checkpoint = folder / "checkpoint.pt"
+
+    def load(self) -> Mapping[str, Any] | None:
+        if not self.checkpoint.exists():
+            return None
+        return torch.load(self.checkpoint, map_location="cpu", weights_only=True)
+
+    def save(self, state: Mapping[str, Any]) -> None:
+        """The leading process does."""
+
+    def log(self, history: list[EpochReport]) -> None:
+        """The leading process does."""
+
+    def plot(self, history: list[EpochReport]) -> None:
+        """The leading process does."""
+
+    def close(self) -> None:
+        """Nothing is open."""
+
+
+def _reporter(session: Session, say: Callable[[str], None]) -> Callable[[EpochReport], None]:
+    def report(epoch: EpochReport) -> None:
+        if session.world.leads:
+            say(
+                f"epoch {epoch.epoch}/{session.recipe.epochs}  loss {epoch.train_loss:.4f}  "
+                f"validation loss {epoch.validation_loss:.4f}  top-1 {100 * epoch.top1:.2f}  "
+                f"top-5 {100 * epoch.top5:.2f}  lr {epoch.learning_rate:.3g}  "
+                f"{epoch.images_per_second:.0f} images/s  {epoch.seconds:.0f} s"
+            )
+
+    return report
+
+
+def _ticker(bar: tqdm) -> Callable[[int, float | None], None]:
+    def tick(step: int, loss: float | None) -> None:
+        bar.update(step - bar.n)
+        if loss is not None:
+            bar.set_postfix(loss=f"{loss:.4f}", refresh=False)
+
+    return tick
+
+
+def _epochs_begun(folder: Path) -> int | None:
+    path = folder / "run.json"
+    if not path.is_file():
+        return None
+    try:
+        return int(json.loads(path.read_text(encoding="utf-8"))["recipe"]["epochs"])
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+
+
+def _wait(device: torch.device) -> None:
+    """Until the device has done what it was told."""
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+
+
+def say_beside_bars(line: str) -> None:
+    """Print a line without breaking a progress bar."""
+    tqdm.write(line, file=sys.stdout)
+    sys.stdout.flush()
