@@ -14,9 +14,11 @@ from detectron2.utils.events import get_event_storage, has_event_storage
 from torch import Tensor, nn
 
 from nasnet_det.detection.config import network_arguments
+from nasnet_det.detection.identity import remember_genotype
 from nasnet_det.drop_path import set_drop_path_progress
+from nasnet_det.family import FAMILY
 from nasnet_det.network import NASNet
-from nasnet_det.timm_models import FAMILY
+from nasnet_det.weights.published import PRETRAINED, load_published
 
 
 def build_network(
@@ -29,21 +31,24 @@ def build_network(
     pretrained: str = "",
     drop_path_rate: float = 0.0,
     grad_checkpoint: bool = False,
+    freeze_at: int = 0,
 ) -> NASNet:
     """A network without classifier for detection.
 
     Args:
-        network: a member of :data:`nasnet_det.timm_models.FAMILY`.
+        network: a member of :data:`nasnet_det.family.FAMILY`.
         genotype: what :func:`nasnet_det.genotypes.as_genotype` takes; empty for the network's own.
         num_cells, num_filters, stem_channels: instead of the network's own; 0 for these.
         norm: ``FrozenBN``, ``BN``, ``SyncBN``, or another name that detectron2's ``get_norm`` knows.
         pretrained: ``published``, a local file, or empty for random weights.
         drop_path_rate: 1 - ScheduledDropPath's final keep probability.
         grad_checkpoint: see :meth:`NASNet.set_grad_checkpointing`.
+        freeze_at: how many of the maps by stride, counted from the stem's, are frozen with everything below them.
 
     Raises:
         ValueError: for an unknown network or numbers that make none.
         GenotypeError: for an illegal genotype.
+        WeightsError: for weights that cannot be had, or are another network's.
     """
     if network not in FAMILY:
         raise ValueError(f"MODEL.NASNET.NETWORK is one of {', '.join(FAMILY)}, not {network!r}")
@@ -60,8 +65,15 @@ def build_network(
         **arguments, norm_layer=norm_layer(norm, eps, momentum), num_classes=0, drop_path_rate=drop_path_rate
     )
     model.set_grad_checkpointing(grad_checkpoint)
+    if pretrained == "published" and network not in PRETRAINED:
+        raise ValueError(
+            f"MODEL.NASNET.PRETRAINED is 'published', but no weights of {network} are: {', '.join(PRETRAINED)} have some; "
+            "name a local file, or '' for random weights"
+        )
     if pretrained:
-        raise NotImplementedError("pretrained weights")
+        load_published(model, network if pretrained == "published" else pretrained)
+    freeze_below(model, freeze_at)
+    remember_genotype(model)
     return model
 
 
@@ -76,41 +88,32 @@ def norm_layer(norm: str, eps: float, momentum: float) -> Callable[[int], nn.Mod
     return partial(get_norm, norm)
 
 
-class ScheduledBackbone(Backbone):
-    """A backbone whose paths are dropped by detectron2's own iteration count.
+def advance_drop_path(module: nn.Module, steps: int) -> None:
+    """Set how far ScheduledDropPath has come by detectron2's own iteration count; called at the start of a forward pass.
 
     Args:
-        drop_path_steps: iterations until ScheduledDropPath reaches its final probability.
+        module: whose paths are dropped.
+        steps: iterations until the final probability is reached.
     """
-
-    def __init__(self, drop_path_steps: int) -> None:
-        super().__init__()
-        self.drop_path_steps = drop_path_steps
-
-    def advance(self) -> None:
-        """Set the drop paths' progress; to be called at the start of every forward pass."""
-        if self.training and has_event_storage():
-            set_drop_path_progress(self, get_event_storage().iter / self.drop_path_steps)
+    if module.training and has_event_storage():
+        set_drop_path_progress(module, get_event_storage().iter / steps)
 
 
-class NASNetBackbone(ScheduledBackbone):
+class NASNetBackbone(Backbone):
     """A network's maps by stride: ``c1`` is the stem convolution's (not activated), ``c2`` the first stem cell's, and
     ``c3``, ``c4``, ``c5`` the activated ends of the three stages. Nothing above the last map asked for is built.
 
     Args:
         network: a network that this backbone takes over.
         out_features: the maps to give.
-        freeze_at: how many of all maps, counted from ``c1``, are frozen with everything below them; 0 for none.
-        drop_path_steps: see :class:`ScheduledBackbone`.
+        drop_path_steps: see :func:`advance_drop_path`.
 
     Raises:
         ValueError: for a map that the network does not have.
     """
 
-    def __init__(
-        self, network: NASNet, out_features: Sequence[str], freeze_at: int = 0, drop_path_steps: int = 250000
-    ) -> None:
-        super().__init__(drop_path_steps)
+    def __init__(self, network: NASNet, out_features: Sequence[str], drop_path_steps: int = 250000) -> None:
+        super().__init__()
         names = [f"c{info['reduction'].bit_length() - 1}" for info in network.feature_info]
         unknown = [name for name in out_features if name not in names]
         if unknown or not out_features:
@@ -121,13 +124,12 @@ class NASNetBackbone(ScheduledBackbone):
         self._out_feature_channels = {name: infos[name]["num_chs"] for name in self._out_features}
         self._out_feature_strides = {name: infos[name]["reduction"] for name in self._out_features}
         network.prune_intermediate_layers(self._indices)
-        self.network = network
-        freeze_below(network, freeze_at)
+        self.network, self.drop_path_steps = network, drop_path_steps
 
     def forward(self, x: Tensor) -> dict[str, Tensor]:
         """Maps images ``(N, 3, H, W)`` in [-1, 1] to ``{name: (N, channels, H/stride, W/stride)}``, sizes rounded up
         (exact where H and W are multiples of the last stride)."""
-        self.advance()
+        advance_drop_path(self, self.drop_path_steps)
         maps = self.network.forward_intermediates(x, self._indices, stop_early=True, intermediates_only=True)
         return dict(zip(self._out_features, maps, strict=True))
 
@@ -155,7 +157,6 @@ def build_nasnet_backbone(cfg: CfgNode, input_shape: ShapeSpec) -> NASNetBackbon
     return NASNetBackbone(
         build_network(**network_arguments(cfg)),
         cfg.MODEL.NASNET.OUT_FEATURES,
-        cfg.MODEL.BACKBONE.FREEZE_AT,
         cfg.MODEL.NASNET.DROP_PATH_STEPS,
     )
 

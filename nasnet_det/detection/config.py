@@ -16,7 +16,7 @@ def add_node(cfg: CfgNode) -> None:
 def default_node() -> CfgNode:
     """The node with its defaults."""
     node = CfgNode()
-    # The network: a member of nasnet_det.timm_models.FAMILY, whose numbers hold where the next keys do not say another.
+    # The network: a member of nasnet_det.family.FAMILY, whose numbers hold where the next keys do not say another.
     node.NETWORK = "nasnet_a_mobile"
     # A genotype's JSON file or a published name; "" for the network's own.
     node.GENOTYPE = ""
@@ -38,6 +38,23 @@ def default_node() -> CfgNode:
     node.DROP_PATH_STEPS = 250000
     # Keep only the cells' outputs in training and compute the rest again in the backward pass.
     node.GRAD_CHECKPOINT = False
+
+    # The paper's detector (NASNetRCNN). Height and width that every image is resized to, aspect not kept; 0 to leave
+    # images as the data loader gives them.
+    node.IMAGE_SIZE = [0, 0]
+    # Scores that a proposal must exceed.
+    node.RPN_SCORE_THRESH = 0.0
+    # Side of a proposal's crop, then kernel and stride of the max pooling that follows it.
+    node.CROP_SIZE = 17
+    node.CROP_POOL_KERNEL = 1
+    node.CROP_POOL_STRIDE = 1
+    # How many proposals go through the second stage at once; in training with frozen norms as well.
+    node.CHUNK_SIZE = 32
+    # Detections kept of each class; TEST.DETECTIONS_PER_IMAGE bounds their sum.
+    node.DETECTIONS_PER_CLASS = 100
+    # For each class of the data set the label that the network gives it, counted from 1: the published detectors have
+    # COCO's 90 category ids, of which 80 exist. Empty where they are the same.
+    node.LABEL_IDS = []
     return node
 
 
@@ -54,4 +71,5 @@ def network_arguments(cfg: CfgNode) -> dict[str, Any]:
         "pretrained": "" if cfg.MODEL.WEIGHTS else node.PRETRAINED,
         "drop_path_rate": node.DROP_PATH_RATE,
         "grad_checkpoint": node.GRAD_CHECKPOINT,
+        "freeze_at": cfg.MODEL.BACKBONE.FREEZE_AT,
     }

@@ -11,10 +11,11 @@ import torch
 from detectron2.checkpoint import DetectionCheckpointer
 from detectron2.config import CfgNode
 from detectron2.engine import DefaultTrainer, HookBase
-from detectron2.evaluation import COCOEvaluator, DatasetEvaluator
+from detectron2.evaluation import DatasetEvaluator
 from detectron2.utils import comm
 
-from nasnet_det.detection.training_data import build_train_loader, step_seed
+from nasnet_det.detection.evaluator import CocoEvaluator
+from nasnet_det.detection.training_data import build_test_loader, build_train_loader, step_seed
 from nasnet_det.files import replacing
 
 
@@ -87,6 +88,11 @@ class Trainer(DefaultTrainer):
         return build_train_loader(cfg)
 
     @classmethod
+    def build_test_loader(cls, cfg: CfgNode, dataset_name: str) -> Any:
+        """See :func:`nasnet_det.detection.training_data.build_test_loader`."""
+        return build_test_loader(cfg, dataset_name)
+
+    @classmethod
     def build_evaluator(cls, cfg: CfgNode, dataset_name: str) -> DatasetEvaluator:
-        """COCO's metrics."""
-        return COCOEvaluator(dataset_name, output_dir=str(Path(cfg.OUTPUT_DIR) / "inference"))
+        """COCO's numbers, results under ``OUTPUT_DIR/inference``."""
+        return CocoEvaluator(dataset_name, Path(cfg.OUTPUT_DIR) / "inference")

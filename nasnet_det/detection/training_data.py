@@ -13,10 +13,13 @@ from typing import Any
 import numpy as np
 import torch
 from detectron2.config import CfgNode
-from detectron2.data import DatasetMapper, get_detection_dataset_dicts
+from detectron2.data import DatasetMapper, build_detection_test_loader
 from detectron2.data.samplers import RepeatFactorTrainingSampler, TrainingSampler
 from detectron2.utils import comm
 from torch.utils.data import DataLoader, Dataset, Sampler
+
+from nasnet_det.detection.dataset_checks import load_checked
+from nasnet_det.detection.mapper import SkippingMapper
 
 Entry = tuple[int, int]
 
@@ -81,30 +84,46 @@ def step_seed(seed: int, number: int, rank: int) -> int:
     return int(np.random.SeedSequence([seed, number, rank]).generate_state(1)[0])
 
 
-def build_train_loader(
-    cfg: CfgNode, mapper: Callable[[dict[str, Any]], dict[str, Any]] | None = None
-) -> DataLoader[dict[str, Any]]:
-    """detectron2's training loader with a resumable order: ``loader.batch_sampler`` is :class:`TrainingBatches`.
+def build_train_loader(cfg: CfgNode) -> DataLoader[dict[str, Any]]:
+    """detectron2's training loader with a resumable order and a careful look at the data.
 
     Raises:
+        DatasetError: for data that cannot be used.
         ValueError: if the batch cannot be shared out, or for a sampler without a seed.
     """
-    images = get_detection_dataset_dicts(cfg.DATASETS.TRAIN, filter_empty=cfg.DATALOADER.FILTER_EMPTY_ANNOTATIONS)
+    images = load_checked(cfg.DATASETS.TRAIN, cfg.DATALOADER.FILTER_EMPTY_ANNOTATIONS, _num_classes(cfg))
     total, processes = cfg.SOLVER.IMS_PER_BATCH, comm.get_world_size()
     if total < processes or total % processes:
         raise ValueError(f"SOLVER.IMS_PER_BATCH ({total}) must be a multiple of the number of GPUs ({processes})")
     grouped = cfg.DATALOADER.ASPECT_RATIO_GROUPING
     landscape = [image["width"] > image["height"] for image in images] if grouped else None
     seed = cfg.SEED if cfg.SEED >= 0 else comm.shared_random_seed()
-    batches = TrainingBatches(_sampler_maker(cfg, images), landscape, total // processes, seed)
     return DataLoader(
-        SeededImages(images, mapper or DatasetMapper(cfg, True)),
-        batch_sampler=batches,
+        SeededImages(images, SkippingMapper(DatasetMapper(cfg, True), images)),
+        batch_sampler=TrainingBatches(_sampler_maker(cfg, images), landscape, total // processes, seed),
         num_workers=cfg.DATALOADER.NUM_WORKERS,
         collate_fn=_as_list,
         # Of its own, so that starting the loader draws nothing from the generator that a training step samples with.
         generator=torch.Generator().manual_seed(seed),
     )
+
+
+def build_test_loader(cfg: CfgNode, dataset_name: str) -> DataLoader[dict[str, Any]]:
+    """detectron2's loader for evaluation, which takes a grey image in an unreadable one's place.
+
+    Raises:
+        DatasetError: for data that cannot be used.
+    """
+    images = load_checked([dataset_name], filter_empty=False, num_classes=_num_classes(cfg))
+    mapper = SkippingMapper(DatasetMapper(cfg, False))
+    return build_detection_test_loader(images, mapper=mapper, num_workers=cfg.DATALOADER.NUM_WORKERS)
+
+
+def _num_classes(cfg: CfgNode) -> int:
+    """The data set's classes that the model tells apart."""
+    if cfg.MODEL.META_ARCHITECTURE == "RetinaNet":
+        return cfg.MODEL.RETINANET.NUM_CLASSES
+    return len(cfg.MODEL.NASNET.LABEL_IDS) or cfg.MODEL.ROI_HEADS.NUM_CLASSES
 
 
 def _sampler_maker(cfg: CfgNode, images: list[dict[str, Any]]) -> Callable[[int], Sampler[int]]:
