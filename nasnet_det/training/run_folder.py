@@ -5,10 +5,11 @@ from __future__ import annotations
 import csv
 import io
 import json
-import os
 import pickle
+import sys
 from collections.abc import Iterator, Mapping
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import torch
@@ -94,8 +95,8 @@ class RunFolder:
 
     def _tensorboard(self, step: int) -> Any:
         if self._wants_tensorboard and self._writer is None:
-            # TensorBoard loads TensorFlow where that is installed, which then talks about itself.
-            os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+            # TensorBoard's own switch: with a module of this name it does not load TensorFlow where that is installed.
+            sys.modules.setdefault("tensorboard.compat.notf", ModuleType("tensorboard.compat.notf"))
             try:
                 from torch.utils.tensorboard import SummaryWriter
             except ImportError:
