@@ -129,16 +129,16 @@ def compare_classifier(folder: Path, meta: Mapping[str, Any]) -> Iterator[Compar
         model.load_state_dict(read_state_dict(model, read_arrays(checkpoint)))
     except WeightsError as error:
         raise WeightsError(f"{checkpoint}: {error}") from None
-    image = _arrays(folder / "image.npz")
+    image = arrays_of(folder / "image.npz")
     if "image" not in image or image["image"].ndim != 4:
         raise GoldenError(f"{folder / 'image.npz'}: expected an array 'image' of images, height, width, channels")
     x = torch.from_numpy(image["image"]).float().permute(0, 3, 1, 2).contiguous()
     found = {name: _channels_last(value) for name, value in end_points(model, x).items()}
-    for name, reference in _arrays(folder / "outputs.npz").items():
+    for name, reference in arrays_of(folder / "outputs.npz").items():
         known = {**found, "logits": found["Logits"], "logits_keras": found["Logits"]}
         if name not in known:
             raise GoldenError(f"{folder / 'outputs.npz'}: {name!r} is no end point of this network: {', '.join(found)}")
-        value = _as_stored(known[name], reference, f"{folder / 'outputs.npz'}: {name}")
+        value = as_stored(known[name], reference, f"{folder / 'outputs.npz'}: {name}")
         keras = name == "logits_keras"
         note = "Keras's own pooling counts a border of zeros: shown, not judged" if keras else ""
         yield Comparison(name, relative_error(value, reference), None if keras else CLASSIFIER_BOUND, note)
@@ -177,7 +177,12 @@ def _keras_numbers(meta: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
-def _arrays(path: Path) -> dict[str, np.ndarray]:
+def arrays_of(path: Path) -> dict[str, np.ndarray]:
+    """The arrays of an ``.npz`` file by name.
+
+    Raises:
+        GoldenError: if it cannot be read.
+    """
     try:
         with np.load(path, allow_pickle=False) as file:
             return dict(file)
@@ -189,7 +194,7 @@ def _channels_last(value: Tensor) -> np.ndarray:
     return (value.permute(0, 2, 3, 1) if value.ndim == 4 else value).numpy()
 
 
-def _as_stored(value: np.ndarray, reference: np.ndarray, where: str) -> np.ndarray:
+def as_stored(value: np.ndarray, reference: np.ndarray, where: str) -> np.ndarray:
     """The places of a map that the folder keeps."""
     if value.ndim == 4 and value.shape != reference.shape:
         value = value[:, ::_STORED_EVERY, ::_STORED_EVERY]
