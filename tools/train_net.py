@@ -5,8 +5,8 @@
     python tools/train_net.py --config-file configs/nasnet_frcnn.yaml --resume
     python tools/train_net.py --config-file configs/nasnet_frcnn.yaml --eval-only MODEL.WEIGHTS model.pth
 
-A run that was stopped goes on with ``--resume`` from its last checkpoint in OUTPUT_DIR, with the same order of images and
-the same schedule.
+A run that was stopped goes on with ``--resume`` from its last checkpoint in OUTPUT_DIR, with the same order of images
+and the same schedule.
 """
 
 from __future__ import annotations

@@ -67,8 +67,8 @@ def build_network(
     model.set_grad_checkpointing(grad_checkpoint)
     if pretrained == "published" and network not in PRETRAINED:
         raise ValueError(
-            f"MODEL.NASNET.PRETRAINED is 'published', but no weights of {network} are: {', '.join(PRETRAINED)} have some; "
-            "name a local file, or '' for random weights"
+            f"MODEL.NASNET.PRETRAINED is 'published', but no weights of {network} are: {', '.join(PRETRAINED)} have "
+            "some; name a local file, or '' for random weights"
         )
     if pretrained:
         load_published(model, network if pretrained == "published" else pretrained)
@@ -89,7 +89,7 @@ def norm_layer(norm: str, eps: float, momentum: float) -> Callable[[int], nn.Mod
 
 
 def advance_drop_path(module: nn.Module, steps: int) -> None:
-    """Set how far ScheduledDropPath has come by detectron2's own iteration count; called at the start of a forward pass.
+    """Set how far ScheduledDropPath has come by detectron2's own iteration count, at the start of a forward pass.
 
     Args:
         module: whose paths are dropped.

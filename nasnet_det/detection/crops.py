@@ -8,8 +8,8 @@ from torch.nn import functional
 
 
 def resize_bilinear(image: Tensor, size: tuple[int, int]) -> Tensor:
-    """TF 1's ``tf.image.resize_images`` (bilinear, ``align_corners=False``): without half-pixel centres or antialiasing,
-    output place ``i`` reads input place ``i * in / out``.
+    """TF 1's ``tf.image.resize_images`` (bilinear, ``align_corners=False``), without half-pixel centres or
+    antialiasing: output place ``i`` reads input place ``i * in / out``.
 
     Maps ``(C, H, W)`` of any type to float32 ``(C, *size)``. Source: ``core/kernels/image/resize_bilinear_op.cc``.
     """
@@ -30,8 +30,8 @@ def _taps(length: int, out: int, device: torch.device) -> tuple[Tensor, Tensor, 
 
 
 def crop_and_resize(features: Tensor, boxes: Tensor, size: int) -> Tensor:
-    """``tf.image.crop_and_resize`` of one image: the crop's corner places lie on the box's corners, one bilinear sample a
-    place, 0 outside the map. Source: ``core/kernels/image/crop_and_resize_op.cc``.
+    """``tf.image.crop_and_resize`` of one image: the crop's corner places lie on the box's corners, one bilinear sample
+    a place, 0 outside the map. Source: ``core/kernels/image/crop_and_resize_op.cc``.
 
     Args:
         features: ``(C, H, W)``.

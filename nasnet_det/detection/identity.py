@@ -66,9 +66,9 @@ def _check(
     if problem is not None:
         genotype = module.genotype.name or "the config's genotype"  # type: ignore[union-attr]
         raise CheckpointError(
-            f"this checkpoint is of another network than the config's ({genotype}): {problem}. Set MODEL.NASNET.NETWORK, "
-            "GENOTYPE, NUM_CELLS and NUM_FILTERS as they were in training (config.yaml in its OUTPUT_DIR), or give "
-            "another MODEL.WEIGHTS"
+            f"this checkpoint is of another network than the config's ({genotype}): {problem}. Set "
+            "MODEL.NASNET.NETWORK, GENOTYPE, NUM_CELLS and NUM_FILTERS as they were in training (config.yaml in its "
+            "OUTPUT_DIR), or give another MODEL.WEIGHTS"
         )
 
 

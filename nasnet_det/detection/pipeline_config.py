@@ -1,13 +1,14 @@
 """``pipeline.config`` of the TF Object Detection API, said in detectron2's keys.
 
 Fields that the file leaves out have the defaults of ``protos/faster_rcnn.proto``, ``post_processing.proto`` and
-``grid_anchor_generator.proto``; a field that would change the detector in a way that is not supported is refused, and one
-that is not understood is named in the log.
+``grid_anchor_generator.proto``; a field that would change the detector in a way that is not supported is refused, and
+one that is not understood is named in the log.
 """
 
 from __future__ import annotations
 
 import logging
+from itertools import pairwise
 
 from detectron2.config import CfgNode
 
@@ -148,7 +149,7 @@ def _training(training: Message, cfg: CfgNode) -> None:
     if schedule[0][0] == 0:
         rate, schedule = schedule[0][1], schedule[1:]
     rates = [rate, *(after for _, after in schedule)]
-    factors = {round(after / before, 6) for before, after in zip(rates, rates[1:], strict=False)}
+    factors = {round(after / before, 6) for before, after in pairwise(rates)}
     if len(factors) > 1:
         logger.warning(
             f"pipeline config: the learning rates {rates} do not fall by one factor; the schedule is unchanged"

@@ -50,12 +50,12 @@ class NASNetRCNN(GeneralizedRCNN):
         detected_instances: list[Instances] | None = None,
         do_postprocess: bool = True,
     ) -> Any:
-        """See detectron2's ``GeneralizedRCNN.inference``; without postprocessing boxes are those of the resized image."""
+        """See detectron2's ``GeneralizedRCNN.inference``; before postprocessing boxes lie in the resized image."""
         resized = [self.resized(one) for one in batched_inputs]
         return super().inference(resized, detected_instances, do_postprocess)
 
     def resized(self, one: dict[str, Any]) -> dict[str, Any]:
-        """One input with its image ``(C, H, W)`` resized, its ground truth with it; results stay at the image's size."""
+        """One input with its image ``(C, H, W)`` resized, its ground truth with it; results keep the image's size."""
         if not all(self.image_size):
             return one
         image = one["image"].to(self.device)

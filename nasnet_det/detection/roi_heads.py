@@ -1,8 +1,8 @@
 """The second stage of the paper's detector: the network's upper half on every proposal, then class and box layers.
 
-Source: TF Object Detection API ``meta_architectures/faster_rcnn_meta_arch.py``, ``predictors/heads/{box,class}_head.py``.
-Proposals go through in chunks of a set size, so memory is bounded whatever their number. Class logits are in detectron2's
-order: classes, then background.
+Source: TF Object Detection API ``meta_architectures/faster_rcnn_meta_arch.py``, ``predictors/heads/box_head.py`` and
+``class_head.py``. Proposals go through in chunks of a set size, so memory is bounded whatever their number. Class
+logits are in detectron2's order: classes, then background.
 """
 
 from __future__ import annotations
@@ -68,7 +68,7 @@ class LabelIds(nn.Module):
         return result
 
     def to_classes(self, instances: Instances) -> Instances:
-        """Detections with ``pred_classes`` as the data set's classes; those of labels that it does not have are dropped."""
+        """Detections with ``pred_classes`` as the data set's classes; labels that it does not have are dropped."""
         classes = self.classes[instances.pred_classes]
         kept = (classes >= 0).nonzero()[:, 0]
         result = instances[kept]
@@ -126,7 +126,7 @@ class NASNetROIHeads(ROIHeads):
             nn.init.zeros_(layer.bias)
 
     @classmethod
-    def from_config(cls, cfg: CfgNode, input_shape: dict[str, ShapeSpec]) -> dict[str, Any]:  # type: ignore[override]
+    def from_config(cls, cfg: CfgNode, input_shape: dict[str, ShapeSpec]) -> dict[str, Any]:
         """detectron2's own keys of ``MODEL.ROI_HEADS`` and ``MODEL.ROI_BOX_HEAD``, and those of ``MODEL.NASNET``."""
         heads, box, node = cfg.MODEL.ROI_HEADS, cfg.MODEL.ROI_BOX_HEAD, cfg.MODEL.NASNET
         (in_feature,) = heads.IN_FEATURES
@@ -184,11 +184,11 @@ class NASNetROIHeads(ROIHeads):
 
         Batch statistics are those of all proposals together: with trainable norms, training uses a single chunk.
         """
-        boxes = [_normalized(proposal) for proposal in proposals]
+        boxes = [normalized_boxes(proposal) for proposal in proposals]
         count = sum(len(image_boxes) for image_boxes in boxes)
         has_statistics = any(isinstance(module, _BatchNorm) for module in self.second_stage.modules())
         if self.training and has_statistics:
-            crops = [self._crop(features[i], image_boxes) for i, image_boxes in enumerate(boxes)]
+            crops = [self.crop(features[i], image_boxes) for i, image_boxes in enumerate(boxes)]
             return self._mean_features(torch.cat(crops))
         pooled = [features.new_zeros(0, self.second_stage.out_channels)] if not count else []
         for i, image_boxes in enumerate(boxes):
@@ -221,9 +221,10 @@ class NASNetROIHeads(ROIHeads):
         return Instances(proposal.image_size, pred_boxes=Boxes(boxes), scores=scores, pred_classes=labels), origin
 
     def _chunk(self, features: Tensor, boxes: Tensor) -> Tensor:
-        return self._mean_features(self._crop(features, boxes))
+        return self._mean_features(self.crop(features, boxes))
 
-    def _crop(self, features: Tensor, boxes: Tensor) -> Tensor:
+    def crop(self, features: Tensor, boxes: Tensor) -> Tensor:
+        """Crops ``(K, C, S, S)`` of one image's map ``(C, H, W)`` at boxes ``(K, 4)`` in fractions of the image."""
         crops = crop_and_resize(features, boxes, self.crop_size)
         kernel, stride = self.crop_pool
         return functional.max_pool2d(crops, kernel, stride) if self.crop_pool != (1, 1) else crops
@@ -243,7 +244,8 @@ class NASNetROIHeads(ROIHeads):
         return classification, functional.smooth_l1_loss(chosen, wanted, reduction="sum") / size
 
 
-def _normalized(proposal: Instances) -> Tensor:
+def normalized_boxes(proposal: Instances) -> Tensor:
+    """The proposals of one image, ``(K, 4)``, in fractions of its size."""
     height, width = proposal.image_size
     boxes = proposal.proposal_boxes.tensor
     return boxes / boxes.new_tensor([width, height, width, height])

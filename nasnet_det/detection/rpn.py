@@ -1,8 +1,8 @@
 """The region proposal network of the paper's detector: anchors, head, proposals and losses of ``faster_rcnn_nas``.
 
 Source: TF Object Detection API ``meta_architectures/faster_rcnn_meta_arch.py``, ``anchor_generators/
-grid_anchor_generator.py``, ``core/target_assigner.py``, ``matchers/argmax_matcher.py``. Boxes are in detectron2's order, x0
-y0 x1 y1, and box terms in its (dx, dy, dw, dh).
+grid_anchor_generator.py``, ``core/target_assigner.py``, ``matchers/argmax_matcher.py``. Boxes are in detectron2's
+order, x0 y0 x1 y1, and box terms in its (dx, dy, dw, dh).
 """
 
 from __future__ import annotations
@@ -114,7 +114,7 @@ class NASNetRPN(nn.Module):
         box_transform: Box2BoxTransform,
         score_threshold: float = 0.0,
         nms_threshold: float = 0.7,
-        max_proposals: Mapping[bool, int] = {True: 300, False: 300},  # noqa: B006 (not changed)
+        max_proposals: Mapping[bool, int] = {True: 300, False: 300},
         batch_size: int = 256,
         positive_fraction: float = 0.5,
         thresholds: tuple[float, float] = (0.3, 0.7),

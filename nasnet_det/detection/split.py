@@ -1,13 +1,14 @@
 """The network cut in two below its last reduction: one half runs once an image, the other once a proposal.
 
 Source: TF Object Detection API ``models/faster_rcnn_nas_feature_extractor.py``, which cuts NASNet-A large after Cell_11
-and hands on the concatenation of Cell_10 and Cell_11. The rule behind it holds for any genotype, N and F: the upper half
-is given what its cells read from below, the earlier output first. The mobile detector, of which no configuration was
-released, follows by the same rule: Cell_6 and Cell_7.
+and hands on the concatenation of Cell_10 and Cell_11. The rule behind it holds for any genotype, N and F: the upper
+half is given what its cells read from below, the earlier output first. The mobile detector, of which no configuration
+was released, follows by the same rule (it is derived, not published): Cell_6 and Cell_7.
 """
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Iterable
 
 import torch
@@ -96,9 +97,8 @@ class SecondStage(nn.Module):
         """Maps crops ``(N, channels, S, S)`` to activated features ``(N, num_features, ceil(S/2), ceil(S/2))``."""
         states = iter(x.split(self.in_channels, dim=1))
         outputs = {number: tuple(next(states) for _ in self.network.out_shapes[number]) for number in self.handed_on}
-        last: tuple[Tensor, ...] = ()
-        for _, last in self.network.run_cells(outputs, self.start, len(self.network.plan)):
-            pass
+        # A deque of one, so that no earlier output is kept alive.
+        _, last = deque(self.network.run_cells(outputs, self.start, len(self.network.plan)), maxlen=1).pop()
         return self.network.act(torch.cat(last, dim=1))
 
 

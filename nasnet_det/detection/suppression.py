@@ -1,7 +1,7 @@
 """Non-maximum suppression in the order of TensorFlow's Object Detection API: suppress, then clip, then count.
 
-Source: ``core/post_processing.py`` (``multiclass_non_max_suppression``). Boxes are suppressed as decoded, clipped to the
-image afterwards, and dropped if nothing is left of them, so fewer than the limit may remain.
+Source: ``core/post_processing.py`` (``multiclass_non_max_suppression``). Boxes are suppressed as decoded, clipped to
+the image afterwards, and dropped if nothing is left of them, so fewer than the limit may remain.
 """
 
 from __future__ import annotations
@@ -65,7 +65,7 @@ def select(
         total: boxes kept of all.
 
     Returns:
-        boxes ``(D, 4)``, their scores, classes and candidates ``(D,)``, best first; of equal scores the lower class first.
+        boxes ``(D, 4)``, their scores, classes and candidates ``(D,)``, best first, of equal scores the lower class.
     """
     chosen, classes = [], []
     for number in range(scores.shape[1]):

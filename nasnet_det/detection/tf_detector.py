@@ -1,7 +1,8 @@
 """``faster_rcnn_nas`` checkpoints of the TF Object Detection API as detectron2 checkpoints and configs.
 
 The two feature extractors hold the lower and the upper half of one network under TF-slim's names; the box predictors'
-terms are turned from (y, x, h, w) to detectron2's (x, y, w, h), and the second stage's background moves from first to last.
+terms are turned from (y, x, h, w) to detectron2's (x, y, w, h), and the second stage's background moves from first to
+last.
 """
 
 from __future__ import annotations
@@ -46,6 +47,23 @@ _HEADS = {
 _YXHW_TO_XYWH = [1, 0, 3, 2]
 
 
+def base_config() -> CfgNode:
+    """The config of the paper's detector, ``configs/nasnet_frcnn.yaml``, without pretrained weights, on the CPU.
+
+    Raises:
+        FileNotFoundError: where the package was installed without the repository.
+    """
+    path = Path(__file__).resolve().parents[2] / "configs" / "nasnet_frcnn.yaml"
+    if not path.is_file():
+        raise FileNotFoundError(f"{path} is missing: converting a detector takes the repository, not the package alone")
+    cfg = get_cfg()
+    add_nasnet_config(cfg)
+    cfg.merge_from_file(str(path))
+    cfg.MODEL.NASNET.PRETRAINED = ""
+    cfg.MODEL.DEVICE = "cpu"
+    return cfg
+
+
 def read_detector(checkpoint: str | Path, cfg: CfgNode) -> dict[str, Tensor]:
     """The state dict of the detector in a checkpoint; ``cfg`` is changed to describe it.
 
@@ -72,8 +90,9 @@ def read_detector(checkpoint: str | Path, cfg: CfgNode) -> dict[str, Tensor]:
     _describe(arrays, cfg, known_classes=pipeline is not None, origin=checkpoint)
     if pipeline is None:
         logger.warning(
-            f"{checkpoint}: no pipeline.config beside it: taken as trained for images of {list(cfg.MODEL.NASNET.IMAGE_SIZE)}, "
-            f"{cfg.MODEL.RPN.POST_NMS_TOPK_TEST} proposals, and otherwise as the base config says"
+            f"{checkpoint}: no pipeline.config beside it: taken as trained for images of "
+            f"{list(cfg.MODEL.NASNET.IMAGE_SIZE)}, {cfg.MODEL.RPN.POST_NMS_TOPK_TEST} proposals, and "
+            "otherwise as the base config says"
         )
     return state_dict(arrays, cfg)
 
@@ -173,7 +192,8 @@ def _describe(arrays: Arrays, cfg: CfgNode, known_classes: bool, origin: str | P
     classes = np.shape(arrays[f"{_HEADS['class_layer']}/biases"])[-1] - 1
     if known_classes and classes != cfg.MODEL.ROI_HEADS.NUM_CLASSES:
         raise WeightsError(
-            f"{origin}: holds {classes} classes, but the pipeline config beside it says {cfg.MODEL.ROI_HEADS.NUM_CLASSES}"
+            f"{origin}: holds {classes} classes, but the pipeline config beside it "
+            f"says {cfg.MODEL.ROI_HEADS.NUM_CLASSES}"
         )
     cfg.MODEL.ROI_HEADS.NUM_CLASSES = classes
     if classes != 90:

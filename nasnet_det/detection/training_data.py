@@ -1,7 +1,8 @@
 """The training loader: an order of images, and of their random augmentation, that a resumed run takes up exactly.
 
-detectron2 groups images of like aspect after loading them, in a state that no checkpoint keeps. Here the groups are made
-of indices, before anything is loaded: the batches are a function of the seed, so a resumed run skips those it has seen.
+detectron2 groups images of like aspect after loading them, in a state that no checkpoint keeps. Here the groups are
+made of indices, before anything is loaded: the batches are a function of the seed, so a resumed run skips those it
+has seen.
 """
 
 from __future__ import annotations
@@ -136,8 +137,8 @@ def _sampler_maker(cfg: CfgNode, images: list[dict[str, Any]]) -> Callable[[int]
         )
         return lambda seed: RepeatFactorTrainingSampler(factors, seed=seed)
     raise ValueError(
-        f"DATALOADER.SAMPLER_TRAIN is TrainingSampler or RepeatFactorTrainingSampler here, not {name!r}: others cannot be "
-        "resumed in the same order"
+        f"DATALOADER.SAMPLER_TRAIN is TrainingSampler or RepeatFactorTrainingSampler here, not {name!r}: others cannot "
+        "be resumed in the same order"
     )
 
 
