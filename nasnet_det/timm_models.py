@@ -13,6 +13,7 @@ from timm.models import build_model_with_cfg, generate_default_cfgs, register_mo
 
 from nasnet_det.family import FAMILY, Variant
 from nasnet_det.network import NASNet
+from nasnet_det.weights.timm_hooks import checkpoint_filter, timm_overlay
 
 __all__ = []
 
@@ -62,8 +63,6 @@ default_cfgs = generate_default_cfgs(
 
 def _create(name: str, pretrained: bool, **kwargs: Any) -> NASNet:
     if pretrained:
-        from nasnet_det.weights import timm_overlay
-
         kwargs["pretrained_cfg_overlay"] = timm_overlay(name, kwargs)
     # The taps of an ImageNet network are five: two of the stem and the ends of three stages.
     stages = kwargs.get("num_cells", 3)
@@ -72,6 +71,7 @@ def _create(name: str, pretrained: bool, **kwargs: Any) -> NASNet:
         NASNet,
         name,
         pretrained,
+        pretrained_filter_fn=checkpoint_filter,
         feature_cfg={"feature_cls": "getter", "out_indices": tuple(range(taps))},
         **kwargs,
     )
