@@ -140,10 +140,12 @@ def fit(
             last = number + 1 == trainer.steps_per_epoch
             looks = last or (number + 1) % LOOK_EVERY == 0
             tick(trainer.step_number, _finite_mean(loss, trainer) if looks else None)
+            if last:
+                break
             if (looks or trainer.world.size == 1) and trainer.world.any(should_stop(), trainer.execution.device):
                 keep()
                 raise Stopped(f"stopped after step {trainer.step_number} of {trainer.total_steps}")
-            if time.monotonic() - saved > save_every_seconds and not last:
+            if time.monotonic() - saved > save_every_seconds:
                 keep()
         trained = time.monotonic() - began
         measured = trainer.evaluate(data.validating())
@@ -167,6 +169,8 @@ def fit(
         report(history[-1])
         if enough(history[-1]):
             break
+        if trainer.world.any(should_stop(), trainer.execution.device):
+            raise Stopped(f"stopped after step {trainer.step_number} of {trainer.total_steps}")
     return history
 
 

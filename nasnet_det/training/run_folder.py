@@ -5,7 +5,6 @@ from __future__ import annotations
 import csv
 import io
 import json
-import pickle
 import sys
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -62,8 +61,8 @@ class RunFolder:
             return None
         try:
             return torch.load(self.checkpoint, map_location="cpu", weights_only=True)
-        except (OSError, RuntimeError, pickle.UnpicklingError, EOFError) as error:
-            reason = str(error).splitlines()[0]
+        except Exception as error:  # a damaged file makes the reader fail in any way
+            reason = f"{type(error).__name__}: {(str(error).splitlines() or [''])[0]}"
             raise RunError(f"{self.checkpoint} cannot be read ({reason}); remove it to start anew") from None
 
     def save(self, state: Mapping[str, Any]) -> None:
@@ -112,7 +111,10 @@ class RunFolder:
             raise RunError(f"{described} cannot be read ({error})") from None
         if not isinstance(found, dict) or found.pop("format", None) != FORMAT:
             raise RunError(f"{described} describes no training run; choose another --out")
-        differing = [f"{key}: {there!r} there, {here!r} now" for key, there, here in _differences(found, self.settings)]
+        differing = [
+            f"{key}: {_short(there)} there, {_short(here)} now"
+            for key, there, here in _differences(found, self.settings)
+        ]
         if differing:
             raise RunError(
                 f"{self.path} holds a run of other settings ({'; '.join(differing[:4])}); "
@@ -152,3 +154,8 @@ def _differences(found: Any, wanted: Any, prefix: str = "") -> Iterator[tuple[st
             yield from _differences(found.get(key), wanted.get(key), f"{prefix}.{key}" if prefix else key)
     elif found != wanted:
         yield prefix, found, wanted
+
+
+def _short(value: Any) -> str:
+    text = json.dumps(value)
+    return text if len(text) <= 60 else f"{text[:57]}..."

@@ -1,0 +1,163 @@
+"""A step follows its recipe: loss, clipping, decay, moving average, ScheduledDropPath, evaluation."""
+
+from __future__ import annotations
+
+import copy
+import math
+import random
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from nasnet_det.drop_path import ScheduledDropPath
+from nasnet_det.network import NASNet
+from nasnet_det.training.engine import Execution, Trainer, choose_execution, evaluate, own_randomness, seed_step
+from nasnet_det.training.recipe import Recipe
+
+CPU = Execution(torch.device("cpu"))
+PLAIN = Recipe("plain", "cifar", epochs=2, batch_size=4, learning_rate=0.1, optimizer_options={"momentum": 0.0})
+
+
+class Linear(nn.Module):
+    """Logits, and in training auxiliary logits, of flattened 2 x 2 images."""
+
+    def __init__(self, auxiliary: bool = False) -> None:
+        super().__init__()
+        self.fc, self.aux = nn.Linear(12, 10), nn.Linear(12, 10) if auxiliary else None
+
+    def forward(self, x: Tensor) -> Any:
+        logits = self.fc(x.flatten(1))
+        return (logits, self.aux(x.flatten(1))) if self.aux is not None and self.training else logits
+
+
+@pytest.fixture
+def batch() -> tuple[Tensor, Tensor]:
+    torch.manual_seed(0)
+    return torch.randn(4, 3, 2, 2), torch.tensor([0, 3, 5, 9])
+
+
+def _trainer(network: nn.Module, **settings: Any) -> Trainer:
+    recipe = Recipe.from_dict({**PLAIN.to_dict(), **settings})
+    return Trainer(network, recipe, 5, 10, CPU)
+
+
+def test_the_loss_is_smoothed_and_the_auxiliary_weighed(batch: tuple[Tensor, Tensor]) -> None:
+    images, labels = batch
+    network = Linear(auxiliary=True)
+    logits, aux = network(images)
+    # TF's tf.losses.softmax_cross_entropy(label_smoothing=0.1), for both.
+    targets = functional.one_hot(labels, 10) * 0.9 + 0.1 / 10
+    expected = sum(
+        weight * -(targets * functional.log_softmax(values, dim=1)).sum(1).mean()
+        for weight, values in ((1.0, logits), (0.4, aux))
+    )
+    loss = _trainer(network, label_smoothing=0.1, aux_weight=0.4).step(images, labels)
+    torch.testing.assert_close(loss, expected.detach())
+
+
+def test_l2_is_on_weights_and_not_on_biases(batch: tuple[Tensor, Tensor]) -> None:
+    images, labels = batch
+    network = Linear()
+    before = copy.deepcopy(network)
+    functional.cross_entropy(before(images), labels).backward()
+    _trainer(network, weight_decay=0.5).step(images, labels)
+    weight = before.fc.weight.detach()
+    torch.testing.assert_close(network.fc.weight.data, weight - 0.1 * (before.fc.weight.grad + 0.5 * weight))
+    torch.testing.assert_close(network.fc.bias.data, before.fc.bias.detach() - 0.1 * before.fc.bias.grad)
+
+
+def test_the_gradients_norm_is_clipped(batch: tuple[Tensor, Tensor]) -> None:
+    images, labels = batch
+    network = Linear()
+    before = torch.cat([p.detach().clone().flatten() for p in network.parameters()])
+    _trainer(network, clip_gradient_norm=0.01).step(images, labels)
+    after = torch.cat([p.detach().flatten() for p in network.parameters()])
+    assert float((after - before).norm()) == pytest.approx(0.1 * 0.01, rel=1e-3)
+
+
+def test_the_moving_average_is_what_is_measured(batch: tuple[Tensor, Tensor]) -> None:
+    images, labels = batch
+    network = Linear()
+    average = network.fc.weight.detach().clone()
+    trainer = _trainer(network, ema_decay=0.99)
+    for step in range(1, 4):
+        trainer.step(images, labels)
+        decay = min(0.99, (1 + step) / (10 + step))
+        average = decay * average + (1 - decay) * network.fc.weight.detach()
+    torch.testing.assert_close(trainer.measured_model.fc.weight, average)
+    assert trainer.measured_model is not trainer.model
+
+
+def test_drop_path_rises_over_the_whole_of_training() -> None:
+    network = NASNet(num_cells=1, num_filters=4, stem="cifar", num_classes=10, drop_path_rate=0.4)
+    paths = [module for module in network.modules() if isinstance(module, ScheduledDropPath)]
+    trainer = _trainer(network)
+    for step in range(3):
+        trainer.step(torch.randn(2, 3, 16, 16), torch.tensor([0, 1]))
+        np.testing.assert_allclose([path.progress for path in paths], step / 10, rtol=1e-6)
+
+
+def test_mixed_targets(batch: tuple[Tensor, Tensor]) -> None:
+    images, labels = batch
+    seed_step(0, 0)
+    for loss in ("cross_entropy", "binary_cross_entropy"):
+        mixing = _trainer(Linear(), mix={"mixup_alpha": 0.5, "cutmix_alpha": 1.0}, loss=loss)
+        assert math.isfinite(mixing.step(images.clone(), labels))
+
+
+def test_evaluation_counts_every_image_once(batch: tuple[Tensor, Tensor]) -> None:
+    images, labels = batch
+    network = Linear()
+    with torch.no_grad():
+        network.fc.weight.zero_()
+        network.fc.bias.copy_(-torch.arange(10.0))  # the classes in order, whatever the image
+    measured = evaluate(network, iter([(images[:3], labels[:3]), (images[3:], labels[3:])]), CPU)
+    assert (measured.top1, measured.top5, measured.images) == (0.25, 0.5, 4)
+    assert measured.loss == pytest.approx(functional.cross_entropy(network(images), labels).item(), rel=1e-6)
+    with pytest.raises(ValueError, match="no images"):
+        evaluate(network, iter([]), CPU)
+
+
+def test_bfloat16_and_channels_last_train(batch: tuple[Tensor, Tensor]) -> None:
+    network = NASNet(num_cells=1, num_filters=4, stem="cifar", num_classes=10)
+    execution = Execution(torch.device("cpu"), "bfloat16", channels_last=True)
+    trainer = Trainer(network, PLAIN, 5, 10, execution)
+    loss = trainer.step(torch.randn(2, 3, 16, 16), torch.tensor([0, 1]))
+    assert math.isfinite(loss) and network.stem.conv.weight.is_contiguous(memory_format=torch.channels_last)
+    assert all(p.dtype == torch.float32 for p in network.parameters())
+
+
+def test_a_steps_seed_decides_its_random_numbers() -> None:
+    def draw() -> tuple[float, float, float]:
+        return float(torch.rand(())), random.random(), float(np.random.rand())
+
+    drawn = {}
+    for key in ((0, 0, 0), (1, 0, 0), (0, 1, 0), (0, 0, 1)):
+        seed_step(*key)
+        drawn[key] = draw()
+        seed_step(*key)
+        assert draw() == drawn[key]
+    assert len(set(drawn.values())) == 4
+
+
+def test_the_callers_random_numbers_are_left_alone() -> None:
+    torch.manual_seed(3)
+    expected = float(torch.rand(()))
+    torch.manual_seed(3)
+    with own_randomness(torch.device("cpu")):
+        seed_step(0, 0)
+    assert float(torch.rand(())) == expected
+
+
+def test_executions_that_cannot_be_are_named() -> None:
+    with pytest.raises(ValueError, match="device nowhere cannot be used"):
+        choose_execution("nowhere")
+    with pytest.raises(ValueError, match="precision is auto"):
+        choose_execution("cpu", "float8")
+    with pytest.raises(ValueError, match="graph; not 'graph' on cpu"):
+        choose_execution("cpu", mode="graph")
+    assert choose_execution("cpu") == Execution(torch.device("cpu"), "float32", channels_last=True)
