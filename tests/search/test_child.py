@@ -1,0 +1,157 @@
+"""A child's training: settings, result, failures that are results, determinism."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from nasnet_det.genotypes import Block, CellGenotype, Genotype
+from nasnet_det.search import child
+from nasnet_det.search.child import ChildConfig, ChildResult, DeviceLost, check_child_config, train_child
+from nasnet_det.training.cifar10 import TEST_BATCH, TRAIN_BATCHES, DataError, Images, to_binary
+from nasnet_det.training.run import EpochReport
+
+SMALL = CellGenotype((Block(0, 1, "sep_conv_3x3", "max_pool_3x3"),), (2,))
+GENOTYPE = Genotype(SMALL, SMALL)
+
+
+@pytest.fixture(scope="module")
+def config(tmp_path_factory: pytest.TempPathFactory) -> ChildConfig:
+    """A cheap proxy on data made here, each class of its own colour."""
+    root = tmp_path_factory.mktemp("cifar")
+    random = np.random.default_rng(0)
+    colours = random.integers(40, 215, (10, 3, 1, 1))
+    for name in (*TRAIN_BATCHES, TEST_BATCH):
+        labels = np.arange(50, dtype=np.uint8) % 10
+        pictures = (colours[labels] + random.integers(-40, 40, (50, 3, 32, 32))).astype(np.uint8)
+        (root / f"{name}.bin").write_bytes(to_binary(Images(pictures, labels)))
+    return ChildConfig(
+        str(root),
+        num_cells=1,
+        num_filters=4,
+        epochs=2,
+        batch_size=20,
+        train_images=100,
+        validation_images=50,
+        official_data=False,
+    )
+
+
+def test_a_child_is_trained_and_measured(config: ChildConfig) -> None:
+    reports: list[EpochReport] = []
+    result = train_child(GENOTYPE, config, seed=0, device="cpu", progress=reports.append)
+    assert result.status == "ok" and result.message == "" and result.device == "cpu"
+    assert result.reward == result.accuracies[-1] == reports[-1].top1
+    assert len(result.accuracies) == len(result.losses) == len(reports) == 2
+    assert result.losses[1] < result.losses[0]
+    assert result.num_params == sum(p.numel() for p in child.child_network(GENOTYPE, config).parameters())
+
+
+def test_the_same_seed_gives_the_same_result(config: ChildConfig) -> None:
+    torch.manual_seed(5)
+    before = torch.get_rng_state()
+    results = [train_child(GENOTYPE.to_dict(), config, seed, "cpu") for seed in (0, 0, 1)]
+    assert torch.equal(torch.get_rng_state(), before)
+    assert replace(results[0], seconds=0.0) == replace(results[1], seconds=0.0)
+    assert results[0].losses != results[2].losses
+
+
+def test_the_papers_child() -> None:
+    """Appendix A.1 and A.6; the network of TF-slim's cifar_config at N = 2."""
+    config = ChildConfig("data")
+    assert (config.num_cells, config.epochs, config.momentum) == (2, 20, 0.9)
+    assert (config.train_images, config.validation_images) == (45_000, 5_000)
+    recipe = config.recipe
+    assert recipe.schedule == "cosine" and recipe.warmup_epochs == 0 and recipe.augmentation == {"whitening": "channel"}
+    network = child.child_network(GENOTYPE, config)
+    assert [plan.reduces for plan in network.plan] == [False, False, True, False, False, True, False, False]
+
+
+def test_a_diverging_child_is_a_result(config: ChildConfig) -> None:
+    wild = replace(config, learning_rate=1e12, clip_gradient_norm=0.0)
+    result = train_child(GENOTYPE, wild, seed=0, device="cpu")
+    assert result.status == "diverged" and result.reward == 0.0 and "loss is" in result.message
+
+
+@pytest.mark.parametrize(
+    ("error", "status"),
+    [
+        (torch.OutOfMemoryError("CUDA out of memory"), "out_of_memory"),
+        (RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory"), "out_of_memory"),
+        (MemoryError(), "out_of_memory"),
+        (RuntimeError("shapes do not match"), "crashed"),
+        (ZeroDivisionError("division by zero"), "crashed"),
+    ],
+)
+def test_a_failing_child_is_a_result(
+    config: ChildConfig, monkeypatch: pytest.MonkeyPatch, error: Exception, status: str
+) -> None:
+    def fail(*arguments: Any, **options: Any) -> None:
+        raise error
+
+    monkeypatch.setattr(child, "child_network", fail)
+    result = train_child(GENOTYPE, config, seed=3, device="cpu")
+    assert (result.status, result.reward, result.num_params, result.seed) == (status, 0.0, 0, 3)
+    assert str(error) in result.message
+
+
+def test_a_lost_device_is_not_the_childs_failure(config: ChildConfig, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(device: torch.device) -> None:
+        raise RuntimeError("an illegal memory access was encountered")
+
+    monkeypatch.setattr(torch.cuda, "synchronize", fail)
+    with pytest.raises(DeviceLost, match="illegal memory access"):
+        child._judge(RuntimeError("any"), torch.device("cuda"))
+
+
+def test_a_hopeless_child_is_stopped(config: ChildConfig) -> None:
+    strict = replace(config, epochs=3, stop_rules=((1, 1.1), (3, 1.1)))
+    result = train_child(GENOTYPE, strict, seed=0, device="cpu")
+    assert result.status == "stopped_early" and "epoch 1" in result.message
+    assert result.accuracies == (result.reward,)
+    lenient = replace(config, stop_rules=((1, 0.0), (2, 1.1)))
+    assert train_child(GENOTYPE, lenient, seed=0, device="cpu").status == "ok"
+
+
+def test_what_progress_raises_is_the_callers(config: ChildConfig) -> None:
+    class Pruned(Exception):
+        pass
+
+    def prune(report: EpochReport) -> None:
+        raise Pruned("enough")
+
+    with pytest.raises(Pruned, match="enough"):
+        train_child(GENOTYPE, config, seed=0, device="cpu", progress=prune)
+
+
+def test_what_is_wrong_with_the_search_is_no_result(config: ChildConfig, tmp_path: Path) -> None:
+    for wrong, words in (
+        (replace(config, data=str(tmp_path / "nowhere")), "is no folder"),
+        (replace(config, train_images=201), "cannot take 201 training and 50 validation images of 250"),
+        (replace(config, official_data=True), "truncated or not CIFAR-10"),
+        (replace(config, whitening="zca"), "channel or image"),  # type: ignore[arg-type]
+    ):
+        with pytest.raises(DataError, match=words):
+            check_child_config(wrong, "cpu")
+        with pytest.raises(DataError, match=words):
+            train_child(GENOTYPE, wrong, seed=0, device="cpu")
+    with pytest.raises(ValueError, match="epochs is at least 1"):
+        check_child_config(replace(config, epochs=0), "cpu")
+    check_child_config(config, "cpu")
+
+
+def test_settings_and_results_are_plain(config: ChildConfig) -> None:
+    config = replace(config, stop_rules=((1, 0.2), (5, 0.5)))
+    assert ChildConfig.from_dict(json.loads(json.dumps(config.to_dict()))) == config
+    with pytest.raises(ValueError, match="no such child setting: filters"):
+        ChildConfig.from_dict({"data": "x", "filters": 3})
+    result = ChildResult("ok", 0.5, (0.4, 0.5), (2.0, 1.5), 10, 1.0, "cpu", 3)
+    assert ChildResult.from_dict(json.loads(json.dumps(result.to_dict()))) == result
+    with pytest.raises(ValueError, match="status is one of"):
+        ChildResult("fine", 0.5)  # type: ignore[arg-type]
