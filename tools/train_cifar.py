@@ -56,7 +56,7 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
         "--validation-images", type=int, metavar="N", help="hold out N training images, not the test set"
     )
     parser.add_argument("--unofficial", action="store_true", help="take data in CIFAR-10's form with other MD5 sums")
-    add_model_options(parser, "nasnet_a_cifar_6_at_768")
+    add_model_options(parser, "nasnet_a_cifar_6_at_768", num_cells=6, num_filters=32)
     add_recipe_options(parser, "cifar_paper", ["cifar_paper", "cifar_quick"])
     parser.add_argument("--cutout", type=int, metavar="SIDE", help="the side of the square cut out; the paper's is 16")
     parser.add_argument("--minutes", type=float, help="as many epochs a run as this device can do in that time")

@@ -22,13 +22,17 @@ from nasnet_det.training.run_folder import RunError
 STOPPED = 130
 
 
-def add_model_options(parser: argparse.ArgumentParser, model: str) -> None:
-    """Which network."""
+def add_model_options(parser: argparse.ArgumentParser, model: str, num_cells: int, num_filters: int) -> None:
+    """Which network; the numbers are the defaults of a genotype's."""
     group = parser.add_argument_group("network")
     group.add_argument("--model", default=model, help=f"a timm name, or local-dir:FOLDER (default: {model})")
     group.add_argument("--genotype", help="a published name or a JSON file, instead of --model")
-    group.add_argument("--num-cells", type=int, default=6, help="with --genotype: N, normal cells a stage (6)")
-    group.add_argument("--num-filters", type=int, default=32, help="with --genotype: F of the first stage (32)")
+    group.add_argument(
+        "--num-cells", type=int, default=num_cells, help=f"with --genotype: N, normal cells a stage ({num_cells})"
+    )
+    group.add_argument(
+        "--num-filters", type=int, default=num_filters, help=f"with --genotype: F of the first stage ({num_filters})"
+    )
     group.add_argument("--pretrained", action="store_true", help="start from the model's published or saved weights")
 
 

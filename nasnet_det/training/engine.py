@@ -20,6 +20,7 @@ from timm.optim import create_optimizer_v2
 from timm.utils import ModelEmaV3
 from torch import Tensor, nn
 from torch.nn import functional
+from torch.nn.modules.batchnorm import _BatchNorm
 
 from nasnet_det.drop_path import set_drop_path_progress
 from nasnet_det.training.recipe import Recipe
@@ -149,6 +150,9 @@ class Trainer:
         #: Steps taken.
         self.step_number = 0
         self.model = model.to(execution.device, memory_format=execution.memory_format)  # type: ignore[call-overload]
+        for module in self.model.modules():
+            if recipe.bn_momentum and isinstance(module, _BatchNorm):
+                module.momentum = recipe.bn_momentum
         self.optimizer = create_optimizer_v2(
             self.model,
             opt=recipe.optimizer,

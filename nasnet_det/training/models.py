@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import shutil
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -22,6 +22,7 @@ from torch import nn
 import nasnet_det.timm_models  # noqa: F401 - registers the family
 from nasnet_det.family import FAMILY
 from nasnet_det.genotypes import Genotype
+from nasnet_det.training.cifar10 import MEAN, STD
 
 LOCAL = "local-dir:"
 _AUXILIARY = "aux_head."
@@ -98,6 +99,22 @@ class ModelChoice:
             arguments |= {"drop_path_rate": drop_path_rate, "aux_head": auxiliary, "img_size": image_size}
         return self.build(**arguments)
 
+    def data_config(self) -> dict[str, Any]:
+        """timm's description of the model's input: that of the saved model, or of the registered one."""
+        if self.folder is not None:
+            return read_config(Path(self.folder)).get("pretrained_cfg", {})
+        config = timm.get_pretrained_cfg(self.architecture)
+        return config.to_dict() if config is not None else {}
+
+    def input_config(self, image_size: int) -> dict[str, Any]:
+        """timm's description of the input of a network of this project, new: on a CIFAR stem the data set's mean and
+        deviation, else [-1, 1]."""
+        cifar = self.arguments.get("stem") == "cifar"
+        mean, std = (MEAN, STD) if cifar else ((0.5,) * 3, (0.5,) * 3)
+        size = (3, image_size, image_size)
+        interpolation, crop = ("bilinear", 1.0) if cifar else ("bicubic", 0.875)
+        return {"input_size": size, "mean": mean, "std": std, "interpolation": interpolation, "crop_pct": crop}
+
     @property
     def is_ours(self) -> bool:
         """Whether it is a network of this project."""
@@ -127,7 +144,12 @@ def read_config(folder: Path) -> dict[str, Any]:
 
 
 def save_local_dir(
-    choice: ModelChoice, weights: Mapping[str, torch.Tensor], folder: Path, num_classes: int, **data_config: Any
+    choice: ModelChoice,
+    weights: Mapping[str, torch.Tensor],
+    folder: Path,
+    num_classes: int,
+    data_config: Mapping[str, Any],
+    label_names: Sequence[str] = (),
 ) -> None:
     """Write a ``local-dir`` model: without its auxiliary head, whose only use is in training.
 
@@ -136,6 +158,7 @@ def save_local_dir(
         folder: where to; a model there is replaced once the new one is whole.
         data_config: what timm's preprocessing should know: ``input_size``, ``mean``, ``std``, ``interpolation``,
             ``crop_pct``.
+        label_names: the classes' names in the order of their labels, where they should be kept.
     """
     network = choice.build(num_classes=num_classes)
     network.load_state_dict({k: v.cpu() for k, v in weights.items() if not k.startswith(_AUXILIARY)})
@@ -145,7 +168,7 @@ def save_local_dir(
         save_for_hf(
             network,
             scratch,
-            model_config={"pretrained_cfg": described},
+            model_config={"pretrained_cfg": described, **({"label_names": list(label_names)} if label_names else {})},
             model_args={**choice.arguments, "num_classes": num_classes},
             safe_serialization=True,
         )

@@ -49,6 +49,8 @@ class Recipe:
         drop_path_rate: 1 - ScheduledDropPath's keep probability at the end of training.
         ema_decay: the moving average of the weights, which is then what is measured and saved; 0 for none. It starts
             as TF's does with a step number: ``min(ema_decay, (1 + step) / (10 + step))``.
+        bn_momentum: batch norm's, 1 - TF's decay; 0 leaves the network's own. That of the ImageNet networks, 0.0003,
+            needs thousands of steps before their running statistics can be used.
         augmentation: what is done to the training images; see the data's own class.
         mix: arguments of timm's ``Mixup``; empty for none.
     """
@@ -73,6 +75,7 @@ class Recipe:
     drop_rate: float = 0.0
     drop_path_rate: float = 0.0
     ema_decay: float = 0.0
+    bn_momentum: float = 0.0
     augmentation: Mapping[str, Any] = field(default_factory=dict)
     mix: Mapping[str, Any] = field(default_factory=dict)
 

@@ -38,6 +38,7 @@ class Session:
         data_config: what timm's preprocessing should know of the saved model.
         described: further settings that a resumed run must share, such as the data's.
         world: the processes that share it.
+        label_names: the classes' names, to be kept in the saved model.
     """
 
     folder: Path
@@ -49,6 +50,7 @@ class Session:
     described: Mapping[str, Any]
     pretrained: str | None = None
     world: World = field(default_factory=World)
+    label_names: tuple[str, ...] = ()
 
     def settings(self) -> dict[str, Any]:
         """What ``run.json`` says and a resumed run must share."""
@@ -95,7 +97,8 @@ class Session:
         if self.world.leads:
             keeper.plot(history)
             weights = trainer.measured_model.state_dict()
-            save_local_dir(self.model, weights, self.folder / "model", data.num_classes, **self.data_config)
+            place = self.folder / "model"
+            save_local_dir(self.model, weights, place, data.num_classes, self.data_config, self.label_names)
         return history
 
     def epochs_in(self, seconds: float, data: Batches) -> Recipe:
