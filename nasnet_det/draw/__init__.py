@@ -1,0 +1,7 @@
+"""Pictures: cells as the paper's figure 4, accuracy against cost as figure 5, search curves as figure 6."""
+
+from nasnet_det.draw.cells import draw_cell, draw_genotype, operation_label
+from nasnet_det.draw.charts import draw_search_curves, top_means
+from nasnet_det.draw.figures import save_figure
+
+__all__ = ["draw_cell", "draw_genotype", "draw_search_curves", "operation_label", "save_figure", "top_means"]
