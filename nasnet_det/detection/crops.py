@@ -33,6 +33,9 @@ def crop_and_resize(features: Tensor, boxes: Tensor, size: int) -> Tensor:
     """``tf.image.crop_and_resize`` of one image: the crop's corner places lie on the box's corners, one bilinear sample
     a place, 0 outside the map. Source: ``core/kernels/image/crop_and_resize_op.cc``.
 
+    A box that ends on the border may reach past it by a rounding error, and then gets zeros there, as in TensorFlow;
+    the places are therefore computed in its order of operations.
+
     Args:
         features: ``(C, H, W)``.
         boxes: ``(K, 4)``, x0 y0 x1 y1, 0 and 1 being the centres of the map's first and last place.

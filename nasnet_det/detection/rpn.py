@@ -23,7 +23,7 @@ from detectron2.utils.events import get_event_storage
 from torch import Tensor, nn
 from torch.nn import functional
 
-from nasnet_det.detection.suppression import clip, has_area, suppress
+from nasnet_det.detection.suppression import clip, exceeding, has_area, suppress
 
 BACKGROUND, IGNORED = -1, -2
 
@@ -182,7 +182,7 @@ class NASNetRPN(nn.Module):
     @torch.no_grad()
     def _proposals(self, anchors: Tensor, logits: Tensor, terms: Tensor, size: tuple[int, int]) -> Instances:
         scores = logits.softmax(dim=1)[:, 1]
-        eligible = (scores > self.score_threshold).nonzero()[:, 0]
+        eligible = exceeding(scores, self.score_threshold)
         boxes = self.box_transform.apply_deltas(terms[eligible], anchors[eligible])
         kept = suppress(boxes, scores[eligible], self.nms_threshold, self.max_proposals[self.training])
         clipped = clip(boxes[kept], size)

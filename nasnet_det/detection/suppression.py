@@ -10,6 +10,9 @@ import torch
 from torch import Tensor
 from torchvision.ops import nms
 
+#: Where boxes end at the latest; the area of a box of twice this side is still a float32.
+_FAR = 4e18
+
 
 def suppress(boxes: Tensor, scores: Tensor, iou_threshold: float, limit: int) -> Tensor:
     """The first ``limit`` boxes that greedy suppression keeps, best first; of equal scores the earlier goes first.
@@ -22,6 +25,8 @@ def suppress(boxes: Tensor, scores: Tensor, iou_threshold: float, limit: int) ->
         indices, at most ``limit``.
     """
     order = scores.argsort(descending=True, stable=True)
+    # Untrained layers may decode endless boxes, whose overlap would be no number: these suppress each other.
+    boxes = boxes.clamp(-_FAR, _FAR)
     # What is kept of the best boxes does not depend on the rest, so a few thousand of them usually do.
     stop = min(len(order), max(1000, 4 * limit))
     while True:
@@ -42,6 +47,12 @@ def clip(boxes: Tensor, image_size: tuple[int, int]) -> Tensor:
 def has_area(boxes: Tensor) -> Tensor:
     """Which of ``(N, 4)`` boxes are not empty."""
     return (boxes[:, 2] - boxes[:, 0]) * (boxes[:, 3] - boxes[:, 1]) > 0
+
+
+def exceeding(scores: Tensor, threshold: float) -> Tensor:
+    """The indices of ``(N,)`` scores above a threshold. TensorFlow computes no denormal numbers, so a score below
+    float32's smallest normal one is 0 there, and does not exceed 0 here either."""
+    return ((scores > threshold) & (scores >= torch.finfo(torch.float32).tiny)).nonzero()[:, 0]
 
 
 def select(
@@ -69,7 +80,7 @@ def select(
     """
     chosen, classes = [], []
     for number in range(scores.shape[1]):
-        candidates = (scores[:, number] > score_threshold).nonzero()[:, 0]
+        candidates = exceeding(scores[:, number], score_threshold)
         kept = suppress(boxes[candidates, number], scores[candidates, number], iou_threshold, per_class)
         chosen.append(candidates[kept])
         classes.append(torch.full_like(chosen[-1], number))
