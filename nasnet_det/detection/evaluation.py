@@ -1,6 +1,6 @@
 """COCO's twelve numbers, by pycocotools or, where it is installed, by faster-coco-eval's equal and faster code.
 
-Neither detectron2 nor torch is needed. The definition of the numbers is pycocotools' ``cocoeval.py``.
+detectron2 is not needed. The definition of the numbers is pycocotools' ``cocoeval.py``.
 """
 
 from __future__ import annotations
