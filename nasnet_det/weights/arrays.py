@@ -149,7 +149,7 @@ def read_checkpoint(prefix: str | Path) -> dict[str, np.ndarray]:
         reader = tf.train.load_checkpoint(str(prefix))
         stored = preferred(reader.get_variable_to_shape_map()).values()
         return {name: reader.get_tensor(name) for name in stored}
-    except (tf.errors.OpError, ValueError, RuntimeError) as error:
+    except (tf.errors.OpError, ValueError, RuntimeError, LookupError) as error:
         raise _damaged(prefix, "checkpoint", error) from None
 
 

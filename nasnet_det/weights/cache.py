@@ -104,7 +104,7 @@ def _record(target: Path) -> Path:
 def _read_record(target: Path) -> dict[str, Any]:
     try:
         return json.loads(_record(target).read_text(encoding="utf-8"))
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError):
         return {}
     except (OSError, ValueError) as error:
         raise WeightsError(

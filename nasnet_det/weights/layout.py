@@ -198,9 +198,11 @@ def to_state_dict(model: NASNet, arrays: Arrays, fmt: Format, as_stored: bool = 
         targets = [target.as_stored(np.shape(arrays[target.source]), fmt) for target in targets]
     state = {target.name: _read(arrays[target.source], target, fmt) for target in targets}
     for name, value in model.state_dict().items():
+        if name.startswith(AUXILIARY) and not auxiliary:
+            continue
         if name.endswith("num_batches_tracked"):
             state[name] = torch.zeros((), dtype=torch.long)
-        elif name not in state and (auxiliary or not name.startswith(AUXILIARY)):
+        elif name not in state:
             raise WeightsError(f"a {fmt.title} has no tensor for {name}, whose shape is {tuple(value.shape)}")
     return state
 

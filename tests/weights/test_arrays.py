@@ -1,0 +1,194 @@
+"""Files of every kind, told apart by their bytes; damaged, missing and hostile ones refused by name."""
+
+from __future__ import annotations
+
+import io
+import pickle
+import sys
+import tarfile
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import save_file
+
+from nasnet_det.weights import WeightsError, read_arrays
+from tests.weights.stored import write_keras
+
+TENSORS = {"a": torch.arange(6.0).reshape(2, 3), "b": torch.ones(40000)}
+
+
+def write_checkpoint(prefix: Path) -> Path:
+    tf = pytest.importorskip("tensorflow").compat.v1
+    with tf.Graph().as_default(), tf.Session() as session:
+        for name, value in TENSORS.items():
+            tf.Variable(value.numpy(), name=name)
+        tf.Variable(np.float32(3), name="global_step")
+        session.run(tf.global_variables_initializer())
+        tf.train.Saver().save(session, str(prefix), write_meta_graph=False, write_state=False)
+    return prefix
+
+
+def as_safetensors(folder: Path) -> Path:
+    save_file(TENSORS, folder / "weights.bin")
+    return folder / "weights.bin"
+
+
+def as_pth(folder: Path) -> Path:
+    torch.save(TENSORS, folder / "weights.pth")
+    return folder / "weights.pth"
+
+
+def as_old_pth(folder: Path) -> Path:
+    torch.save({"state_dict": TENSORS}, folder / "old.pth", _use_new_zipfile_serialization=False)
+    return folder / "old.pth"
+
+
+def as_keras(folder: Path) -> Path:
+    return write_keras(folder / "weights.h5", {f"layer/{name}": value.numpy() for name, value in TENSORS.items()})
+
+
+def as_checkpoint(folder: Path) -> Path:
+    return write_checkpoint(folder / "model.ckpt")
+
+
+KINDS: list[Callable[[Path], Path]] = [as_safetensors, as_pth, as_old_pth, as_keras, as_checkpoint]
+
+
+def found(path: Path) -> dict[str, np.ndarray]:
+    return {name.removeprefix("layer/").removesuffix(":0"): value for name, value in read_arrays(path).items()}
+
+
+def assert_whole(path: Path) -> None:
+    arrays = found(path)
+    assert arrays.keys() == TENSORS.keys()
+    for name, value in TENSORS.items():
+        np.testing.assert_array_equal(arrays[name], value.numpy())
+
+
+@pytest.mark.parametrize("write", KINDS)
+def test_a_file_a_folder_and_an_archive(write: Callable[[Path], Path], tmp_path: Path) -> None:
+    folder = tmp_path / "folder"
+    folder.mkdir()
+    path = write(folder)
+    assert_whole(path)
+    assert_whole(folder)
+    for ending in ("tar", "tar.gz"):
+        archive = tmp_path / f"published.{ending}"
+        with tarfile.open(archive, f"w:{ending.removeprefix('tar').removeprefix('.')}") as tar:
+            tar.add(folder, "nested/weights")
+        assert_whole(archive)
+    assert {entry.name for entry in tmp_path.iterdir()} == {"folder", "published.tar", "published.tar.gz"}
+
+
+@pytest.mark.parametrize("write", KINDS[:-1])
+@pytest.mark.parametrize("share", [0.999, 0.5, 0.01])
+def test_a_truncated_file_is_refused_by_name(write: Callable[[Path], Path], share: float, tmp_path: Path) -> None:
+    path = write(tmp_path)
+    content = path.read_bytes()
+    path.write_bytes(content[: int(share * len(content))])
+    with pytest.raises(WeightsError, match=r"not whole|no file of weights|holds no tensor") as caught:
+        read_arrays(path)
+    assert str(path) in str(caught.value)
+
+
+def test_a_checkpoints_other_files_name_it_too(tmp_path: Path) -> None:
+    write_checkpoint(tmp_path / "model.ckpt-7")
+    assert_whole(tmp_path / "model.ckpt-7.index")
+    assert_whole(tmp_path / "model.ckpt-7.data-00000-of-00001")
+
+
+@pytest.mark.parametrize("part", ["index", "data-00000-of-00001"])
+@pytest.mark.parametrize("damage", [lambda data: data[: len(data) // 2], lambda data: data[:40] + b"!" + data[41:]])
+def test_a_damaged_checkpoint_is_refused_by_name(part: str, damage: Callable[[bytes], bytes], tmp_path: Path) -> None:
+    prefix = write_checkpoint(tmp_path / "model.ckpt")
+    file = prefix.with_name(f"model.ckpt.{part}")
+    file.write_bytes(damage(file.read_bytes()))
+    with pytest.raises(WeightsError, match=r"model\.ckpt: the checkpoint is damaged or not whole"):
+        read_arrays(prefix)
+
+
+def test_a_checkpoint_without_tensorflow_names_the_extra(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "model.ckpt.index").write_bytes(b"")
+    monkeypatch.setitem(sys.modules, "tensorflow", None)
+    with pytest.raises(ImportError, match=r"pip install nasnet-det\[tensorflow\]"):
+        read_arrays(tmp_path / "model.ckpt")
+
+
+def test_a_truncated_archive_is_refused(tmp_path: Path) -> None:
+    archive = tmp_path / "published.tar.gz"
+    with tarfile.open(archive, "w:gz") as tar:
+        tar.add(as_pth(tmp_path), "weights.pth")
+    archive.write_bytes(archive.read_bytes()[:-200])
+    with pytest.raises(WeightsError, match="archive is damaged or not whole"):
+        read_arrays(archive)
+
+
+@pytest.mark.parametrize("name", ["../outside.pth", "/outside.pth", "a/../../outside.pth"])
+def test_an_archive_cannot_write_outside_itself(name: str, tmp_path: Path) -> None:
+    archive = tmp_path / "hostile.tar"
+    with tarfile.open(archive, "w") as tar:
+        member = tarfile.TarInfo(name)
+        member.size = 4
+        tar.addfile(member, io.BytesIO(b"data"))
+    with pytest.raises(WeightsError, match="lies outside the archive"):
+        read_arrays(archive)
+    assert not (tmp_path / "outside.pth").exists()
+
+
+def test_links_in_an_archive_are_passed_over(tmp_path: Path) -> None:
+    (tmp_path / "secret.pth").write_bytes(as_pth(tmp_path).read_bytes())
+    archive = tmp_path / "hostile.tar"
+    with tarfile.open(archive, "w") as tar:
+        member = tarfile.TarInfo("weights.pth")
+        member.type, member.linkname = tarfile.SYMTYPE, str(tmp_path / "secret.pth")
+        tar.addfile(member)
+    with pytest.raises(WeightsError, match="holds no file of weights"):
+        read_arrays(archive)
+
+
+class Hostile:
+    """Runs code when it is unpickled."""
+
+    def __reduce__(self) -> tuple[object, tuple[str]]:
+        return print, ("executed",)
+
+
+@pytest.mark.parametrize("new", [True, False])
+def test_a_pickle_executes_nothing(new: bool, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    torch.save({"a": Hostile()}, tmp_path / "hostile.pth", _use_new_zipfile_serialization=new)
+    with pytest.raises(WeightsError, match=r"hostile\.pth"):
+        read_arrays(tmp_path / "hostile.pth")
+    (tmp_path / "plain.pth").write_bytes(pickle.dumps(Hostile()))
+    with pytest.raises(WeightsError, match=r"plain\.pth"):
+        read_arrays(tmp_path / "plain.pth")
+    assert "executed" not in capsys.readouterr().out
+
+
+def test_what_holds_no_weights_is_refused_by_name(tmp_path: Path) -> None:
+    (tmp_path / "page.h5").write_text("<html>404</html>")
+    (tmp_path / "empty.pth").write_bytes(b"")
+    torch.save([1, 2], tmp_path / "list.pth")
+    for path, message in (
+        ("page.h5", "no file of weights"),
+        ("empty.pth", "no file of weights"),
+        ("list.pth", "not a state dict"),
+        ("nothing.h5", "no such file"),
+    ):
+        with pytest.raises(WeightsError, match=message) as caught:
+            read_arrays(tmp_path / path)
+        assert path in str(caught.value)
+
+
+def test_a_folder_with_several_files_asks_for_one(tmp_path: Path) -> None:
+    for name in ("first.pth", "second.pth"):
+        torch.save(TENSORS, tmp_path / name)
+    with pytest.raises(WeightsError, match=r"several files of weights \(first\.pth, second\.pth\): name one"):
+        read_arrays(tmp_path)
+
+
+def test_bfloat16_is_read(tmp_path: Path) -> None:
+    save_file({"a": torch.ones(3, dtype=torch.bfloat16)}, tmp_path / "half.safetensors")
+    np.testing.assert_array_equal(read_arrays(tmp_path / "half.safetensors")["a"], np.ones(3, np.float32))

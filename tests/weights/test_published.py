@@ -1,0 +1,198 @@
+"""What ``pretrained=True`` fetches, and weights loaded into networks that differ from the file's."""
+
+from __future__ import annotations
+
+import hashlib
+from pathlib import Path
+
+import pytest
+import torch
+from huggingface_hub import constants
+from safetensors.torch import save_file
+
+from nasnet_det import FAMILY
+from nasnet_det.weights import (
+    PRETRAINED,
+    PUBLISHED_WEIGHTS,
+    PublishedWeights,
+    WeightsError,
+    load_published,
+    published,
+    resolve,
+)
+from nasnet_det.weights.download import HUB, Unreachable
+from tests.weights.stored import Server, small, stored, write_keras
+
+NETWORK = {"num_cells": 1, "num_filters": 8, "stem_channels": 8, "num_classes": 7}
+
+
+def keras_file(path: Path, **other: object) -> Path:
+    return write_keras(path, stored(small(**other), "keras"))
+
+
+@pytest.fixture
+def miniature(server: Server, tmp_path: Path) -> PublishedWeights:
+    """A published Keras file of a small network."""
+    server.files["small.h5"] = keras_file(tmp_path / "small.h5").read_bytes()
+    digest = hashlib.md5(server.files["small.h5"]).hexdigest()
+    return PublishedWeights("small.keras", NETWORK, server.url("small.h5"), f"md5:{digest}")
+
+
+def assert_loaded(model: torch.nn.Module, **other: object) -> None:
+    for name, value in small(**other).state_dict().items():
+        assert torch.equal(model.state_dict()[name], value), name
+
+
+def fresh(**other: object) -> torch.nn.Module:
+    """A small network with other weights than the file's."""
+    model = small(**other)
+    for parameter in model.parameters():
+        torch.nn.init.constant_(parameter, 0.5)
+    return model
+
+
+def test_published_weights_are_converted_once_and_work_offline(
+    miniature: PublishedWeights, server: Server, cache: Path
+) -> None:
+    for _ in range(2):
+        model = fresh()
+        load_published(model, miniature)
+        assert_loaded(model)
+        server.files.clear()
+    assert server.asked == ["small.h5"]
+    assert (cache / "small.keras-v1.safetensors").is_file()
+
+
+def test_a_file_that_is_another_network_leaves_model_and_cache(server: Server, cache: Path, tmp_path: Path) -> None:
+    server.files["small.h5"] = keras_file(tmp_path / "other.h5", num_cells=2).read_bytes()
+    model = fresh()
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    with pytest.raises(WeightsError, match=r"small\.h5: this Keras file .* name the network"):
+        load_published(model, PublishedWeights("small.keras", NETWORK, server.url("small.h5")))
+    assert all(torch.equal(before[name], value) for name, value in model.state_dict().items())
+    assert not list(cache.glob("*.safetensors"))
+
+
+@pytest.mark.parametrize("form", ["path", "text", "folder", "url", "file url"])
+def test_any_place_of_a_file(form: str, server: Server, tmp_path: Path) -> None:
+    (tmp_path / "folder").mkdir()
+    path = keras_file(tmp_path / "folder" / "any.h5")
+    server.files["any.h5"] = path.read_bytes()
+    source = {
+        "path": path,
+        "text": str(path),
+        "folder": tmp_path / "folder",
+        "url": server.url("any.h5"),
+        "file url": path.as_uri(),
+    }[form]
+    model = fresh()
+    load_published(model, source)
+    assert_loaded(model)
+
+
+def test_other_classes_need_a_word(tmp_path: Path) -> None:
+    path = keras_file(tmp_path / "seven.h5")
+    model = fresh(num_classes=3)
+    with pytest.raises(WeightsError, match=r"seven\.h5.* the network has 3.*num_classes=7.*classifier='new'"):
+        load_published(model, path)
+    load_published(model, path, classifier="new")
+    assert torch.equal(model.fc.weight, torch.full((3, 192), 0.5))
+    assert torch.equal(model.stem.conv.weight, small().stem.conv.weight)
+
+
+def test_other_image_channels_are_adapted_as_timm_does(tmp_path: Path) -> None:
+    path = keras_file(tmp_path / "rgb.h5")
+    grey = fresh(in_chans=1)
+    load_published(grey, path)
+    torch.testing.assert_close(grey.stem.conv.weight, small().stem.conv.weight.sum(1, keepdim=True))
+
+
+def test_parts_that_the_file_lacks_stay(tmp_path: Path) -> None:
+    path = keras_file(tmp_path / "plain.h5")
+    model = fresh(aux_head=True, img_size=96)
+    load_published(model, path)
+    assert torch.equal(model.aux_head.fc.weight, torch.full((7, 768), 0.5))
+    assert torch.equal(model.fc.weight, small().fc.weight)
+    bare = fresh(num_classes=0)
+    bare.prune_intermediate_layers([1])
+    load_published(bare, path)
+    assert torch.equal(bare.stem.conv.weight, small().stem.conv.weight)
+
+
+def test_a_network_that_the_file_is_not_of_is_unchanged(tmp_path: Path) -> None:
+    path = keras_file(tmp_path / "narrow.h5")
+    model = fresh(num_filters=12)
+    with pytest.raises(WeightsError, match=r"narrow\.h5: .*another width"):
+        load_published(model, path)
+    assert torch.equal(model.stem.conv.weight, torch.full((8, 3, 3, 3), 0.5))
+
+
+def test_what_pretrained_tries_is_published_for_that_member() -> None:
+    for name, tried in PRETRAINED.items():
+        assert name in FAMILY
+        assert [PUBLISHED_WEIGHTS[entry].model for entry in tried] == [name] * len(tried)
+
+
+def test_the_hashes_are_those_that_keras_publishes() -> None:
+    nasnet = pytest.importorskip("keras.src.applications.nasnet")
+    source = Path(nasnet.__file__).read_text()
+    for name, path in (("mobile", nasnet.NASNET_MOBILE_WEIGHT_PATH), ("large", nasnet.NASNET_LARGE_WEIGHT_PATH)):
+        weights = PUBLISHED_WEIGHTS[f"nasnet_a_{name}.keras"]
+        assert weights.location == path
+        assert f'file_hash="{weights.digest.removeprefix("md5:")}"' in source.split(f"nasnet_{name}.h5")[1]
+
+
+def place(monkeypatch: pytest.MonkeyPatch, *weights: PublishedWeights) -> None:
+    """Let ``pretrained=True`` of a member try these instead."""
+    monkeypatch.setattr(published, "PUBLISHED_WEIGHTS", {entry.name: entry for entry in weights})
+    monkeypatch.setattr(published, "PRETRAINED", {"small": tuple(entry.name for entry in weights)})
+
+
+def test_the_second_place_is_tried_when_the_first_is_out_of_reach(
+    miniature: PublishedWeights, server: Server, cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    gone = PublishedWeights("small.gone", NETWORK, server.url("gone.h5"))
+    place(monkeypatch, gone, miniature)
+    assert resolve("small").name == "small.keras-v1.safetensors"
+    asked = len(server.asked)
+    assert resolve("small").name == "small.keras-v1.safetensors"
+    assert len(server.asked) == asked, "what is cached needs no network"
+
+
+def test_a_wrong_hash_is_not_passed_over(
+    miniature: PublishedWeights, server: Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    wrong = PublishedWeights("small.wrong", NETWORK, server.url("small.h5"), "md5:00")
+    place(monkeypatch, wrong, miniature)
+    with pytest.raises(WeightsError, match="its md5 hash is"):
+        resolve("small")
+
+
+def test_without_a_network_every_place_is_named(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
+    first, second = (PublishedWeights(f"small.{n}", NETWORK, server.url(f"{n}.h5")) for n in ("one", "two"))
+    place(monkeypatch, first, second)
+    with pytest.raises(Unreachable, match=r"one\.h5: cannot be fetched .* and .*two\.h5: cannot be fetched"):
+        resolve("small")
+
+
+def test_weights_from_a_hub(server: Server, cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    save_file(small().state_dict(), tmp_path / "model.safetensors")
+    content = (tmp_path / "model.safetensors").read_bytes()
+    path = "owner/repository/resolve/main/model.safetensors"
+    server.files[path] = content
+    server.headers[path] = {"ETag": f'"{hashlib.sha256(content).hexdigest()}"', "X-Repo-Commit": "0" * 40}
+    template = server.url("{repo_id}/resolve/{revision}/{filename}")
+    monkeypatch.setattr(constants, "HUGGINGFACE_CO_URL_TEMPLATE", template)
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "hub"))
+    weights = PublishedWeights("small.hub", NETWORK, f"{HUB}owner/repository")
+    model = fresh()
+    load_published(model, weights)
+    assert_loaded(model)
+    server.files.clear()
+    model = fresh()
+    load_published(model, weights)
+    assert_loaded(model)
+    with pytest.raises(Unreachable, match=r"hf-hub:owner/nothing: cannot be fetched"):
+        resolve(f"{HUB}owner/nothing")
+    with pytest.raises(WeightsError, match="expected hf-hub:OWNER/REPOSITORY"):
+        resolve(f"{HUB}owner")
