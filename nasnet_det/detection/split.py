@@ -95,6 +95,7 @@ class SecondStage(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Maps crops ``(N, channels, S, S)`` to activated features ``(N, num_features, ceil(S/2), ceil(S/2))``."""
+        advance_drop_path(self, self.drop_path_steps)
         states = iter(x.split(self.in_channels, dim=1))
         outputs = {number: tuple(next(states) for _ in self.network.out_shapes[number]) for number in self.handed_on}
         # A deque of one, so that no earlier output is kept alive.
