@@ -13,12 +13,10 @@ from typing import Any
 
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.font_manager import FontProperties
 from matplotlib.patches import FancyBboxPatch, PathPatch
 from matplotlib.path import Path as Curve
-from matplotlib.textpath import TextPath
 
-from nasnet_det.draw.figures import FONT, save_figure
+from nasnet_det.draw.figures import FONT, save_figure, text_width
 from nasnet_det.draw.layout import BOX_HEIGHT, Box, CellLayout, Edge, lay_out
 from nasnet_det.genotypes import CellGenotype, Genotype
 
@@ -77,13 +75,8 @@ def draw_genotype(genotype: Genotype, path: str | Path | None = None) -> Figure:
 def _lay_out(cell: CellGenotype, num_inputs: int, passes_all: bool) -> CellLayout:
     names = {name for block in cell.blocks for name in (block.left_operation, block.right_operation, block.combine)}
     lines = [line for name in names for line in operation_label(name).split("\n")]
-    width = max(0.56, 0.14 + max(_text_width(line) for line in lines))
+    width = max(0.56, 0.14 + max(text_width(line, FONT_SIZE) for line in lines))
     return lay_out(cell, num_inputs, passes_all, width, wide=1.1)
-
-
-def _text_width(line: str) -> float:
-    font = FontProperties(family=FONT, size=FONT_SIZE)
-    return float(TextPath((0, 0), line, prop=font).get_extents().width) / 72
 
 
 def _figure(cells: Sequence[tuple[str, CellLayout]], passes_all: bool, name: str = "") -> Figure:

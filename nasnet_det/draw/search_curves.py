@@ -9,15 +9,12 @@ from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
-from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from numpy.typing import NDArray
 
-from nasnet_det.draw.figures import FONT, save_figure
+from nasnet_det.draw.figures import COLORS, FONT, save_figure, style_axes
 
-#: Told apart in print and by colour-blind readers (Okabe and Ito).
-COLORS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#000000")
 LINES: tuple[Literal["-", "--", ":", "-."], ...] = ("-", "--", ":", "-.")
 RANKS = (1, 5, 25)
 
@@ -78,7 +75,9 @@ def draw_search_curves(
         ValueError: if a strategy has no run, a run no model, or a reward is not finite.
         OSError: if ``path`` cannot be written.
     """
-    figure, axes = _chart((7.2, 4.6), "number of models sampled", ylabel, title)
+    figure = Figure(figsize=(7.2, 4.6), facecolor="white", layout="constrained")
+    axes = figure.add_subplot()
+    style_axes(axes, "number of models sampled", ylabel, title)
     colors = dict(zip(runs, cycle(COLORS), strict=False))
     lines = dict(zip(ranks, cycle(LINES), strict=False))
     for strategy, its_runs in runs.items():
@@ -101,22 +100,3 @@ def draw_search_curves(
     if path is not None:
         save_figure(figure, path)
     return figure
-
-
-def _chart(size: tuple[float, float], xlabel: str, ylabel: str, title: str) -> tuple[Figure, Axes]:
-    """A figure of one plot in the project's style; size in inches."""
-    figure = Figure(figsize=size, facecolor="white", layout="constrained")
-    axes = figure.add_subplot()
-    style_axes(axes, xlabel, ylabel, title)
-    return figure, axes
-
-
-def style_axes(axes: Axes, xlabel: str, ylabel: str, title: str = "") -> None:
-    """Labels in the project's font, a light grid, no frame at the top and right."""
-    text: dict[str, Any] = {"family": FONT, "parse_math": False}
-    axes.set_xlabel(xlabel, size=10, **text)
-    axes.set_ylabel(ylabel, size=10, **text)
-    axes.set_title(title, size=11, **text)
-    axes.grid(color="#dddddd", linewidth=0.7)
-    axes.set_axisbelow(True)
-    axes.spines[["top", "right"]].set_visible(False)
