@@ -56,7 +56,7 @@ def measure(options: argparse.Namespace) -> int:
     execution = execution_asked(options)
     choice = ModelChoice.named(options.model)
     try:
-        overlay = {"pretrained_cfg_overlay": {"file": str(options.weights)}} if options.weights else {}
+        overlay: dict[str, Any] = {"pretrained_cfg_overlay": {"file": str(options.weights)}} if options.weights else {}
         model: Any = timm.create_model(options.model, pretrained=True, **overlay)
     except (RuntimeError, OSError, ValueError) as error:
         raise ModelError(f"the weights of {options.model} cannot be had: {error}") from None

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from nasnet_det.training.cifar10 import TEST_BATCH, TRAIN_BATCHES, Images, to_binary
 
@@ -29,6 +30,21 @@ def cifar_like(tmp_path_factory: pytest.TempPathFactory) -> Path:
     root = tmp_path_factory.mktemp("cifar")
     for seed, name in enumerate((*TRAIN_BATCHES, TEST_BATCH)):
         (root / f"{name}.bin").write_bytes(to_binary(made_images(IMAGES, seed)))
+    return root
+
+
+@pytest.fixture(scope="session")
+def image_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An ImageNet folder of three classes, 8 training and 4 validation pictures each, every class of its own colour."""
+    root = tmp_path_factory.mktemp("imagenet")
+    random = np.random.default_rng(0)
+    for split, number in (("train", 8), ("val", 4)):
+        for label, name in enumerate(("n01440764", "n01443537", "n01484850")):
+            (root / split / name).mkdir(parents=True)
+            for i in range(number):
+                pixels = random.integers(0, 60, (50 + i, 64, 3))
+                pixels[..., label] += 180
+                Image.fromarray(pixels.astype(np.uint8)).save(root / split / name / f"{i}.png")
     return root
 
 

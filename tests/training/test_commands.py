@@ -1,0 +1,158 @@
+"""The training commands as a user runs them: what they print, leave behind, and say of mistakes."""
+
+from __future__ import annotations
+
+import json
+import os
+import runpy
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import timm
+import torch
+
+from nasnet_det.genotypes import Block, CellGenotype, Genotype
+
+TOOLS = Path(__file__).parents[2] / "tools"
+Command = Callable[[list[str]], int]
+
+
+def _command(name: str) -> Command:
+    return runpy.run_path(str(TOOLS / f"{name}.py"))["main"]
+
+
+train_cifar, train_imagenet, validate, build_backbone = map(
+    _command, ("train_cifar", "train_imagenet", "validate", "build_backbone")
+)
+
+
+@pytest.fixture(scope="module")
+def cell(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A found cell's file: one block."""
+    small = CellGenotype((Block(0, 1, "sep_conv_3x3", "max_pool_3x3"),), (2,))
+    path = tmp_path_factory.mktemp("cell") / "my_cell.json"
+    Genotype(small, small, name="mine").save(path)
+    return path
+
+
+@pytest.fixture
+def cifar_options(cifar_like: Path, cell: Path, tmp_path: Path) -> list[str]:
+    network = ["--genotype", str(cell), "--num-cells", "1", "--num-filters", "4", "--device", "cpu"]
+    return [str(cifar_like), "--unofficial", "--out", str(tmp_path / "runs"), "--batch-size", "20", *network]
+
+
+def test_cifar_over_seeds(cifar_options: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    options = [*cifar_options, "--epochs", "2", "--cutout", "16", "--seeds", "3", "4"]
+    assert train_cifar(options) == 0
+    printed = capsys.readouterr().out
+    summary = json.loads((tmp_path / "runs" / "summary.json").read_text())
+    values = list(summary["seeds"].values())
+    assert list(summary["seeds"]) == ["3", "4"] and summary["mean"] == pytest.approx(sum(values) / 2)
+    assert summary["std"] == pytest.approx(abs(values[0] - values[1]) / 2**0.5)
+    assert f"top-1 {100 * summary['mean']:.2f} %" in printed and printed.count("epoch 2/2") == 2
+    described = json.loads((tmp_path / "runs" / "seed_3" / "run.json").read_text())
+    assert described["recipe"]["augmentation"]["cutout"] == 16
+    # 0.025 for a batch of 32, scaled to one of 20.
+    assert described["recipe"]["learning_rate"] == 0.025 * 20 / 32
+    model = timm.create_model(f"local-dir:{tmp_path / 'runs' / 'seed_4' / 'model'}", pretrained=True)
+    assert model.genotype.name == "mine" and model.num_classes == 10
+    # The same command again has nothing left to do.
+    assert train_cifar(options) == 0
+    assert "epoch" not in capsys.readouterr().out
+
+
+def test_cifar_of_the_family_in_a_given_time(cifar_like: Path, tmp_path: Path) -> None:
+    model = ["--model", "test_resnet", "--recipe", "cifar_quick", "--device", "cpu", "--set", "drop_path_rate=0"]
+    held_out = ["--validation-images", "30", "--batch-size", "10"]
+    out = tmp_path / "runs"
+    given = [str(cifar_like), "--unofficial", "--out", str(out), *model, *held_out, "--minutes", "0.01"]
+    assert train_cifar(given) == 0
+    described = json.loads((out / "seed_0" / "run.json").read_text())
+    assert described["recipe"]["epochs"] >= 1 and described["validation_images"] == 30
+    assert train_cifar(given) == 0
+
+
+@pytest.mark.parametrize(
+    ("more", "words"),
+    [
+        (["--set", "colour=1"], "unknown settings colour"),
+        (["--recipe", "imagenet_modern"], "imagenet_modern is a recipe for imagenet, not for cifar"),
+        (["--genotype", "no_such_cell"], "neither a JSON file nor a published genotype"),
+        (["--device", "nowhere"], "device nowhere cannot be used"),
+        (["--batch-size", "101"], "100 training images do not fill a batch of 101"),
+        (["--set", "augmentation.cutout=-1"], "augmentation.cutout is a whole number"),
+        (["--set", "learning_rate=1e30", "clip_gradient_norm=0", "--epochs", "2"], "Try a lower learning_rate"),
+    ],
+)
+def test_mistakes_are_one_line(
+    cifar_options: list[str], capsys: pytest.CaptureFixture[str], more: list[str], words: str
+) -> None:
+    assert train_cifar([*cifar_options, *more]) == 2
+    error = capsys.readouterr().err.strip().splitlines()[-1]
+    assert error.startswith("error: ") and words in error
+
+
+def test_official_data_are_asked_for(cifar_options: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    assert train_cifar([option for option in cifar_options if option != "--unofficial"]) == 2
+    assert "truncated or not CIFAR-10" in capsys.readouterr().err
+
+
+def test_a_terminated_process_is_continued_by_the_same_command(cifar_options: list[str], tmp_path: Path) -> None:
+    command = [sys.executable, str(TOOLS / "train_cifar.py"), *cifar_options, "--epochs", "400"]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    metrics = tmp_path / "runs" / "seed_0" / "metrics.csv"
+    began = time.monotonic()
+    while not metrics.exists() and process.poll() is None and time.monotonic() - began < 120:
+        time.sleep(0.1)
+    process.send_signal(signal.SIGTERM)
+    _, errors = process.communicate(timeout=60)
+    assert process.returncode == 130 and "the same command continues from there" in errors
+    state = torch.load(metrics.parent / "checkpoint.pt", weights_only=True)
+    assert 5 <= state["step"] < 2000 and len(state["history"]) == state["step"] // 5
+    assert f"stopped after step {state['step']} of 2000" in errors
+
+
+def test_the_road_of_a_backbone(
+    image_folder: Path, cell: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    backbone, out = tmp_path / "backbone", tmp_path / "run"
+    sizes = ["--num-cells", "1", "--num-filters", "8", "--image-size", "96"]
+    assert build_backbone([str(cell), *sizes, "--out", str(backbone)]) == 0
+    assert "mine, N = 1, F = 8" in capsys.readouterr().out
+    assert build_backbone([str(cell), *sizes, "--out", str(backbone)]) == 2
+    recipe = ["--epochs", "2", "--batch-size", "8", "--set", "bn_momentum=0.1", "learning_rate=0.05"]
+    here = ["--workers", "0", "--device", "cpu"]
+    model = ["--model", f"local-dir:{backbone}"]
+    assert train_imagenet([str(image_folder), "--out", str(out), *model, *recipe, *here]) == 0
+    capsys.readouterr()
+    figures = tmp_path / "figures.json"
+    trained = ["--model", f"local-dir:{out / 'model'}", "--json", str(figures), *here]
+    assert validate([str(image_folder), *trained]) == 0
+    found = json.loads(figures.read_text())
+    last = torch.load(out / "checkpoint.pt", weights_only=True)["history"][-1]
+    assert found["images"] == 12 and found["top1"] == last["top1"]
+    assert found["loss"] == pytest.approx(last["validation_loss"], rel=1e-5)
+    assert f"top-1 {100 * found['top1']:.3f} %" in capsys.readouterr().out
+
+
+def test_two_processes_train_one_network(image_folder: Path, cell: Path, tmp_path: Path) -> None:
+    """torchrun's two processes end as one that sees both halves of each batch, but for batch norm's statistics; here
+    only that they agree, stop and go on."""
+    port = str(20_000 + os.getpid() % 20_000)
+    run = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", "--master-port", port]
+    network = ["--genotype", str(cell), "--num-cells", "1", "--num-filters", "8", "--image-size", "96"]
+    recipe = ["--batch-size", "8", "--workers", "0", "--device", "cpu", "--set", "bn_momentum=0.1"]
+    out = tmp_path / "run"
+    command = [str(TOOLS / "train_imagenet.py"), str(image_folder), "--out", str(out), *network, *recipe]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    done = subprocess.run([*run, *command, "--epochs", "2"], env=environment, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert "2 processes" in done.stdout and done.stdout.count("epoch 2/2") == 1
+    state = torch.load(out / "checkpoint.pt", weights_only=True)
+    assert state["step"] == 6 and len(state["history"]) == 2
+    assert timm.create_model(f"local-dir:{out / 'model'}", pretrained=True).num_classes == 3
