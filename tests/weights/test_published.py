@@ -39,8 +39,9 @@ def miniature(server: Server, tmp_path: Path) -> PublishedWeights:
 
 
 def assert_loaded(model: torch.nn.Module, **other: object) -> None:
+    found = model.state_dict()
     for name, value in small(**other).state_dict().items():
-        assert torch.equal(model.state_dict()[name], value), name
+        assert torch.equal(found[name], value), name
 
 
 def fresh(**other: object) -> torch.nn.Module:
