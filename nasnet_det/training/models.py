@@ -16,6 +16,7 @@ from typing import Any
 
 import timm
 import torch
+from safetensors import SafetensorError
 from timm.models import save_for_hf
 from torch import nn
 
@@ -165,13 +166,17 @@ def save_local_dir(
     described = {"architecture": choice.architecture, **{k: v for k, v in data_config.items() if v is not None}}
     folder.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=folder.parent, prefix=f".{folder.name}.") as scratch:
-        save_for_hf(
-            network,
-            scratch,
-            model_config={"pretrained_cfg": described, **({"label_names": list(label_names)} if label_names else {})},
-            model_args={**choice.arguments, "num_classes": num_classes},
-            safe_serialization=True,
-        )
+        labels = {"label_names": list(label_names)} if label_names else {}
+        try:
+            save_for_hf(
+                network,
+                scratch,
+                model_config={"pretrained_cfg": described, **labels},
+                model_args={**choice.arguments, "num_classes": num_classes},
+                safe_serialization=True,
+            )
+        except SafetensorError as error:  # what a full disk makes of writing tensors
+            raise OSError(f"{folder}: the model cannot be written ({error})") from None
         folder.mkdir(exist_ok=True)
         for file in sorted(Path(scratch).iterdir(), reverse=True):  # the weights before the config that describes them
             shutil.move(file, folder / file.name)

@@ -67,8 +67,11 @@ class RunFolder:
 
     def save(self, state: Mapping[str, Any]) -> None:
         """Keep a checkpoint in place of the last."""
+        # Through memory: on a full disk torch's own writer fails with words about positions.
+        content = io.BytesIO()
+        torch.save(dict(state), content)
         with replacing(self.checkpoint) as part:
-            torch.save(dict(state), part)
+            part.write_bytes(content.getbuffer())
 
     def log(self, history: list[EpochReport]) -> None:
         """Write the CSV anew, and the last epoch to TensorBoard."""
