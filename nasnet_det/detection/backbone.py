@@ -13,10 +13,11 @@ from detectron2.modeling.backbone.fpn import LastLevelMaxPool, LastLevelP6P7
 from detectron2.utils.events import get_event_storage, has_event_storage
 from torch import Tensor, nn
 
-from nasnet_det.detection.config import network_arguments
+from nasnet_det.detection.config import ConfigError, network_arguments
 from nasnet_det.detection.identity import remember_genotype
 from nasnet_det.drop_path import set_drop_path_progress
 from nasnet_det.family import FAMILY
+from nasnet_det.genotypes import GenotypeError
 from nasnet_det.network import NASNet
 from nasnet_det.weights.published import PRETRAINED, load_published
 
@@ -46,12 +47,12 @@ def build_network(
         freeze_at: how many of the maps by stride, counted from the stem's, are frozen with everything below them.
 
     Raises:
-        ValueError: for an unknown network or numbers that make none.
+        ConfigError: for an unknown network or numbers that make none.
         GenotypeError: for an illegal genotype.
         WeightsError: for weights that cannot be had, or are another network's.
     """
     if network not in FAMILY:
-        raise ValueError(f"MODEL.NASNET.NETWORK is one of {', '.join(FAMILY)}, not {network!r}")
+        raise ConfigError(f"MODEL.NASNET.NETWORK is one of {', '.join(FAMILY)}, not {network!r}")
     arguments = FAMILY[network].network_arguments()
     given = {
         "genotype": genotype,
@@ -61,12 +62,16 @@ def build_network(
     }
     arguments.update({key: value for key, value in given.items() if value})
     eps, momentum = arguments["bn_eps"], arguments["bn_momentum"]
-    model = NASNet(
-        **arguments, norm_layer=norm_layer(norm, eps, momentum), num_classes=0, drop_path_rate=drop_path_rate
-    )
+    layer = norm_layer(norm, eps, momentum)
+    try:
+        model = NASNet(**arguments, norm_layer=layer, num_classes=0, drop_path_rate=drop_path_rate)
+    except GenotypeError:
+        raise
+    except ValueError as error:
+        raise ConfigError(f"MODEL.NASNET describes no network: {error}") from None
     model.set_grad_checkpointing(grad_checkpoint)
     if pretrained == "published" and network not in PRETRAINED:
-        raise ValueError(
+        raise ConfigError(
             f"MODEL.NASNET.PRETRAINED is 'published', but no weights of {network} are: {', '.join(PRETRAINED)} have "
             "some; name a local file, or '' for random weights"
         )
@@ -109,7 +114,7 @@ class NASNetBackbone(Backbone):
         drop_path_steps: see :func:`advance_drop_path`.
 
     Raises:
-        ValueError: for a map that the network does not have.
+        ConfigError: for a map that the network does not have.
     """
 
     def __init__(self, network: NASNet, out_features: Sequence[str], drop_path_steps: int = 250000) -> None:
@@ -117,7 +122,7 @@ class NASNetBackbone(Backbone):
         names = [f"c{info['reduction'].bit_length() - 1}" for info in network.feature_info]
         unknown = [name for name in out_features if name not in names]
         if unknown or not out_features:
-            raise ValueError(f"this network's maps are {', '.join(names)}; OUT_FEATURES asks for {list(out_features)}")
+            raise ConfigError(f"this network's maps are {', '.join(names)}; OUT_FEATURES asks for {list(out_features)}")
         self._out_features = [name for name in names if name in out_features]
         self._indices = [names.index(name) for name in self._out_features]
         infos = dict(zip(names, network.feature_info, strict=True))

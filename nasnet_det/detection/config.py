@@ -2,9 +2,58 @@
 
 from __future__ import annotations
 
+import difflib
+import re
+from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
-from detectron2.config import CfgNode
+import yaml
+from detectron2.config import CfgNode, get_cfg
+
+from nasnet_det.detection import add_nasnet_config
+
+
+class ConfigError(ValueError):
+    """A config that cannot be read or followed: names the key, what it says and what would be right."""
+
+
+def read_config(path: str | Path, opts: Sequence[Any] = ()) -> CfgNode:
+    """A config file over detectron2's defaults and this package's, not frozen. Nothing in the file is executed.
+
+    Args:
+        path: a YAML file.
+        opts: changes, ``KEY VALUE`` in turn.
+
+    Raises:
+        ConfigError: for a file that is missing or broken, a key that does not exist, or a value that does not fit.
+    """
+    cfg = get_cfg()
+    add_nasnet_config(cfg)
+    try:
+        cfg.merge_from_file(str(path), allow_unsafe=False)
+        cfg.merge_from_list(list(opts))
+    except FileNotFoundError as error:
+        raise ConfigError(f"config {path}: there is no file {error.filename}") from None
+    except (AssertionError, KeyError, AttributeError, TypeError, ValueError, yaml.YAMLError) as error:
+        reason = str(error.args[0] if error.args else error).strip()
+        raise ConfigError(f"config {path}: {reason}{_suggestion(cfg, reason)}") from None
+    return cfg
+
+
+def _suggestion(cfg: CfgNode, reason: str) -> str:
+    """What a key that does not exist may have meant."""
+    found = re.match(r"Non-existent (?:config )?key: ([\w.]+)", reason)
+    if not found:
+        return ""
+    *parents, name = found[1].split(".")
+    node = cfg
+    for parent in parents:
+        node = node.get(parent, {})
+    near = difflib.get_close_matches(name, node, n=1)
+    if near:
+        return f"; is {'.'.join([*parents, near[0]])} meant?"
+    return f"; {'.'.join(parents)} has {', '.join(node)}" if "NASNET" in parents else ""
 
 
 def add_node(cfg: CfgNode) -> None:

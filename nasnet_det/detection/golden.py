@@ -48,6 +48,7 @@ def compare_detector(folder: Path, meta: Mapping[str, Any]) -> Iterator[Comparis
         WeightsError: if the checkpoint is damaged or no such detector's.
     """
     cfg = base_config()
+    cfg.MODEL.DEVICE = "cpu"
     try:
         state = read_detector(folder / "model.ckpt", cfg)
         image = torch.from_numpy(np.asarray(Image.open(folder / "image.png").convert("RGB")).transpose(2, 0, 1).copy())

@@ -23,7 +23,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from torch.utils.checkpoint import checkpoint
 
 from nasnet_det.detection.backbone import build_network
-from nasnet_det.detection.config import network_arguments
+from nasnet_det.detection.config import ConfigError, network_arguments
 from nasnet_det.detection.crops import crop_and_resize
 from nasnet_det.detection.split import SecondStage
 from nasnet_det.detection.suppression import select
@@ -37,7 +37,7 @@ class LabelIds(nn.Module):
         num_classes: the network's labels.
 
     Raises:
-        ValueError: for a label that the network does not have, or one given twice.
+        ConfigError: for a label that the network does not have, or one given twice.
     """
 
     labels: Tensor
@@ -59,7 +59,7 @@ class LabelIds(nn.Module):
     def to_labels(self, instances: Instances) -> Instances:
         """Ground truth with ``gt_classes`` as labels."""
         if len(instances) and int(instances.gt_classes.max()) >= len(self.labels):
-            raise ValueError(
+            raise ConfigError(
                 f"the data set has a class number {int(instances.gt_classes.max())}, but the network has labels for "
                 f"{len(self.labels)} classes: set MODEL.ROI_HEADS.NUM_CLASSES (and MODEL.NASNET.LABEL_IDS) for it"
             )
@@ -113,7 +113,7 @@ class NASNetROIHeads(ROIHeads):
     ) -> None:
         super().__init__(**kwargs)
         if chunk_size < 1:
-            raise ValueError(f"MODEL.NASNET.CHUNK_SIZE is at least 1, not {chunk_size}")
+            raise ConfigError(f"MODEL.NASNET.CHUNK_SIZE is at least 1, not {chunk_size}")
         self.in_feature, self.second_stage, self.box_transform = in_feature, second_stage, box_transform
         self.label_ids = LabelIds(label_ids, self.num_classes)
         self.crop_size, self.crop_pool, self.chunk_size = crop_size, crop_pool, chunk_size

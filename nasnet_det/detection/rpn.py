@@ -98,7 +98,7 @@ class NASNetRPN(nn.Module):
         box_transform: decodes box terms.
         score_threshold: what a proposal's score must exceed.
         nms_threshold: overlap from which a proposal is suppressed.
-        max_proposals: proposals kept of an image, by whether it is training.
+        max_proposals: proposals kept of an image, in training and in inference.
         batch_size, positive_fraction: anchors of an image that the losses are taken of, and how many may be positive.
         thresholds: overlap below which an anchor is background, and from which on it is positive.
         loss_weights: of objectness and boxes.
@@ -114,7 +114,7 @@ class NASNetRPN(nn.Module):
         box_transform: Box2BoxTransform,
         score_threshold: float = 0.0,
         nms_threshold: float = 0.7,
-        max_proposals: Mapping[bool, int] = {True: 300, False: 300},
+        max_proposals: tuple[int, int] = (300, 300),
         batch_size: int = 256,
         positive_fraction: float = 0.5,
         thresholds: tuple[float, float] = (0.3, 0.7),
@@ -123,7 +123,7 @@ class NASNetRPN(nn.Module):
         super().__init__()
         self.in_feature, self.head, self.anchor_generator = in_feature, head, anchor_generator
         self.box_transform, self.score_threshold, self.nms_threshold = box_transform, score_threshold, nms_threshold
-        self.max_proposals = dict(max_proposals)
+        self.max_proposals = max_proposals
         self.batch_size, self.positive_fraction = batch_size, positive_fraction
         self.thresholds, self.loss_weights = thresholds, loss_weights
 
@@ -142,7 +142,7 @@ class NASNetRPN(nn.Module):
             "box_transform": Box2BoxTransform(rpn.BBOX_REG_WEIGHTS, scale_clamp=math.inf),
             "score_threshold": cfg.MODEL.NASNET.RPN_SCORE_THRESH,
             "nms_threshold": rpn.NMS_THRESH,
-            "max_proposals": {True: rpn.POST_NMS_TOPK_TRAIN, False: rpn.POST_NMS_TOPK_TEST},
+            "max_proposals": (rpn.POST_NMS_TOPK_TRAIN, rpn.POST_NMS_TOPK_TEST),
             "batch_size": rpn.BATCH_SIZE_PER_IMAGE,
             "positive_fraction": rpn.POSITIVE_FRACTION,
             "thresholds": tuple(rpn.IOU_THRESHOLDS),
@@ -184,11 +184,15 @@ class NASNetRPN(nn.Module):
         scores = logits.softmax(dim=1)[:, 1]
         eligible = exceeding(scores, self.score_threshold)
         boxes = self.box_transform.apply_deltas(terms[eligible], anchors[eligible])
-        kept = suppress(boxes, scores[eligible], self.nms_threshold, self.max_proposals[self.training])
+        limit = self.max_proposals[0 if self.training else 1]
+        kept = suppress(boxes, scores[eligible], self.nms_threshold, limit)
         clipped = clip(boxes[kept], size)
         left = has_area(clipped)
-        logit = (logits[:, 1] - logits[:, 0])[eligible[kept[left]]]
-        return Instances(size, proposal_boxes=Boxes(clipped[left]), objectness_logits=logit)
+        clipped, logit = clipped[left], (logits[:, 1] - logits[:, 0])[eligible[kept[left]]]
+        if self.training and len(clipped) == 0:
+            # The second stage always has something to run on, so that all GPUs have the same gradients to exchange.
+            clipped, logit = boxes.new_tensor([[0, 0, size[1], size[0]]]), boxes.new_zeros(1)
+        return Instances(size, proposal_boxes=Boxes(clipped), objectness_logits=logit)
 
     def _losses(self, anchors: Tensor, logits: Tensor, terms: Tensor, objects: Boxes) -> tuple[Tensor, Tensor]:
         """Of one image: objectness and localization, each summed over the sample and divided by its size."""

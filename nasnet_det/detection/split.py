@@ -18,7 +18,7 @@ from detectron2.modeling import BACKBONE_REGISTRY, Backbone
 from torch import Tensor, nn
 
 from nasnet_det.detection.backbone import advance_drop_path, build_network
-from nasnet_det.detection.config import network_arguments
+from nasnet_det.detection.config import ConfigError, network_arguments
 from nasnet_det.network import CellPlan, NASNet
 
 #: The name of the lower half's only map.
@@ -29,7 +29,8 @@ def handed_on(network: NASNet) -> list[int]:
     """The outputs below the cut that cells above it read, the earliest first.
 
     Raises:
-        ValueError: if they differ in size, so that they cannot make one map.
+        ValueError: for a network of one stage.
+        ConfigError: if they differ in size, so that they cannot make one map.
     """
     above = network.plan[network.cut :]
     read = {number for plan in above for number in (plan.current, plan.previous) if number is not None}
@@ -37,7 +38,7 @@ def handed_on(network: NASNet) -> list[int]:
         read = {plan.current for plan in above}
     numbers = sorted(number for number in read if number <= network.cut)
     if len({shape.level for number in numbers for shape in network.out_shapes[number]}) > 1:
-        raise ValueError("the outputs that the upper half reads differ in size: this network cannot be cut there")
+        raise ConfigError("the outputs that the upper half reads differ in size: this network cannot be cut there")
     return numbers
 
 

@@ -20,7 +20,7 @@ from torch import Tensor
 
 from nasnet_det.detection import add_nasnet_config
 from nasnet_det.detection.backbone import build_network
-from nasnet_det.detection.config import network_arguments
+from nasnet_det.detection.config import network_arguments, read_config
 from nasnet_det.detection.identity import DIGEST
 from nasnet_det.detection.pipeline_config import follow
 from nasnet_det.detection.protobuf_text import PipelineConfigError, parse
@@ -48,7 +48,7 @@ _YXHW_TO_XYWH = [1, 0, 3, 2]
 
 
 def base_config() -> CfgNode:
-    """The config of the paper's detector, ``configs/nasnet_frcnn.yaml``, without pretrained weights, on the CPU.
+    """The config of the paper's detector, ``configs/nasnet_frcnn.yaml``, without pretrained weights.
 
     Raises:
         FileNotFoundError: where the package was installed without the repository.
@@ -56,12 +56,7 @@ def base_config() -> CfgNode:
     path = Path(__file__).resolve().parents[2] / "configs" / "nasnet_frcnn.yaml"
     if not path.is_file():
         raise FileNotFoundError(f"{path} is missing: converting a detector takes the repository, not the package alone")
-    cfg = get_cfg()
-    add_nasnet_config(cfg)
-    cfg.merge_from_file(str(path))
-    cfg.MODEL.NASNET.PRETRAINED = ""
-    cfg.MODEL.DEVICE = "cpu"
-    return cfg
+    return read_config(path, ["MODEL.NASNET.PRETRAINED", ""])
 
 
 def read_detector(checkpoint: str | Path, cfg: CfgNode) -> dict[str, Tensor]:
@@ -149,7 +144,8 @@ def convert(checkpoint: str | Path, folder: str | Path, cfg: CfgNode) -> tuple[P
         torch.save({"model": state, "__author__": "nasnet_det"}, part)
     cfg.MODEL.WEIGHTS = str(weights)
     cfg.MODEL.NASNET.PRETRAINED = ""
-    write_text(config, f"# Converted from {Path(checkpoint).name}.\n{yaml.safe_dump(changes(cfg), sort_keys=False)}")
+    text = yaml.safe_dump(changes(cfg), sort_keys=False, default_flow_style=None, width=120)
+    write_text(config, f"# Converted from {Path(checkpoint).name}.\n{text}")
     return weights, config
 
 

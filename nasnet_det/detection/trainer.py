@@ -15,6 +15,7 @@ from detectron2.evaluation import DatasetEvaluator
 from detectron2.utils import comm
 
 from nasnet_det.detection.evaluator import CocoEvaluator
+from nasnet_det.detection.identity import CheckpointError
 from nasnet_det.detection.training_data import build_test_loader, build_train_loader, step_seed
 from nasnet_det.files import replacing
 
@@ -35,17 +36,23 @@ class Checkpointer(DetectionCheckpointer):
         with replacing(Path(self.save_dir) / "last_checkpoint") as part:
             part.write_text(path.name)
 
-    def _torch_load(self, file: str) -> Any:
-        """Read a checkpoint of tensors and plain values; nothing in it is executed.
+    def load(self, path: str, *args: Any, **kwargs: Any) -> Any:
+        """Load a checkpoint; an empty ``path`` loads nothing.
 
         Raises:
-            ValueError: if the file is damaged or holds anything else.
+            CheckpointError: if it is missing, damaged, or of another network.
         """
+        if path and "://" not in path and not Path(path).is_file():
+            raise CheckpointError(f"there is no checkpoint {path}: give one as MODEL.WEIGHTS, or '' to start without")
+        return super().load(path, *args, **kwargs)
+
+    def _torch_load(self, file: str) -> Any:
+        """Read a checkpoint of tensors and plain values; nothing in it is executed."""
         try:
             return torch.load(file, map_location="cpu", weights_only=True)
         except (RuntimeError, EOFError, pickle.UnpicklingError) as error:
             reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-            raise ValueError(
+            raise CheckpointError(
                 f"{file} is not a checkpoint that can be read ({reason}): give one that training saved or "
                 "tools/convert_detector.py wrote"
             ) from error

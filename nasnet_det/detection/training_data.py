@@ -19,6 +19,7 @@ from detectron2.data.samplers import RepeatFactorTrainingSampler, TrainingSample
 from detectron2.utils import comm
 from torch.utils.data import DataLoader, Dataset, Sampler
 
+from nasnet_det.detection.config import ConfigError
 from nasnet_det.detection.dataset_checks import load_checked
 from nasnet_det.detection.mapper import SkippingMapper
 
@@ -90,12 +91,12 @@ def build_train_loader(cfg: CfgNode) -> DataLoader[dict[str, Any]]:
 
     Raises:
         DatasetError: for data that cannot be used.
-        ValueError: if the batch cannot be shared out, or for a sampler without a seed.
+        ConfigError: if the batch cannot be shared out, or for a sampler without a seed.
     """
     images = load_checked(cfg.DATASETS.TRAIN, cfg.DATALOADER.FILTER_EMPTY_ANNOTATIONS, _num_classes(cfg))
     total, processes = cfg.SOLVER.IMS_PER_BATCH, comm.get_world_size()
     if total < processes or total % processes:
-        raise ValueError(f"SOLVER.IMS_PER_BATCH ({total}) must be a multiple of the number of GPUs ({processes})")
+        raise ConfigError(f"SOLVER.IMS_PER_BATCH ({total}) must be a multiple of the number of GPUs ({processes})")
     grouped = cfg.DATALOADER.ASPECT_RATIO_GROUPING
     landscape = [image["width"] > image["height"] for image in images] if grouped else None
     seed = cfg.SEED if cfg.SEED >= 0 else comm.shared_random_seed()
@@ -136,7 +137,7 @@ def _sampler_maker(cfg: CfgNode, images: list[dict[str, Any]]) -> Callable[[int]
             images, cfg.DATALOADER.REPEAT_THRESHOLD, sqrt=cfg.DATALOADER.REPEAT_SQRT
         )
         return lambda seed: RepeatFactorTrainingSampler(factors, seed=seed)
-    raise ValueError(
+    raise ConfigError(
         f"DATALOADER.SAMPLER_TRAIN is TrainingSampler or RepeatFactorTrainingSampler here, not {name!r}: others cannot "
         "be resumed in the same order"
     )
