@@ -4,7 +4,7 @@ VENV ?= .venv
 RUN := $(VENV)/bin/python
 SITE = $(shell $(RUN) -c "import sysconfig; print(sysconfig.get_paths()['purelib'])")
 
-.PHONY: setup demo test format lint types docs
+.PHONY: setup demo test format lint types table
 
 # torch and torchvision are pinned to a pair that works without a GPU. detectron2 is not on PyPI under its own name:
 # sal-detectron2 is detectron2 at commit a59f0563, built for Python 3.10 but pure Python where this project uses it.
@@ -35,3 +35,7 @@ lint: setup
 
 types: setup
 	$(RUN) -m mypy
+
+# README's table of models, counted anew.
+table: setup
+	$(RUN) tools/model_table.py --write README.md

@@ -71,7 +71,8 @@ def peak_activations(model: str, img_size: int, batch_size: int, checkpointed: b
         parameter.grad = torch.zeros_like(parameter)
     x = torch.randn(batch_size, 3, img_size, img_size)
     with LiveBytes() as counter:
-        for tensor in (*network.parameters(), *network.buffers()):
+        gradients = [p.grad for p in network.parameters() if p.grad is not None]
+        for tensor in (*network.parameters(), *network.buffers(), *gradients):
             counter.known[tensor.untyped_storage().data_ptr()] = weakref.ref(tensor)
         step(network, x)
     return counter.peak
