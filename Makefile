@@ -2,7 +2,7 @@
 PYTHON ?= python3
 VENV ?= .venv
 RUN := $(VENV)/bin/python
-SITE = $(shell $(RUN) -c "import sysconfig; print(sysconfig.get_paths()['purelib'])")
+SITE := "import sysconfig; print(sysconfig.get_paths()['purelib'])"
 
 .PHONY: setup demo test format lint types table
 
@@ -12,7 +12,7 @@ $(VENV)/.done: pyproject.toml requirements/dev.txt requirements/detectron2.txt
 	$(PYTHON) -m venv $(VENV)
 	$(RUN) -m pip install --quiet --upgrade pip "setuptools<81" wheel
 	$(RUN) -m pip install --quiet -r requirements/dev.txt
-	$(RUN) -m pip install --quiet --no-deps --target $(SITE) --upgrade --python-version 3.10 --implementation cp \
+	$(RUN) -m pip install --quiet --no-deps --target "$$($(RUN) -c $(SITE))" --upgrade --python-version 3.10 --implementation cp \
 		--only-binary=:all: --require-hashes -r requirements/detectron2.txt
 	$(RUN) -m pip install --quiet --no-deps --no-build-isolation --editable .
 	touch $@
