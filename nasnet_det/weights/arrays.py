@@ -154,20 +154,20 @@ def read_checkpoint(prefix: str | Path) -> dict[str, np.ndarray]:
 
 
 def _read_keras(path: Path) -> dict[str, np.ndarray]:
-    """A Keras file's weights: each layer's group holds them under their own names."""
+    """A Keras file's weights as ``LAYER/WEIGHT``: each layer has a group, in which its weights may lie under scopes."""
     import h5py
 
     arrays: dict[str, np.ndarray] = {}
     with h5py.File(path, "r") as file:
         root = file.get("model_weights", file)  # a file of a whole model keeps them one level deeper
-        for layer in root.values():
+        for layer, group in root.items():
 
-            def visit(name: str, item: Any) -> None:
+            def visit(name: str, item: Any, layer: str = layer) -> None:
                 if isinstance(item, h5py.Dataset):
-                    arrays[name] = item[()]
+                    arrays[f"{layer}/{name.rsplit('/', 1)[-1]}"] = item[()]
 
-            if isinstance(layer, h5py.Group):
-                layer.visititems(visit)
+            if isinstance(group, h5py.Group):
+                group.visititems(visit)
     return arrays
 
 

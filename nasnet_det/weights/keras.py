@@ -14,9 +14,15 @@ from nasnet_det.weights.layout import Arrays, Format, Unit
 from nasnet_det.weights.tf_slim import NORM
 
 
-def _without_suffix(arrays: Arrays) -> Arrays:
-    """Names as Keras 3 writes them; earlier releases add the ``:0`` of TensorFlow's outputs."""
-    return {name.removesuffix(":0"): value for name, value in arrays.items()}
+def _layer_and_weight(arrays: Arrays) -> Arrays:
+    """Names as ``LAYER/WEIGHT``. Keras 3 puts the scope of the cell before it, earlier releases ``:0`` after it;
+    releases around May 2018, when the published files were made, call the first ``reduction_right1`` just
+    ``reduction_1``."""
+    renamed = {}
+    for name, value in arrays.items():
+        layer_and_weight = "/".join(name.removesuffix(":0").split("/")[-2:])
+        renamed[layer_and_weight.replace("_reduction_1_", "_reduction_right1_")] = value
+    return renamed
 
 
 def _layer(unit: Unit, leaf: str) -> str | None:
@@ -67,5 +73,5 @@ FORMAT = Format(
     has_background=False,
     of_cell=lambda plan, index: rf"(?<!_stem)(?<!_reduce)_{_cell_id(plan)}/",
     genotype=PUBLISHED["nasnet_a"],
-    prepare=_without_suffix,
+    prepare=_layer_and_weight,
 )

@@ -37,11 +37,11 @@ def stored(model: NASNet, name: str) -> dict[str, np.ndarray]:
     return arrays
 
 
-def write_keras(path: Path, arrays: dict[str, np.ndarray]) -> Path:
-    """A Keras ``.h5``: a group for each layer, in it the weights under their whole names."""
+def write_keras(path: Path, arrays: dict[str, np.ndarray], scope: str = "") -> Path:
+    """A Keras ``.h5``: a group for each layer, in it the weights under their names, possibly inside a scope."""
     with h5py.File(path, "w") as file:
         for name, value in arrays.items():
-            file[f"{name.split('/')[0]}/{name}:0"] = value
+            file[f"{name.split('/')[0]}/{scope}{name}:0"] = value
     return path
 
 
