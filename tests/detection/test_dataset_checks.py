@@ -14,7 +14,7 @@ from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.data.datasets import register_coco_instances
 
 from nasnet_det.detection.dataset_checks import DatasetError, load_checked
-from nasnet_det.detection.datasets import SPLITS, register_coco_splits
+from nasnet_det.detection.datasets import SPLITS, datasets_root, register_coco_splits
 
 Register = Callable[..., None]
 
@@ -122,3 +122,10 @@ def test_the_splits_are_registered_once_and_where_they_are_missing_said(
     if not Path(MetadataCatalog.get("coco_2014_minival_8k").json_file).exists():
         with pytest.raises(DatasetError, match="prepare_coco"):
             load_checked(["coco_2014_minival_8k"])
+
+
+def test_the_root_is_detectron2s(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("DETECTRON2_DATASETS", str(tmp_path))
+    assert datasets_root() == tmp_path
+    monkeypatch.delenv("DETECTRON2_DATASETS")
+    assert datasets_root() == Path("datasets")

@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
 pytest.importorskip("detectron2")
 from nasnet_det.detection.coco_format import CocoFormatError, read_annotations
 from nasnet_det.detection.dataset_checks import load_checked
-from nasnet_det.detection.demo import DATASET, choose_images, find_coco_folder, prepare, sample_folder
+from nasnet_det.detection.demo import DATASET, FixStatistics, choose_images, find_coco_folder, prepare, sample_folder
 
 
 def content(boxes: dict[int, list[list[int]]], crowd: int | None = None) -> dict[str, Any]:
@@ -86,3 +88,17 @@ def test_what_was_chosen_is_registered_and_a_run_on_other_images_is_not_overwrit
 def test_coco_mini_has_enough_easy_images(shared: Path) -> None:
     folder = find_coco_folder(shared / "data" / "coco_mini")
     assert len(choose_images(read_annotations(folder.annotations), 8)["images"]) == 8
+
+
+def test_statistics_are_fixed_from_a_step_on() -> None:
+    norm = torch.nn.BatchNorm2d(2)
+    hook = FixStatistics(first=5)
+    hook.trainer = SimpleNamespace(model=torch.nn.Sequential(norm), iter=4)
+    hook.before_step()
+    norm(torch.randn(3, 2, 4, 4))
+    before = norm.running_mean.clone()
+    assert before.abs().sum() > 0
+    hook.trainer.iter = 5
+    hook.before_step()
+    norm(torch.randn(3, 2, 4, 4))
+    assert torch.equal(norm.running_mean, before)
