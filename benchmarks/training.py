@@ -1,0 +1,207 @@
+"""Throughput of training steps: ours on CIFAR and ImageNet, beside timm's ``nasnetalarge`` and DARTS-style eager code.
+
+    python benchmarks/training.py --json OUT                       # every row that this machine has a device for
+    python benchmarks/training.py --rows imagenet --steps 3 --json OUT
+
+A row is a network, an image size, a batch and an execution. All rows run in one process, one after the other, on made
+images that lie on the device already: reading and augmenting are not in it. Each is warmed up, then measured in
+``--repeats`` turns of ``--steps`` steps; the figure is the median over the turns. On a CPU the processor's time is
+given as well, which other work on the machine disturbs less. The comparisons: ``darts_v2_cifar`` with DARTS's own kind
+of code (20 cells, 36 channels, auxiliary head, drop path); ``nasnet_a_large`` with ``nasnetalarge`` (neither with
+auxiliary head or drop path, the same optimizer and step). A row that a device has no memory for, or that fails, says so
+and the others go on.
+"""
+
+from __future__ import annotations
+
+import argparse
+import gc
+import json
+import os
+import platform
+import statistics
+import sys
+import time
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import timm
+import torch
+from darts_style import DartsStyleStep
+
+import nasnet_det
+from nasnet_det.files import write_text
+from nasnet_det.training.engine import Execution, Trainer
+from nasnet_det.training.models import ModelChoice
+from nasnet_det.training.recipe import load_recipe
+
+DARTS_STYLE = "darts_style"
+CIFAR = ("nasnet_a_cifar_6_at_768", "darts_v2_cifar", DARTS_STYLE)
+IMAGENET = ("nasnet_a_mobile", "nasnet_a_large", "nasnetalarge")
+
+
+@dataclass(frozen=True)
+class Row:
+    """A step to be measured."""
+
+    network: str
+    image_size: int
+    batch_size: int
+    execution: Execution
+
+    @property
+    def is_cifar(self) -> bool:
+        """Whether it trains on CIFAR."""
+        return self.network in CIFAR
+
+    def prepare(self) -> Any:
+        """Something with a method ``step(images, labels)``."""
+        torch.manual_seed(0)
+        if self.network == DARTS_STYLE:
+            return DartsStyleStep(self.execution.device)
+        recipe = load_recipe("cifar_paper" if self.is_cifar else "imagenet_paper_mobile")
+        if not self.is_cifar:  # timm's nasnetalarge has neither
+            recipe = recipe.with_settings(["aux_weight=0", "drop_rate=0", "ema_decay=0"])
+        classes = 10 if self.is_cifar else 1000
+        choice = ModelChoice.named(self.network)
+        network = choice.build_for_training(
+            classes, self.image_size, recipe.drop_rate, recipe.drop_path_rate, recipe.aux_weight > 0
+        )
+        return Trainer(network, recipe.scaled_to(self.batch_size), 1000, classes, self.execution)
+
+    def batch(self) -> tuple[torch.Tensor, torch.Tensor]:
+        """Made images and labels on the device."""
+        device, size = self.execution.device, self.image_size
+        images = torch.randn(self.batch_size, 3, size, size, device=device)
+        return images, torch.randint(0, 10, (self.batch_size,), device=device)
+
+
+def rows(options: argparse.Namespace) -> list[Row]:
+    """Every combination asked for. DARTS-style code runs as its authors run it: contiguous float32, eager."""
+    device = torch.device(options.device or ("cuda" if torch.cuda.is_available() else "cpu"))
+    cuda = device.type == "cuda"
+    executions = [Execution(device), Execution(device, channels_last=True)]
+    if cuda:
+        executions += [Execution(device, "bfloat16", True), Execution(device, "bfloat16", False)]
+        executions += [Execution(device, "bfloat16", last, "graph") for last in (True, False)]
+    if options.compile:
+        executions.append(Execution(device, "bfloat16" if cuda else "float32", True, "compile"))
+    found = []
+    for network in [*(CIFAR if "cifar" in options.rows else ()), *(IMAGENET if "imagenet" in options.rows else ())]:
+        cifar, mobile = network in CIFAR, network == "nasnet_a_mobile"
+        size = 32 if cifar else options.image_size or (224 if mobile else 331)
+        batch = options.cifar_batch if cifar else options.imagenet_batch
+        wanted = executions[:1] if network == DARTS_STYLE else executions
+        found += [Row(network, size, batch or _default_batch(cifar, mobile, cuda), execution) for execution in wanted]
+    return found
+
+
+def _default_batch(cifar: bool, mobile: bool, cuda: bool) -> int:
+    if cifar:
+        return 128 if cuda else 8
+    return (128 if mobile else 32) if cuda else (4 if mobile else 1)
+
+
+def measure(row: Row, steps: int, warmup: int, repeats: int) -> dict[str, Any]:
+    """Milliseconds a step and images a second: the median over the turns."""
+    device = row.execution.device
+    if device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats(device)
+    trained, (images, labels) = row.prepare(), row.batch()
+    began = time.perf_counter()
+    for _ in range(warmup):
+        trained.step(images, labels)
+    _wait(device)
+    preparation = time.perf_counter() - began
+    worked = time.process_time()
+    turns = [_turn(trained, images, labels, steps, device) for _ in range(repeats)]
+    worked = (time.process_time() - worked) / (steps * repeats)
+    seconds = statistics.median(turns)
+    network = trained.network if isinstance(trained, DartsStyleStep) else trained.model
+    return {
+        "parameters": sum(parameter.numel() for parameter in network.parameters()),
+        "milliseconds_per_step": 1000 * seconds,
+        "images_per_second": row.batch_size / seconds,
+        "processor_milliseconds_per_step": None if device.type == "cuda" else 1000 * worked,
+        "slowest_over_fastest_turn": max(turns) / min(turns),
+        "preparation_seconds": preparation,
+        "peak_memory_gib": torch.cuda.max_memory_allocated(device) / 2**30 if device.type == "cuda" else None,
+    }
+
+
+def _turn(trained: Any, images: torch.Tensor, labels: torch.Tensor, steps: int, device: torch.device) -> float:
+    began = time.perf_counter()
+    for _ in range(steps):
+        trained.step(images, labels)
+    _wait(device)
+    return (time.perf_counter() - began) / steps
+
+
+def _wait(device: torch.device) -> None:
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+
+
+def run(options: argparse.Namespace) -> Iterator[dict[str, Any]]:
+    """Measure row after row; a row that fails is a row that says why."""
+    for row in rows(options):
+        described = {**asdict(row), "execution": row.execution.describe()}
+        try:
+            yield {**described, **measure(row, options.steps, options.warmup, options.repeats)}
+        except RuntimeError as error:
+            yield {**described, "error": str(error).splitlines()[0]}
+        gc.collect()
+        if row.execution.device.type == "cuda":
+            torch.cuda.empty_cache()
+
+
+def machine() -> dict[str, Any]:
+    """What the figures were taken on."""
+    cuda = torch.cuda.is_available()
+    return {
+        "device": torch.cuda.get_device_name() if cuda else platform.processor() or platform.machine(),
+        "threads": torch.get_num_threads(),
+        "load": os.getloadavg()[0],
+        "torch": torch.__version__,
+        "timm": timm.__version__,
+        "nasnet_det": nasnet_det.__version__,
+    }
+
+
+def _figures(row: dict[str, Any]) -> str:
+    words = f"{row['images_per_second']:9.2f} images/s {row['milliseconds_per_step']:9.1f} ms a step"
+    if row["peak_memory_gib"] is not None:
+        return f"{words} {row['peak_memory_gib']:6.2f} GiB"
+    return f"{words} ({row['processor_milliseconds_per_step']:.1f} of the processor)"
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run the command; returns the exit status."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--rows", nargs="+", default=["cifar", "imagenet"], choices=["cifar", "imagenet"])
+    parser.add_argument("--device", help="default: the GPU if there is one")
+    parser.add_argument("--compile", action="store_true", help="also with torch.compile (minutes a network)")
+    parser.add_argument("--cifar-batch", type=int, help="(GPU 128, CPU 8)")
+    parser.add_argument("--imagenet-batch", type=int, help="(GPU 128 mobile and 32 large, CPU 4 and 1)")
+    parser.add_argument("--image-size", type=int, help="of the ImageNet networks (theirs)")
+    parser.add_argument("--steps", type=int, default=5, help="a turn (5)")
+    parser.add_argument("--warmup", type=int, default=2, help="steps (2)")
+    parser.add_argument("--repeats", type=int, default=3, help="turns (3)")
+    parser.add_argument("--json", type=Path, metavar="OUT")
+    options = parser.parse_args(arguments)
+    torch.backends.cudnn.benchmark = True
+    result: dict[str, Any] = {"machine": machine(), "steps": options.steps, "repeats": options.repeats, "rows": []}
+    for row in run(options):
+        result["rows"].append(row)
+        name = f"{row['network']:24} {row['image_size']:4} px  batch {row['batch_size']:4}  {row['execution']:40}"
+        print(f"{name} {row.get('error') or _figures(row)}")
+        sys.stdout.flush()
+        if options.json is not None:  # after every row, so that a limit on time costs the last one only
+            write_text(options.json, json.dumps(result, indent=2) + "\n")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
