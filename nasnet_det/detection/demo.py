@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import logging
+from collections.abc import Mapping
 from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
@@ -128,10 +129,10 @@ class DemoTrainer(Trainer):
 
     Args:
         cfg: the config; ``TEST.EVAL_PERIOD`` says how often to evaluate.
-        enough: the AP50, in percent, at which to end.
+        enough: the numbers, in percent by name, at which to end.
     """
 
-    def __init__(self, cfg: CfgNode, enough: float) -> None:
+    def __init__(self, cfg: CfgNode, enough: Mapping[str, float]) -> None:
         self.enough = enough
         #: The last evaluation: COCO's numbers in percent.
         self.scores: dict[str, float] = {}
@@ -178,7 +179,7 @@ class DemoTrainer(Trainer):
                     self.before_step()
                     self.run_step()
                     self.after_step()
-                    if self.scores.get("AP50", 0.0) >= self.enough:
+                    if all(self.scores.get(name, 0.0) >= least for name, least in self.enough.items()):
                         break
             except KeyboardInterrupt:
                 self.checkpointer.save("model_interrupted", iteration=self.iter - 1)
