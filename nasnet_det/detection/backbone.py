@@ -29,6 +29,7 @@ def build_network(
     num_filters: int = 0,
     stem_channels: int = 0,
     norm: str = "FrozenBN",
+    bn_momentum: float = 0.0,
     pretrained: str = "",
     drop_path_rate: float = 0.0,
     grad_checkpoint: bool = False,
@@ -41,6 +42,7 @@ def build_network(
         genotype: what :func:`nasnet_det.genotypes.as_genotype` takes; empty for the network's own.
         num_cells, num_filters, stem_channels: instead of the network's own; 0 for these.
         norm: ``FrozenBN``, ``BN``, ``SyncBN``, or another name that detectron2's ``get_norm`` knows.
+        bn_momentum: PyTorch's momentum of batch norms; 0 for the network's own.
         pretrained: ``published``, a local file, or empty for random weights.
         drop_path_rate: 1 - ScheduledDropPath's final keep probability.
         grad_checkpoint: see :meth:`NASNet.set_grad_checkpointing`.
@@ -61,7 +63,7 @@ def build_network(
         "stem_channels": stem_channels,
     }
     arguments.update({key: value for key, value in given.items() if value})
-    eps, momentum = arguments["bn_eps"], arguments["bn_momentum"]
+    eps, momentum = arguments["bn_eps"], bn_momentum or arguments["bn_momentum"]
     layer = norm_layer(norm, eps, momentum)
     try:
         model = NASNet(**arguments, norm_layer=layer, num_classes=0, drop_path_rate=drop_path_rate)

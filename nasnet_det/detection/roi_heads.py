@@ -47,7 +47,7 @@ class LabelIds(nn.Module):
         super().__init__()
         ids = list(label_ids) or list(range(1, num_classes + 1))
         if len(set(ids)) < len(ids) or not all(1 <= label <= num_classes for label in ids):
-            raise ValueError(
+            raise ConfigError(
                 f"MODEL.NASNET.LABEL_IDS are different numbers from 1 to {num_classes} (NUM_CLASSES): {ids}"
             )
         labels = torch.tensor(ids) - 1

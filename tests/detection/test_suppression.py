@@ -1,0 +1,97 @@
+"""Suppression in TensorFlow's order, against the definition written out."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+
+from nasnet_det.detection.suppression import clip, exceeding, has_area, select, suppress
+
+
+def overlap(a: list[float], b: list[float]) -> float:
+    width = min(a[2], b[2]) - max(a[0], b[0])
+    height = min(a[3], b[3]) - max(a[1], b[1])
+    inside = max(width, 0) * max(height, 0)
+    return inside / ((a[2] - a[0]) * (a[3] - a[1]) + (b[2] - b[0]) * (b[3] - b[1]) - inside)
+
+
+def greedy(boxes: list[list[float]], scores: list[float], threshold: float, limit: int) -> list[int]:
+    kept: list[int] = []
+    for i in sorted(range(len(scores)), key=lambda i: (-scores[i], i)):
+        if len(kept) < limit and all(overlap(boxes[i], boxes[j]) <= threshold for j in kept):
+            kept.append(i)
+    return kept
+
+
+def random_boxes(count: int, spread: float = 20.0) -> torch.Tensor:
+    corner = torch.rand(count, 2) * spread
+    return torch.cat([corner, corner + 5 + torch.rand(count, 2) * 10], dim=1)
+
+
+@pytest.mark.parametrize("limit", [1, 7, 300])
+def test_the_same_as_greedy_with_ties_by_index(limit: int) -> None:
+    torch.manual_seed(0)
+    boxes, scores = random_boxes(300), (torch.rand(300) * 10).round() / 10
+    assert suppress(boxes, scores, 0.5, limit).tolist() == greedy(boxes.tolist(), scores.tolist(), 0.5, limit)
+
+
+def test_looking_at_the_best_boxes_first_changes_nothing() -> None:
+    torch.manual_seed(1)
+    boxes, scores = random_boxes(4000, spread=3.0), torch.rand(4000)  # so crowded that few of the first 1000 survive
+    assert suppress(boxes, scores, 0.3, 20).tolist() == greedy(boxes.tolist(), scores.tolist(), 0.3, 20)
+
+
+def test_endless_boxes_suppress_each_other() -> None:
+    inf = math.inf
+    boxes = torch.tensor([[-inf, -inf, inf, inf], [-inf, -inf, inf, inf], [0.0, 0.0, 5.0, 5.0]])
+    assert suppress(boxes, torch.tensor([0.9, 0.8, 0.7]), 0.6, 10).tolist() == [0, 2]
+
+
+def test_scores_that_tensorflow_flushes_to_zero_do_not_exceed_zero() -> None:
+    assert exceeding(torch.tensor([0.0, 1e-40, 1e-37, 0.5]), 0.0).tolist() == [2, 3]
+    assert exceeding(torch.tensor([0.2, 0.3]), 0.2).tolist() == [1]
+
+
+def test_clipping_and_area() -> None:
+    clipped = clip(torch.tensor([[-5.0, 3.0, 50.0, 20.0], [40.0, 1.0, 60.0, 2.0]]), (10, 30))
+    assert clipped.tolist() == [[0, 3, 30, 10], [30, 1, 30, 2]]
+    assert has_area(clipped).tolist() == [True, False]
+
+
+def test_boxes_are_suppressed_before_they_are_clipped() -> None:
+    # Clipped, both would be the same box; as decoded they hardly overlap, so both stay.
+    boxes = torch.tensor([[[-100.0, 0.0, 10.0, 10.0]], [[0.0, 0.0, 10.0, 10.0]]])
+    found, scores, _, origin = select(boxes, torch.tensor([[0.9], [0.8]]), (10, 10), 0.0, 0.6, 100, 100)
+    assert found.tolist() == [[0, 0, 10, 10]] * 2
+    assert origin.tolist() == [0, 1]
+    assert scores.tolist() == pytest.approx([0.9, 0.8])
+
+
+def test_what_lies_outside_is_dropped_after_it_was_counted() -> None:
+    # The best box of the class lies outside: it takes the only place of its class, then goes.
+    boxes = torch.tensor(
+        [[[20.0, 0.0, 30.0, 10.0], [0.0, 0.0, 5.0, 5.0]], [[0.0, 0.0, 9.0, 9.0], [0.0, 0.0, 4.0, 4.0]]]
+    )
+    scores = torch.tensor([[0.9, 0.2], [0.8, 0.1]])
+    found, _, labels, origin = select(boxes, scores, (10, 10), 0.0, 0.6, 1, 100)
+    assert (labels.tolist(), origin.tolist(), found.tolist()) == ([1], [0], [[0, 0, 5, 5]])
+
+
+def test_limits_per_class_and_in_all() -> None:
+    torch.manual_seed(2)
+    boxes = torch.stack([random_boxes(40, spread=200.0) for _ in range(3)], dim=1)
+    scores = torch.rand(40, 3)
+    found, kept, labels, origin = select(boxes, scores, (300, 300), 0.3, 0.5, 8, 15)
+    assert len(found) == 15
+    assert all((labels == label).sum() <= 8 for label in range(3))
+    assert kept.tolist() == sorted(kept.tolist(), reverse=True)
+    assert torch.equal(kept, scores[origin, labels])
+    everything = []
+    for label in range(3):
+        candidates = (scores[:, label] > 0.3).nonzero()[:, 0]
+        order = greedy(boxes[candidates, label].tolist(), scores[candidates, label].tolist(), 0.5, 8)
+        everything += [(float(scores[candidates[i], label]), label) for i in order]
+    expected = sorted(everything, reverse=True)[:15]
+    assert [label for _, label in expected] == labels.tolist()
