@@ -30,12 +30,12 @@ class DatasetError(ValueError):
 def load_checked(names: Sequence[str], filter_empty: bool = True, num_classes: int | None = None) -> list[Record]:
     """The records of registered data sets, looked over: detectron2's ``get_detection_dataset_dicts``, made careful.
 
-    For training, boxes without area or outside their image are left out, and then images without objects; both are
-    counted and named in the log.
+    Boxes without area or outside their image are left out, and then, if asked for, images without objects; both are
+    counted and named in the log. (COCO's metrics read the annotation file, not these records: they see every box.)
 
     Args:
         names: registered data sets.
-        filter_empty: leave those out; False for a set to be judged on, which must stay whole.
+        filter_empty: leave out images without objects; False for a set to be judged on, which must stay whole.
         num_classes: how many classes the model has; None if that is not known.
 
     Returns:
@@ -50,9 +50,8 @@ def load_checked(names: Sequence[str], filter_empty: bool = True, num_classes: i
         mine = _load(name)
         _check_images(name, mine)
         _check_classes(name, names[0], num_classes)
-        if filter_empty:
-            mine = _with_objects(name, mine)
-        records += mine
+        mine = _without_useless_boxes(name, mine)
+        records += _with_objects(name, mine) if filter_empty else mine
     if not records:
         raise DatasetError(f"data set {', '.join(names)}: no image has an object to learn")
     return records
@@ -111,9 +110,9 @@ def _check_classes(name: str, first: str, num_classes: int | None) -> None:
         )
 
 
-def _with_objects(name: str, records: Sequence[Record]) -> list[Record]:
-    """The records that show objects, without boxes that show none; what is left out is counted and named in the log."""
-    kept, useless, empty = [], [], []
+def _without_useless_boxes(name: str, records: Sequence[Record]) -> list[Record]:
+    """The records without boxes that show nothing."""
+    kept, useless = [], []
     for record in records:
         objects = []
         for annotation in record.get("annotations", ()):
@@ -122,14 +121,24 @@ def _with_objects(name: str, records: Sequence[Record]) -> list[Record]:
                 useless.append(f"{annotation['bbox']} {reason} in {record['file_name']}")
             else:
                 objects.append(annotation)
-        if all(annotation.get("iscrowd", 0) for annotation in objects):
-            empty.append(record["file_name"])
-        else:
-            kept.append({**record, "annotations": objects})
-    for found, what in ((useless, "boxes"), (empty, "images without objects")):
-        if found:
-            logger.warning(f"data set {name}: left out {len(found)} {what}: {named(found, limit=20)}")
+        kept.append({**record, "annotations": objects})
+    _report(name, "boxes", useless)
     return kept
+
+
+def _with_objects(name: str, records: Sequence[Record]) -> list[Record]:
+    """The records that show an object that is no crowd."""
+    kept, empty = [], []
+    for record in records:
+        crowds_only = all(annotation.get("iscrowd", 0) for annotation in record["annotations"])
+        (empty if crowds_only else kept).append(record)
+    _report(name, "images without objects", [record["file_name"] for record in empty])
+    return kept
+
+
+def _report(name: str, what: str, left_out: Sequence[str]) -> None:
+    if left_out:
+        logger.warning(f"data set {name}: left out {len(left_out)} {what}: {named(left_out, limit=20)}")
 
 
 def _uselessness(annotation: Record, width: int, height: int) -> str:
