@@ -128,7 +128,8 @@ def _without_useless_boxes(name: str, records: Sequence[Record]) -> list[Record]
 
 def _with_objects(name: str, records: Sequence[Record]) -> list[Record]:
     """The records that show an object that is no crowd."""
-    kept, empty = [], []
+    kept: list[Record] = []
+    empty: list[Record] = []
     for record in records:
         crowds_only = all(annotation.get("iscrowd", 0) for annotation in record["annotations"])
         (empty if crowds_only else kept).append(record)
