@@ -78,8 +78,8 @@ def _difference(wanted: dict[str, Any], given: dict[str, Any]) -> str | None:
     if len(missing) == len(wanted):
         return f"it holds none of the network's weights, such as {missing[0]}"
     if missing or left_over:
-        found = [f"lacks {missing[0]}"] * bool(missing) + [f"holds {left_over[0]}"] * bool(left_over)
-        return f"it {' and '.join(found)}, or has it with another shape"
+        found = [f"{verb} {names[0]}" for verb, names in (("lacks", missing), ("holds", left_over)) if names]
+        return f"it {' and '.join(found)}, or has it in another shape"
     for name, value in wanted.items():
         if tuple(value.shape) != tuple(given[name].shape):
             return f"{name} is {tuple(given[name].shape)} in it, {tuple(value.shape)} here"

@@ -94,9 +94,11 @@ def _tokens(text: str) -> Iterator[tuple[str, int]]:
     text = text.rstrip()
     while position < len(text):
         found = _TOKEN.match(text, position)
-        line = text.count("\n", 0, found.end() if found else position) + 1
         if not found:
-            raise PipelineConfigError(f"line {line}: cannot be read from {text[position : position + 20].strip()!r} on")
+            rest = text[position:].lstrip()
+            line = text.count("\n", 0, len(text) - len(rest)) + 1
+            raise PipelineConfigError(f"line {line}: cannot be read from {rest[:20]!r} on")
+        line = text.count("\n", 0, found.end()) + 1
         position = found.end()
         token = found.group(1) or found.group(2) or found.group(3)
         if token:
