@@ -1,0 +1,172 @@
+"""Workers on Ray: on a cluster, or on this machine alone.
+
+A worker is a Ray actor, a process of its own that keeps the data on its device from child to child. An actor that dies
+(killed, out of memory, its machine gone) is replaced by a new one, wherever there is room, and what became of its child
+is told as *lost*.
+"""
+
+from __future__ import annotations
+
+import os
+import socket
+from collections import deque
+from typing import Any
+
+import ray
+from ray.exceptions import RayActorError, RayError, RayTaskError
+
+from nasnet_det.genotypes import Genotype
+from nasnet_det.search.child import ChildResult, DeviceLost
+from nasnet_det.search.workers import Evaluator, Job, Outcome, WorkersError
+
+_CONNECT_SECONDS = 10
+_START_SECONDS = 300
+
+
+class _Actor:
+    """What runs in a worker's process."""
+
+    def __init__(self, evaluator: Evaluator) -> None:
+        self.evaluator = evaluator
+
+    def check(self) -> None:
+        self.evaluator.check()
+
+    def evaluate(self, genotype: Genotype, seed: int) -> ChildResult:
+        return self.evaluator(genotype, seed)
+
+    def process(self) -> int:
+        return os.getpid()
+
+
+class RayWorkers:
+    """Children on Ray's actors.
+
+    Args:
+        evaluator: what they do.
+        count: how many workers; None for as many as the cluster has room for now.
+        address: of a running cluster (``host:port``, ``ray://host:port`` or ``auto``); None starts Ray here.
+        gpus: what each worker asks for; may be a fraction, so that several share a GPU.
+        cpus: likewise.
+
+    Raises:
+        WorkersError: if there is no cluster at the address, or it has no room for a single worker.
+    """
+
+    def __init__(
+        self,
+        evaluator: Evaluator,
+        count: int | None = None,
+        address: str | None = None,
+        gpus: float = 0.0,
+        cpus: float = 1.0,
+    ) -> None:
+        self._connect(address, count, cpus)
+        try:
+            room = self._room(cpus, gpus)
+            if room < 1:
+                raise WorkersError(
+                    f"a worker asks Ray for {cpus:g} CPUs and {gpus:g} GPUs, but the cluster has "
+                    f"{ray.cluster_resources().get('CPU', 0):g} and {ray.cluster_resources().get('GPU', 0):g} in all"
+                )
+            self.slots = count or room
+            self._evaluator = ray.put(evaluator)
+            options: dict[str, Any] = {"num_cpus": cpus, "num_gpus": gpus, "max_restarts": 0}
+            self._make = ray.remote(_Actor).options(**options).remote
+            self._idle: deque[Any] = deque(self._make(self._evaluator) for _ in range(self.slots))
+            self._running: dict[Any, tuple[Job, Any]] = {}
+        except BaseException:
+            ray.shutdown()
+            raise
+
+    def check(self) -> None:
+        """Let one worker find out whether children can be trained.
+
+        Raises:
+            WorkersError: if no worker starts; else what the evaluator raises.
+        """
+        done, _ = ray.wait([actor.check.remote() for actor in self._idle], num_returns=1, timeout=_START_SECONDS)
+        if not done:
+            raise WorkersError(f"no worker has started in {_START_SECONDS} s: is the cluster busy with other work?")
+        try:
+            ray.get(done[0])
+        except RayTaskError as error:
+            raise error.cause from None
+        except RayError as error:
+            raise WorkersError(f"a worker died as it started: {_words(error)}") from None
+
+    def submit(self, job: Job) -> None:
+        actor = self._idle.popleft()
+        self._running[actor.evaluate.remote(job.genotype, job.seed)] = job, actor
+
+    def wait(self) -> list[Outcome]:
+        done, _ = ray.wait(list(self._running), num_returns=1)
+        return [self._outcome(reference) for reference in done]
+
+    def processes(self) -> list[int]:
+        """The process ids of the idle workers, each on its own machine."""
+        return ray.get([actor.process.remote() for actor in self._idle])
+
+    def close(self) -> None:
+        ray.shutdown()
+
+    def _outcome(self, reference: Any) -> Outcome:
+        job, actor = self._running.pop(reference)
+        try:
+            result = ray.get(reference)
+        except RayTaskError as error:
+            if not isinstance(error.cause, DeviceLost):
+                raise error.cause from None
+            ray.kill(actor)  # its process cannot use the device any more
+            return self._replace(job, str(error.cause))
+        except RayActorError as error:
+            return self._replace(job, _words(error))
+        except RayError as error:
+            raise WorkersError(f"Ray failed: {_words(error)}; the same command continues the search") from None
+        self._idle.append(actor)
+        return Outcome(job.number, result)
+
+    def _replace(self, job: Job, words: str) -> Outcome:
+        self._idle.append(self._make(self._evaluator))
+        return Outcome(job.number, None, words)
+
+    def _room(self, cpus: float, gpus: float) -> int:
+        have = ray.cluster_resources()
+        asked = {"CPU": cpus, "GPU": gpus}
+        return int(min((have.get(name, 0.0) / amount + 1e-9 for name, amount in asked.items() if amount), default=1))
+
+    @staticmethod
+    def _connect(address: str | None, count: int | None, cpus: float) -> None:
+        if ray.is_initialized():
+            raise WorkersError("this process uses Ray already")
+        quiet: dict[str, Any] = {"logging_level": "ERROR", "log_to_driver": False}
+        if address is None:
+            # Workers on this machine share its cores as its system sees fit: as many as asked for, they start.
+            cores = max(os.cpu_count() or 1, int((count or 1) * cpus + 0.999))
+            ray.init(num_cpus=cores, include_dashboard=False, **quiet)
+            return
+        _reach(address)
+        try:
+            ray.init(address=address, **quiet)
+        except (ConnectionError, RuntimeError, ValueError, RayError, TimeoutError) as error:
+            raise WorkersError(f"no Ray cluster can be used at {address}: {_words(error)}") from None
+
+
+def _reach(address: str) -> None:
+    """Find out in seconds whether anything listens at an address; Ray itself tries for long."""
+    host, colon, port = address.removeprefix("ray://").rpartition(":")
+    if address in ("auto", "local") or not (colon and port.isdigit()):
+        return
+    try:
+        socket.create_connection((host.strip("[]"), int(port)), timeout=_CONNECT_SECONDS).close()
+    except OSError as error:
+        raise WorkersError(
+            f"nothing answers at Ray address {address} ({error.strerror or error}); start the cluster "
+            "(ray start --head), or leave --ray out to use this machine alone"
+        ) from None
+
+
+def _words(error: BaseException) -> str:
+    """An error of Ray's in one line."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return " ".join(lines)[:300] or type(error).__name__

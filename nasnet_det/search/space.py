@@ -1,0 +1,225 @@
+"""The search space: what may be decided about a pair of cells, and the genotype that decisions make.
+
+Paper section 2: each of two cells has B blocks of five decisions: two states, an operation on each, and how to combine
+the results. Decisions are numbered in the order in which the paper's controller makes them: the normal cell's blocks,
+then the reduction cell's. B, the operations and the combiners are settings, so the variants of the paper's appendix B
+are settings too.
+
+Every sequence of decisions makes a genotype whose every weight takes part in the output. Two rules see to it:
+
+* States that no block reads are joined. The paper says so of created states; here it holds for a cell's inputs as well,
+  which TF-slim's ``used_hiddenstates`` counts among the states, too. Otherwise one cell in 18 would ignore one of the
+  cells below it, and whole cells of the network would be trained for nothing.
+* A cell that is given all states of the cell below (NASNet-B) reads each of them: once there are only as many reads
+  left as inputs unread, a decision chooses among these.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, fields
+from math import comb, prod
+from typing import Any
+
+from nasnet_det.genotypes import COMBINERS, OPERATIONS, Block, CellGenotype, Genotype
+from nasnet_det.search.strategies import Decisions
+
+#: The thirteen operations of the paper's section 2, in its order.
+PAPER_OPERATIONS = (
+    "identity",
+    "conv_1x7_7x1",
+    "avg_pool_3x3",
+    "max_pool_5x5",
+    "conv_1x1",
+    "sep_conv_3x3",
+    "sep_conv_7x7",
+    "conv_1x3_3x1",
+    "dil_conv_3x3",
+    "max_pool_3x3",
+    "max_pool_7x7",
+    "conv_3x3",
+    "sep_conv_5x5",
+)
+_PER_BLOCK = 5
+
+
+class SpaceError(ValueError):
+    """Settings that make no space, or decisions or a genotype that do not belong to one."""
+
+
+@dataclass(frozen=True)
+class Space:
+    """The settings of a search space; the defaults are NASNet-A's.
+
+    Args:
+        blocks: B, of each cell.
+        operations: what may be applied to a state.
+        combiners: how a block may combine two.
+        passes_all: each cell passes all states it creates on, as many as it is given (NASNet-B).
+
+    Raises:
+        SpaceError: if there is nothing to choose from, or a name is unknown or repeated.
+    """
+
+    blocks: int = 5
+    operations: tuple[str, ...] = PAPER_OPERATIONS
+    combiners: tuple[str, ...] = ("add", "concat")
+    passes_all: bool = False
+
+    def __post_init__(self) -> None:
+        if type(self.blocks) is not int or self.blocks < 1:
+            raise SpaceError(f"a cell has at least one block, not {self.blocks!r}")
+        for what, names, known in (
+            ("operations", self.operations, OPERATIONS),
+            ("combiners", self.combiners, COMBINERS),
+        ):
+            unknown = [name for name in names if name not in known]
+            if unknown:
+                raise SpaceError(f"unknown {what}: {', '.join(map(str, unknown))}; known: {', '.join(known)}")
+            if not names or len(set(names)) < len(names):
+                raise SpaceError(f"a space has {what} to choose from, each once, not {list(names)}")
+
+    @property
+    def num_inputs(self) -> int:
+        """The states a cell is given."""
+        return self.blocks if self.passes_all else 2
+
+    @property
+    def sizes(self) -> tuple[int, ...]:
+        """The number of choices of each of the ``2 * 5 * blocks`` decisions."""
+        operations, combiners = len(self.operations), len(self.combiners)
+        cell: list[int] = []
+        for states in range(self.num_inputs, self.num_inputs + self.blocks):
+            cell += [states, states, operations, operations, combiners]
+        return tuple(cell * 2)
+
+    @property
+    def num_architectures(self) -> int:
+        """How many different genotypes decisions can make."""
+        return self._count(lambda sides: sides * sides)
+
+    @property
+    def num_distinct(self) -> int:
+        """How many of them compute different things, as far as swapping the two sides of a block does not matter."""
+        return self._count(lambda sides: sides * (sides + 1) // 2)
+
+    def genotype(self, decisions: Sequence[int]) -> Genotype:
+        """The genotype of one decision after the other.
+
+        Raises:
+            SpaceError: if there are too many or too few, or one is none of its choices.
+        """
+        sizes = self.sizes
+        if len(decisions) != len(sizes):
+            raise SpaceError(f"an architecture of this space takes {len(sizes)} decisions, not {len(decisions)}")
+        for i, (decision, size) in enumerate(zip(decisions, sizes, strict=True)):
+            if not 0 <= decision < size:
+                raise SpaceError(f"decision {i} has {size} choices; {decision!r} is none of them")
+        half = len(sizes) // 2
+        return Genotype(self._cell(decisions[:half]), self._cell(decisions[half:]), passes_all=self.passes_all)
+
+    def decisions(self, genotype: Genotype) -> Decisions:
+        """The decisions that make a genotype: ``space.genotype(space.decisions(g))`` has the cells of ``g``.
+
+        Raises:
+            SpaceError: if none do.
+        """
+        found: list[int] = []
+        for kind, cell in genotype.cells.items():
+            if len(cell.blocks) != self.blocks:
+                raise SpaceError(f"the {kind} cell has {len(cell.blocks)} blocks, not {self.blocks} as in this space")
+            reads = self._choices([state for block in cell.blocks for state, _ in block.sides])
+            for number, block in enumerate(cell.blocks):
+                where = f"{kind} cell, block {number}"
+                found += reads[2 * number : 2 * number + 2]
+                found += [_index(name, self.operations, where) for _, name in block.sides]
+                found += [_index(block.combine, self.combiners, where)]
+        made = self.genotype(found)
+        for kind, cell in genotype.cells.items():
+            if made.cells[kind].blocks != cell.blocks:
+                raise SpaceError(f"the {kind} cell does not read all of its inputs, as it must in this space")
+            if genotype.passes_all != self.passes_all or made.cells[kind].joined != cell.joined:
+                raise SpaceError(
+                    f"the {kind} cell's output is not that of this space, which is {list(made.cells[kind].joined)}"
+                )
+        return tuple(found)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values, for JSON."""
+        return {**asdict(self), "operations": list(self.operations), "combiners": list(self.combiners)}
+
+    @classmethod
+    def from_dict(cls, data: Mapping[str, Any]) -> Space:
+        """Read what :meth:`to_dict` gave."""
+        unknown = sorted(set(data) - {field.name for field in fields(cls)})
+        if unknown:
+            raise SpaceError(f"a space has no {', '.join(unknown)}")
+        lists = {key: tuple(data[key]) for key in ("operations", "combiners") if key in data}
+        return cls(**{**data, **lists})
+
+    def _cell(self, decisions: Sequence[int]) -> CellGenotype:
+        rows = [decisions[i : i + _PER_BLOCK] for i in range(0, len(decisions), _PER_BLOCK)]
+        reads = self._reads([choice for row in rows for choice in row[:2]])
+        blocks = tuple(
+            Block(
+                reads[2 * number],
+                reads[2 * number + 1],
+                self.operations[row[2]],
+                self.operations[row[3]],
+                self.combiners[row[4]],
+            )
+            for number, row in enumerate(rows)
+        )
+        states = range(self.num_inputs + self.blocks)
+        joined = states[self.num_inputs :] if self.passes_all else [s for s in states if s not in reads]
+        return CellGenotype(blocks, tuple(joined))
+
+    def _reads(self, choices: Sequence[int]) -> list[int]:
+        """The states that the blocks of a cell read, two a block."""
+        reads: list[int] = []
+        for choice in choices:
+            unread = self._must_read(reads)
+            reads.append(unread[choice % len(unread)] if unread else choice)
+        return reads
+
+    def _choices(self, reads: Sequence[int]) -> list[int]:
+        """The inverse of :meth:`_reads`."""
+        choices = []
+        for i, state in enumerate(reads):
+            unread = self._must_read(reads[:i])
+            choices.append(unread.index(state) if state in unread else state)
+        return choices
+
+    def _must_read(self, reads: Sequence[int]) -> list[int]:
+        """The unread inputs, if there are only as many reads left; else nothing."""
+        unread = [state for state in range(self.num_inputs) if state not in reads]
+        left = 2 * self.blocks - len(reads)
+        return unread if self.passes_all and len(unread) == left else []
+
+    def _count(self, pairs: Callable[[int], int]) -> int:
+        """The number of pairs of cells, ``pairs(n)`` being how many pairs can be made of n sides (state, operation).
+
+        Where every input must be read, by inclusion and exclusion of the inputs that are not.
+        """
+        operations, combiners = len(self.operations), len(self.combiners)
+
+        def cells(inputs: int) -> int:
+            return prod(pairs((inputs + block) * operations) * combiners for block in range(self.blocks))
+
+        unread = range(self.num_inputs if self.passes_all else 1)
+        total = sum((-1) ** k * comb(self.num_inputs, k) * cells(self.num_inputs - k) for k in unread)
+        return total**2
+
+
+def _index(name: str, names: Sequence[str], where: str) -> int:
+    if name not in names:
+        raise SpaceError(f"{where}: {name} is not in this space, which has {', '.join(names)}")
+    return names.index(name)
+
+
+#: The spaces of the paper: section 2, and the two variants of appendix B (figures 7 and 8).
+SPACES: dict[str, Space] = {
+    "nasnet_a": Space(),
+    "nasnet_b": Space(blocks=4, combiners=tuple(COMBINERS), passes_all=True),
+    "nasnet_c": Space(blocks=4, combiners=tuple(COMBINERS)),
+}
