@@ -125,8 +125,9 @@ def compare_classifier(folder: Path, meta: Mapping[str, Any]) -> Iterator[Compar
     """
     model = classifier_of(meta).eval()
     checkpoint = folder / ("model.ckpt" if "hparams" in meta else "weights.h5")
+    arrays = read_arrays(checkpoint)
     try:
-        model.load_state_dict(read_state_dict(model, read_arrays(checkpoint)))
+        model.load_state_dict(read_state_dict(model, arrays))
     except WeightsError as error:
         raise WeightsError(f"{checkpoint}: {error}") from None
     image = arrays_of(folder / "image.npz")

@@ -106,9 +106,7 @@ def with_same_pools(keras: Any, model: Any) -> Any:
     return mended
 
 
-@pytest.mark.parametrize(
-    ("size", "skip_reduction", "blocks"), [((64, 64), False, 1), ((75, 98), True, 2), ((32, 33), True, 1)]
-)
+@pytest.mark.parametrize(("size", "skip_reduction", "blocks"), [((75, 98), True, 2), ((32, 33), False, 1)])
 def test_keras_border_error_is_the_whole_difference(size: tuple[int, int], skip_reduction: bool, blocks: int) -> None:
     pytest.importorskip("tensorflow")
     keras, nasnet = pytest.importorskip("keras"), pytest.importorskip("keras.src.applications.nasnet")
