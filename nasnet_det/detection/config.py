@@ -80,8 +80,8 @@ def default_node() -> CfgNode:
     # FrozenBN, BN, SyncBN (over all GPUs), or another name that detectron2's get_norm knows. A network that starts from
     # random weights learns nothing through frozen norms.
     node.NORM = "FrozenBN"
-    # Momentum of trainable batch norms' statistics; 0 for the network's own, which suits long runs only (0.0003: a tenth
-    # of the way in 350 steps).
+    # Momentum of trainable batch norms' statistics; 0 for the network's own, which suits long runs only (0.0003 goes
+    # a tenth of the way in 350 steps).
     node.BN_MOMENTUM = 0.0
     # The maps that a plain or FPN backbone gives, by the power of two of their stride.
     node.OUT_FEATURES = ["c2", "c3", "c4", "c5"]
