@@ -51,7 +51,10 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--output", type=Path, metavar="DIR", help="default: output/demo, or output/demo-ROOT")
     parser.add_argument("--restart", action="store_true", help="begin anew what the output folder holds")
     parser.add_argument("opts", nargs=argparse.REMAINDER, metavar="KEY VALUE", help="changes of configs/demo.yaml")
-    return parser.parse_args(argv)
+    args = parser.parse_args(argv)
+    if args.images < 1:
+        parser.error("--images is at least 1")
+    return args
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -29,9 +29,10 @@ from nasnet_det.detection.trainer import Trainer
 logger = logging.getLogger(__name__)
 
 DATASET = "nasnet_demo"
-#: Objects narrower or lower than this share of their image's shorter side are too small at the demo's size.
-_LEAST_SIDE = 1 / 12
-_MOST_OBJECTS = 8
+#: Images are chosen whose objects are all at least this share of the shorter side wide and high: the first share that
+#: gives enough of them. Smaller objects are a few pixels at the demo's size.
+_LEAST_SIDES = (1 / 4, 1 / 6, 1 / 12)
+_MOST_OBJECTS = 6
 _BN_MOMENTUM = 0.1
 #: When, as a share of all steps, batch norms stop following the batches: three images of a kind of their own differ too
 #: much from the mean of all, and the detector must work with the statistics that inference uses.
@@ -73,7 +74,7 @@ def find_coco_folder(root: Path) -> CocoFolder:
 
 
 def choose_images(annotations: dict[str, Any], number: int) -> dict[str, Any]:
-    """The first ``number`` images with a few objects, none of them a crowd or tiny, and the categories they show.
+    """The first ``number`` images with a few objects, all of them large and none a crowd, and the categories they show.
 
     Raises:
         CocoFormatError: if no image is like that.
@@ -81,12 +82,15 @@ def choose_images(annotations: dict[str, Any], number: int) -> dict[str, Any]:
     objects: dict[int, list[dict[str, Any]]] = {}
     for entry in annotations.get("annotations", ()):
         objects.setdefault(entry["image_id"], []).append(entry)
-    images = [image for image in annotations["images"] if _is_easy(image, objects.get(image["id"], []))]
-    images = sorted(images, key=lambda image: image["id"])[:number]
+    ordered = sorted(annotations["images"], key=lambda image: image["id"])
+    for least in _LEAST_SIDES:
+        images = [image for image in ordered if _is_easy(image, objects.get(image["id"], []), least)][:number]
+        if len(images) == number:
+            break
     if not images:
         raise CocoFormatError(
-            f"no image shows 1 to {_MOST_OBJECTS} objects that are no crowd and at least 1/12 of its shorter side wide "
-            "and high"
+            f"no image shows 1 to {_MOST_OBJECTS} objects, none a crowd, that are at least 1/12 of its shorter side "
+            "wide and high"
         )
     chosen = [entry for image in images for entry in objects[image["id"]]]
     shown = {entry["category_id"] for entry in chosen}
@@ -94,10 +98,10 @@ def choose_images(annotations: dict[str, Any], number: int) -> dict[str, Any]:
     return {"images": images, "annotations": chosen, "categories": categories}
 
 
-def _is_easy(image: dict[str, Any], objects: list[dict[str, Any]]) -> bool:
-    least = _LEAST_SIDE * min(image["width"], image["height"])
+def _is_easy(image: dict[str, Any], objects: list[dict[str, Any]], least: float) -> bool:
+    side = least * min(image["width"], image["height"])
     return 0 < len(objects) <= _MOST_OBJECTS and all(
-        not entry["iscrowd"] and min(entry["bbox"][2:]) >= least for entry in objects
+        not entry["iscrowd"] and min(entry["bbox"][2:]) >= side for entry in objects
     )
 
 

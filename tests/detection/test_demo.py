@@ -45,12 +45,14 @@ def test_the_bundled_photographs_are_whole_and_annotated_within_their_borders() 
 
 
 def test_easy_images_are_chosen_and_only_their_categories_kept() -> None:
-    big, tiny = [5, 5, 40, 40], [5, 5, 4, 40]
-    chosen = choose_images(content({7: [big], 2: [big, big], 3: [tiny], 4: [], 5: [big] * 9, 6: [big]}, crowd=6), 8)
+    big, small, tiny = [5, 5, 40, 40], [5, 5, 12, 40], [5, 5, 4, 40]
+    data = content({7: [big], 2: [big, big], 1: [big, small], 3: [tiny], 4: [], 5: [big] * 9, 6: [big]}, crowd=6)
+    chosen = choose_images(data, 2)
     assert [image["id"] for image in chosen["images"]] == [2, 7]
     assert len(chosen["annotations"]) == 3
     assert [category["name"] for category in chosen["categories"]] == ["dog", "cat"]
-    assert [image["id"] for image in choose_images(content({7: [big], 2: [big]}), 1)["images"]] == [2]
+    # Where large objects are too few, smaller ones do.
+    assert [image["id"] for image in choose_images(data, 8)["images"]] == [1, 2, 7]
     with pytest.raises(CocoFormatError, match="no image shows"):
         choose_images(content({3: [tiny]}), 8)
 
