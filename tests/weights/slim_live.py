@@ -56,7 +56,7 @@ def run_slim(
     Args:
         kind: ``cifar``, ``mobile`` or ``large``.
         images: ``(N, H, W, 3)``.
-        training: build the auxiliary head too, of which only the variables are given.
+        training: build the auxiliary head too and normalize with the batch's statistics.
         overrides: hyper-parameters.
     """
     import tensorflow.compat.v1 as tf
@@ -80,8 +80,6 @@ def run_slim(
         feeds = {variable.initial_value: value for variable, value in values.items()}
         session.run([variable.initializer for variable in tf.global_variables()], feeds)
         variables = {variable.op.name: value for variable, value in values.items()}
-        if training:
-            return variables, {}, config
         return variables, session.run(end_points, {placeholder: images}), config
 
 
