@@ -33,7 +33,8 @@ from darts_style import DartsStyleStep
 
 import nasnet_det
 from nasnet_det.files import write_text
-from nasnet_det.training.engine import Execution, Trainer
+from nasnet_det.training.engine import Trainer
+from nasnet_det.training.execution import Execution
 from nasnet_det.training.models import ModelChoice
 from nasnet_det.training.recipe import load_recipe
 

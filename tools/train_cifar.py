@@ -37,7 +37,7 @@ from nasnet_det.training.command import (
     model_choice,
     recipe_asked,
 )
-from nasnet_det.training.engine import Execution
+from nasnet_det.training.execution import Execution
 from nasnet_det.training.models import ModelChoice
 from nasnet_det.training.recipe import Recipe
 from nasnet_det.training.session import Session, say_beside_bars

@@ -37,7 +37,7 @@ from nasnet_det.training.command import (
     recipe_asked,
 )
 from nasnet_det.training.image_folder import FolderBatches, Preprocessing
-from nasnet_det.training.recipe import recipe_names
+from nasnet_det.training.recipe import Recipe, recipe_names
 from nasnet_det.training.session import Session, say_beside_bars
 from nasnet_det.training.world import World
 
@@ -61,28 +61,10 @@ def train(options: argparse.Namespace, world: World) -> int:
     """Train, or take up, one run."""
     execution = execution_asked(options, f"cuda:{world.local_rank}" if torch.cuda.is_available() else None)
     choice, recipe = model_choice(options, "imagenet"), recipe_asked(options, "imagenet")
-    if recipe.batch_size % world.size:
-        raise DataError(f"a batch of {recipe.batch_size} cannot be shared by {world.size} processes")
     preprocessing = Preprocessing.of(resolve_data_config(pretrained_cfg=choice.data_config()), options.image_size)
-    data = FolderBatches(
-        options.data,
-        preprocessing,
-        recipe.augmentation,
-        recipe.batch_size // world.size,
-        execution.device,
-        options.seed,
-        options.workers,
-        world.rank,
-        world.size,
-    )
-    described = {
-        "data": {
-            "classes": data.num_classes,
-            "training_images": len(data.train),
-            "validation_images": len(data.validation),
-            "image_size": preprocessing.input_size[-1],
-        }
-    }
+    data = batches_of(options, recipe, preprocessing, execution.device, world)
+    images = {"training_images": len(data.train), "validation_images": len(data.validation)}
+    described = {"classes": data.num_classes, **images, "image_size": preprocessing.input_size[-1]}
     session = Session(
         options.out,
         choice,
@@ -90,22 +72,37 @@ def train(options: argparse.Namespace, world: World) -> int:
         execution,
         options.seed,
         preprocessing.to_dict(),
-        described,
+        {"data": described},
         pretrained=options.model if options.pretrained else None,
         world=world,
         label_names=tuple(data.train.classes),
     )
-    if world.leads:
-        images = f"{len(data.train)} + {len(data.validation)} images of {data.num_classes} classes"
-        where = execution.describe() + (f", {world.size} processes" if world.size > 1 else "")
-        say_beside_bars(f"{choice.architecture}, {recipe.name}, {images}, on {where}")
-    history = session.run(data, say_beside_bars)
-    if world.leads:
-        last = history[-1]
-        say_beside_bars(
-            f"top-1 {100 * last.top1:.2f} %, top-5 {100 * last.top5:.2f} %; the model is {options.out / 'model'}"
-        )
+    say = say_beside_bars if world.leads else lambda line: None
+    where = execution.describe() + (f", {world.size} processes" if world.size > 1 else "")
+    counts = f"{len(data.train)} + {len(data.validation)} images of {data.num_classes} classes"
+    say(f"{choice.architecture}, {recipe.name}, {counts}, on {where}")
+    last = session.run(data, say)[-1]
+    say(f"top-1 {100 * last.top1:.2f} %, top-5 {100 * last.top5:.2f} %; the model is {options.out / 'model'}")
     return 0
+
+
+def batches_of(
+    options: argparse.Namespace, recipe: Recipe, preprocessing: Preprocessing, device: torch.device, world: World
+) -> FolderBatches:
+    """This process's share of the images."""
+    if recipe.batch_size % world.size:
+        raise DataError(f"a batch of {recipe.batch_size} cannot be shared by {world.size} processes")
+    return FolderBatches(
+        options.data,
+        preprocessing,
+        recipe.augmentation,
+        recipe.batch_size // world.size,
+        device,
+        options.seed,
+        options.workers,
+        world.rank,
+        world.size,
+    )
 
 
 def main(arguments: list[str] | None = None) -> int:

@@ -18,7 +18,8 @@ from nasnet_det.genotypes import Genotype, as_genotype
 from nasnet_det.network import NASNet
 from nasnet_det.training.cifar10 import CLASSES, split
 from nasnet_det.training.cifar_batches import CifarAugmentation, CifarBatches, read_once
-from nasnet_det.training.engine import Diverged, Execution, Trainer, choose_execution, own_randomness, seed_step
+from nasnet_det.training.engine import Diverged, Trainer, own_randomness, seed_step
+from nasnet_det.training.execution import Execution, choose_execution
 from nasnet_det.training.recipe import Recipe
 from nasnet_det.training.run import EpochReport, fit
 
@@ -50,7 +51,7 @@ class ChildConfig:
         precision: ``auto`` (bfloat16 where the device gains), ``float32`` or ``bfloat16``.
         channels_last: the memory layout; None for what the device gains by.
         mode: ``eager``, ``compile`` or, on a CUDA device, ``graph``; see
-            :class:`~nasnet_det.training.engine.Execution`.
+            :class:`~nasnet_det.training.execution.Execution`.
         official_data: refuse data whose MD5 sums are not CIFAR-10's.
     """
 

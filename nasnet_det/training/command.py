@@ -12,7 +12,8 @@ import torch
 
 from nasnet_det.genotypes import GenotypeError, as_genotype
 from nasnet_det.training.cifar10 import DataError
-from nasnet_det.training.engine import Diverged, Execution, choose_execution
+from nasnet_det.training.engine import Diverged
+from nasnet_det.training.execution import Execution, choose_execution
 from nasnet_det.training.models import ModelChoice, ModelError
 from nasnet_det.training.recipe import Recipe, RecipeError, load_recipe
 from nasnet_det.training.run import Stopped

@@ -6,23 +6,25 @@
 
 from __future__ import annotations
 
+import copy
 import random
 from collections.abc import Iterator, Mapping
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any, Literal, Protocol
+from typing import Any, Protocol
 
 import numpy as np
 import torch
 from timm.data import Mixup
 from timm.loss import BinaryCrossEntropy
 from timm.optim import create_optimizer_v2
-from timm.utils import ModelEmaV3
 from torch import Tensor, nn
 from torch.nn import functional
 from torch.nn.modules.batchnorm import _BatchNorm
+from torch.optim.swa_utils import get_ema_multi_avg_fn
 
-from nasnet_det.drop_path import set_drop_path_progress
+from nasnet_det.drop_path import ScheduledDropPath, set_drop_path_progress
+from nasnet_det.training.execution import Execution, capture
 from nasnet_det.training.recipe import Recipe
 from nasnet_det.training.world import World
 
@@ -42,72 +44,6 @@ class Batches(Protocol):
     def validating(self) -> Iterator[tuple[Tensor, Tensor]]:
         """This process's share of the validation images."""
         ...
-
-
-@dataclass(frozen=True)
-class Execution:
-    """Where and how the arithmetic is done.
-
-    Args:
-        device: the device.
-        precision: ``float32``, or ``bfloat16`` for the operations that autocast runs in it.
-        channels_last: whether images and weights lie channels last in memory.
-        mode: ``eager``; ``compile`` (torch.compile); ``graph`` (forward and backward as captured CUDA graphs).
-    """
-
-    device: torch.device
-    precision: Literal["float32", "bfloat16"] = "float32"
-    channels_last: bool = False
-    mode: Literal["eager", "compile", "graph"] = "eager"
-
-    @property
-    def memory_format(self) -> torch.memory_format:
-        """torch's name of the layout."""
-        return torch.channels_last if self.channels_last else torch.contiguous_format
-
-    def autocast(self) -> AbstractContextManager[Any]:
-        """The context of a forward pass. Its cache of cast weights is off: a captured graph must not refer to it."""
-        if self.precision == "float32":
-            return nullcontext()
-        return torch.autocast(self.device.type, torch.bfloat16, cache_enabled=self.mode != "graph")
-
-    def describe(self) -> str:
-        """In words, for logs."""
-        layout = "channels_last" if self.channels_last else "contiguous"
-        return f"{self.device}, {self.precision}, {layout}, {self.mode}"
-
-
-def choose_execution(
-    device: str | torch.device | None = None,
-    precision: str = "auto",
-    channels_last: bool | None = None,
-    mode: str = "eager",
-) -> Execution:
-    """The device asked for, or the best there is, and what gains on it: on a CPU channels_last in float32 (measured:
-    0.55 of a contiguous training step's time; bfloat16 takes longer); on a GPU that computes in bfloat16, both.
-
-    Raises:
-        ValueError: if the device, precision or mode does not exist here.
-    """
-    if device is None:
-        device = "cuda" if torch.cuda.is_available() else "cpu"
-    try:
-        place = torch.device(device)
-        torch.empty(0, device=place)
-    except (RuntimeError, AssertionError) as error:
-        raise ValueError(f"device {device} cannot be used ({str(error).splitlines()[0]})") from None
-    gains = place.type == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False)
-    if precision not in ("auto", "float32", "bfloat16"):
-        raise ValueError(f"precision is auto, float32 or bfloat16, not {precision!r}")
-    if mode not in ("eager", "compile", "graph") or (mode == "graph" and place.type != "cuda"):
-        raise ValueError(f"mode is eager, compile or, on a CUDA device, graph; not {mode!r} on {place}")
-    in_bfloat16 = gains if precision == "auto" else precision == "bfloat16"
-    return Execution(
-        place,
-        "bfloat16" if in_bfloat16 else "float32",
-        gains or place.type == "cpu" if channels_last is None else channels_last,
-        mode,  # type: ignore[arg-type]
-    )
 
 
 class Diverged(RuntimeError):
@@ -161,7 +97,11 @@ class Trainer:
             filter_bias_and_bn=True,
             **recipe.optimizer_options,
         )
-        self.ema = ModelEmaV3(self.model, decay=recipe.ema_decay) if recipe.ema_decay else None
+        self.average = copy.deepcopy(self.model).eval() if recipe.ema_decay else None
+        # Lists made once: a network of many small modules is slow to walk at every step.
+        self._parameters = list(self.model.parameters())
+        self._paths = nn.ModuleList(module for module in self.model.modules() if isinstance(module, ScheduledDropPath))
+        self._values, self._averages = _floats(self.model), _floats(self.average)
         self.mix = _mixup(recipe, num_classes)
         self.binary = BinaryCrossEntropy(smoothing=recipe.label_smoothing) if recipe.loss != "cross_entropy" else None
         self._network: nn.Module | None = None
@@ -169,7 +109,7 @@ class Trainer:
     @property
     def measured_model(self) -> nn.Module:
         """What is evaluated and saved: the moving average where there is one."""
-        return self.ema.module if self.ema is not None else self.model
+        return self.model if self.average is None else self.average
 
     @property
     def learning_rate(self) -> float:
@@ -178,10 +118,11 @@ class Trainer:
 
     def step(self, images: Tensor, labels: Tensor) -> Tensor:
         """Take a step on images ``(B, 3, H, W)`` and labels ``(B,)``; gives the loss, still on the device."""
-        self.model.train()
+        if not self.model.training:
+            self.model.train()
         for group in self.optimizer.param_groups:
             group["lr"] = self.learning_rate * group.get("lr_scale", 1.0)
-        set_drop_path_progress(self.model, self.step_number / self.total_steps)
+        set_drop_path_progress(self._paths, self.step_number / self.total_steps)
         targets: Tensor = labels
         if self.mix is not None:
             images, targets = self.mix(images, labels)
@@ -192,13 +133,13 @@ class Trainer:
         loss = self._loss(outputs, targets)
         loss.backward()
         if self.recipe.clip_gradient_norm:
-            nn.utils.clip_grad_norm_(self.model.parameters(), self.recipe.clip_gradient_norm)
+            nn.utils.clip_grad_norm_(self._parameters, self.recipe.clip_gradient_norm)
         self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)
         self.step_number += 1
-        if self.ema is not None:
-            self.ema.decay = self.recipe.ema_decay_at(self.step_number)
-            self.ema.update(self.model)
+        if self.average is not None:
+            decay = self.recipe.ema_decay_at(self.step_number)
+            get_ema_multi_avg_fn(decay)(self._averages, self._values, self.step_number)
         return loss.detach()
 
     @torch.no_grad()
@@ -212,15 +153,15 @@ class Trainer:
             "step": self.step_number,
             "model": self.model.state_dict(),
             "optimizer": self.optimizer.state_dict(),
-            "ema": None if self.ema is None else self.ema.module.state_dict(),
+            "average": None if self.average is None else self.average.state_dict(),
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Take up a state of the same network and recipe."""
         self.model.load_state_dict(state["model"])
         self.optimizer.load_state_dict(state["optimizer"])
-        if self.ema is not None:
-            self.ema.module.load_state_dict(state["ema"])
+        if self.average is not None:
+            self.average.load_state_dict(state["average"])
         self.step_number = state["step"]
 
     def _loss(self, outputs: Tensor | tuple[Tensor, Tensor], targets: Tensor) -> Tensor:
@@ -245,7 +186,7 @@ class Trainer:
         elif self.execution.mode == "graph":
             if self.world.size > 1:
                 raise ValueError("mode graph trains in one process; use eager or compile with torchrun")
-            network = _capture(network, images, self.execution)
+            network = capture(network, images, self.execution)
         self._network = self.world.wrap(network, self.execution.device)
         return self._network
 
@@ -294,19 +235,12 @@ def own_randomness(device: torch.device) -> Iterator[None]:
         np.random.set_state(numpy)
 
 
+def _floats(model: nn.Module | None) -> list[Tensor]:
+    """The weights and running statistics of a network, in order."""
+    return [] if model is None else [value for value in model.state_dict().values() if value.is_floating_point()]
+
+
 def _mixup(recipe: Recipe, num_classes: int) -> Any:
     if not recipe.mix:
         return None
     return Mixup(**recipe.mix, label_smoothing=recipe.label_smoothing, num_classes=num_classes)
-
-
-def _capture(model: nn.Module, images: Tensor, execution: Execution) -> Any:
-    """Forward and backward as CUDA graphs: the many small operations of a cell then cost no launch each. The warm-up
-    that capturing needs leaves no trace in the running statistics."""
-    buffers = {name: buffer.clone() for name, buffer in model.named_buffers()}
-    with execution.autocast():
-        network = torch.cuda.make_graphed_callables(model, (torch.zeros_like(images),))
-    with torch.no_grad():
-        for name, buffer in model.named_buffers():
-            buffer.copy_(buffers[name])
-    return network

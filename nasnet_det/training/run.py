@@ -117,61 +117,109 @@ def fit(
         Diverged: if the loss is no longer finite; the keeper's last state is from before.
         Stopped: if ``should_stop`` said so; the keeper's state is that of the last step.
     """
-    history, loss = _take_up(trainer, keeper)
-    saved = time.monotonic()
-
-    def keep() -> None:
-        nonlocal saved
-        if keeper is not None and trainer.world.leads:
-            partial = {"loss": float(loss.loss), "steps": loss.steps}
-            rows = [r.to_dict() for r in history]
-            keeper.save({**trainer.state_dict(), "history": rows, "partial": partial})
-        saved = time.monotonic()
-
+    loop = _Loop(trainer, data, seed, keeper, tick, should_stop, save_every_seconds)
     while trainer.step_number < trainer.total_steps:
-        epoch, start = divmod(trainer.step_number, trainer.steps_per_epoch)
-        began, images_seen = time.monotonic(), 0
-        batches = data.training(epoch, start)
-        for number in range(start, trainer.steps_per_epoch):
-            seed_step(seed, trainer.step_number, trainer.world.rank)
-            images, labels = next(batches)
-            loss.add(trainer.step(images, labels))
-            images_seen += len(labels) * trainer.world.size
-            last = number + 1 == trainer.steps_per_epoch
-            looks = last or (number + 1) % LOOK_EVERY == 0
-            tick(trainer.step_number, _finite_mean(loss, trainer) if looks else None)
-            if last:
-                break
-            if (looks or trainer.world.size == 1) and trainer.world.any(should_stop(), trainer.execution.device):
-                keep()
-                raise Stopped(f"stopped after step {trainer.step_number} of {trainer.total_steps}")
-            if time.monotonic() - saved > save_every_seconds:
-                keep()
-        trained = time.monotonic() - began
-        measured = trainer.evaluate(data.validating())
-        history.append(
-            EpochReport(
-                epoch + 1,
-                trainer.step_number,
-                trainer.recipe.learning_rate_at(trainer.step_number - 1, trainer.steps_per_epoch),
-                loss.mean,
-                measured.loss,
-                measured.top1,
-                measured.top5,
-                images_seen / trained,
-                time.monotonic() - began,
-            )
-        )
-        loss = _zero(trainer)
-        if keeper is not None and trainer.world.leads:
-            keeper.log(history)
-        keep()
-        report(history[-1])
-        if enough(history[-1]):
+        last = loop.epoch()
+        report(last)
+        if enough(last):
             break
-        if trainer.world.any(should_stop(), trainer.execution.device):
-            raise Stopped(f"stopped after step {trainer.step_number} of {trainer.total_steps}")
-    return history
+        if trainer.step_number < trainer.total_steps:
+            loop.stop_if_asked()
+    return loop.history
+
+
+class _Loop:
+    """What a run is doing: its history, the loss of the epoch under way, and when it was last kept."""
+
+    def __init__(
+        self,
+        trainer: Trainer,
+        data: Batches,
+        seed: int,
+        keeper: Keeper | None,
+        tick: Callable[[int, float | None], None],
+        should_stop: Callable[[], bool],
+        save_every_seconds: float,
+    ) -> None:
+        self.trainer, self.data, self.seed, self.keeper = trainer, data, seed, keeper
+        self.tick, self.should_stop, self.save_every_seconds = tick, should_stop, save_every_seconds
+        self.saved = time.monotonic()
+        self.loss, self.history = self._no_loss(), []
+        state = keeper.load() if keeper is not None else None
+        if state is not None:
+            trainer.load_state_dict(state)
+            self.loss.loss += state["partial"]["loss"]
+            self.loss.steps = state["partial"]["steps"]
+            self.history = [EpochReport(**row) for row in state["history"]]
+
+    def epoch(self) -> EpochReport:
+        """Train what is left of the epoch under way, measure, and keep."""
+        trainer, began = self.trainer, time.monotonic()
+        images_seen = self._train()
+        trained = time.monotonic() - began
+        measured = trainer.evaluate(self.data.validating())
+        report = EpochReport(
+            epoch=trainer.step_number // trainer.steps_per_epoch,
+            step=trainer.step_number,
+            learning_rate=trainer.recipe.learning_rate_at(trainer.step_number - 1, trainer.steps_per_epoch),
+            train_loss=self.loss.mean,
+            validation_loss=measured.loss,
+            top1=measured.top1,
+            top5=measured.top5,
+            images_per_second=images_seen / trained,
+            seconds=time.monotonic() - began,
+        )
+        self.history.append(report)
+        self.loss = self._no_loss()
+        if self.keeper is not None and trainer.world.leads:
+            self.keeper.log(self.history)
+        self._keep()
+        return report
+
+    def stop_if_asked(self, keep: bool = False) -> None:
+        """Raise :class:`Stopped` if any process was asked to stop."""
+        if self.trainer.world.any(self.should_stop(), self.trainer.execution.device):
+            if keep:
+                self._keep()
+            raise Stopped(f"stopped after step {self.trainer.step_number} of {self.trainer.total_steps}")
+
+    def _train(self) -> int:
+        """The epoch's remaining steps; gives the number of images that all processes saw."""
+        trainer, images_seen = self.trainer, 0
+        epoch, start = divmod(trainer.step_number, trainer.steps_per_epoch)
+        batches = self.data.training(epoch, start)
+        for number in range(start + 1, trainer.steps_per_epoch + 1):
+            seed_step(self.seed, trainer.step_number, trainer.world.rank)
+            images, labels = next(batches)
+            self.loss.add(trainer.step(images, labels))
+            images_seen += len(labels) * trainer.world.size
+            last = number == trainer.steps_per_epoch
+            looks = last or number % LOOK_EVERY == 0
+            self.tick(trainer.step_number, self._finite_loss() if looks else None)
+            if last:
+                break  # the epoch is measured before anything is kept
+            if looks or trainer.world.size == 1:
+                self.stop_if_asked(keep=True)
+            if time.monotonic() - self.saved > self.save_every_seconds:
+                self._keep()
+        return images_seen
+
+    def _keep(self) -> None:
+        if self.keeper is not None and self.trainer.world.leads:
+            partial = {"loss": float(self.loss.loss), "steps": self.loss.steps}
+            history = [report.to_dict() for report in self.history]
+            self.keeper.save({**self.trainer.state_dict(), "history": history, "partial": partial})
+        self.saved = time.monotonic()
+
+    def _finite_loss(self) -> float:
+        mean, step = self.loss.mean, self.trainer.step_number
+        if not math.isfinite(mean):
+            epoch = (step - 1) // self.trainer.steps_per_epoch + 1
+            raise Diverged(f"the training loss is {mean} by step {step} (epoch {epoch})")
+        return mean
+
+    def _no_loss(self) -> _Sum:
+        return _Sum(torch.zeros((), dtype=torch.float64, device=self.trainer.execution.device))
 
 
 @contextmanager
@@ -191,26 +239,3 @@ def stop_on_signal() -> Iterator[Callable[[], bool]]:
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
-
-
-def _take_up(trainer: Trainer, keeper: Keeper | None) -> tuple[list[EpochReport], _Sum]:
-    state = keeper.load() if keeper is not None else None
-    loss = _zero(trainer)
-    if state is None:
-        return [], loss
-    trainer.load_state_dict(state)
-    loss.loss += state["partial"]["loss"]
-    loss.steps = state["partial"]["steps"]
-    return [EpochReport(**row) for row in state["history"]], loss
-
-
-def _zero(trainer: Trainer) -> _Sum:
-    return _Sum(torch.zeros((), dtype=torch.float64, device=trainer.execution.device))
-
-
-def _finite_mean(loss: _Sum, trainer: Trainer) -> float:
-    mean = loss.mean
-    if not math.isfinite(mean):
-        epoch = (trainer.step_number - 1) // trainer.steps_per_epoch + 1
-        raise Diverged(f"the training loss is {mean} by step {trainer.step_number} (epoch {epoch})")
-    return mean

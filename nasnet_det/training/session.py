@@ -13,7 +13,8 @@ from typing import Any
 import torch
 from tqdm import tqdm
 
-from nasnet_det.training.engine import Batches, Execution, Trainer, own_randomness, seed_step
+from nasnet_det.training.engine import Batches, Trainer, own_randomness, seed_step
+from nasnet_det.training.execution import Execution
 from nasnet_det.training.models import ModelChoice, load_weights, save_local_dir
 from nasnet_det.training.recipe import Recipe
 from nasnet_det.training.run import EpochReport, fit, stop_on_signal

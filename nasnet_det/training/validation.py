@@ -20,7 +20,8 @@ from torch import Tensor, nn
 
 from nasnet_det.detection.crops import resize_bilinear
 from nasnet_det.training.cifar10 import DataError
-from nasnet_det.training.engine import Evaluation, Execution, evaluate
+from nasnet_det.training.engine import Evaluation, evaluate
+from nasnet_det.training.execution import Execution
 from nasnet_det.training.image_folder import Loader, Pictures, Preprocessing, validation_folder
 
 

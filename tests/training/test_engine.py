@@ -15,7 +15,8 @@ from torch.nn import functional
 
 from nasnet_det.drop_path import ScheduledDropPath
 from nasnet_det.network import NASNet
-from nasnet_det.training.engine import Execution, Trainer, choose_execution, evaluate, own_randomness, seed_step
+from nasnet_det.training.engine import Trainer, evaluate, own_randomness, seed_step
+from nasnet_det.training.execution import Execution, choose_execution
 from nasnet_det.training.recipe import Recipe
 
 CPU = Execution(torch.device("cpu"))
@@ -161,3 +162,19 @@ def test_executions_that_cannot_be_are_named() -> None:
     with pytest.raises(ValueError, match="graph; not 'graph' on cpu"):
         choose_execution("cpu", mode="graph")
     assert choose_execution("cpu") == Execution(torch.device("cpu"), "float32", channels_last=True)
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
+@pytest.mark.parametrize("mode", ["eager", "graph", "compile"])
+def test_every_mode_trains_alike_on_a_gpu(mode: str) -> None:
+    losses = {}
+    for tried in ("eager", mode):
+        seed_step(0, 0)
+        network = NASNet(num_cells=1, num_filters=8, stem="cifar", num_classes=10, aux_head=True, img_size=32)
+        execution = choose_execution("cuda", "float32", channels_last=True, mode=tried)
+        trainer = Trainer(network, Recipe.from_dict({**PLAIN.to_dict(), "aux_weight": 0.4}), 5, 10, execution)
+        images = torch.randn(8, 3, 32, 32, device="cuda")
+        labels = torch.arange(8, device="cuda")
+        losses[tried] = [trainer.step(images, labels).item() for _ in range(4)]
+        assert trainer.evaluate(iter([(images, labels)])).images == 8
+    np.testing.assert_allclose(losses[mode], losses["eager"], rtol=2e-2)

@@ -11,7 +11,8 @@ import pytest
 import torch
 from torch import nn
 
-from nasnet_det.training.engine import Execution, Trainer
+from nasnet_det.training.engine import Trainer
+from nasnet_det.training.execution import Execution
 from nasnet_det.training.recipe import load_recipe
 
 RECORDING = Path(__file__).parent / "data" / "rmsprop_tensorflow.json"

@@ -14,7 +14,8 @@ import torch
 from nasnet_det.genotypes import Block, CellGenotype, Genotype
 from nasnet_det.training.cifar10 import load_cifar10
 from nasnet_det.training.cifar_batches import CifarAugmentation, CifarBatches
-from nasnet_det.training.engine import Diverged, choose_execution
+from nasnet_det.training.engine import Diverged
+from nasnet_det.training.execution import choose_execution
 from nasnet_det.training.models import ModelChoice
 from nasnet_det.training.recipe import Recipe, load_recipe
 from nasnet_det.training.run import EpochReport, Stopped, fit

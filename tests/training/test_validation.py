@@ -11,7 +11,7 @@ from PIL import Image
 from torch import Tensor, nn
 
 from nasnet_det.training.cifar10 import DataError
-from nasnet_det.training.engine import choose_execution
+from nasnet_det.training.execution import choose_execution
 from nasnet_det.training.image_folder import Preprocessing
 from nasnet_det.training.validation import SlimEvaluation, label_names, validate, with_image_size
 
