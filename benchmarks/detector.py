@@ -2,8 +2,8 @@
 
     python benchmarks/detector.py [--size 400] [--proposals 50 300] [--chunks 16 64] [--json OUT]
 
-Every variant runs in a process of its own, on the same random image of SIZE x SIZE pixels and with random weights (time
-does not depend on them). Memory is the process's peak resident set on a CPU, what PyTorch allocated on a GPU; both hold
+Every variant runs in a process of its own, on the same random image of SIZE x SIZE pixels and with random weights and
+random proposals. Memory is the process's peak resident set on a CPU, what PyTorch allocated on a GPU; both hold
 the weights. R50-C4 is detectron2's own config; it has no chunks.
 """
 
@@ -29,8 +29,26 @@ CONFIGS = {"nasnet_mobile": "nasnet_frcnn_mobile_600.yaml", "nasnet_large": "nas
 PEER = "r50_c4"
 
 
+def fix_proposals(model: Any, proposals: int, size: int) -> None:
+    """Let the proposal generator do its work, then pass on random boxes, for random weights propose next to nothing."""
+    from detectron2.structures import Boxes, Instances
+
+    corners = torch.rand(proposals, 2, 2, generator=torch.Generator().manual_seed(0)) * size
+    low, high = corners.amin(1), corners.amax(1)
+    fixed = Instances((size, size))
+    fixed.proposal_boxes = Boxes(torch.cat((low, torch.maximum(high, low + 8)), dim=1).clamp(max=size).to(model.device))
+    fixed.objectness_logits = torch.zeros(proposals, device=model.device)
+    generate = model.proposal_generator.forward
+
+    def forward(*args: Any) -> Any:
+        found, losses = generate(*args)
+        return [fixed for _ in found], losses
+
+    model.proposal_generator.forward = forward
+
+
 def build(detector: str, size: int, proposals: int, chunk: int, device: str) -> torch.nn.Module:
-    """A detector in evaluation that passes exactly ``proposals`` proposals on."""
+    """A detector in evaluation that classifies exactly ``proposals`` proposals."""
     from detectron2 import model_zoo
     from detectron2.config import get_cfg
     from detectron2.modeling import build_model
@@ -48,11 +66,10 @@ def build(detector: str, size: int, proposals: int, chunk: int, device: str) -> 
         cfg.MODEL.NASNET.IMAGE_SIZE = [size, size]
         cfg.MODEL.NASNET.CHUNK_SIZE = chunk
     cfg.MODEL.DEVICE = device
-    cfg.MODEL.RPN.PRE_NMS_TOPK_TEST = 6000
     cfg.MODEL.RPN.POST_NMS_TOPK_TEST = proposals
-    # Random weights put proposals on top of each other; all of them shall pass.
-    cfg.MODEL.RPN.NMS_THRESH = 1.0
-    return build_model(cfg).eval()
+    model = build_model(cfg).eval()
+    fix_proposals(model, proposals, size)
+    return model
 
 
 def measure(variant: dict[str, Any], size: int, repeats: int, device: str) -> dict[str, Any]:
