@@ -38,9 +38,15 @@ def add_model_options(parser: argparse.ArgumentParser, model: str, num_cells: in
 
 
 def model_choice(options: argparse.Namespace, stem: str) -> ModelChoice:
-    """The network asked for."""
+    """The network asked for.
+
+    Raises:
+        ModelError, GenotypeError: if there is none such.
+    """
     if options.genotype is None:
         return ModelChoice.named(options.model)
+    if options.pretrained:
+        raise ModelError("there are no weights of a bare --genotype; give --model local-dir:FOLDER with --pretrained")
     genotype = as_genotype(options.genotype)
     return ModelChoice.of_genotype(genotype, options.num_cells, options.num_filters, stem)
 

@@ -26,8 +26,8 @@ def _command(name: str) -> Command:
     return runpy.run_path(str(TOOLS / f"{name}.py"))["main"]
 
 
-train_cifar, train_imagenet, validate, build_backbone = map(
-    _command, ("train_cifar", "train_imagenet", "validate", "build_backbone")
+prepare_cifar10, train_cifar, train_imagenet, validate, build_backbone = map(
+    _command, ("prepare_cifar10", "train_cifar", "train_imagenet", "validate", "build_backbone")
 )
 
 
@@ -83,6 +83,7 @@ def test_cifar_of_the_family_in_a_given_time(cifar_like: Path, tmp_path: Path) -
         (["--set", "colour=1"], "unknown settings colour"),
         (["--recipe", "imagenet_modern"], "imagenet_modern is a recipe for imagenet, not for cifar"),
         (["--genotype", "no_such_cell"], "neither a JSON file nor a published genotype"),
+        (["--pretrained"], "no weights of a bare --genotype"),
         (["--device", "nowhere"], "device nowhere cannot be used"),
         (["--batch-size", "101"], "100 training images do not fill a batch of 101"),
         (["--set", "augmentation.cutout=-1"], "augmentation.cutout is a whole number"),
@@ -100,6 +101,13 @@ def test_mistakes_are_one_line(
 def test_official_data_are_asked_for(cifar_options: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     assert train_cifar([option for option in cifar_options if option != "--unofficial"]) == 2
     assert "truncated or not CIFAR-10" in capsys.readouterr().err
+
+
+def test_preparing_from_what_is_no_archive(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "page.tar.gz").write_text("<html>not found</html>")
+    assert prepare_cifar10([str(tmp_path / "data"), "--source", str(tmp_path / "page.tar.gz")]) == 2
+    assert "error: " in (error := capsys.readouterr().err) and "is no gzipped tar archive" in error
+    assert not (tmp_path / "data").exists()
 
 
 def test_a_terminated_process_is_continued_by_the_same_command(cifar_options: list[str], tmp_path: Path) -> None:
