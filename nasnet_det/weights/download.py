@@ -26,7 +26,15 @@ _WAY_OUT = (
 
 
 class Unreachable(WeightsError):
-    """A file that could not be fetched: there may be another place for it."""
+    """A file that could not be fetched: there may be another place for it.
+
+    Args:
+        what: which file, and why.
+    """
+
+    def __init__(self, what: str) -> None:
+        super().__init__(f"{what}; {_WAY_OUT}")
+        self.what = what
 
 
 def is_remote(location: str) -> bool:
@@ -95,10 +103,10 @@ def _from_url(url: str, folder: Path) -> Path:
                     progress.update(len(block))
     except (OSError, http.client.HTTPException, ValueError) as error:
         reason = error.reason if isinstance(error, urllib.error.URLError) else error
-        raise Unreachable(f"{url}: cannot be fetched ({reason}); {_WAY_OUT}") from None
+        raise Unreachable(f"{url}: cannot be fetched ({reason})") from None
     size = target.stat().st_size
     if total and size != total:
-        raise Unreachable(f"{url}: the connection broke after {size} of {total} bytes; nothing was kept, try again")
+        raise Unreachable(f"{url}: the connection broke after {size} of {total} bytes; nothing was kept")
     return target
 
 
@@ -117,4 +125,4 @@ def from_hub(location: str) -> Path:
     try:
         return Path(hf_hub_download(f"{owner}/{repository}", filename or "model.safetensors"))
     except Exception as error:  # the client lets its HTTP library's own exceptions through
-        raise Unreachable(f"{location}: cannot be fetched ({one_line(error)}); {_WAY_OUT}") from None
+        raise Unreachable(f"{location}: cannot be fetched ({one_line(error)})") from None

@@ -166,9 +166,9 @@ def _first_of(names: tuple[str, ...], cache_dir: str | Path | None) -> Path:
         try:
             return resolve(name, cache_dir)
         except Unreachable as error:
-            _logger.warning("%s", error)
-            failed.append(str(error))
-    raise Unreachable("; and ".join(failed))
+            _logger.warning("%s", error.what)
+            failed.append(error.what)
+    raise Unreachable("; ".join(failed))
 
 
 def _convert(weights: PublishedWeights, file: Path, target: Path) -> None:
