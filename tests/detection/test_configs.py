@@ -1,0 +1,165 @@
+"""Every config of the set builds, trains a step and detects, made small; each says what it is expected to reach."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+pytest.importorskip("detectron2")
+
+from detectron2.config import LazyConfig, get_cfg, instantiate
+from detectron2.modeling import build_model
+from detectron2.structures import Boxes, Instances
+from detectron2.utils.events import EventStorage
+
+from nasnet_det.detection import add_nasnet_config, setup_environment
+from nasnet_det.detection.config import ConfigError, read_config
+from nasnet_det.published_cells import PUBLISHED
+from tests.detection.conftest import CONFIGS
+
+NAMES = sorted(path.name for path in CONFIGS.glob("*.yaml") if not path.name.startswith("base"))
+#: The three rows of the paper's Table 4: size, minival and test-dev AP.
+TABLE_4 = {
+    "nasnet_frcnn_mobile_600.yaml": (600, "29.6", None),
+    "nasnet_frcnn_large_800.yaml": (800, "41.3", "40.7"),
+    "nasnet_frcnn.yaml": (1200, "43.2", "43.1"),
+}
+
+
+@pytest.fixture
+def found_cell(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The cell that a search has found, where you are."""
+    monkeypatch.chdir(tmp_path)
+    PUBLISHED["darts_v2"].save(tmp_path / "found_cell.json")
+
+
+def record(training: bool) -> dict[str, Any]:
+    image = torch.randint(0, 256, (3, 96, 128), dtype=torch.uint8)
+    truth = Instances((96, 128), gt_boxes=Boxes(torch.tensor([[8.0, 8, 90, 70], [50, 20, 120, 90]])))
+    truth.gt_classes = torch.tensor([0, 1])
+    return {"image": image, "height": 50, "width": 60, **({"instances": truth} if training else {})}
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_config_trains_and_detects(name: str, small_config: Any, found_cell: None) -> None:
+    torch.manual_seed(0)
+    model = build_model(small_config(name))
+    optimizer = torch.optim.SGD(model.parameters(), lr=1e-3)
+    with EventStorage():
+        losses = model([record(training=True), record(training=True)])
+    total = sum(losses.values())
+    assert torch.isfinite(total)
+    total.backward()
+    assert all(parameter.grad is not None for parameter in model.parameters() if parameter.requires_grad)
+    optimizer.step()
+    with torch.no_grad():
+        (found,) = model.eval()([record(training=False)])
+    assert found["instances"].image_size == (50, 60)
+    assert {"pred_boxes", "scores", "pred_classes"} <= set(found["instances"].get_fields())
+
+
+@pytest.mark.parametrize("name", [*NAMES, "nasnet_frcnn.py"])
+def test_a_config_says_what_to_expect(name: str) -> None:
+    head = " ".join((CONFIGS / name).read_text().split("_BASE_")[0].replace("#", " ").split())
+    assert "Not trained" in head or name == "demo.yaml"
+    if name in TABLE_4:
+        size, minival, test_dev = TABLE_4[name]
+        cfg = read_config(CONFIGS / name)
+        assert list(cfg.MODEL.NASNET.IMAGE_SIZE) == [size, size]
+        assert f"{minival} AP on minival" in head and "table 4" in head
+        assert test_dev is None or f"{test_dev} on test-dev" in head
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_configs_are_short(name: str) -> None:
+    lines = (CONFIGS / name).read_text().splitlines()
+    assert any(line.startswith("_BASE_") for line in lines)
+    assert len(lines) < 70
+
+
+def test_the_lazy_twin_is_the_same_model() -> None:
+    """At full size, on the meta device: names, shapes, layers, and every number that is no weight."""
+    cfg = read_config(CONFIGS / "nasnet_frcnn.yaml", ["MODEL.NASNET.PRETRAINED", "", "MODEL.DEVICE", "meta"])
+    lazy = LazyConfig.load(str(CONFIGS / "nasnet_frcnn.py")).model
+    lazy.backbone.network.pretrained = lazy.roi_heads.second_stage.network.pretrained = ""
+    with torch.device("meta"):
+        models = [build_model(cfg), instantiate(lazy)]
+    states = [{name: value.shape for name, value in model.state_dict().items()} for model in models]
+    assert states[0] == states[1]
+    assert str(models[0]) == str(models[1])
+    assert numbers(models[0]) == numbers(models[1])
+    assert sum(value.numel() for value in models[0].parameters()) == 104_959_269
+
+
+def numbers(value: Any, depth: int = 0) -> Any:
+    """The plain values of an object and its parts."""
+    if isinstance(value, (bool, int, float, str, type(None))):
+        return value
+    if torch.is_tensor(value):
+        return tuple(value.shape)
+    if depth > 12:
+        return None
+    if hasattr(value, "items"):
+        return {str(key): numbers(item, depth + 1) for key, item in value.items()}
+    if hasattr(value, "__iter__"):
+        return [numbers(item, depth + 1) for item in value]
+    own = {key: item for key, item in getattr(value, "__dict__", {}).items() if not key.endswith("_hooks")}
+    return {key: numbers(item, depth + 1) for key, item in own.items()}
+
+
+def test_pixel_values_of_the_twin_are_equal() -> None:
+    lazy = LazyConfig.load(str(CONFIGS / "nasnet_frcnn.py"))
+    cfg = read_config(CONFIGS / "nasnet_frcnn.yaml")
+    assert list(lazy.model.pixel_mean) == list(cfg.MODEL.PIXEL_MEAN)
+    assert list(lazy.model.pixel_std) == list(cfg.MODEL.PIXEL_STD)
+    assert (lazy.model.input_format, lazy.train.max_iter) == (cfg.INPUT.FORMAT, cfg.SOLVER.MAX_ITER)
+    assert (lazy.optimizer.lr, lazy.optimizer.weight_decay) == (cfg.SOLVER.BASE_LR, cfg.SOLVER.WEIGHT_DECAY)
+    assert lazy.optimizer.max_norm == cfg.SOLVER.CLIP_GRADIENTS.CLIP_VALUE
+    assert list(lazy.lr_multiplier.scheduler.milestones)[:2] == list(cfg.SOLVER.STEPS)
+
+
+def test_a_key_that_does_not_exist_is_named(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"is MODEL\.NASNET\.NUM_FILTERS meant"):
+        read_config(CONFIGS / "fpn_mobile.yaml", ["MODEL.NASNET.NUM_FILTER", 8])
+    (tmp_path / "mine.yaml").write_text("VERSION: 2\nMODEL:\n  NASNET:\n    GENOTIPE: x.json\n")
+    with pytest.raises(ConfigError, match=r"mine\.yaml: .*MODEL.NASNET.GENOTIPE; is MODEL.NASNET.GENOTYPE meant"):
+        read_config(tmp_path / "mine.yaml")
+    with pytest.raises(ConfigError, match=r"MODEL\.NASNET has NETWORK, GENOTYPE"):
+        read_config(CONFIGS / "fpn_mobile.yaml", ["MODEL.NASNET.QQQ", 1])
+
+
+def test_what_does_not_fit_is_named(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="NUM_FILTERS"):
+        read_config(CONFIGS / "fpn_mobile.yaml", ["MODEL.NASNET.NUM_FILTERS", "many"])
+    with pytest.raises(ConfigError, match=r"nowhere\.yaml"):
+        read_config(tmp_path / "nowhere.yaml")
+    (tmp_path / "broken.yaml").write_text("MODEL: [1\n")
+    with pytest.raises(ConfigError, match=r"broken\.yaml"):
+        read_config(tmp_path / "broken.yaml")
+
+
+def test_a_config_runs_no_code(tmp_path: Path) -> None:
+    ran = tmp_path / "ran"
+    (tmp_path / "evil.yaml").write_text(f"VERSION: !!python/object/apply:pathlib.Path.touch [{json.dumps(str(ran))}]\n")
+    with pytest.raises(ConfigError, match=r"evil\.yaml"):
+        read_config(tmp_path / "evil.yaml")
+    assert not ran.exists()
+
+
+def test_the_environment_hook_gives_every_config_the_keys() -> None:
+    from detectron2.config.defaults import _C
+
+    had = "NASNET" in _C.MODEL
+    try:
+        setup_environment()
+        cfg = get_cfg()
+        cfg.merge_from_file(str(CONFIGS / "nasnet_frcnn.yaml"))
+        assert cfg.MODEL.NASNET.NETWORK == "nasnet_a_large"
+        add_nasnet_config(cfg)  # harmless twice
+    finally:
+        if not had:
+            del _C.MODEL["NASNET"]
