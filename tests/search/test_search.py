@@ -1,0 +1,351 @@
+"""Study, schedule and driver: what is recorded, in which order, and that no kill changes what comes out."""
+
+from __future__ import annotations
+
+import json
+import multiprocessing
+import random
+import sqlite3
+import time
+from collections import deque
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+pytest.importorskip("optuna")
+import optuna
+
+from nasnet_det.genotypes import Genotype
+from nasnet_det.search.child import ChildResult, DeviceLost
+from nasnet_det.search.driver import child_seed
+from nasnet_det.search.registry import make_strategy
+from nasnet_det.search.schedule import Schedule, read_state
+from nasnet_det.search.study import Study, StudyError, best, storage_url
+from nasnet_det.search.workers import InProcess, Job, Outcome, WorkersError
+from tests.search.fakes import SPACE, FakeChild, outcome, run_search
+
+
+class Shuffled:
+    """Workers that finish in any order, and are lost now and then."""
+
+    def __init__(self, slots: int, seed: int, lost: float = 0.0) -> None:
+        self.slots, self.lost = slots, lost
+        self.rng = random.Random(seed)
+        self.jobs: list[Job] = []
+        self.evaluated: list[int] = []
+
+    def check(self) -> None:
+        pass
+
+    def submit(self, job: Job) -> None:
+        assert len(self.jobs) < self.slots
+        self.jobs.append(job)
+
+    def wait(self) -> list[Outcome]:
+        job = self.jobs.pop(self.rng.randrange(len(self.jobs)))
+        if self.rng.random() < self.lost:
+            return [Outcome(job.number, None, "killed")]
+        self.evaluated.append(job.number)
+        return [Outcome(job.number, FakeChild()(job.genotype, job.seed))]
+
+    def close(self) -> None:
+        self.jobs.clear()
+
+
+def same_state(one: Path, other: Path) -> bool:
+    """Whether two searches ended with the same strategy to the last bit."""
+    states = [read_state(out / "state.safetensors") for out in (one, other)]
+    texts = [json.dumps(state, default=lambda array: array.tobytes().hex()) for state in states]
+    return states[0] is not None and texts[0] == texts[1]
+
+
+def test_a_trial_holds_its_genotype_and_measures(tmp_path: Path) -> None:
+    run_search(tmp_path, "random", 30)
+    study = optuna.load_study(study_name="fake", storage=f"sqlite:///{tmp_path}/study.db")
+    assert study.direction == optuna.study.StudyDirection.MAXIMIZE and len(study.trials) == 30
+    states = {trial.state for trial in study.trials}
+    assert states == {optuna.trial.TrialState.COMPLETE, optuna.trial.TrialState.FAIL}
+    for trial in study.trials:
+        genotype = Genotype.from_dict(trial.user_attrs["genotype"])
+        result = FakeChild()(genotype, child_seed(3, trial.number))
+        assert SPACE.genotype(trial.user_attrs["decisions"]) == genotype
+        assert trial.user_attrs["seed"] == child_seed(3, trial.number)
+        assert trial.user_attrs["status"] == result.status and trial.user_attrs["attempts"] == 1
+        if result.status == "ok":
+            assert trial.value == result.reward
+            assert trial.user_attrs["accuracies"] == list(result.accuracies)
+        else:
+            assert trial.value is None and trial.user_attrs["message"] == "the loss is not finite"
+    assert study.best_value == max(trial.value for trial in study.trials if trial.value is not None)
+
+
+@pytest.mark.parametrize("strategy", ["ppo", "guided", "evolution", "tpe"])
+def test_the_order_of_results_does_not_matter(strategy: str, tmp_path: Path) -> None:
+    outs = [tmp_path / str(i) for i in range(3)]
+    for i, out in enumerate(outs):
+        run_search(out, strategy, 70, pending=12, workers=Shuffled(slots=(1, 4, 12)[i], seed=i))
+    assert outcome(outs[0]) == outcome(outs[1]) == outcome(outs[2])
+    assert same_state(outs[0], outs[1]) and same_state(outs[0], outs[2])
+
+
+@pytest.mark.parametrize("pending", [1, 7])
+def test_more_trials_continue_as_if_all_had_been_asked_for(pending: int, tmp_path: Path) -> None:
+    for trials in (23, 50):
+        run_search(tmp_path / "twice", "ppo", trials, pending)
+    run_search(tmp_path / "once", "ppo", 50, pending)
+    assert outcome(tmp_path / "twice") == outcome(tmp_path / "once")
+    assert same_state(tmp_path / "twice", tmp_path / "once")
+    assert len(run_search(tmp_path / "once", "ppo", 50, pending)) == 1  # nothing left to do
+
+
+def test_the_state_can_be_found_again_from_the_study_alone(tmp_path: Path) -> None:
+    run_search(tmp_path / "a", "ppo", 30)
+    run_search(tmp_path / "b", "ppo", 30)
+    (tmp_path / "b" / "state.safetensors").unlink()
+    for out in ("a", "b"):
+        run_search(tmp_path / out, "ppo", 50)
+    assert outcome(tmp_path / "a") == outcome(tmp_path / "b") and same_state(tmp_path / "a", tmp_path / "b")
+
+
+def test_a_state_that_is_ahead_of_the_study_is_not_trusted(tmp_path: Path) -> None:
+    """As after a power failure that took the last trials."""
+    run_search(tmp_path / "a", "ppo", 60)
+    run_search(tmp_path / "b", "ppo", 20)
+    (tmp_path / "b" / "state.safetensors").write_bytes((tmp_path / "a" / "state.safetensors").read_bytes())
+    run_search(tmp_path / "b", "ppo", 60)
+    assert outcome(tmp_path / "a") == outcome(tmp_path / "b") and same_state(tmp_path / "a", tmp_path / "b")
+
+
+def test_a_damaged_or_foreign_state_is_named(tmp_path: Path) -> None:
+    run_search(tmp_path, "ppo", 30)
+    state = tmp_path / "state.safetensors"
+    whole = state.read_bytes()
+    state.write_bytes(whole[: len(whole) // 2])
+    with pytest.raises(StudyError, match=r"state\.safetensors is damaged"):
+        run_search(tmp_path, "ppo", 40)
+    with sqlite3.connect(tmp_path / "study.db") as database:
+        database.execute("update trial_user_attributes set value_json = '[0]' where key = 'decisions' and trial_id = 5")
+    state.unlink()
+    with pytest.raises(StudyError, match="trial 4 is not what this strategy would have tried"):
+        run_search(tmp_path, "ppo", 40)
+
+
+def kill_at_random(target: Callable[..., Any], arguments: tuple[Any, ...], kills: int, within: float, seed: int) -> int:
+    """Run a function in a process of its own, killing it at random moments and starting it again, and let it finish at
+    last. Gives how many kills it took: fewer if it was done before."""
+    rng, context = random.Random(seed), multiprocessing.get_context("fork")
+    for kill in range(kills):
+        process = context.Process(target=target, args=arguments)
+        process.start()
+        process.join(rng.uniform(0.0, within))
+        if process.exitcode is not None:
+            assert process.exitcode == 0
+            return kill
+        process.kill()
+        process.join()
+    process = context.Process(target=target, args=arguments)
+    process.start()
+    process.join()
+    assert process.exitcode == 0
+    return kills
+
+
+@pytest.mark.parametrize(("strategy", "pending"), [("ppo", 1), ("guided", 5)])
+def test_a_driver_killed_at_20_random_moments_ends_where_it_would_have(
+    strategy: str, pending: int, tmp_path: Path
+) -> None:
+    run_search(tmp_path / "calm", strategy, 90, pending)
+    began = time.monotonic()
+    run_search(tmp_path / "timed", strategy, 90, pending, FakeChild(0.01))
+    seconds = time.monotonic() - began
+    arguments = (tmp_path / "killed", strategy, 90, pending, FakeChild(0.01))
+    hits = kill_at_random(run_search, arguments, 20, seconds / 10, seed=pending)
+    assert hits >= 5
+    trials = outcome(tmp_path / "killed")
+    assert [number for number, *_ in trials] == list(range(90))
+    assert all(reward is not None for *_, reward in trials)
+    assert trials == outcome(tmp_path / "calm")
+    assert same_state(tmp_path / "killed", tmp_path / "calm")
+
+
+def test_lost_children_are_tried_again_and_counted_once(tmp_path: Path) -> None:
+    run_search(tmp_path / "calm", "evolution", 60, pending=6)
+    workers = Shuffled(3, seed=0, lost=0.3)
+    run_search(tmp_path / "losses", "evolution", 60, pending=6, workers=workers, retries=50)
+    assert sorted(workers.evaluated) == list(range(60))
+    assert outcome(tmp_path / "losses") == outcome(tmp_path / "calm")
+    assert same_state(tmp_path / "losses", tmp_path / "calm")
+    study = Study.open(tmp_path / "losses" / "study.db", "fake")
+    assert max(finding.measures["attempts"] for finding in study.findings()) > 1
+    study.close()
+
+
+def test_a_child_that_takes_its_worker_with_it_is_given_up(tmp_path: Path) -> None:
+    reports = run_search(tmp_path, "random", 3, workers=Shuffled(1, seed=0, lost=1.0), retries=2)
+    results = [report.result for report in reports[1:]]
+    assert all(result is not None and result.status == "crashed" for result in results)
+    assert results[0] is not None and results[0].message == "its worker was lost 3 times, last: killed"
+    study = optuna.load_study(study_name="fake", storage=f"sqlite:///{tmp_path}/study.db")
+    assert [trial.user_attrs["attempts"] for trial in study.trials] == [3, 3, 3]
+    assert all(reward == 0.0 for *_, reward in outcome(tmp_path))
+
+
+class Failing(FakeChild):
+    """Fails in trial 5 for a reason that is not the child's."""
+
+    error: Exception = OSError("the data are gone")
+
+    def __call__(self, genotype: Genotype, seed: int) -> ChildResult:
+        if seed == child_seed(3, 5):
+            raise self.error
+        return super().__call__(genotype, seed)
+
+
+class OnBrokenDevice(Failing):
+    error = DeviceLost("cuda:0: launch failure")
+
+
+def test_what_is_not_the_child_s_fault_stops_the_search_and_loses_nothing(tmp_path: Path) -> None:
+    with pytest.raises(OSError, match="the data are gone"):
+        run_search(tmp_path / "a", "ppo", 20, evaluator=Failing())
+    with pytest.raises(WorkersError, match=r"device failed in trial 5 .*same command"):
+        run_search(tmp_path / "b", "ppo", 20, evaluator=OnBrokenDevice())
+    run_search(tmp_path / "calm", "ppo", 20)
+    for name in "ab":
+        assert sum(reward is not None for *_, reward in outcome(tmp_path / name)) == 5
+        run_search(tmp_path / name, "ppo", 20)
+        assert outcome(tmp_path / name) == outcome(tmp_path / "calm")
+
+
+def test_a_study_of_another_search_is_refused(tmp_path: Path) -> None:
+    identity = {"space": {"blocks": 5}, "recipe": {"epochs": 20}, "seed": 0}
+    path = tmp_path / "study.db"
+    Study.open(path, "s", identity, {"pending": 9}).close()
+    assert Study.open(path, "s", identity, {"pending": 3}).identity["pending"] == 9
+    for change, words in (
+        ({"space": {"blocks": 4}}, "space.blocks is 5 there and 4 here"),
+        ({"recipe": {"epochs": 2}}, "recipe.epochs is 20 there and 2 here"),
+        ({"pending": 3}, "pending is 9 there and 3 here"),
+    ):
+        with pytest.raises(StudyError, match=words):
+            Study.open(path, "s", {**identity, **change})
+    with pytest.raises(StudyError, match="no study called 't'; it has: s"):
+        Study.open(path, "t")
+    optuna.create_study(study_name="foreign", storage=f"sqlite:///{path}")
+    with pytest.raises(StudyError, match="not one of this project"):
+        Study.open(path, "foreign", identity)
+
+
+def test_two_searches_of_one_study_notice_each_other(tmp_path: Path) -> None:
+    studies = [Study.open(tmp_path / "study.db", "s", {"seed": 0}) for _ in range(2)]
+    genotype = SPACE.genotype((0,) * len(SPACE.sizes))
+    studies[0].create(0, (0,), genotype, seed=1)
+    with pytest.raises(StudyError, match="another search writes to the same study"):
+        studies[1].create(0, (0,), genotype, seed=1)
+
+
+@pytest.mark.parametrize(
+    ("storage", "match"),
+    [
+        ("postgresql://nobody:secret@127.0.0.1:1/none", r"127\.0\.0\.1:1/none cannot be used"),
+        ("nonsense://", "is no database URL|cannot be used|not installed"),
+        ("oracle://host/x", "not installed"),
+    ],
+)
+def test_an_unreachable_database_is_one_clear_error(storage: str, match: str) -> None:
+    if storage.startswith("postgresql"):
+        pytest.importorskip("psycopg2")
+    with pytest.raises(StudyError, match=match) as caught:
+        Study.open(storage, "s", {"seed": 0})
+    assert "\n" not in str(caught.value) and "secret" not in str(caught.value)
+
+
+def test_what_is_no_database_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "text.db").write_text("not a database, but long enough to be looked at" * 30)
+    with pytest.raises(StudyError, match=r"text\.db cannot be used: .*not a database"):
+        Study.open(tmp_path / "text.db", "s", {"seed": 0})
+    with pytest.raises(StudyError, match="no study at"):
+        Study.open(tmp_path / "absent.db", "s")
+    assert not (tmp_path / "absent.db").exists()
+    assert storage_url("x.db").drivername == "sqlite"
+
+
+def test_a_full_disk_stops_the_search_cleanly(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """SQLite is allowed so many pages, and says of one more what it says of a full disk."""
+    run_search(tmp_path / "calm", "ppo", 40)
+    pages = 0
+
+    def limited(*arguments: Any) -> Study:
+        study = opened(*arguments)
+        if pages:
+            import sqlalchemy
+
+            def limit(connection: Any, _: Any) -> None:
+                connection.execute(f"PRAGMA max_page_count={pages}")
+
+            sqlalchemy.event.listen(study.storage.engine, "connect", limit)
+            study.storage.engine.dispose()
+        return study
+
+    opened = Study.open
+    monkeypatch.setattr(Study, "open", limited)
+    monkeypatch.setattr(time, "sleep", lambda _: None)  # Optuna's, before it tries again
+    pages = 60
+    with pytest.raises(StudyError, match=r"full; free space on its disk, then give the same command"):
+        run_search(tmp_path / "full", "ppo", 40)
+    pages = 0
+    done = [reward for *_, reward in outcome(tmp_path / "full") if reward is not None]
+    assert 0 < len(done) < 40
+    run_search(tmp_path / "full", "ppo", 40)
+    assert outcome(tmp_path / "full") == outcome(tmp_path / "calm")
+    assert same_state(tmp_path / "full", tmp_path / "calm")
+
+
+def test_a_state_that_cannot_be_written_stops_the_search_cleanly(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from nasnet_det.search import schedule
+
+    def fail(*_: Any) -> None:
+        raise OSError(28, "No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(schedule, "save_file", fail)
+        with pytest.raises(StudyError, match="cannot be written: No space left on device; make room"):
+            run_search(tmp_path, "ppo", 30)
+    assert not list(tmp_path.glob(".*.part"))
+    run_search(tmp_path, "ppo", 30)
+
+
+def test_results_wait_for_their_turn() -> None:
+    schedule = Schedule(make_strategy("evolution", SPACE.sizes, 0), pending=3)
+    waiting: deque[int] = deque()
+    for _ in range(3):
+        assert schedule.ready
+        waiting.append(schedule.ask()[0])
+    assert not schedule.ready
+    schedule.result(1, 0.5)
+    assert not schedule.ready and schedule.told == 0
+    schedule.result(0, 0.5)
+    assert schedule.ready
+    schedule.ask()
+    assert (schedule.asked, schedule.told) == (4, 1)
+
+
+def test_the_best_are_different_architectures(tmp_path: Path) -> None:
+    run_search(tmp_path, "ppo_paper", 80)
+    study = Study.open(tmp_path / "study.db", "fake")
+    findings = study.findings()
+    ranked = best(findings, 5)
+    assert ranked[0].reward == max(finding.reward for finding in findings)
+    assert len({finding.decisions for finding in ranked}) == 5
+    assert [f.reward for f in ranked] == sorted((f.reward for f in ranked), reverse=True)
+
+
+def test_in_process_workers_do_one_child_at_a_time() -> None:
+    workers = InProcess(FakeChild())
+    genotype = SPACE.genotype((0,) * len(SPACE.sizes))
+    workers.submit(Job(7, genotype, 11))
+    assert workers.wait() == [Outcome(7, FakeChild()(genotype, 11))]
