@@ -1,0 +1,157 @@
+"""Models as folders for the Hugging Face hub, in timm's form: configuration, weights, and a card.
+
+Whoever has imported this package loads such a folder, or the repository it was pushed to, through timm::
+
+    timm.create_model("local-dir:FOLDER", pretrained=True)
+    timm.create_model("hf-hub:OWNER/REPOSITORY", pretrained=True)
+"""
+
+from __future__ import annotations
+
+import json
+import tempfile
+from pathlib import Path
+from typing import Any
+
+from huggingface_hub import HfApi
+from timm.models._hub import save_for_hf
+
+from nasnet_det.family import FAMILY
+from nasnet_det.network import NASNet
+
+_CARD = """\
+---
+library_name: timm
+pipeline_tag: image-classification
+license: {license}
+tags:
+- image-classification
+- timm
+- nasnet_det
+---
+# {title}
+
+A network of the cell {cell}, {parameters:.2f} million parameters, {classes} classes, for images of {height} x {width}
+pixels normalized with mean {mean} and standard deviation {std}.
+
+## What these weights are
+
+{weights}
+
+## What they are not
+
+{limits}
+
+## Use
+
+```python
+import timm
+import nasnet_det
+
+model = timm.create_model("{location}", pretrained=True)
+```
+
+## Source of the cell
+
+{source}
+
+The cell itself is in `genotype.json`. Networks: Zoph et al., Learning Transferable Architectures for Scalable Image
+Recognition, CVPR 2018 (arXiv:1707.07012). Built with [timm](https://github.com/huggingface/pytorch-image-models).
+"""
+_PUBLISHED = (
+    "{source} prints {accuracy} for this architecture. That figure is the paper's and belongs to the weights that its "
+    "authors trained; it says nothing of these."
+)
+_NOTHING_MEASURED = "No accuracy is claimed beyond what stands above."
+
+
+def save_hub_folder(
+    model: NASNet,
+    folder: str | Path,
+    weights: str,
+    limits: str = "",
+    license: str = "apache-2.0",
+    location: str | None = None,
+) -> Path:
+    """Write a model as a folder that can be pushed to the hub: ``config.json``, ``model.safetensors``,
+    ``genotype.json`` and the card, ``README.md``.
+
+    Args:
+        model: made by ``timm.create_model``.
+        folder: made if need be; files of these names are replaced.
+        weights: what the weights are, for the card: trained on what, how, by whom, and what was measured.
+        limits: what they are not: what was not measured, where they should not be used.
+        license: of the weights.
+        location: what the card passes to ``timm.create_model``; the local folder if None.
+
+    Returns:
+        the folder.
+
+    Raises:
+        ValueError: if nothing is said of the weights.
+        OSError: if it cannot be written.
+    """
+    if not weights.strip():
+        raise ValueError("say what the weights are: trained on what, how, by whom, and what was measured")
+    folder = Path(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    card = _card(model, weights, limits, license, location or f"local-dir:{folder.name}")
+    # All is made in a folder beside, so that an interrupted write leaves the old files whole.
+    with tempfile.TemporaryDirectory(dir=folder.parent, prefix=f".{folder.name}.") as beside:
+        save_for_hf(model, beside, safe_serialization=True, model_args=json.loads(json.dumps(model._model_args)))
+        model.genotype.save(Path(beside) / "genotype.json")
+        (Path(beside) / "README.md").write_text(card, encoding="utf-8")
+        for file in sorted(Path(beside).iterdir()):
+            file.replace(folder / file.name)
+    return folder
+
+
+def push_to_hub(
+    model: NASNet,
+    repository: str,
+    weights: str,
+    limits: str = "",
+    license: str = "apache-2.0",
+    private: bool = False,
+    api: HfApi | None = None,
+) -> str:
+    """Push a model to a repository of the hub, made if need be; see :func:`save_hub_folder`.
+
+    Args:
+        repository: ``OWNER/NAME``.
+        private: whether a new repository is private.
+        api: what speaks to the hub; by default the library's own, logged in as ``hf auth login`` left it.
+
+    Returns:
+        the repository's address.
+    """
+    api = api or HfApi(library_name="nasnet_det")
+    with tempfile.TemporaryDirectory() as folder:
+        save_hub_folder(model, Path(folder) / "model", weights, limits, license, f"hf-hub:{repository}")
+        address = api.create_repo(repository, private=private, exist_ok=True)
+        api.upload_folder(repo_id=repository, folder_path=Path(folder) / "model", commit_message="Add model")
+    return str(address)
+
+
+def _card(model: NASNet, weights: str, limits: str, license: str, location: str) -> str:
+    cfg: Any = model.pretrained_cfg
+    variant = FAMILY.get(cfg["architecture"])
+    said = [limits.strip()] if limits.strip() else []
+    if variant is not None and variant.accuracy:
+        said.append(_PUBLISHED.format(source=variant.source, accuracy=f"{variant.accuracy} (in %)"))
+    _, height, width = cfg["input_size"]
+    return _CARD.format(
+        license=license,
+        title=cfg["architecture"],
+        cell=model.genotype.name or "in `genotype.json`",
+        parameters=sum(parameter.numel() for parameter in model.parameters()) / 1e6,
+        classes=model.num_classes,
+        height=height,
+        width=width,
+        mean=tuple(cfg["mean"]),
+        std=tuple(cfg["std"]),
+        weights=weights.strip(),
+        limits="\n\n".join([*said, _NOTHING_MEASURED]),
+        location=location,
+        source=model.genotype.source or "Not stated.",
+    )

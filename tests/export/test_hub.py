@@ -1,0 +1,86 @@
+"""Hub folders: timm brings back the same model, and the card says what the weights are and are not."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import timm
+import torch
+
+from nasnet_det import Block, CellGenotype, Genotype
+from nasnet_det.export import push_to_hub, save_hub_folder
+
+CELL = CellGenotype((Block(0, 1, "sep_conv_3x3", "identity"),), (2,))
+FOUND = Genotype(CELL, CELL, name="mine", source="found on a rainy day")
+WEIGHTS, LIMITS = "Random numbers, seed 0.", "Not trained at all."
+
+
+def found() -> Any:
+    torch.manual_seed(0)
+    return timm.create_model("nasnet", genotype=FOUND, num_cells=1, num_filters=4, num_classes=3).eval()
+
+
+def test_a_found_cells_model_comes_back(tmp_path: Path) -> None:
+    model = found()
+    folder = save_hub_folder(model, tmp_path / "hub", WEIGHTS, LIMITS)
+    assert {file.name for file in folder.iterdir()} == {
+        "README.md",
+        "config.json",
+        "genotype.json",
+        "model.safetensors",
+    }
+    loaded = timm.create_model(f"local-dir:{folder}", pretrained=True).eval()
+    x = torch.randn(1, 3, 64, 64)
+    torch.testing.assert_close(loaded(x), model(x), rtol=0, atol=0)
+    assert loaded.genotype == Genotype.load(folder / "genotype.json") == FOUND
+
+
+def test_the_card_says_what_the_weights_are_and_are_not(tmp_path: Path) -> None:
+    card = (save_hub_folder(found(), tmp_path / "hub", WEIGHTS, LIMITS, license="mit") / "README.md").read_text()
+    for text in (WEIGHTS, LIMITS, "license: mit", "mine", "found on a rainy day", "3 classes", "local-dir:"):
+        assert text in card
+    assert "ImageNet" not in card.split("## Use")[0]  # nothing is claimed that was not said
+
+
+def test_a_papers_accuracy_is_named_as_the_papers(tmp_path: Path) -> None:
+    model = timm.create_model("darts_v1_cifar", num_cells=1, num_filters=4, stem_channels=12)
+    card = (save_hub_folder(model, tmp_path / "hub", WEIGHTS) / "README.md").read_text()
+    limits = card.split("## What they are not")[1].split("## Use")[0]
+    assert "97.00" in limits and "arXiv:1806.09055" in limits and "says nothing of these" in limits
+
+
+def test_weights_of_which_nothing_is_said_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="say what the weights are"):
+        save_hub_folder(found(), tmp_path / "hub", "  ")
+    assert not (tmp_path / "hub").exists()
+
+
+class FakeHub:
+    """Takes what is pushed as the hub would."""
+
+    def __init__(self, store: Path) -> None:
+        self.store, self.private = store, False
+
+    def create_repo(self, name: str, private: bool, exist_ok: bool) -> str:
+        assert exist_ok
+        self.private = private
+        return f"https://hub/{name}"
+
+    def upload_folder(self, repo_id: str, folder_path: Path, commit_message: str) -> None:
+        assert commit_message
+        for file in folder_path.iterdir():
+            target = self.store / repo_id / file.name
+            target.parent.mkdir(parents=True, exist_ok=True)
+            target.write_bytes(file.read_bytes())
+
+
+def test_what_is_pushed_can_be_loaded(tmp_path: Path) -> None:
+    hub, model = FakeHub(tmp_path), found()
+    assert push_to_hub(model, "me/found", WEIGHTS, private=True, api=hub) == "https://hub/me/found"
+    assert hub.private
+    loaded = timm.create_model(f"local-dir:{tmp_path / 'me' / 'found'}", pretrained=True).eval()
+    x = torch.randn(1, 3, 64, 64)
+    torch.testing.assert_close(loaded(x), model(x), rtol=0, atol=0)
+    assert "hf-hub:me/found" in (tmp_path / "me" / "found" / "README.md").read_text()

@@ -1,0 +1,81 @@
+"""Exported files give what the model gives, say how to use them, and never take a good file's place if they do not."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import timm
+import torch
+from torch import Tensor, nn
+
+import nasnet_det
+from nasnet_det.export import (
+    ExportError,
+    Program,
+    classifier_program,
+    description,
+    feature_program,
+    load_package,
+    save_program,
+)
+
+TINY: dict[str, Any] = {"num_cells": (1,), "num_filters": 4, "stem": "cifar", "stem_channels": 6}
+
+
+def tiny(**kwargs: Any) -> nn.Module:
+    torch.manual_seed(0)
+    return timm.create_model("nasnet", **{**TINY, **kwargs})
+
+
+def test_onnx_features_of_free_size(tmp_path: Path) -> None:
+    onnxruntime = pytest.importorskip("onnxruntime")
+    pytest.importorskip("onnxscript")
+    model = tiny(stem="imagenet", features_only=True)
+    errors = save_program(feature_program(model, (64, 64), dynamic=True), tmp_path / "features.onnx")
+    assert list(errors) == ["stride_2", "stride_4", "stride_8"]
+    assert max(errors.values()) < 1e-5
+
+    session = onnxruntime.InferenceSession(str(tmp_path / "features.onnx"))
+    x = torch.randn(3, 3, 51, 38)
+    with torch.no_grad():
+        expected = model(x)
+    for output, wanted in zip(session.run(None, {"image": x.numpy()}), expected, strict=True):
+        torch.testing.assert_close(torch.as_tensor(output), wanted, rtol=1e-4, atol=1e-5)
+
+    said = description(tmp_path / "features.onnx")
+    assert said["outputs"] == list(errors)
+    assert nasnet_det.as_genotype(said["genotype"]) == model.model.genotype
+    assert said["mean"] == [0.5, 0.5, 0.5]
+
+
+def test_a_package_runs_at_free_size_and_is_described(tmp_path: Path) -> None:
+    model = tiny(num_classes=7)
+    assert save_program(classifier_program(model, (16, 16), dynamic=True), tmp_path / "model.pt2") == {"logits": 0.0}
+    x = torch.randn(2, 3, 21, 18)
+    torch.testing.assert_close(load_package(tmp_path / "model.pt2")(x), model(x))
+    said = description(tmp_path / "model.pt2")
+    assert said["num_classes"] == 7
+    assert said["outputs"] == ["logits"]
+
+
+def test_another_ending_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=r"\.onnx or \.pt2"):
+        save_program(classifier_program(tiny(), (16, 16)), tmp_path / "model.pth")
+
+
+class Fickle(nn.Module):
+    """Gives something else once it has been traced."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x + 1 if torch.compiler.is_exporting() else x
+
+
+def test_a_file_that_gives_something_else_does_not_take_a_good_ones_place(tmp_path: Path) -> None:
+    path = tmp_path / "model.pt2"
+    path.write_text("good")
+    with pytest.raises(ExportError, match="off by"):
+        save_program(Program(Fickle(), torch.ones(2), ["y"]), path)
+    assert path.read_text() == "good"
+    assert list(tmp_path.iterdir()) == [path]
