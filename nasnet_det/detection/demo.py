@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import logging
+import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 from importlib import resources
@@ -37,6 +38,8 @@ _BN_MOMENTUM = 0.1
 #: When, as a share of all steps, batch norms stop following the batches: three images of a kind of their own differ too
 #: much from the mean of all, and the detector must work with the statistics that inference uses.
 _BN_FIXED_FROM = 0.4
+#: How many steps are tried on each number of threads; the first of them also prepares for it.
+_TRIAL_STEPS = 3
 
 
 @dataclass(frozen=True)
@@ -168,7 +171,7 @@ class DemoTrainer(Trainer):
         kept = [hook for hook in super().build_hooks() if isinstance(hook, hooks.LRScheduler)]
         checkpoints = hooks.PeriodicCheckpointer(self.checkpointer, self.cfg.SOLVER.CHECKPOINT_PERIOD, max_to_keep=1)
         fixed = FixStatistics(round(_BN_FIXED_FROM * self.cfg.SOLVER.MAX_ITER))
-        return [*kept, fixed, checkpoints, Watch(self.cfg.TEST.EVAL_PERIOD)]
+        return [*kept, ChooseThreads(), fixed, checkpoints, Watch(self.cfg.TEST.EVAL_PERIOD)]
 
     def train(self) -> dict[str, float]:
         """Train until all is learnt or the schedule ends, and leave ``model_final.pth``; the last evaluation's numbers.
@@ -210,6 +213,35 @@ class FixStatistics(HookBase):
             for module in self.trainer.model.modules():
                 if isinstance(module, torch.nn.BatchNorm2d):
                     module.eval()
+
+
+class ChooseThreads(HookBase):
+    """Try a few steps on all threads and a few on one, and stay with the faster: on a machine that is busy with other
+    things, threads that wait for each other can be ten times slower than one alone."""
+
+    def before_train(self) -> None:
+        """Nothing is measured yet."""
+        threads = torch.get_num_threads()
+        self.trials = [threads] * _TRIAL_STEPS + [1] * _TRIAL_STEPS if threads > 1 else []
+        self.fastest: dict[int, float] = {}
+
+    def before_step(self) -> None:
+        """Set the threads of this step."""
+        step = self.trainer.iter - self.trainer.start_iter
+        if step < len(self.trials):
+            torch.set_num_threads(self.trials[step])
+        elif self.fastest:
+            torch.set_num_threads(min(self.fastest, key=lambda threads: self.fastest[threads]))
+            self.fastest = {}
+        self.start = time.perf_counter()
+
+    def after_step(self) -> None:
+        """Keep the least time of each kind."""
+        step = self.trainer.iter - self.trainer.start_iter
+        if step < len(self.trials):
+            seconds = time.perf_counter() - self.start
+            threads = self.trials[step]
+            self.fastest[threads] = min(seconds, self.fastest.get(threads, seconds))
 
 
 class Watch(HookBase):

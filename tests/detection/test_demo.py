@@ -13,9 +13,18 @@ import torch
 from PIL import Image
 
 pytest.importorskip("detectron2")
+from nasnet_det.detection import demo
 from nasnet_det.detection.coco_format import CocoFormatError, read_annotations
 from nasnet_det.detection.dataset_checks import load_checked
-from nasnet_det.detection.demo import DATASET, FixStatistics, choose_images, find_coco_folder, prepare, sample_folder
+from nasnet_det.detection.demo import (
+    DATASET,
+    ChooseThreads,
+    FixStatistics,
+    choose_images,
+    find_coco_folder,
+    prepare,
+    sample_folder,
+)
 
 
 def content(boxes: dict[int, list[list[int]]], crowd: int | None = None) -> dict[str, Any]:
@@ -104,3 +113,20 @@ def test_statistics_are_fixed_from_a_step_on() -> None:
     hook.before_step()
     norm(torch.randn(3, 2, 4, 4))
     assert torch.equal(norm.running_mean, before)
+
+
+@pytest.mark.parametrize(("slow", "fast"), [(4, 1), (1, 4)])
+def test_the_faster_number_of_threads_is_kept(monkeypatch: pytest.MonkeyPatch, slow: int, fast: int) -> None:
+    clock, threads = [0.0], [4]
+    monkeypatch.setattr(demo.time, "perf_counter", lambda: clock[0])
+    monkeypatch.setattr(torch, "get_num_threads", lambda: threads[0])
+    monkeypatch.setattr(torch, "set_num_threads", lambda number: threads.__setitem__(0, number))
+    hook = ChooseThreads()
+    hook.trainer = SimpleNamespace(start_iter=10, iter=10)
+    hook.before_train()
+    for step in range(10, 20):
+        hook.trainer.iter = step
+        hook.before_step()
+        clock[0] += {slow: 3.0, fast: 1.0}[threads[0]]
+        hook.after_step()
+    assert threads[0] == fast
