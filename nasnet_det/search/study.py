@@ -16,6 +16,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import datetime
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -34,6 +35,9 @@ from nasnet_det.search.strategies import Decisions
 #: Statuses that carry an accuracy; any other is recorded as Optuna's FAIL.
 MEASURED = ("ok", "stopped_early")
 _CONNECT_SECONDS = 10
+#: The modules that talk to a server, for a URL that names none: whichever is installed.
+_DRIVERS = {"postgresql": ("psycopg", "psycopg2"), "mysql": ("mysqldb", "pymysql")}
+_MODULES = {"mysqldb": "MySQLdb"}
 
 
 class StudyError(RuntimeError):
@@ -229,11 +233,13 @@ def storage_url(storage: str | Path) -> URL:
     if isinstance(storage, Path) or "://" not in storage:
         return URL.create("sqlite", database=str(Path(storage).absolute()))
     try:
-        return make_url(storage)
+        url = make_url(storage)
+        installed = [name for name in _DRIVERS.get(url.drivername, ()) if find_spec(_MODULES.get(name, name))]
+        return url.set(drivername=f"{url.drivername}+{installed[0]}") if installed else url
     except SQLAlchemyError:
         raise StudyError(
             f"{storage!r} is no database URL: expected postgresql://USER:PASSWORD@HOST/DATABASE, "
-            "mysql+pymysql://USER:PASSWORD@HOST/DATABASE or sqlite:///FILE"
+            "mysql://USER:PASSWORD@HOST/DATABASE or sqlite:///FILE"
         ) from None
 
 

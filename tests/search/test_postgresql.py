@@ -66,7 +66,7 @@ def server() -> Iterator[str]:
         options = f"-h 127.0.0.1 -p {port} -k {folder} -F"
         run("pg_ctl", "-w", "-t", "100", "-l", str(folder / "server.log"), "-o", options, "start")
         try:
-            yield f"postgresql://searcher:pass@127.0.0.1:{port}/postgres"
+            yield f"postgresql+psycopg2://searcher:pass@127.0.0.1:{port}/postgres"
         finally:
             run("pg_ctl", "-w", "-m", "immediate", "stop")
     finally:

@@ -16,6 +16,7 @@ import pytest
 
 pytest.importorskip("optuna")
 import optuna
+import sqlalchemy
 
 from nasnet_det.genotypes import Genotype
 from nasnet_det.search.child import ChildResult, DeviceLost
@@ -275,27 +276,25 @@ def test_what_is_no_database_is_refused(tmp_path: Path) -> None:
 def test_a_full_disk_stops_the_search_cleanly(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """SQLite is allowed so many pages, and says of one more what it says of a full disk."""
     run_search(tmp_path / "calm", "ppo", 40)
-    pages = 0
+    opened = Study.open
 
     def limited(*arguments: Any) -> Study:
         study = opened(*arguments)
-        if pages:
-            import sqlalchemy
+        with sqlite3.connect(tmp_path / "full" / "study.db") as database:
+            pages = database.execute("PRAGMA page_count").fetchone()[0] + 3
 
-            def limit(connection: Any, _: Any) -> None:
-                connection.execute(f"PRAGMA max_page_count={pages}")
+        def limit(connection: Any, _: Any) -> None:
+            connection.execute(f"PRAGMA max_page_count={pages}")
 
-            sqlalchemy.event.listen(study.storage.engine, "connect", limit)
-            study.storage.engine.dispose()
+        sqlalchemy.event.listen(study.storage.engine, "connect", limit)
+        study.storage.engine.dispose()
         return study
 
-    opened = Study.open
-    monkeypatch.setattr(Study, "open", limited)
-    monkeypatch.setattr(time, "sleep", lambda _: None)  # Optuna's, before it tries again
-    pages = 60
-    with pytest.raises(StudyError, match=r"full; free space on its disk, then give the same command"):
-        run_search(tmp_path / "full", "ppo", 40)
-    pages = 0
+    with monkeypatch.context() as patch:
+        patch.setattr(Study, "open", limited)
+        patch.setattr(time, "sleep", lambda _: None)  # Optuna's, before it tries again
+        with pytest.raises(StudyError, match=r"full; free space on its disk, then give the same command"):
+            run_search(tmp_path / "full", "ppo", 40)
     done = [reward for *_, reward in outcome(tmp_path / "full") if reward is not None]
     assert 0 < len(done) < 40
     run_search(tmp_path / "full", "ppo", 40)
@@ -308,7 +307,7 @@ def test_a_state_that_cannot_be_written_stops_the_search_cleanly(
 ) -> None:
     from nasnet_det.search import schedule
 
-    def fail(*_: Any) -> None:
+    def fail(*_: Any, **__: Any) -> None:
         raise OSError(28, "No space left on device")
 
     with monkeypatch.context() as patch:
