@@ -68,6 +68,7 @@ def test_relative_error() -> None:
         ({"hparams": {"filter_scaling_rate": 3.0}}, "filter_scaling_rate"),
         ({"hparams": {"num_cells": 1}}, "no network that is built here"),
         ({"hparams": {"num_conv_filters": "many"}}, "no network that is built here"),
+        ({"variables": {"conv0/weights": []}}, "no network that is built here"),
     ],
 )
 def test_what_describes_no_network_is_refused(change: dict[str, object], message: str) -> None:

@@ -13,6 +13,7 @@ import tempfile
 import zipfile
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from itertools import product
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -40,7 +41,7 @@ def read_arrays(path: str | Path) -> Arrays:
     with located(path) as found:
         try:
             arrays = _reader(found)(found)
-        except (OSError, ValueError, RuntimeError, KeyError, EOFError, pickle.UnpicklingError) as error:
+        except (OSError, ValueError, RuntimeError, KeyError, EOFError) as error:
             if isinstance(error, WeightsError):
                 raise
             raise _damaged(path, "file", error) from None
@@ -69,8 +70,8 @@ def located(path: str | Path) -> Iterator[Path]:
 
 def _in_folder(folder: Path, named: Path | None = None) -> Path:
     """The file with weights in a folder (of what users call ``named``)."""
-    for pattern in _PATTERNS:
-        found = sorted(folder.rglob(pattern))
+    for prefix, pattern in product(("", "**/"), _PATTERNS):  # what lies deeper counts only if nothing lies here
+        found = sorted(folder.glob(prefix + pattern))
         if len(found) > 1:
             names = ", ".join(str(path.relative_to(folder)) for path in found)
             raise WeightsError(f"{named or folder}: holds several files of weights ({names}): name one")
@@ -182,7 +183,12 @@ def _read_safetensors(path: Path) -> dict[str, np.ndarray]:
 
 
 def _read_torch(path: Path) -> dict[str, np.ndarray]:
-    data = torch.load(path, map_location="cpu", weights_only=True)
+    try:
+        data = torch.load(path, map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError:
+        raise WeightsError(
+            f"{path}: is not whole, or holds other things than names and tensors; nothing in it was executed"
+        ) from None
     if isinstance(data, Mapping) and isinstance(data.get("state_dict"), Mapping):
         data = data["state_dict"]
     if not isinstance(data, Mapping) or not all(torch.is_tensor(value) for value in data.values()):

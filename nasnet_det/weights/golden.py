@@ -7,6 +7,8 @@ in its original format. The arrays are channels last; maps may be stored at ever
 from __future__ import annotations
 
 import json
+import zipfile
+import zlib
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -92,7 +94,7 @@ def classifier_of(meta: Mapping[str, Any]) -> NASNet:
         return NASNet(**numbers)
     except KeyError as error:
         raise GoldenError(f"meta.json lacks {error}, which the network is built from") from None
-    except (TypeError, ValueError) as error:
+    except (TypeError, ValueError, AttributeError, IndexError) as error:
         raise GoldenError(f"meta.json describes no network that is built here: {one_line(error)}") from None
 
 
@@ -131,8 +133,11 @@ def compare_classifier(folder: Path, meta: Mapping[str, Any]) -> Iterator[Compar
     except WeightsError as error:
         raise WeightsError(f"{checkpoint}: {error}") from None
     image = arrays_of(folder / "image.npz")
-    if "image" not in image or image["image"].ndim != 4:
-        raise GoldenError(f"{folder / 'image.npz'}: expected an array 'image' of images, height, width, channels")
+    in_chans = model.get_submodule("stem.conv").in_channels
+    if "image" not in image or image["image"].ndim != 4 or image["image"].shape[3] != in_chans:
+        raise GoldenError(
+            f"{folder / 'image.npz'}: expected an array 'image': images, height, width, {in_chans} channels"
+        )
     x = torch.from_numpy(image["image"]).float().permute(0, 3, 1, 2).contiguous()
     found = {name: _channels_last(value) for name, value in end_points(model, x).items()}
     for name, reference in arrays_of(folder / "outputs.npz").items():
@@ -187,7 +192,7 @@ def arrays_of(path: Path) -> dict[str, np.ndarray]:
     try:
         with np.load(path, allow_pickle=False) as file:
             return dict(file)
-    except (OSError, ValueError, EOFError) as error:
+    except (OSError, ValueError, EOFError, KeyError, zipfile.BadZipFile, zlib.error) as error:
         raise GoldenError(f"{path}: cannot be read ({one_line(error)})") from None
 
 
