@@ -40,7 +40,7 @@ def optimize_for_inference(model: Model) -> Model:
         raise ValueError(f"optimize_for_inference takes a model with a NASNet inside; {type(model).__name__} has none")
     if any(isinstance(network, FusedNASNet) for network in networks):
         raise ValueError("this model is optimized for inference already")
-    with torch.no_grad():
+    with torch.inference_mode(False), torch.no_grad():  # inference tensors could not be told apart when they change
         model = copy.deepcopy(model).eval()
         for network in [module for module in model.modules() if isinstance(module, NASNet)]:
             FusedNASNet.take_over(network)

@@ -8,11 +8,13 @@ between devices and types as any other, and compilers see constants.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from nasnet_det.fusion import packed
 from nasnet_det.padding import Pair, pad_same, same_padding, shift, subsample
 
 
@@ -36,7 +38,12 @@ class Subsample(nn.Module):
         self.stride, self.places = stride, places
 
     def forward(self, x: Tensor) -> Tensor:
-        return subsample(shift(x, self.places) if self.places else x, self.stride)
+        if torch.compiler.is_compiling():  # one expression for every size, which a symbolic size needs
+            return subsample(shift(x, self.places) if self.places else x, self.stride)
+        taken = x[:, :, self.places :: self.stride, self.places :: self.stride]
+        height, width = (-(-size // self.stride) for size in x.shape[-2:])
+        below, right = height - taken.shape[-2], width - taken.shape[-1]
+        return functional.pad(taken, (0, right, 0, below)) if below or right else taken
 
 
 class Join(nn.Module):
@@ -61,11 +68,17 @@ class Convolution(nn.Module):
         self.dilation, self.groups, self.relu = conv.dilation[0], conv.groups, False
         self.weight = _constant(conv.weight.detach() if weight is None else weight, conv.weight)
         self.bias = None if bias is None else _constant(bias, conv.weight)
+        self._packed = packed.Packed(
+            partial(packed.pack_convolution, stride=self.stride, dilation=self.dilation, groups=self.groups)
+        )
 
     def forward(self, x: Tensor) -> Tensor:
         border = self._border(x)
         if border is None:
             x, border = pad_same(x, self.kernel, self.stride, self.dilation), (0, 0)
+        if packed.is_covered(x, self.weight):
+            geometry = (border, self.stride, self.dilation, self.groups)
+            return packed.convolution(x, self._packed(self.weight), self.bias, *geometry, self.relu)
         x = functional.conv2d(x, self.weight, self.bias, self.stride, border, self.dilation, self.groups)
         return functional.relu_(x) if self.relu else x
 
@@ -102,20 +115,37 @@ class Combination(nn.Module):
         self.products, self.factors, self.relu = len(weights), tuple(factors), False
         self.weight = _constant(torch.cat(list(weights), dim=1), like) if weights else None
         self.bias = None if bias is None else _constant(bias, like)
+        self._packed = packed.Packed(packed.pack_linear)
 
     def forward(self, *xs: Tensor) -> Tensor:
         """Takes the convolutions' inputs, then the other states."""
-        inputs, others = xs[: self.products], list(zip(xs[self.products :], self.factors, strict=True))
+        others = list(zip(xs[self.products :], self.factors, strict=True))
         if self.weight is not None:
-            rows = [x.permute(0, 2, 3, 1) for x in inputs]
-            y = functional.linear(rows[0] if len(rows) == 1 else torch.cat(rows, dim=-1), self.weight, self.bias)
-            y = y.permute(0, 3, 1, 2)
+            y = self._product(xs[: self.products], self.weight, relu=self.relu and not others)
+        elif len(others) > 1 and others[0][1] == 1.0:
+            (first, _), (second, factor), *others = others
+            y = torch.add(first, second, alpha=factor)
         else:
             (first, factor), *others = others
             y = first * factor
         for other, factor in others:
             y = y.add_(other, alpha=factor)
-        return functional.relu_(y) if self.relu else y
+        return functional.relu_(y) if self.relu and (others or self.weight is None) else y
+
+    def _product(self, xs: tuple[Tensor, ...], weight: Tensor, relu: bool) -> Tensor:
+        """The sum of the pointwise convolutions: one product of the pixels' rows, the inputs side by side in each."""
+        if torch.compiler.is_compiling() and xs[0].device.type == "cpu":
+            # TorchInductor packs a convolution's weights, and lets it add and activate, on every path it has for a CPU.
+            y = functional.conv2d(xs[0] if len(xs) == 1 else torch.cat(xs, dim=1), weight[:, :, None, None], self.bias)
+            return functional.relu_(y) if relu else y
+        rows = [x.permute(0, 2, 3, 1) for x in xs]
+        x = rows[0] if len(rows) == 1 else torch.cat(rows, dim=-1)
+        if packed.is_covered(x, weight):
+            y = packed.linear(x.flatten(0, 2), self._packed(weight), self.bias, relu).view(*x.shape[:3], -1)
+        else:
+            y = functional.linear(x, weight, self.bias)
+            y = functional.relu_(y) if relu else y
+        return y.permute(0, 3, 1, 2)
 
     def extra_repr(self) -> str:
         return f"{self.products} products, factors={self.factors}, relu={self.relu}"
