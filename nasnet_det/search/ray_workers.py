@@ -21,6 +21,7 @@ from nasnet_det.search.workers import Evaluator, Job, Outcome, WorkersError
 
 _CONNECT_SECONDS = 10
 _START_SECONDS = 300
+_START_ATTEMPTS = 3
 
 
 class _Actor:
@@ -143,13 +144,27 @@ class RayWorkers:
         if address is None:
             # Workers on this machine share its cores as its system sees fit: as many as asked for, they start.
             cores = max(os.cpu_count() or 1, int((count or 1) * cpus + 0.999))
-            ray.init(num_cpus=cores, include_dashboard=False, **quiet)
+            _start_here(num_cpus=cores, include_dashboard=False, **quiet)
             return
         _reach(address)
         try:
             ray.init(address=address, **quiet)
         except (ConnectionError, RuntimeError, ValueError, RayError, TimeoutError) as error:
             raise WorkersError(f"no Ray cluster can be used at {address}: {_words(error)}") from None
+
+
+def _start_here(**options: Any) -> None:
+    """Start Ray on this machine; on a busy one its processes may need longer than it waits for them, so try again."""
+    for attempt in reversed(range(_START_ATTEMPTS)):
+        try:
+            ray.init(**options)
+            return
+        except Exception as error:  # Ray raises a bare Exception if its processes take too long
+            ray.shutdown()
+            if not attempt:
+                raise WorkersError(
+                    f"Ray does not start on this machine: {_words(error)}; --workers 0 does without it"
+                ) from None
 
 
 def _reach(address: str) -> None:
