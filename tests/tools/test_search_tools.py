@@ -36,7 +36,7 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def run(out: Path, data: Path, *more: str, trials: int = 3) -> int:
     arguments = ("--data", str(data), "--out", str(out), "--trials", str(trials), *SPACE)
-    return search([*arguments, *more, "--workers", "0", "--device", "cpu", "--child", *CHILD, "batch_size=16"])
+    return search([*arguments, "--workers", "0", "--device", "cpu", "--child", *CHILD, "batch_size=16", *more])
 
 
 @pytest.fixture(scope="module")
@@ -116,7 +116,8 @@ def test_another_space_recipe_or_folder_is_refused(
 ) -> None:
     assert run(searched, data, "--strategy", "ppo", "--combiners", "add") == 2
     assert "space.combiners is" in capsys.readouterr().err
-    assert run(searched, data, "--strategy", "ppo", "--child", "epochs=3") == 2
+    longer = [word.replace("epochs=1", "epochs=3") for word in (*CHILD, "batch_size=16")]
+    assert run(searched, data, "--strategy", "ppo", "--child", *longer) == 2
     assert "recipe.epochs is 1 there and 3 here" in capsys.readouterr().err
     assert run(searched, data, "--strategy", "random") == 2
     assert "strategy.name is ppo there and random here" in capsys.readouterr().err
