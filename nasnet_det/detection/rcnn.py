@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from detectron2.config import CfgNode, configurable
 from detectron2.modeling import META_ARCH_REGISTRY, GeneralizedRCNN
+from detectron2.modeling.postprocessing import detector_postprocess
 from detectron2.structures import Instances
 
 from nasnet_det.detection import roi_heads, rpn, split
@@ -50,9 +51,13 @@ class NASNetRCNN(GeneralizedRCNN):
         detected_instances: list[Instances] | None = None,
         do_postprocess: bool = True,
     ) -> Any:
-        """See detectron2's ``GeneralizedRCNN.inference``; before postprocessing boxes lie in the resized image."""
+        """See detectron2's ``GeneralizedRCNN.inference``; before postprocessing, too, boxes lie in the images given."""
         resized = [self.resized(one) for one in batched_inputs]
-        return super().inference(resized, detected_instances, do_postprocess)
+        results = super().inference(resized, detected_instances, do_postprocess)
+        if do_postprocess or not all(self.image_size):
+            return results
+        sizes = [one["image"].shape[-2:] for one in batched_inputs]
+        return [detector_postprocess(found, *size) for found, size in zip(results, sizes, strict=True)]
 
     def resized(self, one: dict[str, Any]) -> dict[str, Any]:
         """One input with its image ``(C, H, W)`` resized, its ground truth with it; results keep the image's size."""
