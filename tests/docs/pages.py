@@ -1,0 +1,79 @@
+"""What stands in a Markdown page: its code blocks, commands, links and headings."""
+
+from __future__ import annotations
+
+import re
+import shlex
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+PROJECT = Path(__file__).resolve().parents[2]
+#: Every page, README first.
+PAGES = [PROJECT / "README.md", *sorted((PROJECT / "docs").glob("*.md"))]
+
+_FENCE = re.compile(r"^```(\w*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
+_LINK = re.compile(r"!?\[[^\]]*\]\(([^)\s]+)\)")
+_CODE = re.compile(r"`([^`\n]+)`")
+_HEADING = re.compile(r"^#{1,6} (.+)$", re.MULTILINE)
+_ASSIGNMENT = re.compile(r"[A-Z][A-Z0-9_]*=")
+
+
+@dataclass(frozen=True)
+class Block:
+    """A fenced block: its language, its text, and the line of the page that it begins on."""
+
+    language: str
+    text: str
+    line: int
+
+
+@dataclass(frozen=True)
+class Command:
+    """A shell command: the variables set for it, and its words."""
+
+    environment: dict[str, str]
+    words: tuple[str, ...]
+
+    def __str__(self) -> str:
+        return shlex.join(self.words)
+
+
+def blocks(text: str) -> list[Block]:
+    """The fenced blocks of a page."""
+    return [Block(found[1], found[2], text.count("\n", 0, found.start()) + 2) for found in _FENCE.finditer(text)]
+
+
+def commands(block: str) -> Iterator[Command]:
+    """The commands of a shell block; a backslash at a line's end continues it."""
+    for line in block.replace("\\\n", " ").splitlines():
+        words = shlex.split(line, comments=True)
+        if words and words[0] == "export":
+            words = words[1:]
+        number = next((i for i, word in enumerate(words) if not _ASSIGNMENT.match(word)), len(words))
+        if words:
+            environment = dict(word.split("=", 1) for word in words[:number])
+            yield Command(environment, tuple(words[number:]))
+
+
+def prose(text: str) -> str:
+    """A page without its fenced blocks."""
+    return _FENCE.sub("", text)
+
+
+def links(text: str) -> list[str]:
+    """Where a page's links and pictures lead."""
+    return _LINK.findall(_CODE.sub("", prose(text)))
+
+
+def code_spans(text: str) -> list[str]:
+    """What stands in backticks in the prose."""
+    return _CODE.findall(prose(text))
+
+
+def anchors(text: str) -> set[str]:
+    """The anchors of a page's headings, as GitHub and MkDocs both make them."""
+    return {
+        re.sub(r"\s", "-", re.sub(r"[^\w\s-]", "", heading.replace("`", "")).strip().lower())
+        for heading in _HEADING.findall(prose(text))
+    }

@@ -1,0 +1,150 @@
+"""What the pages presume to be there, small: each thing by the name that a page calls it."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import timm
+import torch
+from PIL import Image
+from safetensors.torch import save_file
+
+from nasnet_det.detection.minival import minival_ids
+from nasnet_det.published_cells import PUBLISHED
+from nasnet_det.training.cifar10 import TEST_BATCH, TRAIN_BATCHES, to_binary
+from nasnet_det.training.models import ModelChoice, save_local_dir
+from tests.docs.pages import PROJECT
+from tests.training.conftest import made_images
+
+SAMPLES = PROJECT / "nasnet_det" / "detection" / "data" / "samples"
+
+
+def make_world(root: Path, files: tuple[str, ...]) -> None:
+    """Fill ``root`` with the project's own folders and with ``files``, names of :data:`MAKERS`."""
+    for name in ("tools", "configs", "examples", "benchmarks"):
+        (root / name).symlink_to(PROJECT / name)
+    for name in files:
+        path = root / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        MAKERS[name](path)
+
+
+def annotations(*names: str) -> dict[str, Any]:
+    """COCO annotations of some of the bundled photographs, each object a hen or a fox."""
+    content = json.loads((SAMPLES / "annotations.json").read_text(encoding="utf-8"))
+    images = [image for image in content["images"] if Path(image["file_name"]).stem in names]
+    ids = {image["id"] for image in images}
+    objects = [entry for entry in content["annotations"] if entry["image_id"] in ids]
+    objects = [{**entry, "category_id": 1 + entry["category_id"] % 2} for entry in objects]
+    return {
+        "images": images,
+        "annotations": objects,
+        "categories": [{"id": 1, "name": "hen"}, {"id": 2, "name": "fox"}],
+    }
+
+
+def _coco(path: Path, folder: Path, *names: str) -> None:
+    folder.mkdir(parents=True, exist_ok=True)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps(annotations(*names)), encoding="utf-8")
+    for name in names:
+        shutil.copy(SAMPLES / f"{name}.jpg", folder)
+
+
+def _my_data(path: Path) -> None:
+    _coco(path / "train.json", path / "train", "cat", "coffee", "coins")
+    _coco(path / "val.json", path / "val", "rocket", "dahlia")
+
+
+def _my_data_coco(path: Path) -> None:
+    _coco(path / "annotations" / "instances_train.json", path / "train", "cat", "coffee")
+
+
+def _pictures(path: Path) -> None:
+    path.mkdir()
+    for name in ("cat", "coffee"):
+        shutil.copy(SAMPLES / f"{name}.jpg", path)
+
+
+def _toy_data_set(path: Path) -> None:
+    """Registered as ``toy``; :func:`tests.docs.test_pages.registered` forgets it."""
+    from detectron2.data.datasets import register_coco_instances
+
+    _coco(path.parent / "toy.json", path.parent / "toy", "cat", "coffee")
+    register_coco_instances("toy", {}, str(path.parent / "toy.json"), str(path.parent / "toy"))
+
+
+def _cifar(path: Path) -> None:
+    path.mkdir()
+    for seed, name in enumerate((*TRAIN_BATCHES, TEST_BATCH)):
+        (path / f"{name}.bin").write_bytes(to_binary(made_images(20, seed)))
+
+
+def _image_folder(path: Path) -> None:
+    random = np.random.default_rng(0)
+    for split, number in (("train", 8), ("val", 2)):
+        for label, name in enumerate(("n01440764", "n01443537", "n01484850")):
+            (path / split / name).mkdir(parents=True)
+            for i in range(number):
+                pixels = random.integers(0, 60, (64, 64, 3))
+                pixels[..., label] += 180
+                Image.fromarray(pixels.astype(np.uint8)).save(path / split / name / f"{i}.png")
+
+
+def _tiny_model(path: Path) -> None:
+    choice = ModelChoice.of_genotype(PUBLISHED["nasnet_a"], 1, 8, "imagenet")
+    torch.manual_seed(0)
+    state = choice.build(num_classes=5).state_dict()
+    save_local_dir(choice, state, path.parent / "tiny", 5, choice.input_config(64))
+
+
+def _scored(path: Path) -> None:
+    """Annotations of two images, one of them of minival; a test set's have no objects."""
+    ids = [min(minival_ids()), 1]
+    content: dict[str, Any] = {
+        "images": [{"id": i, "file_name": f"{i}.jpg", "width": 100, "height": 80} for i in ids],
+        "categories": [{"id": 1, "name": "hen"}],
+    }
+    if "image_info" not in path.name:
+        objects = [{"id": i, "image_id": i, "category_id": 1, "bbox": [10, 10, 40, 40]} for i in ids]
+        content["annotations"] = [{**entry, "area": 1600, "iscrowd": 0} for entry in objects]
+    path.write_text(json.dumps(content), encoding="utf-8")
+
+
+def _detections(path: Path) -> None:
+    found = [{"image_id": min(minival_ids()), "category_id": 1, "bbox": [10, 10, 40, 40], "score": 0.9}]
+    path.write_text(json.dumps(found), encoding="utf-8")
+
+
+def _stand_in(path: Path) -> None:
+    save_weights("nasnet_a_mobile", path)
+
+
+def save_weights(name: str, path: Path) -> None:
+    """What stands in for a member's published weights: a file of this package's own format, its weights random."""
+    torch.manual_seed(0)
+    save_file(timm.create_model(name).state_dict(), path)
+
+
+MAKERS: dict[str, Callable[[Path], None]] = {
+    "DATA": _image_folder,
+    "datasets/cifar10": _cifar,
+    "my_cell.json": lambda path: PUBLISHED["nasnet_a"].save(path),
+    "my_data": _my_data,
+    "my_data_coco": _my_data_coco,
+    "pictures": _pictures,
+    "cat.jpg": lambda path: shutil.copy(SAMPLES / "cat.jpg", path),
+    "toy data set": _toy_data_set,
+    "tiny model": _tiny_model,
+    "instances_val2017.json": _scored,
+    "instances_minival_8k2014.json": _scored,
+    "image_info_test-dev2017.json": _scored,
+    "coco_instances_results.json": _detections,
+    "NASNet-mobile.h5": _stand_in,
+    "model.ckpt": _stand_in,
+}
