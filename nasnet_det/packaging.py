@@ -160,10 +160,10 @@ def read_info(path: str | Path) -> PackageInfo:
                     lists = {name: tuple(fields[name]) for name in ("input_size", "needs")}
                     return PackageInfo(**{**fields, **lists})
     except FileNotFoundError:
-        raise PackageError(f"{path}: no such package; make it with tools/package.py") from None
+        raise PackageError(f"{path}: no such package; make it with nasnet-det package") from None
     except (OSError, zipfile.BadZipFile, ValueError, TypeError, KeyError) as error:
-        raise PackageError(f"{path} cannot be read as a package ({error}); make it with tools/package.py") from None
-    raise PackageError(f"{path} is no package of this project; make it with tools/package.py")
+        raise PackageError(f"{path} cannot be read as a package ({error}); make it with nasnet-det package") from None
+    raise PackageError(f"{path} is no package of this project; make it with nasnet-det package")
 
 
 def _checked_info(

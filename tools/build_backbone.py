@@ -1,7 +1,7 @@
 """Make a backbone of a cell: a timm ``local-dir`` model, its weights newly drawn, ready to be trained::
 
-    python tools/build_backbone.py my_cell.json --num-cells 4 --num-filters 44 --out my_backbone
-    python tools/train_imagenet.py DATA --model local-dir:my_backbone --out runs/mine
+    nasnet-det build-backbone my_cell.json --num-cells 4 --num-filters 44 --out my_backbone
+    nasnet-det train-imagenet DATA --model local-dir:my_backbone --out runs/mine
 
 CELL is a genotype's JSON file or a published name. The cell travels inside the model: wherever this package is
 installed, timm.create_model("local-dir:my_backbone") builds it from the folder alone.
@@ -11,17 +11,18 @@ from __future__ import annotations
 
 import argparse
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from nasnet_det.genotypes import as_genotype
-from nasnet_det.training.command import guarded
 from nasnet_det.training.models import ModelChoice, ModelError, save_local_dir
+from nasnet_det_cli import command
 
 
-def parse(arguments: list[str] | None) -> argparse.Namespace:
+def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     """The command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("cell", metavar="CELL", help="a genotype's JSON file, or a published name")
@@ -34,7 +35,7 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--image-size", type=int, help="side of the square input (imagenet 224; cifar 32)")
     parser.add_argument("--num-classes", type=int, help="(imagenet 1000; cifar 10)")
     parser.add_argument("--seed", type=int, default=0, help="of the weights (0)")
-    return parser.parse_args(arguments)
+    return parser.parse_args(argv)
 
 
 def build(options: argparse.Namespace) -> int:
@@ -63,10 +64,10 @@ def build(options: argparse.Namespace) -> int:
     return 0
 
 
-def main(arguments: list[str] | None = None) -> int:
+@command
+def main(argv: Sequence[str] | None = None) -> int:
     """Run the command; returns the exit status."""
-    options = parse(arguments)
-    return guarded(lambda: build(options), options.out)
+    return build(parse(argv))
 
 
 if __name__ == "__main__":

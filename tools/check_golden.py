@@ -1,6 +1,6 @@
 """Compare this package's networks with what the original implementations computed.
 
-    python tools/check_golden.py FOLDER...
+    nasnet-det check-golden FOLDER...
 
 Each folder holds a checkpoint in its original format, an input and the outputs of the original implementation; its
 meta.json tells which network it is. Prints a line per tensor with its relative error (norm of the difference over norm
@@ -14,8 +14,8 @@ import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from nasnet_det.weights import WeightsError
 from nasnet_det.weights.golden import Comparison, GoldenError, compare_classifier, is_classifier, read_meta
+from nasnet_det_cli import command
 
 
 def compare(folder: Path) -> Iterator[Comparison]:
@@ -37,21 +37,18 @@ def compare(folder: Path) -> Iterator[Comparison]:
     )
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
+@command
+def main(argv: Sequence[str] | None = None) -> int:
     """Run the tool; gives its exit status."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("folders", nargs="+", type=Path, metavar="FOLDER")
-    options = parser.parse_args(arguments)
+    options = parser.parse_args(argv)
     compared, exceeded = 0, 0
     for folder in options.folders:
-        try:
-            for result in compare(folder):
-                compared += 1
-                exceeded += not result.passed
-                print(f"{folder.name:<28} {result.name:<24} {result.error:9.2e}  {_verdict(result)}", flush=True)
-        except (GoldenError, WeightsError, ImportError) as error:
-            print(f"error: {error}", file=sys.stderr)
-            return 2
+        for result in compare(folder):
+            compared += 1
+            exceeded += not result.passed
+            print(f"{folder.name:<28} {result.name:<24} {result.error:9.2e}  {_verdict(result)}", flush=True)
     print(f"{compared} tensors of {len(options.folders)} folders compared, {exceeded} beyond their bounds")
     return 1 if exceeded else 0
 

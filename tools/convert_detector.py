@@ -1,8 +1,8 @@
 #!/usr/bin/env python
 """Convert a faster_rcnn_nas checkpoint of the TF Object Detection API to a detectron2 checkpoint and its config.
 
-    python tools/convert_detector.py faster_rcnn_nas_coco_2018_01_28.tar.gz nasnet_frcnn_coco
-    python tools/train_net.py --config-file nasnet_frcnn_coco/config.yaml --eval-only
+    nasnet-det convert-detector faster_rcnn_nas_coco_2018_01_28.tar.gz nasnet_frcnn_coco
+    nasnet-det train --config-file nasnet_frcnn_coco/config.yaml --eval-only
 
 CHECKPOINT is the checkpoint's prefix (.../model.ckpt) or one of its files, a folder or an archive with it; a
 pipeline.config beside it is followed. Reading it takes TensorFlow, using the result does not. The published
@@ -15,18 +15,16 @@ from __future__ import annotations
 import argparse
 import logging
 import sys
-import warnings
 from collections.abc import Sequence
 from pathlib import Path
 
-# Importing detectron2 under a new torch warns of what a user can do nothing about.
-with warnings.catch_warnings():
-    warnings.simplefilter("ignore")
-    from nasnet_det.detection.protobuf_text import PipelineConfigError
+from nasnet_det_cli import command, needs
+
+with needs():
     from nasnet_det.detection.tf_detector import base_config, convert
-    from nasnet_det.weights import WeightsError
 
 
+@command
 def main(arguments: Sequence[str] | None = None) -> int:
     """The command line; returns the exit status."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -34,13 +32,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("output", type=Path, metavar="OUTPUT", help="folder for model.pth and config.yaml")
     options = parser.parse_args(arguments)
     logging.basicConfig(level=logging.WARNING, format="%(message)s")
-    try:
-        weights, config = convert(options.checkpoint, options.output, base_config())
-    except (WeightsError, PipelineConfigError, ImportError, OSError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
+    weights, config = convert(options.checkpoint, options.output, base_config())
     print(f"wrote {weights} and {config}")
-    print(f"evaluate it: python tools/train_net.py --config-file {config} --eval-only")
+    print(f"evaluate it: nasnet-det train --config-file {config} --eval-only")
     return 0
 
 

@@ -1,8 +1,8 @@
 """Convert published weights of any format to a safetensors file of this package.
 
-    python tools/convert_weights.py nasnet_a_mobile.keras mobile.safetensors
-    python tools/convert_weights.py nasnet-a_large_04_10_2017.tar.gz large.safetensors --model nasnet_a_large
-    python tools/convert_weights.py model.ckpt thin.safetensors --num-cells 6 --num-filters 16 --num-classes 101
+    nasnet-det convert nasnet_a_mobile.keras mobile.safetensors
+    nasnet-det convert nasnet-a_large_04_10_2017.tar.gz large.safetensors --model nasnet_a_large
+    nasnet-det convert model.ckpt thin.safetensors --num-cells 6 --num-filters 16 --num-classes 101
 
 INPUT is a file, a folder or an archive (TF-slim checkpoint, Keras .h5, timm's or Cadene's PyTorch file, or this
 package's own), a URL, hf-hub:OWNER/REPOSITORY, or the name of a published file. Without --model or --num-cells, the
@@ -26,6 +26,7 @@ from nasnet_det.weights import PRETRAINED, PUBLISHED_WEIGHTS, WeightsError, dete
 from nasnet_det.weights.download import file_digest
 from nasnet_det.weights.layout import Arrays, Format
 from nasnet_det.weights.tf_slim import AVERAGE
+from nasnet_det_cli import command
 
 _IMAGENET_WITH_BACKGROUND = 1001
 _NUMBERS = (
@@ -40,17 +41,14 @@ _NUMBERS = (
 )
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
+@command
+def main(argv: Sequence[str] | None = None) -> int:
     """Run the tool; gives its exit status."""
-    try:
-        convert(parse(arguments))
-    except (WeightsError, ImportError, OSError, ValueError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
+    convert(parse(argv))
     return 0
 
 
-def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
+def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     """The command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument(
@@ -74,7 +72,7 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--num-classes", type=int, metavar="N", help="classes to keep; 0 for no classifier")
     parser.add_argument("--cache", type=Path, metavar="FOLDER", help="where what is fetched is kept")
     parser.add_argument("--overwrite", action="store_true", help="replace OUTPUT if it exists")
-    return parser.parse_args(arguments)
+    return parser.parse_args(argv)
 
 
 def convert(options: argparse.Namespace) -> None:

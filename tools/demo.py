@@ -1,8 +1,8 @@
 #!/usr/bin/env python
 """See it work: NASNet-A mobile learns to detect the objects of nine photographs, in minutes on two cores.
 
-    python tools/demo.py
-    python tools/demo.py --data datasets/coco_mini
+    nasnet-det demo
+    nasnet-det demo --data datasets/coco_mini
 
 Without --data the photographs are those that come with this package. The detector starts from random weights, learns
 until it has plainly learnt them, is judged by COCO's metrics, and its detections are drawn. Stop it at any time with
@@ -12,7 +12,6 @@ Ctrl-C: the same command goes on from there.
 from __future__ import annotations
 
 import argparse
-import contextlib
 import logging
 import math
 import sys
@@ -21,23 +20,22 @@ import warnings
 from collections.abc import Sequence
 from pathlib import Path
 
-# Importing detectron2 under a new torch warns of what a newcomer can do nothing about.
-with warnings.catch_warnings():
-    warnings.simplefilter("ignore")
+from nasnet_det_cli import command, needs
+
+with needs():
     import torch
     from detectron2.config import CfgNode
     from detectron2.data import DatasetCatalog
     from detectron2.structures import BoxMode
     from detectron2.utils.env import seed_all_rng
 
-    from nasnet_det.detection.coco_format import CocoFormatError, write_json
-    from nasnet_det.detection.dataset_checks import DatasetError
+    from nasnet_det.detection.coco_format import write_json
     from nasnet_det.detection.demo import DATASET, CocoFolder, DemoTrainer, find_coco_folder, prepare, sample_folder
     from nasnet_det.detection.predictor import Predictor, load_config, read_image
     from nasnet_det.detection.visualize import Detection, detections_of, draw, grid, side_by_side
     from nasnet_det.files import write_text
 
-CONFIG = Path(__file__).resolve().parents[1] / "configs" / "demo.yaml"
+CONFIG = "demo"
 #: The AP50, in percent, that counts as plainly learnt; and what ends the training early: boxes that look right, too.
 LEARNT = 90.0
 ENOUGH = {"AP50": 95.0, "AP": 80.0}
@@ -57,6 +55,7 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     return args
 
 
+@command
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the demo; 0 if all was learnt, 1 if not, 2 if the input was at fault, 130 if it was stopped."""
     args = parse(argv)
@@ -65,11 +64,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         return run(args, output)
     except KeyboardInterrupt:
-        print(f"\nstopped; the same command goes on from the checkpoint in {output}", file=sys.stderr)
-        return 130
-    except (CocoFormatError, DatasetError, ValueError, KeyError, OSError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
+        raise KeyboardInterrupt(f"\nstopped; the same command goes on from the checkpoint in {output}") from None
 
 
 def run(args: argparse.Namespace, output: Path) -> int:
@@ -94,7 +89,7 @@ def run(args: argparse.Namespace, output: Path) -> int:
 
 
 def demo_config(output: Path, num_classes: int, opts: Sequence[str]) -> CfgNode:
-    """The demo's config for a number of classes, kept in ``output/config.yaml`` for tools/predict.py."""
+    """The demo's config for a number of classes, kept in ``output/config.yaml`` for nasnet-det predict."""
     own = ["MODEL.ROI_HEADS.NUM_CLASSES", num_classes, "OUTPUT_DIR", str(output)]
     own += ["DATASETS.TRAIN", (DATASET,), "DATASETS.TEST", (DATASET,)]
     cfg = load_config(CONFIG, [*own, *opts])
@@ -160,5 +155,4 @@ def quiet() -> None:
 
 
 if __name__ == "__main__":
-    with contextlib.suppress(BrokenPipeError):
-        sys.exit(main())
+    sys.exit(main())

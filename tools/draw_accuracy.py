@@ -1,6 +1,6 @@
 """Draw published ImageNet accuracy against multiply-adds and parameters, as the paper's figure 5.
 
-    python tools/draw_accuracy.py --out accuracy.svg
+    nasnet-det draw-accuracy --out accuracy.svg
 
 Every figure is as printed in the paper named; none was measured again here. Of this project's models those are drawn
 whose papers print both accuracy and cost. Costs are on a logarithmic axis, where the paper's is linear, so that the
@@ -11,10 +11,12 @@ from __future__ import annotations
 
 import argparse
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 from nasnet_det.draw import NetworkPoint, draw_accuracy
 from nasnet_det.family import FAMILY, Variant
+from nasnet_det_cli import command
 
 # Zoph et al., arXiv:1707.07012, tables 2 and 3: millions of multiply-adds and of parameters, top-1 accuracy in %.
 OTHERS = (
@@ -44,17 +46,14 @@ def family_point(name: str, variant: Variant) -> NetworkPoint | None:
     return NetworkPoint(label, variant.multiply_adds, variant.parameters, top_1, SERIES[name.split("_")[0]])
 
 
-def main(argv: list[str] | None = None) -> int:
+@command
+def main(argv: Sequence[str] | None = None) -> int:
     """Run the command; 0 if the picture is written, 2 for a mistake in what was given."""
-    parser = argparse.ArgumentParser(description="Draw published accuracy against multiply-adds and parameters.")
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, default=Path("accuracy.svg"), metavar="PATH", help="PATH.svg or PATH.png")
     arguments = parser.parse_args(argv)
     found = (family_point(name, variant) for name, variant in FAMILY.items())
-    try:
-        draw_accuracy([*OTHERS, *(point for point in found if point is not None)], arguments.out)
-    except (ValueError, OSError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
+    draw_accuracy([*OTHERS, *(point for point in found if point is not None)], arguments.out)
     print(arguments.out)
     return 0
 

@@ -1,7 +1,7 @@
 """Draw both cells of a genotype as the paper's figure 4.
 
-    python tools/draw_cell.py nasnet_a --out nasnet_a.svg
-    python tools/draw_cell.py my_cell.json --out my_cell.png
+    nasnet-det draw nasnet_a --out nasnet_a.svg
+    nasnet-det draw my_cell.json --out my_cell.png
 
 A genotype is a published name or a JSON file (docs/genotypes.md). The picture is SVG or PNG, by the ending of --out.
 """
@@ -10,16 +10,19 @@ from __future__ import annotations
 
 import argparse
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 from nasnet_det.draw import draw_genotype
-from nasnet_det.genotypes import GenotypeError, as_genotype
+from nasnet_det.genotypes import as_genotype
 from nasnet_det.published_cells import PUBLISHED
+from nasnet_det_cli import command
 
 
-def main(argv: list[str] | None = None) -> int:
+@command
+def main(argv: Sequence[str] | None = None) -> int:
     """Run the command; 0 if the picture is written, 2 for a mistake in what was given."""
-    parser = argparse.ArgumentParser(description="Draw both cells of a genotype.")
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument(
         "genotype", metavar="GENOTYPE", help=f"a JSON file or a published name: {', '.join(sorted(PUBLISHED))}"
     )
@@ -28,11 +31,7 @@ def main(argv: list[str] | None = None) -> int:
     )
     arguments = parser.parse_args(argv)
     path = arguments.out or Path(f"{Path(arguments.genotype).stem}.svg")
-    try:
-        draw_genotype(as_genotype(arguments.genotype), path)
-    except (GenotypeError, ValueError, OSError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
+    draw_genotype(as_genotype(arguments.genotype), path)
     print(path)
     return 0
 

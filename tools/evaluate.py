@@ -1,7 +1,7 @@
 """Score a file of COCO results, or make of it what COCO's server takes.
 
-python tools/evaluate.py --annotations instances_val2017.json --results coco_instances_results.json --json scores.json
-python tools/evaluate.py --annotations image_info_test-dev2017.json --results results.json --submission NASNet-A
+nasnet-det evaluate --annotations instances_val2017.json --results coco_instances_results.json --json scores.json
+nasnet-det evaluate --annotations image_info_test-dev2017.json --results results.json --submission NASNet-A
 """
 
 from __future__ import annotations
@@ -14,7 +14,6 @@ from pathlib import Path
 from typing import Any
 
 from nasnet_det.detection.coco_format import (
-    CocoFormatError,
     check_results,
     read_annotations,
     read_results,
@@ -22,6 +21,7 @@ from nasnet_det.detection.coco_format import (
     write_submission,
 )
 from nasnet_det.detection.evaluation import evaluate, table
+from nasnet_det_cli import command
 
 
 def parse(argv: Sequence[str] | None) -> argparse.Namespace:
@@ -39,14 +39,11 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     return parser.parse_args(argv)
 
 
+@command
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command; 0 if it did its work, 2 if its input was at fault."""
     args = parse(argv)
-    try:
-        return submit(args) if args.submission else score(args)
-    except (CocoFormatError, ValueError, ModuleNotFoundError, OSError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
+    return submit(args) if args.submission else score(args)
 
 
 def score(args: argparse.Namespace) -> int:

@@ -1,10 +1,10 @@
 """Write the best cells that a search found as genotype files.
 
-    python tools/export_cell.py runs/s1 --top 1 --out my_cell.json
-    python tools/export_cell.py runs/s1 --top 3 --out cells.json        # cells-1.json, cells-2.json, cells-3.json
+    nasnet-det export-cell runs/s1 --top 1 --out my_cell.json
+    nasnet-det export-cell runs/s1 --top 3 --out cells.json        # cells-1.json, cells-2.json, cells-3.json
 
 Such a file is what timm.create_model('nasnet', genotype='my_cell.json') and the detectors' configs take. Cells are
-ranked by the second phase (tools/retrain_cells.py) where there was one, else by the search.
+ranked by the second phase (nasnet-det retrain) where there was one, else by the search.
 """
 
 from __future__ import annotations
@@ -15,7 +15,10 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from nasnet_det.search.command import existing_folder, run_command
+from nasnet_det_cli import command, needs
+
+with needs():
+    from nasnet_det.search.command import existing_folder, searching
 
 
 def parse(argv: Sequence[str] | None) -> argparse.Namespace:
@@ -56,10 +59,12 @@ def export(options: argparse.Namespace) -> int:
     return 0
 
 
+@command
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command; 2 if what it was given is at fault."""
     options = parse(argv)
-    return run_command(lambda: export(options))
+    with searching():
+        return export(options)
 
 
 if __name__ == "__main__":

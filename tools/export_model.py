@@ -1,9 +1,9 @@
 """Export a classifier, its features or a whole detector as ONNX or as a torch.export package.
 
-    python tools/export_model.py nasnet_a_mobile --pretrained --out mobile.onnx
-    python tools/export_model.py nasnet_a_mobile --pretrained --features --dynamic --out features.onnx
-    python tools/export_model.py hf-hub:OWNER/REPOSITORY --out found.pt2
-    python tools/export_model.py configs/nasnet_frcnn.yaml --weights model_final.pth --size 600 600 --out detector.onnx
+    nasnet-det export nasnet_a_mobile --pretrained --out mobile.onnx
+    nasnet-det export nasnet_a_mobile --pretrained --features --dynamic --out features.onnx
+    nasnet-det export hf-hub:OWNER/REPOSITORY --out found.pt2
+    nasnet-det export configs/nasnet_frcnn.yaml --weights model_final.pth --size 600 600 --out detector.onnx
 
 The file is read back and run before it takes its place, ONNX in onnxruntime; how far its outputs are from PyTorch's is
 printed. A classifier takes normalized images (N, 3, H, W); what to normalize them with is written into the file
@@ -15,22 +15,21 @@ from __future__ import annotations
 
 import argparse
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import timm
 
-from nasnet_det.export import ExportError, Program, classifier_program, feature_program, save_program
-from nasnet_det.weights import WeightsError
+from nasnet_det.export import Program, classifier_program, feature_program, save_program
+from nasnet_det_cli import command
 
 SOURCES = ("hf-hub:", "hf_hub:", "local-dir:")
 
 
 def parser() -> argparse.ArgumentParser:
     """The command line."""
-    result = argparse.ArgumentParser(
-        description="Export a classifier, its features or a whole detector as ONNX or as a torch.export package."
-    )
+    result = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     result.add_argument(
         "model", metavar="MODEL", help="a registered model, local-dir:FOLDER, hf-hub:OWNER/NAME, or a detector's config"
     )
@@ -85,20 +84,11 @@ def _detector(arguments: argparse.Namespace, size: Any) -> Program:
     return detector_program(Predictor(cfg).model, cfg, size)
 
 
-def main(argv: list[str] | None = None) -> int:
+@command
+def main(argv: Sequence[str] | None = None) -> int:
     """Run the command; 0 if the file is written, 1 if it would give other outputs, 2 for a mistake of the user."""
     arguments = parser().parse_args(argv)
-    try:
-        differences = save_program(make_program(arguments), arguments.out)
-    except ExportError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 1
-    except ImportError as error:
-        print(f"error: {error}: install nasnet-det[export] (and detectron2 for a detector)", file=sys.stderr)
-        return 2
-    except (WeightsError, ValueError, OSError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
+    differences = save_program(make_program(arguments), arguments.out)
     engine = "onnxruntime" if arguments.out.suffix == ".onnx" else "the package, loaded again,"
     for name, difference in differences.items():
         print(f"{name}: {engine} is within {difference:.1e} of PyTorch")

@@ -1,6 +1,6 @@
 """Print the table of models: what was counted here beside what the papers print.
 
-    python tools/model_table.py [--write README.md] [MODEL ...]
+    nasnet-det table [--write README.md] [MODEL ...]
 
 Parameters and multiply-adds (fvcore; convolutions and linear layers, one image at the model's input size) are counted
 on the networks as they are built here. Accuracies are the papers' own; none was measured again here.
@@ -11,6 +11,7 @@ from __future__ import annotations
 import argparse
 import logging
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 import timm
@@ -19,6 +20,7 @@ from torch import nn
 
 from nasnet_det.family import FAMILY, Variant
 from nasnet_det.files import write_text
+from nasnet_det_cli import command
 
 BEGIN, END = "<!-- model table: make table -->", "<!-- end of model table -->"
 COUNTED = ("conv", "linear")
@@ -93,11 +95,13 @@ def replace_between(text: str, new: str) -> str:
     return f"{before}{BEGIN}\n{new}{END}{rest.split(END, 1)[1]}"
 
 
-def main() -> int:
-    parser = argparse.ArgumentParser(description="Print the table of models.")
+@command
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command; returns the exit status."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("models", nargs="*", metavar="MODEL", help="registered names; all by default")
     parser.add_argument("--write", type=Path, metavar="FILE", help="put the table between the marks in this file")
-    arguments = parser.parse_args()
+    arguments = parser.parse_args(argv)
     unknown = [name for name in arguments.models if name not in FAMILY]
     if unknown:
         parser.error(f"no such model: {', '.join(unknown)}; known: {', '.join(FAMILY)}")
@@ -105,11 +109,7 @@ def main() -> int:
     if arguments.write is None:
         print(result, end="")
         return 0
-    try:
-        write_text(arguments.write, replace_between(arguments.write.read_text(encoding="utf-8"), result))
-    except (OSError, ValueError) as error:
-        print(f"error: {arguments.write}: {error}", file=sys.stderr)
-        return 2
+    write_text(arguments.write, replace_between(arguments.write.read_text(encoding="utf-8"), result))
     return 0
 
 

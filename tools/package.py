@@ -1,9 +1,9 @@
 """Compile a network ahead of time into one file that loads in seconds, and check it.
 
-    python tools/package.py large.pt2 --model nasnet_a_large --pretrained
-    python tools/package.py mobile.pt2 --model nasnet_a_mobile --weights NASNet-mobile.h5 --device cuda --dtype bfloat16
-    python tools/package.py found.pt2 --model local-dir:runs/found/model --batch-size 8 --any-batch
-    python tools/package.py large.pt2 --show
+    nasnet-det package large.pt2 --model nasnet_a_large --pretrained
+    nasnet-det package mobile.pt2 --model nasnet_a_mobile --weights NASNet-mobile.h5 --device cuda --dtype bfloat16
+    nasnet-det package found.pt2 --model local-dir:runs/found/model --batch-size 8 --any-batch
+    nasnet-det package large.pt2 --show
 
 In a program: ``nasnet_det.packaging.load_package("large.pt2")(images)``, images ``(N, 3, H, W)`` as the network takes
 them. A package holds native code for this PyTorch release and this kind of machine: load only what you trust.
@@ -14,6 +14,7 @@ from __future__ import annotations
 import argparse
 import sys
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -25,9 +26,10 @@ from torch import Tensor
 import nasnet_det  # noqa: F401 - registers the family
 from nasnet_det.packaging import DTYPES, PackageError, load_package, read_info, save_package
 from nasnet_det.training.models import ModelChoice, ModelError
+from nasnet_det_cli import command
 
 
-def parse(arguments: list[str] | None) -> argparse.Namespace:
+def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     """The command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("package", type=Path, metavar="FILE.pt2", help="the package")
@@ -43,20 +45,17 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
     group.add_argument("--batch-size", type=int, default=1, help="images at once (1)")
     group.add_argument("--any-batch", action="store_true", help="any number of images, tuned for --batch-size of them")
     group.add_argument("--image-size", type=int, nargs="+", metavar="SIDE", help="height and width (the network's own)")
-    return parser.parse_args(arguments)
+    return parser.parse_args(argv)
 
 
-def main(arguments: list[str] | None = None) -> int:
+@command
+def main(argv: Sequence[str] | None = None) -> int:
     """Run the command; 0 if it did its work, 2 if its input was at fault."""
-    options = parse(arguments)
-    try:
-        if options.show:
-            print(read_info(options.package))
-        else:
-            package(options)
-    except (PackageError, ModelError, OSError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
+    options = parse(argv)
+    if options.show:
+        print(read_info(options.package))
+    else:
+        package(options)
     return 0
 
 

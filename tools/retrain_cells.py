@@ -1,9 +1,9 @@
 """The second phase of a search: train its best architectures longer, and rank them by that.
 
-    python tools/retrain_cells.py runs/s1 --data datasets/cifar10 --top 250 --child epochs=600
+    nasnet-det retrain runs/s1 --data datasets/cifar10 --top 250 --child epochs=600
 
 The recipe is the search's but for what --child changes. Stopped or killed, the same command continues. Results are a
-study of its own beside the search's; tools/export_cell.py and tools/search_report.py take them from there.
+study of its own beside the search's; nasnet-det export-cell and nasnet-det report take them from there.
 """
 
 from __future__ import annotations
@@ -12,17 +12,20 @@ import argparse
 import sys
 from collections.abc import Sequence
 
-from nasnet_det.search.command import (
-    ShowProgress,
-    add_child_options,
-    add_worker_options,
-    child_config,
-    child_evaluator,
-    existing_folder,
-    make_workers,
-    recipe_of,
-    run_command,
-)
+from nasnet_det_cli import command, needs
+
+with needs():
+    from nasnet_det.search.command import (
+        ShowProgress,
+        add_child_options,
+        add_worker_options,
+        child_config,
+        child_evaluator,
+        existing_folder,
+        make_workers,
+        recipe_of,
+        searching,
+    )
 
 
 def parse(argv: Sequence[str] | None) -> argparse.Namespace:
@@ -84,14 +87,16 @@ def retrain(options: argparse.Namespace) -> int:
                 study.close()
         finally:
             workers.close()
-    print(f"done: python tools/search_report.py {options.folder} --out report")
+    print(f"done: nasnet-det report {options.folder} --out report")
     return 0
 
 
+@command
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command; 2 if what it was given is at fault, 130 if it was stopped."""
     options = parse(argv)
-    return run_command(lambda: retrain(options))
+    with searching():
+        return retrain(options)
 
 
 if __name__ == "__main__":

@@ -1,8 +1,8 @@
 """Search for cells: sample architectures, train a child of each, learn from how good it is.
 
-    python tools/search.py --strategy ppo --data datasets/cifar10 --trials 200 --out runs/s1
-    python tools/search.py --data datasets/cifar10 --trials 20000 --out runs/s2 --ray auto --gpus-per-worker 0.5
-    python tools/search.py --data datasets/cifar10 --trials 100 --out runs/s3 --child epochs=2 num_filters=8
+    nasnet-det search --strategy ppo --data datasets/cifar10 --trials 200 --out runs/s1
+    nasnet-det search --data datasets/cifar10 --trials 20000 --out runs/s2 --ray auto --gpus-per-worker 0.5
+    nasnet-det search --data datasets/cifar10 --trials 100 --out runs/s3 --child epochs=2 num_filters=8
 
 It can be stopped or killed at any moment: the same command continues. A larger --trials continues a finished search.
 The study is Optuna's: OUT/study.db, or a server's with --storage. docs/search.md tells the rest.
@@ -16,19 +16,22 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from nasnet_det.search.command import (
-    ShowProgress,
-    add_child_options,
-    add_space_options,
-    add_worker_options,
-    assignments,
-    child_config,
-    child_evaluator,
-    make_workers,
-    recipe_of,
-    run_command,
-    space_asked,
-)
+from nasnet_det_cli import command, needs
+
+with needs():
+    from nasnet_det.search.command import (
+        ShowProgress,
+        add_child_options,
+        add_space_options,
+        add_worker_options,
+        assignments,
+        child_config,
+        child_evaluator,
+        make_workers,
+        recipe_of,
+        searching,
+        space_asked,
+    )
 
 
 def parse(argv: Sequence[str] | None) -> argparse.Namespace:
@@ -98,7 +101,7 @@ def search(options: argparse.Namespace) -> int:
                     options.retries,
                     ShowProgress(),
                 ).run(options.trials)
-                print(f"done: python tools/export_cell.py {options.out} --top 1 --out my_cell.json")
+                print(f"done: nasnet-det export-cell {options.out} --top 1 --out my_cell.json")
             finally:
                 study.close()
         finally:
@@ -106,10 +109,12 @@ def search(options: argparse.Namespace) -> int:
     return 0
 
 
+@command
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command; 2 if what it was given is at fault, 130 if it was stopped."""
     options = parse(argv)
-    return run_command(lambda: search(options))
+    with searching():
+        return search(options)
 
 
 if __name__ == "__main__":

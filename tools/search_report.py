@@ -1,8 +1,8 @@
 """Report what searches found: the paper's figure 6, tables, the best cells drawn and exported.
 
-    python tools/search_report.py runs/s1 runs/random --out report
+    nasnet-det report runs/s1 runs/random --out report
 
-Searches of one strategy are averaged in the figure. What the second phase (tools/retrain_cells.py) found is told, too.
+Searches of one strategy are averaged in the figure. What the second phase (nasnet-det retrain) found is told, too.
 """
 
 from __future__ import annotations
@@ -12,7 +12,10 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from nasnet_det.search.command import existing_folder, run_command
+from nasnet_det_cli import command, needs
+
+with needs():
+    from nasnet_det.search.command import existing_folder, searching
 
 
 def parse(argv: Sequence[str] | None) -> argparse.Namespace:
@@ -35,10 +38,12 @@ def report(options: argparse.Namespace) -> int:
     return 0
 
 
+@command
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command; 2 if what it was given is at fault."""
     options = parse(argv)
-    return run_command(lambda: report(options))
+    with searching():
+        return report(options)
 
 
 if __name__ == "__main__":

@@ -2,15 +2,15 @@
 
 The paper's recipe, and with cutout as its best result::
 
-    python tools/train_cifar.py DATA --out runs/nasnet_a
-    python tools/train_cifar.py DATA --out runs/nasnet_a_cutout --cutout 16 --seeds 0 1 2 3 4
+    nasnet-det train-cifar DATA --out runs/nasnet_a
+    nasnet-det train-cifar DATA --out runs/nasnet_a_cutout --cutout 16 --seeds 0 1 2 3 4
 
 A found cell, and what one GPU does in ten minutes (the epochs are fitted to the time)::
 
-    python tools/train_cifar.py DATA --out runs/mine --genotype my_cell.json --num-cells 6 --num-filters 32
-    python tools/train_cifar.py DATA --out runs/quick --recipe cifar_quick --minutes 8
+    nasnet-det train-cifar DATA --out runs/mine --genotype my_cell.json --num-cells 6 --num-filters 32
+    nasnet-det train-cifar DATA --out runs/quick --recipe cifar_quick --minutes 8
 
-DATA is what tools/prepare_cifar10.py filled. Stop it at any time; the same command continues. OUT/seed_S holds a run:
+DATA is what nasnet-det prepare-cifar10 filled. Stop it at any time; the same command continues. OUT/seed_S holds a run:
 run.json, checkpoint.pt, metrics.csv, tensorboard/, run.png, and the trained model as OUT/seed_S/model
 (timm.create_model("local-dir:OUT/seed_S/model", pretrained=True)). OUT/summary.json holds the mean.
 """
@@ -21,6 +21,7 @@ import argparse
 import json
 import statistics
 import sys
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -33,7 +34,6 @@ from nasnet_det.training.command import (
     add_model_options,
     add_recipe_options,
     execution_asked,
-    guarded,
     model_choice,
     recipe_asked,
 )
@@ -41,12 +41,13 @@ from nasnet_det.training.execution import Execution
 from nasnet_det.training.models import ModelChoice
 from nasnet_det.training.recipe import Recipe
 from nasnet_det.training.session import Session, say_beside_bars
+from nasnet_det_cli import command
 
 #: timm's description of the trained model's input. Whitening per image is beyond it: such models say so in their run.
 DATA_CONFIG = {"input_size": (3, SIDE, SIDE), "mean": MEAN, "std": STD, "crop_pct": 1.0, "interpolation": "bilinear"}
 
 
-def parse(arguments: list[str] | None) -> argparse.Namespace:
+def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     """The command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("data", metavar="DATA", help="the folder of CIFAR-10's batches")
@@ -61,7 +62,7 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--cutout", type=int, metavar="SIDE", help="the side of the square cut out; the paper's is 16")
     parser.add_argument("--minutes", type=float, help="as many epochs a run as this device can do in that time")
     add_execution_options(parser)
-    return parser.parse_args(arguments)
+    return parser.parse_args(argv)
 
 
 def train(options: argparse.Namespace) -> int:
@@ -120,10 +121,10 @@ def summarize(accuracies: dict[int, float]) -> dict[str, Any]:
     return {"metric": "top1", "seeds": accuracies, "mean": statistics.fmean(values), "std": deviation}
 
 
-def main(arguments: list[str] | None = None) -> int:
+@command
+def main(argv: Sequence[str] | None = None) -> int:
     """Run the command; returns the exit status."""
-    options = parse(arguments)
-    return guarded(lambda: train(options), options.out)
+    return train(parse(argv))
 
 
 if __name__ == "__main__":

@@ -2,14 +2,14 @@
 
 The paper's recipe for the mobile network, on one GPU and on eight::
 
-    python tools/train_imagenet.py DATA --out runs/mobile --batch-size 128
-    torchrun --nproc-per-node 8 tools/train_imagenet.py DATA --out runs/mobile
+    nasnet-det train-imagenet DATA --out runs/mobile --batch-size 128
+    torchrun --nproc-per-node 8 --no-python nasnet-det train-imagenet DATA --out runs/mobile
 
-The large network, a modern recipe, and a backbone made of a found cell (tools/build_backbone.py)::
+The large network, a modern recipe, and a backbone made of a found cell (nasnet-det build-backbone)::
 
-    python tools/train_imagenet.py DATA --out runs/large --model nasnet_a_large --recipe imagenet_paper_large
-    python tools/train_imagenet.py DATA --out runs/modern --recipe imagenet_modern
-    python tools/train_imagenet.py DATA --out runs/mine --model local-dir:my_backbone
+    nasnet-det train-imagenet DATA --out runs/large --model nasnet_a_large --recipe imagenet_paper_large
+    nasnet-det train-imagenet DATA --out runs/modern --recipe imagenet_modern
+    nasnet-det train-imagenet DATA --out runs/mine --model local-dir:my_backbone
 
 --batch-size is over all processes and scales the learning rate in proportion. Stop it at any time; the same command
 continues at the very step. OUT holds run.json, checkpoint.pt, metrics.csv, tensorboard/, run.png, and at the end the
@@ -21,6 +21,7 @@ from __future__ import annotations
 
 import argparse
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
@@ -32,7 +33,6 @@ from nasnet_det.training.command import (
     add_model_options,
     add_recipe_options,
     execution_asked,
-    guarded,
     model_choice,
     recipe_asked,
 )
@@ -40,9 +40,10 @@ from nasnet_det.training.image_folder import FolderBatches, Preprocessing
 from nasnet_det.training.recipe import Recipe, recipe_names
 from nasnet_det.training.session import Session, say_beside_bars
 from nasnet_det.training.world import World
+from nasnet_det_cli import command
 
 
-def parse(arguments: list[str] | None) -> argparse.Namespace:
+def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     """The command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("data", type=Path, metavar="DATA", help="the ImageNet folder")
@@ -54,7 +55,7 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
     names = [name for name in recipe_names() if name.startswith("imagenet")]
     add_recipe_options(parser, "imagenet_paper_mobile", names)
     add_execution_options(parser)
-    return parser.parse_args(arguments)
+    return parser.parse_args(argv)
 
 
 def train(options: argparse.Namespace, world: World) -> int:
@@ -105,12 +106,13 @@ def batches_of(
     )
 
 
-def main(arguments: list[str] | None = None) -> int:
+@command
+def main(argv: Sequence[str] | None = None) -> int:
     """Run the command; returns the exit status."""
-    options = parse(arguments)
+    options = parse(argv)
     world = World.join()
     try:
-        return guarded(lambda: train(options, world), options.out)
+        return train(options, world)
     finally:
         world.leave()
 

@@ -2,12 +2,12 @@
 
 The published figures, with timm's preprocessing and with TF-slim's::
 
-    python tools/validate.py DATA --model nasnet_a_large
-    python tools/validate.py DATA --model nasnet_a_mobile --preprocessing slim
+    nasnet-det validate DATA --model nasnet_a_large
+    nasnet-det validate DATA --model nasnet_a_mobile --preprocessing slim
 
 What was trained here::
 
-    python tools/validate.py DATA --model local-dir:runs/mobile/model
+    nasnet-det validate DATA --model local-dir:runs/mobile/model
 
 The classes are matched by the folders' names: with a model of ImageNet's 1000 classes these are the synsets (n01440764,
 ...), and a folder of some of them will do.
@@ -19,6 +19,7 @@ import argparse
 import json
 import sys
 import time
+from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -29,13 +30,14 @@ from tqdm import tqdm
 
 import nasnet_det
 from nasnet_det.files import write_text
-from nasnet_det.training.command import add_execution_options, execution_asked, guarded
+from nasnet_det.training.command import add_execution_options, execution_asked
 from nasnet_det.training.image_folder import Preprocessing
 from nasnet_det.training.models import ModelChoice, ModelError
 from nasnet_det.training.validation import label_names, validate, with_image_size
+from nasnet_det_cli import command
 
 
-def parse(arguments: list[str] | None) -> argparse.Namespace:
+def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     """The command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("data", type=Path, metavar="DATA", help="the ImageNet folder")
@@ -48,7 +50,7 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--workers", type=int, default=4, help="processes that read images (4)")
     parser.add_argument("--json", type=Path, metavar="OUT", help="write the figures there")
     add_execution_options(parser)
-    return parser.parse_args(arguments)
+    return parser.parse_args(argv)
 
 
 def measure(options: argparse.Namespace) -> int:
@@ -90,10 +92,10 @@ def measure(options: argparse.Namespace) -> int:
     return 0
 
 
-def main(arguments: list[str] | None = None) -> int:
+@command
+def main(argv: Sequence[str] | None = None) -> int:
     """Run the command; returns the exit status."""
-    options = parse(arguments)
-    return guarded(lambda: measure(options), options.json)
+    return measure(parse(argv))
 
 
 if __name__ == "__main__":

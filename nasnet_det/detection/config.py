@@ -18,11 +18,35 @@ class ConfigError(ValueError):
     """A config that cannot be read or followed: names the key, what it says and what would be right."""
 
 
+#: Where the configs lie that come with the package, and where in a checkout.
+_PLACES = (Path(__file__).parents[1] / "configs", Path(__file__).parents[2] / "configs")
+
+
+def find_config(name: str | Path) -> Path:
+    """The file of a config.
+
+    Args:
+        name: a file, or what one that comes with the package is called: ``nasnet_frcnn``, ``nasnet_frcnn.yaml`` or
+            ``configs/nasnet_frcnn.yaml``.
+
+    Raises:
+        ConfigError: if there is no such file, and none of that name comes with the package.
+    """
+    folder = next(place for place in _PLACES if place.is_dir())
+    known = {file.stem: file for file in sorted(folder.glob("*.yaml"))}
+    path = Path(name)
+    if path.is_file() and str(name) not in known:
+        return path
+    if path.parent in (Path(), Path("configs")) and path.suffix in ("", ".yaml") and path.stem in known:
+        return known[path.stem]
+    raise ConfigError(f"config {name}: there is no such file; by name there are {', '.join(known)}")
+
+
 def read_config(path: str | Path, opts: Sequence[Any] = ()) -> CfgNode:
     """A config file over detectron2's defaults and this package's, not frozen. Nothing in the file is executed.
 
     Args:
-        path: a YAML file.
+        path: a YAML file, or the name of one that comes with the package.
         opts: changes, ``KEY VALUE`` in turn.
 
     Raises:
@@ -30,8 +54,9 @@ def read_config(path: str | Path, opts: Sequence[Any] = ()) -> CfgNode:
     """
     cfg = get_cfg()
     add_nasnet_config(cfg)
+    file = find_config(path)
     try:
-        cfg.merge_from_file(str(path), allow_unsafe=False)
+        cfg.merge_from_file(str(file), allow_unsafe=False)
         cfg.merge_from_list(list(opts))
     except FileNotFoundError as error:
         raise ConfigError(f"config {path}: there is no file {error.filename}") from None

@@ -80,7 +80,7 @@ def _load(name: str) -> list[Record]:
 
 def _how_to_get(name: str) -> str:
     if name in SPLITS:
-        return "Run tools/prepare_coco.py, which says what to download where, or set DETECTRON2_DATASETS"
+        return "Run nasnet-det prepare-coco, which says what to download where, or set DETECTRON2_DATASETS"
     return "Check the paths that it was registered with"
 
 

@@ -8,14 +8,13 @@ from typing import Any
 
 import numpy as np
 import torch
-import yaml
-from detectron2.config import CfgNode, get_cfg
+from detectron2.config import CfgNode
 from detectron2.data import MetadataCatalog, transforms
 from detectron2.modeling import build_model
 from detectron2.structures import Instances
 from PIL import Image, ImageOps
 
-from nasnet_det.detection import add_nasnet_config
+from nasnet_det.detection.config import read_config
 from nasnet_det.detection.trainer import Checkpointer
 
 #: What is taken for an image in a folder.
@@ -26,21 +25,14 @@ def load_config(path: str | Path, opts: Sequence[Any] = (), weights: str = "") -
     """A detector's config, for a GPU if there is one.
 
     Args:
+        path: a YAML file, or the name of one that comes with the package.
         opts: changes, ``KEY VALUE`` in turn.
         weights: the checkpoint, instead of the config's own.
 
     Raises:
-        FileNotFoundError: if there is no such file.
-        ValueError: for a key that does not exist, or a value that does not fit.
+        ConfigError: for a file that is missing or broken, a key that does not exist, or a value that does not fit.
     """
-    cfg = get_cfg()
-    add_nasnet_config(cfg)
-    try:
-        cfg.merge_from_file(str(path))
-        cfg.merge_from_list(list(opts))
-    except (AssertionError, KeyError, AttributeError, yaml.YAMLError) as error:
-        reason = error.args[0] if isinstance(error, KeyError) else str(error).strip()
-        raise ValueError(f"config {path}: {reason}") from error
+    cfg = read_config(path, opts)
     cfg.MODEL.WEIGHTS = weights or cfg.MODEL.WEIGHTS
     if cfg.MODEL.DEVICE.startswith("cuda") and not torch.cuda.is_available():
         cfg.MODEL.DEVICE = "cpu"

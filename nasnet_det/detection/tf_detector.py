@@ -48,15 +48,8 @@ _YXHW_TO_XYWH = [1, 0, 3, 2]
 
 
 def base_config() -> CfgNode:
-    """The config of the paper's detector, ``configs/nasnet_frcnn.yaml``, without pretrained weights.
-
-    Raises:
-        FileNotFoundError: where the package was installed without the repository.
-    """
-    path = Path(__file__).resolve().parents[2] / "configs" / "nasnet_frcnn.yaml"
-    if not path.is_file():
-        raise FileNotFoundError(f"{path} is missing: converting a detector takes the repository, not the package alone")
-    return read_config(path, ["MODEL.NASNET.PRETRAINED", ""])
+    """The config of the paper's detector, ``configs/nasnet_frcnn.yaml``, without pretrained weights."""
+    return read_config("nasnet_frcnn", ["MODEL.NASNET.PRETRAINED", ""])
 
 
 def read_detector(checkpoint: str | Path, cfg: CfgNode) -> dict[str, Tensor]:

@@ -54,7 +54,7 @@ class Checkpointer(DetectionCheckpointer):
             reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
             raise CheckpointError(
                 f"{file} is not a checkpoint that can be read ({reason}): give one that training saved or "
-                "tools/convert_detector.py wrote"
+                "nasnet-det convert-detector wrote"
             ) from error
 
 

@@ -28,6 +28,9 @@ _DESCRIPTION = "nasnet_det.json"
 class ExportError(RuntimeError):
     """An exported file that does not give what the model gives."""
 
+    #: It is no mistake of the user's, for whom 2 stands.
+    exit_status = 1
+
 
 @dataclass(frozen=True)
 class Program:

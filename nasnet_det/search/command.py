@@ -1,29 +1,24 @@
-"""What the search commands share: their options, their workers, what they show, and what a failure says."""
+"""What the search commands share: their options, their workers, and what they show."""
 
 from __future__ import annotations
 
 import argparse
-import json
 import signal
-import sys
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from nasnet_det.genotypes import COMBINERS, GenotypeError
+from nasnet_det.genotypes import COMBINERS
+from nasnet_det.plain_values import from_json, shown
 from nasnet_det.search.child import ChildConfig
 from nasnet_det.search.driver import Progress
-from nasnet_det.search.space import SPACES, Space, SpaceError
-from nasnet_det.search.study import MEASURED, StudyError
+from nasnet_det.search.space import SPACES, Space
+from nasnet_det.search.study import MEASURED
 from nasnet_det.search.workers import ChildEvaluator, Evaluator, InProcess, Workers, WorkersError
-from nasnet_det.training.cifar10 import DataError
-
-#: The status of a process that was asked to stop, as a shell gives it for SIGINT.
-STOPPED = 130
 
 
 def add_worker_options(parser: argparse.ArgumentParser) -> None:
@@ -42,7 +37,7 @@ def add_worker_options(parser: argparse.ArgumentParser) -> None:
 def add_child_options(parser: argparse.ArgumentParser) -> None:
     """How children are trained."""
     group = parser.add_argument_group("children")
-    group.add_argument("--data", required=True, metavar="FOLDER", help="CIFAR-10 (tools/prepare_cifar10.py)")
+    group.add_argument("--data", required=True, metavar="FOLDER", help="CIFAR-10 (nasnet-det prepare-cifar10)")
     group.add_argument(
         "--child",
         nargs="+",
@@ -84,9 +79,9 @@ def assignments(words: Sequence[str]) -> dict[str, Any]:
     for word in words:
         key, equals, text = word.partition("=")
         if not (key and equals):
-            raise ValueError(f"{word!r} is not of the form KEY=VALUE")
+            raise ValueError(f"{shown(word)} is not of the form KEY=VALUE")
         try:
-            found[key] = json.loads(text)
+            found[key] = from_json(text)
         except ValueError:
             found[key] = text
     return found
@@ -191,35 +186,21 @@ def _duration(seconds: float) -> str:
 
 
 @contextmanager
-def _stoppable() -> Iterator[None]:
-    """Let SIGTERM stop the command as Ctrl-C does."""
+def searching() -> Iterator[None]:
+    """What the search commands work in: Optuna says little, and SIGTERM stops them as Ctrl-C does."""
+    import optuna
 
     def stop(*_: Any) -> None:
         raise KeyboardInterrupt
 
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
     before = signal.signal(signal.SIGTERM, stop)
     try:
         yield
+    except KeyboardInterrupt:
+        raise KeyboardInterrupt("stopped; the same command goes on from here") from None
     finally:
         signal.signal(signal.SIGTERM, before)
-
-
-def run_command(work: Callable[[], int]) -> int:
-    """Run a command; what is wrong with what it was given becomes one line and status 2."""
-    try:
-        import optuna
-
-        optuna.logging.set_verbosity(optuna.logging.WARNING)
-        with _stoppable():
-            return work()
-    except KeyboardInterrupt:
-        print("stopped; the same command goes on from here", file=sys.stderr)
-        return STOPPED
-    except ModuleNotFoundError as error:
-        print(f"error: {error}: pip install 'nasnet-det[search]'", file=sys.stderr)
-    except (StudyError, WorkersError, DataError, SpaceError, GenotypeError, ValueError, OSError) as error:
-        print(f"error: {error}", file=sys.stderr)
-    return 2
 
 
 def existing_folder(text: str) -> Path:

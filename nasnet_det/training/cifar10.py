@@ -218,4 +218,4 @@ def _read_batch(path: Path, name: str, form: Form, official: bool) -> Images:
     return (parse_binary if form is BINARY else parse_pickled)(content, str(path))
 
 
-_HELP = "run `python tools/prepare_cifar10.py ROOT` and give ROOT"
+_HELP = "run `nasnet-det prepare-cifar10 ROOT` and give ROOT"

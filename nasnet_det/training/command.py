@@ -1,26 +1,15 @@
-"""What the training commands share: their options, and what a failure says to the user."""
+"""What the training commands share: their options."""
 
 from __future__ import annotations
 
 import argparse
-import errno
-import sys
-from collections.abc import Callable
-from pathlib import Path
 
 import torch
 
-from nasnet_det.genotypes import GenotypeError, as_genotype
-from nasnet_det.training.cifar10 import DataError
-from nasnet_det.training.engine import Diverged
+from nasnet_det.genotypes import as_genotype
 from nasnet_det.training.execution import Execution, choose_execution
 from nasnet_det.training.models import ModelChoice, ModelError
 from nasnet_det.training.recipe import Recipe, RecipeError, load_recipe
-from nasnet_det.training.run import Stopped
-from nasnet_det.training.run_folder import RunError
-
-#: The status of a process that was asked to stop, as a shell gives it for SIGINT.
-STOPPED = 130
 
 
 def add_model_options(parser: argparse.ArgumentParser, model: str, num_cells: int, num_filters: int) -> None:
@@ -96,31 +85,3 @@ def execution_asked(options: argparse.Namespace, device: str | None = None) -> E
     else:
         torch.backends.cudnn.benchmark = True
     return choose_execution(options.device or device, options.precision, options.channels_last, options.mode)
-
-
-def guarded(command: Callable[[], int], out: Path | None = None) -> int:
-    """Run a command; whatever a user can put right becomes one line on standard error and a status: 2 for an error,
-    130 for a stop that the same command continues."""
-    try:
-        return command()
-    except Stopped as stop:
-        print(f"{stop}; the same command continues from there", file=sys.stderr)
-        return STOPPED
-    except Diverged as error:
-        message = f"{error}; the last checkpoint is from before. Try a lower learning_rate (--set) and another --out"
-    except torch.OutOfMemoryError:
-        message = "the device's memory does not suffice; give a smaller --batch-size"
-    except OSError as error:
-        message = _in_words(error, out)
-    except (DataError, GenotypeError, ModelError, RecipeError, RunError, ValueError) as error:
-        message = str(error)
-    print(f"error: {message}", file=sys.stderr)
-    return 2
-
-
-def _in_words(error: OSError, out: Path | None) -> str:
-    where = f"{error.filename}: " if error.filename else ""
-    words = f"{where}{error.strerror or error}"
-    if error.errno in (errno.ENOSPC, errno.EDQUOT):
-        words += f"; what {out or 'the folder'} held before is whole: free some space and run the same command again"
-    return words

@@ -72,6 +72,9 @@ class Keeper(Protocol):
 class Stopped(RuntimeError):
     """The run was asked to stop, and what it had done is kept."""
 
+    #: What a shell gives for SIGINT.
+    exit_status = 130
+
 
 @dataclass
 class _Sum:
@@ -181,7 +184,8 @@ class _Loop:
         if self.trainer.world.any(self.should_stop(), self.trainer.execution.device):
             if keep:
                 self._keep()
-            raise Stopped(f"stopped after step {self.trainer.step_number} of {self.trainer.total_steps}")
+            step, steps = self.trainer.step_number, self.trainer.total_steps
+            raise Stopped(f"stopped after step {step} of {steps}; the same command continues from there")
 
     def _train(self) -> int:
         """The epoch's remaining steps; gives the number of images that all processes saw."""
@@ -215,7 +219,10 @@ class _Loop:
         mean, step = self.loss.mean, self.trainer.step_number
         if not math.isfinite(mean):
             epoch = (step - 1) // self.trainer.steps_per_epoch + 1
-            raise Diverged(f"the training loss is {mean} by step {step} (epoch {epoch})")
+            raise Diverged(
+                f"the training loss is {mean} by step {step} (epoch {epoch}); the last checkpoint is from before. "
+                "Try a lower learning_rate, in another folder"
+            )
         return mean
 
     def _no_loss(self) -> _Sum:

@@ -143,8 +143,8 @@ def read_checkpoint(prefix: str | Path) -> dict[str, np.ndarray]:
         import tensorflow as tf
     except ImportError:
         raise ImportError(
-            "reading a TensorFlow checkpoint takes TensorFlow: pip install nasnet-det[tensorflow], or convert the "
-            "checkpoint on a machine that has it (tools/convert_weights.py)"
+            "reading a TensorFlow checkpoint takes TensorFlow: pip install 'nasnet-det[tensorflow]', or convert the "
+            "checkpoint on a machine that has it (nasnet-det convert)"
         ) from None
     try:
         reader = tf.train.load_checkpoint(str(prefix))

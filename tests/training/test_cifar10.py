@@ -136,7 +136,7 @@ def test_a_changed_byte_is_noticed(tmp_path: Path) -> None:
 
 
 def test_a_wrong_root_says_what_to_do(tmp_path: Path) -> None:
-    with pytest.raises(DataError, match=r"is no folder; run `python tools/prepare_cifar10\.py"):
+    with pytest.raises(DataError, match=r"is no folder; run `nasnet-det prepare-cifar10 ROOT"):
         load_cifar10(tmp_path / "nowhere")
     with pytest.raises(DataError, match="holds no CIFAR-10"):
         load_cifar10(tmp_path)

@@ -113,7 +113,7 @@ def test_a_damaged_checkpoint_is_refused_by_name(part: str, damage: Callable[[by
 def test_a_checkpoint_without_tensorflow_names_the_extra(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "model.ckpt.index").write_bytes(b"")
     monkeypatch.setitem(sys.modules, "tensorflow", None)
-    with pytest.raises(ImportError, match=r"pip install nasnet-det\[tensorflow\]"):
+    with pytest.raises(ImportError, match=r"pip install 'nasnet-det\[tensorflow\]'"):
         read_arrays(tmp_path / "model.ckpt")
 
 
