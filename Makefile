@@ -4,11 +4,11 @@ VENV ?= .venv
 RUN := $(VENV)/bin/python
 SITE := "import sysconfig; print(sysconfig.get_paths()['purelib'])"
 
-.PHONY: setup demo test format lint types table
+.PHONY: setup demo test test-without format lint types table
 
 # torch and torchvision are pinned to a pair that works without a GPU. detectron2 is not on PyPI under its own name:
 # sal-detectron2 is detectron2 at commit a59f0563, built for Python 3.10 but pure Python where this project uses it.
-$(VENV)/.done: pyproject.toml requirements/dev.txt requirements/detectron2.txt
+$(VENV)/.done: pyproject.toml setup.py requirements/dev.txt requirements/detectron2.txt
 	$(PYTHON) -m venv $(VENV)
 	$(RUN) -m pip install --quiet --upgrade pip "setuptools<81" wheel
 	$(RUN) -m pip install --quiet -r requirements/dev.txt
@@ -24,6 +24,10 @@ demo: setup
 
 test: setup
 	OMP_NUM_THREADS=1 $(RUN) -m pytest -n 2
+
+# As if an extra were not installed: make test-without EXTRA=search
+test-without: setup
+	OMP_NUM_THREADS=1 NASNET_DET_WITHOUT=$(EXTRA) $(RUN) -m pytest -n 2
 
 format: setup
 	$(RUN) -m ruff format .

@@ -3,10 +3,43 @@
 from __future__ import annotations
 
 import os
+import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
-import torch
+
+#: The modules of each extra. With ``NASNET_DET_WITHOUT=search,export`` tests run as if those were not installed.
+EXTRAS = {
+    "detection": ("detectron2", "fvcore", "iopath", "omegaconf", "hydra", "yacs", "pycocotools"),
+    "fast-eval": ("faster_coco_eval",),
+    "search": ("optuna", "ray"),
+    "tensorflow": ("tensorflow", "tf_keras", "tf_slim", "keras"),
+    "train": ("tensorboard",),
+    "export": ("onnx", "onnxscript", "onnxruntime"),
+}
+WITHOUT = frozenset(
+    module for extra in os.environ.get("NASNET_DET_WITHOUT", "").split(",") if extra for module in EXTRAS[extra]
+)
+
+
+class Without:
+    """A finder of modules that does not find those to be without."""
+
+    def __init__(self, finder: Any) -> None:
+        self.finder = finder
+
+    def find_spec(self, name: str, path: Any = None, target: Any = None) -> Any:
+        return None if name.partition(".")[0] in WITHOUT else self.finder.find_spec(name, path, target)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.finder, name)
+
+
+if WITHOUT:
+    sys.meta_path[:] = map(Without, sys.meta_path)
+
+import torch  # noqa: E402 (it looks for some of them)
 
 SHARED = Path(os.environ.get("NASNET_DET_SHARED", Path(__file__).resolve().parents[2] / "shared"))
 
