@@ -91,6 +91,7 @@ ROWS = (
     Row(r"tools/train_imagenet\.py", why="days on GPUs; run at toy size on from-cell-to-detector.md and timm.md"),
     Row(r"tools/validate\.py", why="takes ImageNet; run at toy size on from-cell-to-detector.md and timm.md"),
     Row(r"tools/export_model\.py", why="takes trained weights or a minute; two others are run on exports.md"),
+    Row(r"^python -c .* train\.py", why="timm's own script; tests/training/test_timm_training.py runs it"),
     Row(r"^optuna-dashboard", why="another project's program"),
     Row(r"^ray start", why="starts a cluster; tests/search/test_ray_workers.py has one"),
 )
@@ -171,7 +172,7 @@ PAGES: dict[str, Page] = {
         ),
     ),
     "pictures.md": Page(
-        ("my_cell.json",),
+        ("my_cell.json", "runs/s1", "runs/random"),
         ("detectron2", "optuna"),
         (Row(r"search_report", why="takes two searches; run on search.md"),),
     ),

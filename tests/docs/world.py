@@ -147,4 +147,6 @@ MAKERS: dict[str, Callable[[Path], None]] = {
     "coco_instances_results.json": _detections,
     "NASNet-mobile.h5": _stand_in,
     "model.ckpt": _stand_in,
+    "runs/s1": Path.mkdir,
+    "runs/random": Path.mkdir,
 }
