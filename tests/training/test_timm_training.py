@@ -77,9 +77,15 @@ def test_timms_script_trains_our_model(image_folder: Path, tmp_path: Path) -> No
     script = os.environ.get("NASNET_DET_TIMM_TRAIN")
     if not script:
         pytest.skip("NASNET_DET_TIMM_TRAIN names no copy of timm's train.py, which its package does not carry")
-    network = ["--model", "nasnet", "--model-kwargs", *(f"{key}={value}" for key, value in CELL.items())]
+    # The script passes the two rates itself, from options of its own: among --model-kwargs they would come twice. Older
+    # versions of it have no --device; a --config file sets the device there too.
+    cell = {key: value for key, value in CELL.items() if key not in ("drop_rate", "drop_path_rate")}
+    network = ["--model", "nasnet", "--drop", str(CELL["drop_rate"]), "--drop-path", str(CELL["drop_path_rate"])]
+    network += ["--model-kwargs", *(f"{key}={value}" for key, value in cell.items())]
+    config = tmp_path / "config.yaml"
+    config.write_text("device: cpu\n")
     data = ["--data-dir", str(image_folder), "--num-classes", "3", "--img-size", "64", "-b", "8", "--workers", "0"]
-    where = ["--output", str(tmp_path), "--device", "cpu", "--epochs", "1", "--warmup-epochs", "0"]
+    where = ["--output", str(tmp_path), "--config", str(config), "--epochs", "1", "--warmup-epochs", "0"]
     command = [sys.executable, "-c", REGISTERED, script, *network, *data, *where]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
