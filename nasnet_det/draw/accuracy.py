@@ -55,7 +55,16 @@ def draw_accuracy(points: Sequence[NetworkPoint], path: str | Path | None = None
     marks = dict(zip(series, cycle(MARKS), strict=False))
     for axes, costs in ((left, [p.multiply_adds for p in points]), (right, [p.parameters for p in points])):
         for point, cost in zip(points, costs, strict=True):
-            axes.plot(cost, point.accuracy, marks[point.series], color=colors[point.series], markersize=MARK_SIZE)
+            # A white rim keeps marks apart that lie on each other.
+            axes.plot(
+                cost,
+                point.accuracy,
+                marks[point.series],
+                color=colors[point.series],
+                markersize=MARK_SIZE + 1.0,
+                markeredgecolor="white",
+                markeredgewidth=0.6,
+            )
         axes.set_xscale("log")
         axes.set_xlim(min(costs) / 3, max(costs) * 2.5)
         axes.xaxis.set_major_formatter(FuncFormatter(lambda cost, _: f"{cost:,g}"))
@@ -86,6 +95,6 @@ def _label(
         text = axes.text(x, y, point.label, ha="center", va="center", family=FONT, size=LABEL_SIZE, parse_math=False)
         text.set_color(colors[point.series])
         end = label.nearest(pixel)
-        if math.dist(end, pixel) > 1.5 * MARK_SIZE * dots:
+        if math.dist(end, pixel) > MARK_SIZE * dots:
             (x0, y0), (x1, y1) = place, back.transform(end)
             axes.plot((x0, x1), (y0, y1), color=colors[point.series], linewidth=0.6)
