@@ -84,7 +84,7 @@ def test_timms_script_trains_our_model(image_folder: Path, tmp_path: Path) -> No
     network += ["--model-kwargs", *(f"{key}={value}" for key, value in cell.items())]
     config = tmp_path / "config.yaml"
     config.write_text("device: cpu\n")
-    data = ["--data-dir", str(image_folder), "--num-classes", "3", "--img-size", "64", "-b", "8", "--workers", "0"]
+    data = ["--data-dir", str(image_folder), "--num-classes", "3", "--img-size", "64", "-b", "8", "--workers", "1"]
     where = ["--output", str(tmp_path), "--config", str(config), "--epochs", "1", "--warmup-epochs", "0"]
     command = [sys.executable, "-c", REGISTERED, script, *network, *data, *where]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
