@@ -20,7 +20,7 @@ from torch import nn
 
 from nasnet_det.family import FAMILY, Variant
 from nasnet_det.files import write_text
-from nasnet_det_cli import command
+from nasnet_det_cli import command, needs
 
 BEGIN, END = "<!-- model table: make table -->", "<!-- end of model table -->"
 COUNTED = ("conv", "linear")
@@ -28,7 +28,8 @@ COUNTED = ("conv", "linear")
 
 def count_multiply_adds(model: nn.Module, img_size: int) -> float:
     """Multiply-adds of one image, in millions: fvcore's count of convolutions and linear layers."""
-    from fvcore.nn import FlopCountAnalysis
+    with needs():
+        from fvcore.nn import FlopCountAnalysis
 
     logging.getLogger("fvcore").setLevel(logging.ERROR)
     x = torch.zeros(1, 3, img_size, img_size)

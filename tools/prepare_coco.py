@@ -33,7 +33,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run the command; 0 if all data sets asked for are ready, 2 if something is missing."""
     args = parse(argv)
     coco = args.root / "coco"
-    ids = frozenset(map(int, args.minival_ids.read_text().split())) if args.minival_ids else minival_ids()
+    ids = read_ids(args.minival_ids) if args.minival_ids else minival_ids()
     make(coco, args.only, ids)
     missing = [name for name in args.only if not report(name, SPLITS[name], coco)]
     if {TRAIN, "coco_2017_val"} <= set(args.only) - set(missing):
@@ -43,6 +43,18 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 2
     print(f"all ready; set DETECTRON2_DATASETS={args.root}")
     return 0
+
+
+def read_ids(path: Path) -> frozenset[int]:
+    """Image ids, one a line.
+
+    Raises:
+        ValueError: if something else stands there.
+    """
+    try:
+        return frozenset(map(int, path.read_text(encoding="utf-8").split()))
+    except ValueError as error:
+        raise ValueError(f"{path} is no list of image ids, one a line ({error})") from None
 
 
 def make(coco: Path, names: Collection[str], ids: frozenset[int]) -> None:
