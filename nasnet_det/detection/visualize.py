@@ -12,6 +12,8 @@ from PIL import Image, ImageDraw, ImageFont
 #: Each hue is this far round the circle from the last, so that any few in a row are far apart.
 _GOLDEN_RATIO = 0.618034
 _MARGIN = 8
+#: Left, top, right, bottom in pixels.
+_Rectangle = tuple[float, float, float, float]
 
 
 @dataclass(frozen=True)
@@ -48,7 +50,8 @@ def colour(category: int) -> tuple[int, int, int]:
 
 
 def draw(image: Image.Image, detections: Sequence[Detection]) -> Image.Image:
-    """A copy of ``image`` in RGB with every detection on it, the first on top."""
+    """A copy of ``image`` in RGB with every detection on it, the first on top; no label covers an earlier one's if it
+    can stand elsewhere at its box."""
     picture = image.convert("RGB")
     pen = ImageDraw.Draw(picture)
     side = min(picture.size)
@@ -56,8 +59,11 @@ def draw(image: Image.Image, detections: Sequence[Detection]) -> Image.Image:
     width = max(2, side // 200)
     for detection in reversed(detections):
         pen.rectangle(_inside(detection.box, picture.size), outline=colour(detection.category), width=width)
-    for detection in reversed(detections):
-        _write_label(pen, detection, font, picture.size)
+    labels: list[_Rectangle] = []
+    for detection in detections:
+        labels.append(_label_place(pen, detection, font, picture.size, labels))
+    for detection, label in reversed(list(zip(detections, labels, strict=True))):
+        _write_label(pen, detection, font, label)
     return picture
 
 
@@ -94,21 +100,35 @@ def _font(size: int) -> ImageFont.FreeTypeFont:
     return font
 
 
-def _inside(box: Sequence[float], size: tuple[int, int]) -> tuple[float, float, float, float]:
+def _inside(box: Sequence[float], size: tuple[int, int]) -> _Rectangle:
     """``box`` cut to an image of ``size``, its corners in order whatever they were."""
     x0, x1 = (min(max(x, 0), size[0] - 1) for x in (box[0], box[2]))
     y0, y1 = (min(max(y, 0), size[1] - 1) for y in (box[1], box[3]))
     return min(x0, x1), min(y0, y1), max(x0, x1), max(y0, y1)
 
 
-def _write_label(pen: ImageDraw.ImageDraw, detection: Detection, font: Any, size: tuple[int, int]) -> None:
-    """Above the box, or within its upper edge where there is no room; never beyond the image."""
-    x, y, _, _ = _inside(detection.box, size)
+def _label_place(
+    pen: ImageDraw.ImageDraw, detection: Detection, font: Any, size: tuple[int, int], taken: Sequence[_Rectangle]
+) -> _Rectangle:
+    """Above the box or within its upper edge, below it or within its lower edge, at its left or its right: the first
+    place that is within the image and free; without one, the first within the image."""
+    x0, y0, x1, y1 = _inside(detection.box, size)
     left, top, right, bottom = pen.textbbox((0, 0), detection.label, font=font)
     width, height = right - left + 4, bottom - top + 4
-    x = min(x, max(0, size[0] - width))
-    y = y - height if y >= height else y
+    rows = [y for y in (y0 - height, y0, y1, y1 - height) if 0 <= y <= size[1] - height] or [0]
+    columns = [max(0, min(x, size[0] - width)) for x in (x0, x1 - width)]
+    places = [(x, y, x + width, y + height) for y in rows for x in columns]
+    return next((place for place in places if not any(_overlap(place, other) for other in taken)), places[0])
+
+
+def _overlap(one: _Rectangle, other: _Rectangle) -> bool:
+    return one[0] < other[2] and other[0] < one[2] and one[1] < other[3] and other[1] < one[3]
+
+
+def _write_label(pen: ImageDraw.ImageDraw, detection: Detection, font: Any, place: _Rectangle) -> None:
     fill = colour(detection.category)
-    pen.rectangle((x, y, x + width, y + height), fill=fill)
+    pen.rectangle(place, fill=fill)
     light = 0.299 * fill[0] + 0.587 * fill[1] + 0.114 * fill[2] > 140
-    pen.text((x + 2 - left, y + 2 - top), detection.label, fill="black" if light else "white", font=font)
+    left, top, _, _ = pen.textbbox((0, 0), detection.label, font=font)
+    start = (place[0] + 2 - left, place[1] + 2 - top)
+    pen.text(start, detection.label, fill="black" if light else "white", font=font)

@@ -33,6 +33,13 @@ def test_boxes_beyond_the_image_are_no_error(box: tuple[float, float, float, flo
     assert found.size == image.size and changed(image, found).any()
 
 
+def test_labels_of_boxes_in_one_place_are_all_there() -> None:
+    same = [Detection((50, 60, 250, 240), category, "cup 90%") for category in range(4)]
+    found = np.asarray(draw(Image.new("RGB", (300, 300)), same))
+    # The first box's outline lies on the others', so what is left of these are their labels.
+    assert all((found == colour(category)).all(axis=2).sum() > 100 for category in range(4))
+
+
 def test_neighbouring_categories_are_told_apart() -> None:
     colours = np.array([colour(i) for i in range(12)], dtype=float)
     distances = np.abs(colours[:, None] - colours[None]).sum(axis=2) + 1000 * np.eye(12)
