@@ -8,6 +8,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+import nasnet_det_cli
+
 PROJECT = Path(__file__).resolve().parents[2]
 #: Every page, README first.
 PAGES = [PROJECT / "README.md", *sorted((PROJECT / "docs").glob("*.md"))]
@@ -16,6 +18,8 @@ _FENCE = re.compile(r"^```(\w*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 _LINK = re.compile(r"!?\[[^\]]*\]\(([^)\s]+)\)")
 _CODE = re.compile(r"`([^`\n]+)`")
 _HEADING = re.compile(r"^#{1,6} (.+)$", re.MULTILINE)
+#: ``nasnet-det VERB`` is a script of tools/.
+VERBS = nasnet_det_cli.TOOLS
 _ASSIGNMENT = re.compile(r"[A-Z][A-Z0-9_]*=")
 
 
@@ -53,7 +57,14 @@ def commands(block: str) -> Iterator[Command]:
         number = next((i for i, word in enumerate(words) if not _ASSIGNMENT.match(word)), len(words))
         if words:
             environment = dict(word.split("=", 1) for word in words[:number])
-            yield Command(environment, tuple(words[number:]))
+            yield Command(environment, _as_script(words[number:]))
+
+
+def _as_script(words: list[str]) -> tuple[str, ...]:
+    """A verb of the command line as the script that it is."""
+    if words[:1] == ["nasnet-det"] and words[1] in VERBS:
+        return ("python", f"tools/{VERBS[words[1]]}.py", *words[2:])
+    return tuple(words)
 
 
 def prose(text: str) -> str:

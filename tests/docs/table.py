@@ -73,6 +73,7 @@ ONE_PROCESS = (r"--num-gpus \d+ ", "")
 #: For every page.
 ROWS = (
     Row(r"create_model\(.nasnet_a_large", swaps=((r"nasnet_a_large", "nasnet_a_mobile"),)),  # 350 MB
+    Row(r"^nasnet-det --", why="tests/test_cli.py runs it"),
     Row(r"--help"),
     SEARCH,
     Row(r"tools/(draw_cell|draw_accuracy|evaluate|export_cell|search_report)\.py"),
@@ -190,7 +191,8 @@ PAGES: dict[str, Page] = {
             ),
         ),
     ),
-    "genotypes.md": Page(),
+    "speed.md": Page(rows=(Row(r"tools/package\.py", slow=True),)),  # compiles for minutes
+    "command-line.md": Page(needs=("detectron2",)),
 }
 
 

@@ -8,7 +8,7 @@ from urllib.parse import urlsplit
 
 import pytest
 
-from tests.docs.pages import PAGES, PROJECT, anchors, code_spans, commands, links
+from tests.docs.pages import PAGES, PROJECT, VERBS, anchors, code_spans, commands, links
 
 #: A path below one of the project's folders, with an ending.
 FILE = re.compile(r"^(?:benchmarks|configs|docs|examples|nasnet_det|notebooks|requirements|tests|tools)/[\w./-]+\.\w+$")
@@ -43,3 +43,9 @@ def test_a_shell_block_is_read_as_a_shell_reads_it() -> None:
     first, second = commands(block)
     assert first.environment == {"A": "1"} and first.words == ("python", "x.py", "--name", "a b")
     assert second.environment == {"B": "2"} and not second.words
+
+
+def test_every_verb_is_on_the_page_of_the_command_line() -> None:
+    spans = set(code_spans((PROJECT / "docs" / "command-line.md").read_text(encoding="utf-8")))
+    assert set(VERBS) <= spans
+    assert {f"tools/{tool}.py" for tool in VERBS.values()} <= spans
