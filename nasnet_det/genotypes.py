@@ -23,6 +23,7 @@ from pathlib import Path
 from typing import Any
 
 from nasnet_det.files import write_text
+from nasnet_det.plain_values import from_json, listed, shown
 
 FORMAT = "nasnet_det.genotype"
 VERSION = 1
@@ -117,11 +118,11 @@ class Genotype:
         for kind, cell in self.cells.items():
             _check_cell(kind, cell, self.num_inputs, self.passes_all)
         if not isinstance(self.passes_all, bool):
-            raise GenotypeError(f"passes_all is true or false, not {self.passes_all!r}")
+            raise GenotypeError(f"passes_all is true or false, not {shown(self.passes_all)}")
         for field in ("name", "source"):
             value = getattr(self, field)
             if value is not None and not isinstance(value, str):
-                raise GenotypeError(f"{field} is text, not {value!r}")
+                raise GenotypeError(f"{field} is text, not {shown(value)}")
 
     @property
     def cells(self) -> dict[str, CellGenotype]:
@@ -161,9 +162,9 @@ class Genotype:
         try:
             fields = _keys(data, origin, required=("normal", "reduction"), optional=_OPTIONAL_KEYS)
             if fields.get("format", FORMAT) != FORMAT:
-                raise GenotypeError(f"its format is {fields['format']!r}, expected {FORMAT!r}")
+                raise GenotypeError(f"its format is {shown(fields['format'])}, expected {FORMAT!r}")
             if fields.get("version", VERSION) != VERSION:
-                raise GenotypeError(f"its version is {fields['version']!r}; this release reads version {VERSION}")
+                raise GenotypeError(f"its version is {shown(fields['version'])}; this release reads version {VERSION}")
             return cls(
                 normal=_cell_from_dict(fields["normal"], "normal"),
                 reduction=_cell_from_dict(fields["reduction"], "reduction"),
@@ -178,8 +179,8 @@ class Genotype:
     def from_json(cls, text: str, origin: str = "genotype") -> Genotype:
         """Read the JSON text; see :meth:`from_dict`."""
         try:
-            data = json.loads(text)
-        except (json.JSONDecodeError, RecursionError) as error:
+            data = from_json(text)
+        except ValueError as error:
             raise GenotypeError(f"{origin}: not JSON ({error})") from None
         return cls.from_dict(data, origin)
 
@@ -190,7 +191,7 @@ class Genotype:
             text = Path(path).read_text(encoding="utf-8")
         except FileNotFoundError:
             raise GenotypeError(f"{path}: no such genotype file") from None
-        except (OSError, UnicodeDecodeError) as error:
+        except (OSError, ValueError) as error:  # a ValueError is text that is not UTF-8, or a path that cannot be one
             raise GenotypeError(f"{path}: cannot be read as a genotype ({error})") from None
         return cls.from_json(text, str(path))
 
@@ -209,9 +210,16 @@ def as_genotype(value: Genotype | Mapping[str, Any] | str | Path) -> Genotype:
         return Genotype.from_dict(value)
     if isinstance(value, str) and value in PUBLISHED:
         return PUBLISHED[value]
-    if isinstance(value, Path) or (isinstance(value, str) and (value.endswith(".json") or Path(value).is_file())):
+    if isinstance(value, Path) or (isinstance(value, str) and _names_a_file(value)):
         return Genotype.load(value)
-    raise GenotypeError(f"{value!r} is neither a JSON file nor a published genotype: {', '.join(PUBLISHED)}")
+    raise GenotypeError(f"{shown(value)} is neither a JSON file nor a published genotype: {', '.join(PUBLISHED)}")
+
+
+def _names_a_file(text: str) -> bool:
+    try:
+        return text.endswith(".json") or Path(text).is_file()
+    except (OSError, ValueError):  # no path could be written so, or none that long
+        return False
 
 
 def unused_states(blocks: Sequence[Block], num_inputs: int = 2) -> tuple[int, ...]:
@@ -232,7 +240,7 @@ def _keys(data: Any, what: str, required: Iterable[str], optional: Iterable[str]
     if missing:
         raise GenotypeError(f"{what} lacks {', '.join(missing)}")
     if unknown:
-        raise GenotypeError(f"{what} has unknown keys: {', '.join(unknown)}")
+        raise GenotypeError(f"{what} has unknown keys: {listed(unknown)}")
     return data
 
 
@@ -240,12 +248,13 @@ def _cell_from_dict(data: Any, kind: str) -> CellGenotype:
     fields = _keys(data, f"the {kind} cell", required=("blocks", "joined"))
     for key in ("blocks", "joined"):
         if not isinstance(fields[key], Sequence) or isinstance(fields[key], str):
-            raise GenotypeError(f"{kind} cell: {key} is a list, not {fields[key]!r}")
+            raise GenotypeError(f"{kind} cell: {key} is a list, not {shown(fields[key])}")
     blocks = []
     for number, entry in enumerate(fields["blocks"]):
         if not isinstance(entry, Sequence) or isinstance(entry, str) or len(entry) != 5:
             raise GenotypeError(
-                f"{kind} cell, block {number}: expected [input, input, operation, operation, combiner], not {entry!r}"
+                f"{kind} cell, block {number}: expected [input, input, operation, operation, combiner], "
+                f"not {shown(entry)}"
             )
         blocks.append(Block(*entry))
     return CellGenotype(tuple(blocks), tuple(fields["joined"]))
@@ -261,25 +270,25 @@ def _check_cell(kind: str, cell: CellGenotype, num_inputs: int, passes_all: bool
         for side, (state, operation) in zip(("left", "right"), block.sides, strict=True):
             if type(state) is not int or not 0 <= state < states:
                 raise GenotypeError(
-                    f"{where}: {side} input {state!r} is not a state made before it (0 to {states - 1})"
+                    f"{where}: {side} input {shown(state)} is not a state made before it (0 to {states - 1})"
                 )
             if not isinstance(operation, str) or operation not in OPERATIONS:
-                raise GenotypeError(f"{where}: unknown operation {operation!r}; known: {', '.join(OPERATIONS)}")
+                raise GenotypeError(f"{where}: unknown operation {shown(operation)}; known: {', '.join(OPERATIONS)}")
         if not isinstance(block.combine, str) or block.combine not in COMBINERS:
-            raise GenotypeError(f"{where}: unknown combiner {block.combine!r}; known: {', '.join(COMBINERS)}")
+            raise GenotypeError(f"{where}: unknown combiner {shown(block.combine)}; known: {', '.join(COMBINERS)}")
 
     states = num_inputs + len(cell.blocks)
     for state in cell.joined:
         if type(state) is not int or not 0 <= state < states:
-            raise GenotypeError(f"{kind} cell: joined state {state!r} does not exist (0 to {states - 1})")
+            raise GenotypeError(f"{kind} cell: joined state {shown(state)} does not exist (0 to {states - 1})")
     if not cell.joined:
         raise GenotypeError(f"{kind} cell: no state is joined, so it has no output")
     if list(cell.joined) != sorted(set(cell.joined)):
-        raise GenotypeError(f"{kind} cell: joined states must ascend without repeats, not {list(cell.joined)}")
+        raise GenotypeError(f"{kind} cell: joined states must ascend without repeats, not {shown(list(cell.joined))}")
     created = tuple(range(num_inputs, states))
     if passes_all and cell.joined != created:
         raise GenotypeError(
-            f"{kind} cell: passes_all joins all created states {list(created)}, not {list(cell.joined)}"
+            f"{kind} cell: passes_all joins all created states {list(created)}, not {shown(list(cell.joined))}"
         )
     # Backwards from the output: a state that is neither joined nor read by a live block leaves weights without effect.
     live = set(cell.joined)

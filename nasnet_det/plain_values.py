@@ -7,9 +7,10 @@ these are ValueErrors.
 
 from __future__ import annotations
 
+import itertools
 import json
 import reprlib
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import yaml
@@ -82,4 +83,10 @@ def shown(value: Any) -> str:
         text = _shortened.repr(value)
     except ValueError:  # an integer of more digits than Python writes
         return f"a {type(value).__name__} too large to be written"
+    return text if len(text) <= _LONGEST else f"{text[:_LONGEST]}..."
+
+
+def listed(names: Iterable[Any]) -> str:
+    """Names as a message shows them: without quotes, cut where they are long or many."""
+    text = repr(", ".join(map(str, itertools.islice(names, 20))))[1:-1]
     return text if len(text) <= _LONGEST else f"{text[:_LONGEST]}..."

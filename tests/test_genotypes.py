@@ -177,3 +177,13 @@ def test_another_version_or_format_is_refused() -> None:
         Genotype.from_dict({**LEGAL.to_dict(), "format": "other"})
     with pytest.raises(GenotypeError, match="unknown keys: colour"):
         Genotype.from_dict({**LEGAL.to_dict(), "colour": 1})
+
+
+def test_json_that_overwhelms_its_reader_is_refused(tmp_path: Path) -> None:
+    for text in ("9" * 5000, "[" * 100_000):
+        (tmp_path / "cell.json").write_text(text)
+        with pytest.raises(GenotypeError, match=r"cell\.json: not JSON"):
+            Genotype.load(tmp_path / "cell.json")
+    for name in ("\0", "x" * 5000, "x" * 5000 + ".json"):  # no path can be written so
+        with pytest.raises(GenotypeError):
+            as_genotype(name)
