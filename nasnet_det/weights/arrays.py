@@ -6,11 +6,13 @@ with paths inside it are unpacked.
 
 from __future__ import annotations
 
+import lzma
 import os
 import pickle
 import tarfile
 import tempfile
 import zipfile
+import zlib
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from itertools import product
@@ -19,10 +21,27 @@ from typing import Any
 
 import numpy as np
 import torch
+from safetensors import SafetensorError
 
+from nasnet_det.plain_values import shown
 from nasnet_det.weights.layout import Arrays, WeightsError, one_line
 from nasnet_det.weights.tf_slim import preferred
 
+#: What the readers of damaged or hostile files raise.
+_MALFORMED = (
+    *(OSError, EOFError, ValueError, TypeError, LookupError, AttributeError, RuntimeError, ArithmeticError),
+    *(
+        AssertionError,
+        MemoryError,
+        tarfile.TarError,
+        zlib.error,
+        lzma.LZMAError,
+        pickle.UnpicklingError,
+        SafetensorError,
+    ),
+)
+#: More than the published files need by far.
+_MOST_MEMBERS, _MOST_COMPRESSED, _LEAST_ALLOWED, _LONGEST_HEADER = 10_000, 100, 256 << 20, 1 << 20
 #: What may hold weights in a folder, in the order of preference; a checkpoint is named by its index.
 _PATTERNS = ("*.safetensors", "*.index", "*.h5", "*.hdf5", "*.pth", "*.pt", "*.bin")
 
@@ -41,9 +60,10 @@ def read_arrays(path: str | Path) -> Arrays:
     with located(path) as found:
         try:
             arrays = _reader(found)(found)
-        except (OSError, ValueError, RuntimeError, KeyError, EOFError) as error:
-            if isinstance(error, WeightsError):
-                raise
+        except WeightsError as error:
+            words = str(error).replace(str(found), str(path))  # what a user gave, not where it was unpacked
+            raise WeightsError(words if str(path) in words else f"{path}: {words}") from None
+        except _MALFORMED as error:
             raise _damaged(path, "file", error) from None
     if not arrays:
         raise WeightsError(f"{path}: holds no tensor")
@@ -60,7 +80,7 @@ def located(path: str | Path) -> Iterator[Path]:
     path = Path(path)
     if path.is_dir():
         path = _in_folder(path)
-    if path.is_file() and tarfile.is_tarfile(path):
+    if _is_tar(path):
         with tempfile.TemporaryDirectory(prefix="nasnet_det-") as folder:
             _unpack(path, Path(folder))
             yield _in_folder(Path(folder), path)
@@ -90,14 +110,38 @@ def _checkpoint_prefix(path: Path) -> Path | None:
     return path.with_name(name) if path.with_name(f"{name}.index").is_file() else None
 
 
-def _unpack(archive: Path, folder: Path) -> None:
-    """Unpack the regular files of a tar archive, refusing any path that leads out of it."""
+def _is_tar(path: Path) -> bool:
     try:
-        with tarfile.open(archive) as tar:
-            for member in tar:
+        if not path.is_file():
+            return False
+        with tarfile.open(path, tarinfo=_Member):
+            return True
+    except _MALFORMED:
+        return False
+
+
+class _Member(tarfile.TarInfo):
+    """A member whose name and attributes are not read if they take megabytes: they are read into memory whole."""
+
+    def _proc_member(self, archive: tarfile.TarFile) -> tarfile.TarInfo:
+        described = self.type in (tarfile.GNUTYPE_LONGNAME, tarfile.GNUTYPE_LONGLINK) or self.type in b"xgX"
+        if described and self.size > _LONGEST_HEADER:
+            raise tarfile.ReadError("a member's header is too long")
+        return super()._proc_member(archive)  # type: ignore[misc]
+
+
+def _unpack(archive: Path, folder: Path) -> None:
+    """Unpack the regular files of a tar archive, refusing any path that leads out of it, and bombs."""
+    left = _allowance(archive)
+    try:
+        with tarfile.open(archive, tarinfo=_Member) as tar:
+            for number, member in enumerate(tar):
                 inside = PurePosixPath(member.name)
                 if inside.is_absolute() or ".." in inside.parts:
-                    raise WeightsError(f"{archive}: its member {member.name!r} lies outside the archive: not unpacked")
+                    what = f"its member {shown(member.name)} lies outside the archive"
+                    raise WeightsError(f"{archive}: {what}: not unpacked")
+                if number >= _MOST_MEMBERS:
+                    raise WeightsError(f"{archive}: has more than {_MOST_MEMBERS} members: no archive of weights")
                 content = tar.extractfile(member) if member.isfile() else None
                 if content is None:
                     continue
@@ -105,9 +149,25 @@ def _unpack(archive: Path, folder: Path) -> None:
                 target.parent.mkdir(parents=True, exist_ok=True)
                 with target.open("wb") as file:
                     while block := content.read(1 << 20):
+                        left -= len(block)
+                        if left < 0:
+                            raise _bomb(archive)
                         file.write(block)
-    except (tarfile.TarError, EOFError, OSError) as error:
+    except WeightsError:
+        raise
+    except _MALFORMED as error:
         raise _damaged(archive, "archive", error) from None
+
+
+def _allowance(path: Path) -> int:
+    """The bytes that a file may become in memory or unpacked: weights hardly compress."""
+    return max(_LEAST_ALLOWED, _MOST_COMPRESSED * path.stat().st_size)
+
+
+def _bomb(path: Path) -> WeightsError:
+    return WeightsError(
+        f"{path}: {path.stat().st_size} bytes would become more than {_allowance(path)}, which no weights do: not read"
+    )
 
 
 def _reader(path: Path) -> Callable[[Path], Arrays]:
@@ -159,27 +219,37 @@ def _read_keras(path: Path) -> dict[str, np.ndarray]:
     import h5py
 
     arrays: dict[str, np.ndarray] = {}
+    left = _allowance(path)
     with h5py.File(path, "r") as file:
-        root = file.get("model_weights", file)  # a file of a whole model keeps them one level deeper
-        for layer, group in root.items():
+        root = _group(file, "model_weights") or file  # a file of a whole model keeps them one level deeper
+        for layer in root:
 
             def visit(name: str, item: Any, layer: str = layer) -> None:
+                nonlocal left
                 if isinstance(item, h5py.Dataset):
-                    arrays[f"{layer}/{name.rsplit('/', 1)[-1]}"] = item[()]
+                    left -= item.size * item.dtype.itemsize if item.size else 0
+                    if left < 0 or item.external or item.is_virtual:  # their values would lie in other files
+                        raise _bomb(path)
+                    arrays[f"{layer}/{name.rsplit('/', 1)[-1]}"] = np.asarray(item[()])
 
-            if isinstance(group, h5py.Group):
+            if (group := _group(root, layer)) is not None:
                 group.visititems(visit)
     return arrays
 
 
+def _group(parent: Any, name: str) -> Any:
+    """A group inside another; None where there is none, or a link that may lead out of the file, or round in it."""
+    import h5py
+
+    if not isinstance(parent.get(name, getlink=True), h5py.HardLink):
+        return None
+    return parent[name] if isinstance(parent[name], h5py.Group) else None
+
+
 def _read_safetensors(path: Path) -> dict[str, np.ndarray]:
-    from safetensors import SafetensorError
     from safetensors.torch import load_file
 
-    try:
-        return _as_arrays(load_file(path))
-    except SafetensorError as error:
-        raise ValueError(one_line(error)) from None
+    return _as_arrays(load_file(path), path)
 
 
 def _read_torch(path: Path) -> dict[str, np.ndarray]:
@@ -191,14 +261,24 @@ def _read_torch(path: Path) -> dict[str, np.ndarray]:
         ) from None
     if isinstance(data, Mapping) and isinstance(data.get("state_dict"), Mapping):
         data = data["state_dict"]
-    if not isinstance(data, Mapping) or not all(torch.is_tensor(value) for value in data.values()):
+    named = isinstance(data, Mapping) and all(isinstance(name, str) for name in data)
+    if not named or not all(torch.is_tensor(value) for value in data.values()):
         raise WeightsError(f"{path}: a PyTorch file, but not a state dict: expected names and tensors")
-    return _as_arrays(data)
+    return _as_arrays(data, path)
 
 
-def _as_arrays(tensors: Mapping[str, torch.Tensor]) -> dict[str, np.ndarray]:
-    """As numpy arrays; bfloat16, which numpy has not, becomes float32."""
-    return {name: (t.float() if t.dtype == torch.bfloat16 else t).detach().numpy() for name, t in tensors.items()}
+def _as_arrays(tensors: Mapping[str, torch.Tensor], path: Path) -> dict[str, np.ndarray]:
+    """As numpy arrays; the floating-point types that numpy has not become float32."""
+    if sum(tensor.nbytes for tensor in tensors.values()) > _allowance(path):
+        raise _bomb(path)  # a tensor may stand for many with one and the same content
+    arrays = {}
+    for name, tensor in tensors.items():
+        strange = tensor.is_floating_point() and tensor.dtype not in _NUMPY_TYPES
+        arrays[name] = (tensor.float() if strange else tensor).detach().numpy()
+    return arrays
+
+
+_NUMPY_TYPES = (torch.float16, torch.float32, torch.float64)
 
 
 def _damaged(path: str | Path, what: str, error: BaseException) -> WeightsError:

@@ -32,7 +32,7 @@ class WeightsError(ValueError):
 
 def one_line(error: BaseException) -> str:
     """The first line of another library's error, for a message of one's own."""
-    return (str(error).strip().splitlines() or [type(error).__name__])[0]
+    return (str(error).strip().splitlines() or [type(error).__name__])[0][:300]
 
 
 @dataclass(frozen=True)

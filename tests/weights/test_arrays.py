@@ -9,6 +9,7 @@ import tarfile
 from collections.abc import Callable
 from pathlib import Path
 
+import h5py
 import numpy as np
 import pytest
 import torch
@@ -199,3 +200,54 @@ def test_a_folders_own_file_comes_before_those_below(tmp_path: Path) -> None:
 def test_bfloat16_is_read(tmp_path: Path) -> None:
     save_file({"a": torch.ones(3, dtype=torch.bfloat16)}, tmp_path / "half.safetensors")
     np.testing.assert_array_equal(read_arrays(tmp_path / "half.safetensors")["a"], np.ones(3, np.float32))
+
+
+def test_bombs_are_not_unpacked(tmp_path: Path) -> None:
+    archive = tmp_path / "bomb.tar.gz"
+    with tarfile.open(archive, "w:gz", compresslevel=1) as tar:
+        for number in range(3):
+            member = tarfile.TarInfo(f"{number}.bin")
+            member.size = 100 << 20
+            tar.addfile(member, io.BytesIO(bytes(member.size)))
+    with pytest.raises(WeightsError, match=r"bomb\.tar\.gz: .* bytes would become more than"):
+        read_arrays(archive)
+
+
+def test_an_archive_of_very_many_members_is_refused(tmp_path: Path) -> None:
+    archive = tmp_path / "many.tar"
+    with tarfile.open(archive, "w") as tar:
+        for number in range(10_001):
+            tar.addfile(tarfile.TarInfo(str(number)))
+    with pytest.raises(WeightsError, match="more than 10000 members"):
+        read_arrays(archive)
+
+
+def test_a_member_with_a_very_long_name_is_not_read(tmp_path: Path) -> None:
+    archive = tmp_path / "long.tar"
+    with tarfile.open(archive, "w", format=tarfile.GNU_FORMAT) as tar:
+        tar.add(as_pth(tmp_path), "weights.pth")
+        tar.addfile(tarfile.TarInfo("x" * (2 << 20)))
+    with pytest.raises(WeightsError, match="header is too long"):
+        read_arrays(archive)
+
+
+def test_a_tensor_that_stands_for_more_than_its_file_is_refused(tmp_path: Path) -> None:
+    torch.save({"a": torch.ones(1).expand(10**12)}, tmp_path / "endless.pth")
+    with pytest.raises(WeightsError, match="would become more than"):
+        read_arrays(tmp_path / "endless.pth")
+
+
+def test_keras_files_lead_to_no_other_file(tmp_path: Path) -> None:
+    write_keras(tmp_path / "secret.h5", {"layer/a": np.ones(3)})
+    write_keras(tmp_path / "weights.h5", {"layer/b": np.ones(3)})
+    with h5py.File(tmp_path / "weights.h5", "a") as file:
+        file["linked"] = h5py.ExternalLink(str(tmp_path / "secret.h5"), "/layer")
+    assert list(read_arrays(tmp_path / "weights.h5")) == ["layer/b:0"]
+    with h5py.File(tmp_path / "weights.h5", "a") as file:
+        file["layer"].create_dataset("c", (4,), "f4", external=[(str(tmp_path / "secret.h5"), 0, 16)])
+    with pytest.raises(WeightsError):
+        read_arrays(tmp_path / "weights.h5")
+    with h5py.File(tmp_path / "large.h5", "w") as file:
+        file.create_group("layer").create_dataset("a", (10**12,), "f4", chunks=(1000,))
+    with pytest.raises(WeightsError, match="would become more than"):
+        read_arrays(tmp_path / "large.h5")
