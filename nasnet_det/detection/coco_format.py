@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import gc
 import json
+import sys
 import zipfile
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -17,8 +18,11 @@ from typing import Any
 import numpy as np
 
 from nasnet_det.files import replacing, write_text
+from nasnet_det.plain_values import from_json, shown
 
 Record = dict[str, Any]
+#: Beyond this COCO's tools, which count in doubles, take different numbers for the same.
+_LARGEST = 2**53
 
 
 class CocoFormatError(ValueError):
@@ -71,8 +75,14 @@ def check_annotations(data: dict[str, Any], name: str) -> None:
     _refuse_unknown(annotations, data, where)
     boxes = _boxes(annotations, where)
     for annotation, area in zip(annotations, (boxes[:, 2] * boxes[:, 3]).tolist(), strict=True):
-        annotation.setdefault("iscrowd", 0)
+        crowd = annotation.setdefault("iscrowd", 0)
+        if type(crowd) is bool:  # as some tools write it
+            annotation["iscrowd"] = int(crowd)
         annotation.setdefault("area", area)
+    crowds = np.asarray(_whole_numbers(annotations, "iscrowd", where))
+    _refuse_first((crowds != 0) & (crowds != 1), annotations, where, "iscrowd", "0 or 1")
+    areas = _numbers(annotations, "area", where)
+    _refuse_first(~np.isfinite(areas), annotations, where, "area", "a finite number")
 
 
 def read_results(path: str | Path, annotations: Mapping[str, Any], segmentation: bool = False) -> list[Record]:
@@ -185,12 +195,12 @@ def _read_json(path: str | Path, what: str) -> Any:
         text = Path(path).read_text(encoding="utf-8")
     except FileNotFoundError as error:
         raise CocoFormatError(f"{what} {path} does not exist") from error
-    except (OSError, UnicodeDecodeError) as error:
+    except (OSError, ValueError) as error:
         raise CocoFormatError(f"{what} {path} cannot be read: {error}") from error
     try:
         with collection_paused():
-            return json.loads(text)
-    except (json.JSONDecodeError, RecursionError) as error:
+            return from_json(text)
+    except ValueError as error:
         raise CocoFormatError(f"{what} {path} is not JSON: {error}") from error
 
 
@@ -223,16 +233,17 @@ def _column(records: Sequence[Record], key: str, name: str) -> list[Any]:
         if not isinstance(record, dict):
             raise CocoFormatError(f"{name}: entry {number} is {_kind(record)}, not an object")
         if key not in record:
-            keys = ", ".join(map(repr, record)) or "none"
+            keys = named([shown(key) for key in record], limit=20) or "none"
             raise CocoFormatError(f"{name}: entry {number} has no {key!r} (its keys: {keys})")
     raise AssertionError("unreachable: some record lacks the key")
 
 
 def _whole_numbers(records: Sequence[Record], key: str, name: str) -> list[int]:
     values = _column(records, key, name)
-    if any(type(value) is not int for value in values):
-        number = next(i for i, value in enumerate(values) if type(value) is not int)
-        raise CocoFormatError(f"{name}: entry {number}: {key!r} must be a whole number, not {values[number]!r:.60}")
+    if not all(type(value) is int and abs(value) <= _LARGEST for value in values):
+        number = next(i for i, v in enumerate(values) if type(v) is not int or abs(v) > _LARGEST)
+        expected = "a whole number" + (" below 2^53" if type(values[number]) is int else "")
+        raise CocoFormatError(f"{name}: entry {number}: {key!r} must be {expected}, not {shown(values[number])}")
     return values
 
 
@@ -240,8 +251,11 @@ def _numbers(records: Sequence[Record], key: str, name: str) -> np.ndarray:
     values = _column(records, key, name)
     bad = [i for i, value in enumerate(values) if type(value) not in (int, float)]
     if bad:
-        raise CocoFormatError(f"{name}: entry {bad[0]}: {key!r} must be a number, not {values[bad[0]]!r:.60}")
-    return np.asarray(values, dtype=np.float64)
+        raise CocoFormatError(f"{name}: entry {bad[0]}: {key!r} must be a number, not {shown(values[bad[0]])}")
+    try:
+        return np.asarray(values, dtype=np.float64)
+    except OverflowError:
+        raise CocoFormatError(f"{name}: {key!r} holds a number that is too large") from None
 
 
 def _boxes(records: Sequence[Record], name: str) -> np.ndarray:
@@ -249,11 +263,14 @@ def _boxes(records: Sequence[Record], name: str) -> np.ndarray:
     values = _column(records, "bbox", name)
     expected = "[x, y, width, height] of four finite numbers, width and height at least 0"
     try:
-        boxes = np.asarray(values, dtype=np.float64).reshape(len(values), 4)
-    except (ValueError, TypeError):
-        number = next(i for i, value in enumerate(values) if not _is_four_numbers(value))
+        raw = np.asarray(values)  # without a type asked for, so that texts stay texts
+        if values and raw.dtype.kind not in "iuf":
+            raise ValueError
+        boxes = raw.astype(np.float64).reshape(len(values), 4)
+    except (ValueError, TypeError, OverflowError, RecursionError):
+        number = next((i for i, value in enumerate(values) if not _is_four_numbers(value)), 0)
         raise CocoFormatError(
-            f"{name}: entry {number}: 'bbox' must be {expected}, not {values[number]!r:.60}"
+            f"{name}: entry {number}: 'bbox' must be {expected}, not {shown(values[number])}"
         ) from None
     sound = np.isfinite(boxes).all(axis=1) & np.all(boxes[:, 2:] >= 0, axis=1)
     _refuse_first(~sound, records, name, "bbox", expected)
@@ -261,13 +278,14 @@ def _boxes(records: Sequence[Record], name: str) -> np.ndarray:
 
 
 def _is_four_numbers(value: Any) -> bool:
-    return isinstance(value, list) and len(value) == 4 and all(type(number) in (int, float) for number in value)
+    four = isinstance(value, list) and len(value) == 4
+    return four and all(type(number) in (int, float) and abs(number) <= sys.float_info.max for number in value)
 
 
 def _refuse_first(bad: np.ndarray, records: Sequence[Record], name: str, key: str, expected: str) -> None:
     if bad.any():
         number = int(bad.argmax())
-        raise CocoFormatError(f"{name}: entry {number}: {key!r} must be {expected}, not {records[number][key]!r:.60}")
+        raise CocoFormatError(f"{name}: entry {number}: {key!r} must be {expected}, not {shown(records[number][key])}")
 
 
 def _check_masks(results: Sequence[Record], annotations: Mapping[str, Any], name: str) -> None:
@@ -276,13 +294,46 @@ def _check_masks(results: Sequence[Record], annotations: Mapping[str, Any], name
         if not isinstance(mask, dict) or not isinstance(mask.get("counts"), str):
             raise CocoFormatError(
                 f"{name}: entry {number}: 'segmentation' must be a compressed RLE, {{'size', 'counts' as text}}, "
-                f"not {mask!r:.60}"
+                f"not {shown(mask)}"
             )
-        if mask.get("size") != sizes[result["image_id"]]:
+        size = sizes[result["image_id"]]
+        if any(type(side) is not int or side < 1 for side in size):
             raise CocoFormatError(
-                f"{name}: entry {number}: the mask's size {mask.get('size')} is not that of image "
+                f"{name}: entry {number}: the height and width of image {result['image_id']} are {shown(size)} in the "
+                "annotation file, expected whole numbers"
+            )
+        if mask.get("size") != size:
+            raise CocoFormatError(
+                f"{name}: entry {number}: the mask's size {shown(mask.get('size'))} is not that of image "
                 f"{result['image_id']}, {sizes[result['image_id']]}"
             )
+        described = _pixels(mask["counts"])
+        if described is None or described > size[0] * size[1]:
+            raise CocoFormatError(f"{name}: entry {number}: the mask's RLE is damaged, or of an image of another size")
+
+
+def _pixels(counts: str) -> int | None:
+    """The pixels that a compressed RLE describes (``maskApi.c``, ``rleFrString``); None if it is damaged.
+
+    A run is written in groups of five bits, the lowest first, each with a bit that says whether more follow; from the
+    fourth run on it is the difference to the run before the last.
+    """
+    runs: list[int] = []
+    value = shift = 0
+    for character in counts:
+        bits = ord(character) - ord("0")
+        if not 0 <= bits < 64 or shift > 30:
+            return None
+        value |= (bits & 31) << shift
+        shift += 5
+        if bits & 32:
+            continue
+        value -= (bits >> 4 & 1) << shift
+        runs.append(value + (runs[-2] if len(runs) > 2 else 0))
+        if runs[-1] < 0:
+            return None
+        value = shift = 0
+    return None if shift else sum(runs)
 
 
 def _kind(value: Any) -> str:

@@ -8,10 +8,19 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from nasnet_det.detection import coco_format
-from nasnet_det.detection.coco_format import CocoFormatError, named, read_annotations, read_results, write_submission
+from nasnet_det.detection.coco_format import (
+    CocoFormatError,
+    check_annotations,
+    check_results,
+    named,
+    read_annotations,
+    read_results,
+    write_submission,
+)
 
 
 def annotations() -> dict[str, Any]:
@@ -156,3 +165,46 @@ def test_garbage_collection_goes_on_afterwards() -> None:
 def test_named() -> None:
     assert named(["a", "b"]) == "a, b"
     assert named(range(5)) == "0, 1, 2 and 2 more"
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "words"),
+    [
+        ("bbox", ["1", "2", "3", "4"], "'bbox' must be"),
+        ("bbox", [10**400, 1, 1, 1], "'bbox' must be"),
+        ("id", 10**30, "must be a whole number below"),
+        ("area", "large", "'area' must be a number"),
+        ("area", float("nan"), "'area' must be a finite number"),
+        ("iscrowd", 2, "'iscrowd' must be 0 or 1"),
+    ],
+)
+def test_what_the_evaluations_cannot_take_is_refused(key: str, value: object, words: str) -> None:
+    entry = {"id": 1, "image_id": 1, "category_id": 1, "bbox": [1, 2, 3, 4], key: value}
+    data = {"images": [{"id": 1}], "categories": [{"id": 1}], "annotations": [entry]}
+    with pytest.raises(CocoFormatError, match=words):
+        check_annotations(data, "x")
+
+
+def test_a_crowd_may_be_a_truth_value() -> None:
+    entry = {"id": 1, "image_id": 1, "category_id": 1, "bbox": [1, 2, 3, 4], "iscrowd": True}
+    check_annotations({"images": [{"id": 1}], "categories": [{"id": 1}], "annotations": [entry]}, "x")
+    assert entry["iscrowd"] == 1 and type(entry["iscrowd"]) is int
+
+
+@pytest.mark.parametrize("counts", ["Xo0", "\x00", "o", "00000O"])
+def test_masks_that_are_not_of_their_image_are_refused(counts: str) -> None:
+    result = {"image_id": 1, "category_id": 1, "score": 0.5, "segmentation": {"size": [4, 5], "counts": counts}}
+    annotations = {"images": [{"id": 1, "height": 4, "width": 5}], "categories": [{"id": 1}]}
+    with pytest.raises(CocoFormatError, match="RLE is damaged"):
+        check_results([result], annotations, segmentation=True)
+
+
+def test_masks_as_cocos_own_code_writes_them_are_taken() -> None:
+    masks = pytest.importorskip("pycocotools.mask")
+    random = np.random.default_rng(0)
+    for height, width, share in ((4, 5, 0.5), (80, 100, 0.02), (300, 2, 0.9), (37, 41, 0.0), (9, 9, 1.1)):
+        mask = masks.encode(np.asfortranarray(random.random((height, width)) < share, dtype=np.uint8))
+        result = {"image_id": 1, "category_id": 1, "score": 0.5}
+        result["segmentation"] = {"size": [height, width], "counts": mask["counts"].decode()}
+        annotations = {"images": [{"id": 1, "height": height, "width": width}], "categories": [{"id": 1}]}
+        check_results([result], annotations, segmentation=True)

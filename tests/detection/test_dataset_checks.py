@@ -123,7 +123,7 @@ def test_the_splits_are_registered_once_and_where_they_are_missing_said(
     register_coco_splits()
     assert set(SPLITS) <= set(DatasetCatalog.list())
     if not Path(MetadataCatalog.get("coco_2014_minival_8k").json_file).exists():
-        with pytest.raises(DatasetError, match="prepare_coco"):
+        with pytest.raises(DatasetError, match="prepare-coco"):
             load_checked(["coco_2014_minival_8k"])
 
 
