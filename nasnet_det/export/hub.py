@@ -9,6 +9,7 @@ Whoever has imported this package loads such a folder, or the repository it was 
 from __future__ import annotations
 
 import json
+import re
 import tempfile
 from pathlib import Path
 from typing import Any
@@ -77,22 +78,22 @@ def save_hub_folder(
     ``genotype.json`` and the card, ``README.md``.
 
     Args:
-        model: made by ``timm.create_model``.
+        model: made by ``timm.create_model``, not ``features_only``.
         folder: made if need be; files of these names are replaced.
         weights: what the weights are, for the card: trained on what, how, by whom, and what was measured.
         limits: what they are not: what was not measured, where they should not be used.
-        license: of the weights.
+        license: of the weights, by its identifier (``apache-2.0``).
         location: what the card passes to ``timm.create_model``; the local folder if None.
 
     Returns:
         the folder.
 
     Raises:
-        ValueError: if nothing is said of the weights.
+        ValueError: if nothing is said of the weights, they are not finite, the license is no identifier, or timm has
+            not made the model.
         OSError: if it cannot be written.
     """
-    if not weights.strip():
-        raise ValueError("say what the weights are: trained on what, how, by whom, and what was measured")
+    _check(model, weights, license)
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     card = _card(model, weights, limits, license, location or f"local-dir:{folder.name}")
@@ -101,7 +102,7 @@ def save_hub_folder(
         save_for_hf(model, beside, safe_serialization=True, model_args=json.loads(json.dumps(model._model_args)))
         model.genotype.save(Path(beside) / "genotype.json")
         (Path(beside) / "README.md").write_text(card, encoding="utf-8")
-        for file in sorted(Path(beside).iterdir()):
+        for file in sorted(Path(beside).iterdir(), reverse=True):  # the weights before what describes them
             file.replace(folder / file.name)
     return folder
 
@@ -124,13 +125,30 @@ def push_to_hub(
 
     Returns:
         the repository's address.
+
+    Raises:
+        ValueError: see :func:`save_hub_folder`; or for what can be no repository's name.
+        OSError: if the hub refuses, or cannot be reached: the hub client's own errors are of this type.
     """
+    _check(model, weights, license)
     api = api or HfApi(library_name="nasnet_det")
     with tempfile.TemporaryDirectory() as folder:
         save_hub_folder(model, Path(folder) / "model", weights, limits, license, f"hf-hub:{repository}")
         address = api.create_repo(repository, private=private, exist_ok=True)
         api.upload_folder(repo_id=repository, folder_path=Path(folder) / "model", commit_message="Add model")
     return str(address)
+
+
+def _check(model: NASNet, weights: str, license: str) -> None:
+    if not weights.strip():
+        raise ValueError("say what the weights are: trained on what, how, by whom, and what was measured")
+    if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9.+-]*", license):
+        raise ValueError(f"a license is named by its identifier, such as apache-2.0, not {license!r}")
+    if not isinstance(model, NASNet) or not getattr(model, "pretrained_cfg", None):
+        raise ValueError("a hub folder holds a whole model that timm.create_model made, not its features or a part")
+    for name, value in model.state_dict().items():
+        if value.is_floating_point() and not value.isfinite().all():
+            raise ValueError(f"{name} holds values that are not finite: nothing is to be published of this model")
 
 
 def _card(model: NASNet, weights: str, limits: str, license: str, location: str) -> str:

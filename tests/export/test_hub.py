@@ -51,10 +51,35 @@ def test_a_papers_accuracy_is_named_as_the_papers(tmp_path: Path) -> None:
     assert "97.00" in limits and "arXiv:1806.09055" in limits and "says nothing of these" in limits
 
 
-def test_weights_of_which_nothing_is_said_are_refused(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match="say what the weights are"):
-        save_hub_folder(found(), tmp_path / "hub", "  ")
-    assert not (tmp_path / "hub").exists()
+def test_what_cannot_be_published_is_refused(tmp_path: Path) -> None:
+    diverged = found()
+    diverged.fc.bias.data[1] = float("nan")
+    features = timm.create_model("nasnet", genotype=FOUND, num_cells=1, num_filters=4, features_only=True)
+    for model, weights, license, words in (
+        (found(), "  ", "mit", "say what the weights are"),
+        (found(), WEIGHTS, "mit\ntags: [best]", "named by its identifier"),
+        (diverged, WEIGHTS, "mit", "fc.bias holds values that are not finite"),
+        (features, WEIGHTS, "mit", "a whole model"),
+    ):
+        with pytest.raises(ValueError, match=words):
+            save_hub_folder(model, tmp_path / "hub", weights, license=license)
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_folder_that_cannot_be_written_whole_keeps_the_old_files(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = save_hub_folder(found(), tmp_path / "hub", WEIGHTS)
+    before = {file.name: file.read_bytes() for file in folder.iterdir()}
+
+    def full(self: Any, path: Any) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(Genotype, "save", full)
+    with pytest.raises(OSError, match="No space"):
+        save_hub_folder(found(), folder, "Others.")
+    assert {file.name: file.read_bytes() for file in folder.iterdir()} == before
+    assert list(tmp_path.iterdir()) == [folder]
 
 
 class FakeHub:
@@ -76,7 +101,7 @@ class FakeHub:
             target.write_bytes(file.read_bytes())
 
 
-def test_what_is_pushed_can_be_loaded(tmp_path: Path) -> None:
+def test_what_is_pushed_can_be_loaded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     hub, model = FakeHub(tmp_path), found()
     assert push_to_hub(model, "me/found", WEIGHTS, private=True, api=hub) == "https://hub/me/found"
     assert hub.private
@@ -84,3 +109,17 @@ def test_what_is_pushed_can_be_loaded(tmp_path: Path) -> None:
     x = torch.randn(1, 3, 64, 64)
     torch.testing.assert_close(loaded(x), model(x), rtol=0, atol=0)
     assert "hf-hub:me/found" in (tmp_path / "me" / "found" / "README.md").read_text()
+
+    def download(repo_id: str, filename: str, **_: Any) -> str:
+        return str(tmp_path / repo_id / filename)
+
+    monkeypatch.setattr(timm.models._hub, "hf_hub_download", download)
+    from_hub = timm.create_model("hf-hub:me/found", pretrained=True).eval()
+    torch.testing.assert_close(from_hub(x), model(x), rtol=0, atol=0)
+    features = timm.create_model("hf-hub:me/found", pretrained=True, features_only=True)
+    assert [one.shape[2] for one in features(x)] == [31, 16, 8, 4, 2]
+
+
+def test_nothing_is_pushed_of_which_nothing_is_said() -> None:
+    with pytest.raises(ValueError, match="say what the weights are"):
+        push_to_hub(found(), "me/found", "", api=FakeHub(Path("nowhere")))
