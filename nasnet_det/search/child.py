@@ -10,12 +10,13 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field, fields
-from typing import Any, Literal, get_args
+from typing import Any, Literal, get_args, get_type_hints
 
 import torch
 
 from nasnet_det.genotypes import Genotype, as_genotype
 from nasnet_det.network import NASNet
+from nasnet_det.plain_values import listed, shown
 from nasnet_det.training.cifar10 import CLASSES, split
 from nasnet_det.training.cifar_batches import CifarAugmentation, CifarBatches, read_once
 from nasnet_det.training.engine import Diverged, Trainer, own_randomness, seed_step
@@ -53,6 +54,9 @@ class ChildConfig:
         mode: ``eager``, ``compile`` or, on a CUDA device, ``graph``; see
             :class:`~nasnet_det.training.execution.Execution`.
         official_data: refuse data whose MD5 sums are not CIFAR-10's.
+
+    Raises:
+        ValueError: for a value of another kind or range.
     """
 
     data: str
@@ -73,6 +77,13 @@ class ChildConfig:
     channels_last: bool | None = None
     mode: Literal["eager", "compile", "graph"] = "eager"
     official_data: bool = True
+
+    def __post_init__(self) -> None:
+        for setting, hint in get_type_hints(type(self)).items():
+            value = getattr(self, setting)
+            if not _fits(setting, value, hint):
+                kind = _KINDS.get(hint) or ", ".join(map(str, get_args(hint)))
+                raise ValueError(f"child setting {setting} cannot be {shown(value)}; it is {kind}")
 
     @property
     def recipe(self) -> Recipe:
@@ -106,11 +117,41 @@ class ChildConfig:
             ValueError: for a setting that does not exist.
         """
         known = [field.name for field in fields(cls)]
-        unknown = sorted(set(data) - set(known))
-        if unknown:
-            raise ValueError(f"no such child setting: {', '.join(unknown)}; known: {', '.join(known)}")
-        rules = tuple((int(epoch), float(accuracy)) for epoch, accuracy in data.get("stop_rules", ()))
+        if unknown := [key for key in data if key not in known]:
+            raise ValueError(f"no such child setting: {listed(unknown)}; known: {', '.join(known)}")
+        rules = data.get("stop_rules", ())
+        if isinstance(rules, list):
+            rules = tuple(tuple(rule) if isinstance(rule, list) else rule for rule in rules)
         return cls(**{**data, "stop_rules": rules})
+
+
+#: What a setting is, for its message; others name their choices.
+_KINDS: dict[Any, str] = {
+    int: "a whole number of at least 1",
+    float: "a number of at least 0",
+    str: "a text",
+    bool: "true or false",
+    bool | None: "true, false or null",
+    tuple[tuple[int, float], ...]: "a list of pairs of an epoch and an accuracy",
+}
+
+
+def _fits(setting: str, value: Any, hint: Any) -> bool:
+    """Whether a value is of the kind and range of a child's setting."""
+    if setting == "stop_rules":
+        rules = isinstance(value, tuple) and all(isinstance(rule, tuple) and len(rule) == 2 for rule in value)
+        return rules and all(type(epoch) is int and _is_number(accuracy) for epoch, accuracy in value)
+    if hint is int:
+        return type(value) is int and value >= (setting != "split_seed")
+    if hint is float:
+        return _is_number(value) and value >= 0
+    if choices := [choice for choice in get_args(hint) if isinstance(choice, str)]:
+        return isinstance(value, str) and value in choices
+    return isinstance(value, hint)
+
+
+def _is_number(value: Any) -> bool:
+    return type(value) in (int, float) and abs(value) < 1e18
 
 
 @dataclass(frozen=True)

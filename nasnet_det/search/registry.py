@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, fields, replace
 from typing import Any
 
+from nasnet_det.plain_values import shown
 from nasnet_det.search.guided import GuidedEvolution, GuidedSettings
 from nasnet_det.search.policy_gradient import ControllerSettings, PolicyGradient
 from nasnet_det.search.strategies import (
@@ -64,7 +65,7 @@ def make_strategy(
 
         kind, settings = OptunaSampler, SamplerSettings(**OPTUNA_SAMPLERS[name])
     else:
-        raise ValueError(f"no strategy is called {name!r}; there are default, {', '.join(NAMES)}")
+        raise ValueError(f"no strategy is called {shown(name)}; there are default, {', '.join(NAMES)}")
     return kind(sizes, seed, _changed(name, settings, overrides or {}))
 
 
@@ -78,10 +79,10 @@ def _changed(name: str, settings: Any, overrides: Mapping[str, Any]) -> Any:
     known = {field.name: getattr(settings, field.name) for field in fields(settings)}
     for key, value in overrides.items():
         if key not in known:
-            raise ValueError(f"strategy {name} has no setting {key!r}; it has {', '.join(known) or 'none'}")
+            raise ValueError(f"strategy {name} has no setting {shown(key)}; it has {', '.join(known) or 'none'}")
         number = isinstance(known[key], int | float) and not isinstance(known[key], bool)
         whole = isinstance(known[key], int)
         fits = isinstance(value, int if whole else int | float) and not isinstance(value, bool)
         if (number and not fits) or (isinstance(known[key], bool) and not isinstance(value, bool)):
-            raise ValueError(f"setting {key} of strategy {name} is like {known[key]!r}, not {value!r}")
+            raise ValueError(f"setting {key} of strategy {name} is like {known[key]!r}, not {shown(value)}")
     return replace(settings, **overrides)

@@ -19,9 +19,11 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
 from math import comb, prod
+from numbers import Integral
 from typing import Any
 
 from nasnet_det.genotypes import COMBINERS, OPERATIONS, Block, CellGenotype, Genotype
+from nasnet_det.plain_values import listed, shown
 from nasnet_det.search.strategies import Decisions
 
 #: The thirteen operations of the paper's section 2, in its order.
@@ -68,16 +70,19 @@ class Space:
 
     def __post_init__(self) -> None:
         if type(self.blocks) is not int or self.blocks < 1:
-            raise SpaceError(f"a cell has at least one block, not {self.blocks!r}")
+            raise SpaceError(f"a cell has at least one block, not {shown(self.blocks)}")
         for what, names, known in (
             ("operations", self.operations, OPERATIONS),
             ("combiners", self.combiners, COMBINERS),
         ):
-            unknown = [name for name in names if name not in known]
-            if unknown:
-                raise SpaceError(f"unknown {what}: {', '.join(map(str, unknown))}; known: {', '.join(known)}")
+            if not isinstance(names, tuple) or not all(isinstance(name, str) for name in names):
+                raise SpaceError(f"{what} are a list of names, not {shown(names)}")
+            if unknown := [name for name in names if name not in known]:
+                raise SpaceError(f"unknown {what}: {listed(unknown)}; known: {', '.join(known)}")
             if not names or len(set(names)) < len(names):
-                raise SpaceError(f"a space has {what} to choose from, each once, not {list(names)}")
+                raise SpaceError(f"a space has {what} to choose from, each once, not {shown(list(names))}")
+        if not isinstance(self.passes_all, bool):
+            raise SpaceError(f"passes_all is true or false, not {shown(self.passes_all)}")
 
     @property
     def num_inputs(self) -> int:
@@ -110,11 +115,12 @@ class Space:
             SpaceError: if there are too many or too few, or one is none of its choices.
         """
         sizes = self.sizes
-        if len(decisions) != len(sizes):
-            raise SpaceError(f"an architecture of this space takes {len(sizes)} decisions, not {len(decisions)}")
+        count = len(decisions) if isinstance(decisions, Sequence) else shown(decisions)
+        if count != len(sizes):
+            raise SpaceError(f"an architecture of this space takes {len(sizes)} decisions, not {count}")
         for i, (decision, size) in enumerate(zip(decisions, sizes, strict=True)):
-            if not 0 <= decision < size:
-                raise SpaceError(f"decision {i} has {size} choices; {decision!r} is none of them")
+            if isinstance(decision, bool) or not isinstance(decision, Integral) or not 0 <= decision < size:
+                raise SpaceError(f"decision {i} has {size} choices; {shown(decision)} is none of them")
         half = len(sizes) // 2
         return Genotype(self._cell(decisions[:half]), self._cell(decisions[half:]), passes_all=self.passes_all)
 
@@ -151,10 +157,10 @@ class Space:
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> Space:
         """Read what :meth:`to_dict` gave."""
-        unknown = sorted(set(data) - {field.name for field in fields(cls)})
-        if unknown:
-            raise SpaceError(f"a space has no {', '.join(unknown)}")
-        lists = {key: tuple(data[key]) for key in ("operations", "combiners") if key in data}
+        known = {field.name for field in fields(cls)}
+        if unknown := [key for key in data if key not in known]:
+            raise SpaceError(f"a space has no {listed(unknown)}")
+        lists = {key: tuple(v) for key, v in data.items() if key in ("operations", "combiners") and isinstance(v, list)}
         return cls(**{**data, **lists})
 
     def _cell(self, decisions: Sequence[int]) -> CellGenotype:
