@@ -13,6 +13,7 @@ import pytest
 import timm
 import torch
 from timm.data import create_dataset, create_loader, resolve_data_config
+from timm.loss import LabelSmoothingCrossEntropy
 from timm.optim import create_optimizer_v2
 from timm.scheduler import create_scheduler_v2
 from timm.utils import CheckpointSaver, ModelEmaV3
@@ -32,7 +33,7 @@ def test_timms_pieces_train_our_model(image_folder: Path, tmp_path: Path) -> Non
     loader = create_loader(
         data, config["input_size"], 8, is_training=True, use_prefetcher=False, num_workers=0, persistent_workers=False
     )
-    criterion = timm.loss.LabelSmoothingCrossEntropy(0.1)
+    criterion = LabelSmoothingCrossEntropy(0.1)
     optimizer = create_optimizer_v2(model, opt="rmsproptf", lr=0.01, weight_decay=4e-5, momentum=0.9, eps=1.0)
     scheduler, epochs = create_scheduler_v2(optimizer, sched="step", num_epochs=3, decay_epochs=1, decay_rate=0.5)
     average = ModelEmaV3(model, decay=0.9)
