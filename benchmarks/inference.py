@@ -38,6 +38,7 @@ from nasnet_det.family import FAMILY
 from nasnet_det.files import write_text
 from nasnet_det.fusion import optimize_for_inference
 from nasnet_det.packaging import DTYPES, load_package, save_package
+from nasnet_det.weights.arrays import import_tensorflow
 
 TIMM = {"nasnet_a_large": "nasnetalarge", "pnasnet_5_large": "pnasnet5large"}
 KERAS = {"nasnet_a_large": "NASNetLarge", "nasnet_a_mobile": "NASNetMobile"}
@@ -49,7 +50,8 @@ VARIANTS = {
     "keras": "keras.applications as a TensorFlow function",
     "eager": "this project's network, channels_last",
     "fused": "optimize_for_inference of it, not compiled",
-    "fused_compiled": "that under torch.compile with freezing",
+    "fused_graphed": "the same recorded as a CUDA graph",
+    "fused_compiled": "fused under torch.compile with freezing",
     "packaged": "that as an ahead-of-time package",
 }
 
@@ -92,9 +94,11 @@ class Setting:
             self._own["eager"] = timm.create_model(self.model).eval()
         return self._own["eager"]
 
-    def fused(self) -> nn.Module:
+    def fused(self, cuda_graphs: bool = False) -> nn.Module:
         """Folded in float32, then in the type asked for."""
-        return optimize_for_inference(self.own()).to(self.device, self.dtype)
+        if cuda_graphs and self.device.type != "cuda":
+            raise NoVariant("CUDA graphs need a GPU")
+        return optimize_for_inference(self.own(), cuda_graphs).to(self.device, self.dtype)
 
 
 def prepare(name: str, setting: Setting) -> Callable[[], Any]:
@@ -115,6 +119,7 @@ def prepare(name: str, setting: Setting) -> Callable[[], Any]:
             "timm_compiled": lambda: compiled(setting.timm()),
             "eager": lambda: setting.own().to(setting.device, setting.dtype, memory_format=torch.channels_last),
             "fused": setting.fused,
+            "fused_graphed": lambda: setting.fused(cuda_graphs=True),
             "fused_compiled": lambda: compiled(setting.fused()),
             "packaged": lambda: packaged(setting),
         }
@@ -150,9 +155,7 @@ def prepare_keras(setting: Setting) -> Callable[[], Any]:
         raise NoVariant("it stands here for nasnet_a_large and nasnet_a_mobile, in float32 on a CPU")
     if importlib.util.find_spec("tensorflow") is None:
         raise NoVariant("TensorFlow is not installed")
-    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
-    import tensorflow as tf
-
+    tf = import_tensorflow()
     tf.config.threading.set_intra_op_parallelism_threads(torch.get_num_threads())
     tf.config.threading.set_inter_op_parallelism_threads(1)
     shape = (setting.image_size, setting.image_size, 3)
@@ -199,7 +202,7 @@ def measure(names: list[str], setting: Setting, turns: int, calls: int) -> dict[
             continue
         wait(setting.device)
         found[name] = Measured(time.perf_counter() - start)
-        if name in ("eager", "fused", "fused_compiled", "packaged"):
+        if name in ("eager", "fused", "fused_graphed", "fused_compiled", "packaged"):
             found[name].output = output.float()
     for _ in range(turns):
         for name, run in runs.items():

@@ -2,7 +2,8 @@
 
 :func:`optimize_for_inference` rewrites every network inside a model: norms are folded into convolutions, ReLU and pools
 of one state are computed once for all that read it, and the pointwise convolutions that a block adds up become one
-matrix product. It reads a cell's own modules (``graph.py``), so it holds for any genotype.
+matrix product. It reads a cell's own modules (``graph.py``), so it holds for any genotype. On a GPU, depthwise
+convolutions that are ready together share a launch (``schedule.py``, ``depthwise.py``).
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ from typing import TypeVar
 import torch
 from torch import nn
 
+from nasnet_det.fusion.cuda_graphs import owners, use_graphs
 from nasnet_det.fusion.network import FusedNASNet
 from nasnet_det.network import NASNet
 
@@ -21,7 +23,7 @@ __all__ = ["optimize_for_inference"]
 Model = TypeVar("Model", bound=nn.Module)
 
 
-def optimize_for_inference(model: Model) -> Model:
+def optimize_for_inference(model: Model, cuda_graphs: bool = False) -> Model:
     """A copy of ``model``, in evaluation, that computes the same faster.
 
     Outputs differ by rounding only (in float32 at most 2e-6, relative to the largest). What it does not know runs as
@@ -31,6 +33,9 @@ def optimize_for_inference(model: Model) -> Model:
 
     Args:
         model: a :class:`NASNet`, or anything with such networks inside: timm's feature extractors, a detector.
+        cuda_graphs: on a GPU, record the calls of ``model``, if it is such a network itself, or of the modules around
+            each network (a feature extractor, both stages of a detector), as CUDA graphs: one for each shape of image,
+            at its first call. Elsewhere, and where that cannot be, it runs as it is and a warning says so once.
 
     Raises:
         ValueError: if there is no network of this package in ``model``, or it is optimized already.
@@ -45,4 +50,7 @@ def optimize_for_inference(model: Model) -> Model:
         for network in [module for module in model.modules() if isinstance(module, NASNet)]:
             FusedNASNet.take_over(network)
             network.to(memory_format=torch.channels_last)
+    if cuda_graphs:
+        for owner in owners(model, FusedNASNet):
+            use_graphs(owner)
     return model

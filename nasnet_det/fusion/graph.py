@@ -7,16 +7,15 @@ product. A module that is not known here stays as it is, as a step of its own.
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass, field
-from functools import cache
 from typing import Any
 
 from torch import Tensor, nn
 
 from nasnet_det.cells import Add, AddNorm, Cell, CellBlock, Concat
 from nasnet_det.drop_path import ScheduledDropPath
+from nasnet_det.fusion.fallback import warn_once
 from nasnet_det.fusion.fold import folded, scale_and_shift
 from nasnet_det.fusion.steps import Combination, Convolution, Join, Relu, Subsample
 from nasnet_det.operations import ConvNorm, FactorizedReduction, SeparableConvNorm
@@ -25,12 +24,6 @@ from nasnet_det.padding import AvgPool2dSame, Conv2dSame, MaxPool2dSame
 
 class CannotFuse(Exception):
     """A cell that is wired in a way unknown here: it runs as it is."""
-
-
-@cache
-def warn_once(text: str) -> None:
-    """Say what runs as it is, once a process."""
-    warnings.warn(text, stacklevel=2)
 
 
 @dataclass

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from nasnet_det.fusion import packed
+from nasnet_det.fusion import depthwise, packed
 from nasnet_det.padding import Pair, pad_same, same_padding, shift, subsample
 
 
@@ -71,6 +71,16 @@ class Convolution(nn.Module):
         self._packed = packed.Packed(
             partial(packed.pack_convolution, stride=self.stride, dilation=self.dilation, groups=self.groups)
         )
+        self._arranged = packed.Packed(depthwise.arranged)
+
+    @property
+    def is_depthwise(self) -> bool:
+        """Whether each channel is filtered by itself."""
+        return self.groups == self.weight.shape[0] and self.weight.shape[1] == 1
+
+    def branch(self, x: Tensor, relu: bool) -> depthwise.Branch:
+        """This convolution of ``x``, perhaps through ReLU, as a part of a launch; it is depthwise."""
+        return depthwise.Branch(x, self._arranged(self.weight), self.kernel, relu, self.bias, self.relu)
 
     def forward(self, x: Tensor) -> Tensor:
         border = self._border(x)
@@ -131,6 +141,16 @@ class Combination(nn.Module):
         for other, factor in others:
             y = y.add_(other, alpha=factor)
         return functional.relu_(y) if self.relu and (others or self.weight is None) else y
+
+    @property
+    def channels(self) -> int:
+        """Those of the result, if it has products."""
+        return 0 if self.weight is None else self.weight.shape[0]
+
+    def of_branches(self, branches: Sequence[depthwise.Branch], others: Sequence[Tensor]) -> depthwise.Product:
+        """This sum, of depthwise convolutions that are part of its launch; it has products."""
+        assert self.weight is not None
+        return depthwise.Product(tuple(branches), self.weight, self.bias, tuple(others), self.factors, self.relu)
 
     def _product(self, xs: tuple[Tensor, ...], weight: Tensor, relu: bool) -> Tensor:
         """The sum of the pointwise convolutions: one product of the pixels' rows, the inputs side by side in each."""
