@@ -198,20 +198,48 @@ def read_checkpoint(prefix: str | Path) -> dict[str, np.ndarray]:
         ImportError: without TensorFlow.
         WeightsError: if the checkpoint is damaged.
     """
-    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
-    try:
-        import tensorflow as tf
-    except ImportError:
-        raise ImportError(
-            "reading a TensorFlow checkpoint takes TensorFlow: pip install 'nasnet-det[tensorflow]', or convert the "
-            "checkpoint on a machine that has it (nasnet-det convert)"
-        ) from None
+    tf = import_tensorflow()
     try:
         reader = tf.train.load_checkpoint(str(prefix))
         stored = preferred(reader.get_variable_to_shape_map()).values()
         return {name: reader.get_tensor(name) for name in stored}
     except (tf.errors.OpError, ValueError, RuntimeError, LookupError) as error:
         raise _damaged(prefix, "checkpoint", error) from None
+
+
+def import_tensorflow() -> Any:
+    """TensorFlow, without what it tells everyone of its build and of GPUs while it is imported.
+
+    Raises:
+        ImportError: if it is not installed.
+    """
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+    try:
+        with _silent():
+            import tensorflow as tf
+    except ImportError:
+        raise ImportError(
+            "reading a TensorFlow checkpoint takes TensorFlow: pip install 'nasnet-det[tensorflow]', or convert the "
+            "checkpoint on a machine that has it (nasnet-det convert)"
+        ) from None
+    return tf
+
+
+@contextmanager
+def _silent() -> Iterator[None]:
+    """Without what native code writes to standard error: it does not ask Python's ``sys.stderr``."""
+    try:
+        kept = os.dup(2)
+    except OSError:  # closed already
+        yield
+        return
+    with tempfile.TemporaryFile() as unread:
+        os.dup2(unread.fileno(), 2)
+        try:
+            yield
+        finally:
+            os.dup2(kept, 2)
+            os.close(kept)
 
 
 def _read_keras(path: Path) -> dict[str, np.ndarray]:
