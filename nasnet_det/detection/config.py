@@ -125,10 +125,15 @@ def default_node() -> CfgNode:
     node.CROP_SIZE = 17
     node.CROP_POOL_KERNEL = 1
     node.CROP_POOL_STRIDE = 1
-    # How many proposals go through the second stage at once; in training with frozen norms as well.
-    node.CHUNK_SIZE = 32
+    # The most proposals that go through the second stage at once, in training with frozen norms as well; 0 for as many
+    # as fit in a share of the device's memory.
+    node.CHUNK_SIZE = 0
     # Detections kept of each class; TEST.DETECTIONS_PER_IMAGE bounds their sum.
     node.DETECTIONS_PER_CLASS = 100
+    # Evaluate and predict with the networks in fused form: the same function but for rounding, faster (see
+    # nasnet_det.optimize_for_inference); on a GPU perhaps recorded as CUDA graphs. Training has no use for either.
+    node.FUSED = False
+    node.CUDA_GRAPHS = False
     # For each class of the data set the label that the network gives it, counted from 1: the published detectors have
     # COCO's 90 category ids, of which 80 exist. Empty where they are the same.
     node.LABEL_IDS = []

@@ -86,7 +86,7 @@ def end_points(model: NASNetRCNN, image: Tensor) -> tuple[dict[str, np.ndarray],
     logits, terms = rpn.head(cut)
     (proposal,), _ = rpn(images, features)
     anchors = clip(rpn.anchor_generator([cut])[0].tensor, images.image_sizes[0])
-    crops = normalized_boxes(proposal).split(heads.chunk_size)
+    crops = heads.chunks(normalized_boxes(proposal), cut.dtype)
     maps = torch.cat([heads.second_stage(heads.crop(cut[0], boxes)) for boxes in crops])
     pooled = heads.pooled_features(cut, [proposal])
     classes, boxes = heads.class_layer(pooled), heads.box_layer(pooled)

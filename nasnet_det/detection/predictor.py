@@ -15,6 +15,7 @@ from detectron2.structures import Instances
 from PIL import Image, ImageOps
 
 from nasnet_det.detection.config import read_config
+from nasnet_det.detection.fused import for_inference
 from nasnet_det.detection.trainer import Checkpointer
 
 #: What is taken for an image in a folder.
@@ -68,6 +69,7 @@ class Predictor:
         self.categories = categories_of(cfg.DATASETS.TEST[0]) if cfg.DATASETS.TEST else []
         self.model = build_model(cfg).eval()
         Checkpointer(self.model).load(weights)
+        self.model = for_inference(self.model, cfg)
         self.resize = transforms.ResizeShortestEdge(cfg.INPUT.MIN_SIZE_TEST, cfg.INPUT.MAX_SIZE_TEST)
 
     @torch.inference_mode()

@@ -10,10 +10,12 @@ from detectron2.modeling import META_ARCH_REGISTRY, GeneralizedRCNN
 from detectron2.modeling.postprocessing import detector_postprocess
 from detectron2.structures import Instances
 
-from nasnet_det.detection import roi_heads, rpn, split
+from nasnet_det.detection import split
 from nasnet_det.detection.crops import resize_bilinear
+from nasnet_det.detection.roi_heads import NASNetROIHeads
+from nasnet_det.detection.rpn import NASNetRPN
 
-del roi_heads, rpn, split  # imported for what they register
+del split  # imported for what it registers
 
 
 @META_ARCH_REGISTRY.register()
@@ -32,6 +34,8 @@ class NASNetRCNN(GeneralizedRCNN):
     def __init__(self, *, image_size: tuple[int, int] = (0, 0), **kwargs: Any) -> None:
         super().__init__(**kwargs)
         self.image_size = image_size
+        if isinstance(self.proposal_generator, NASNetRPN) and isinstance(self.roi_heads, NASNetROIHeads):
+            self.proposal_generator.fixed_size_on = ("cuda",)
 
     @classmethod
     def from_config(cls, cfg: CfgNode) -> dict[str, Any]:

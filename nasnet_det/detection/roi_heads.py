@@ -1,8 +1,11 @@
 """The second stage of the paper's detector: the network's upper half on every proposal, then class and box layers.
 
 Source: TF Object Detection API ``meta_architectures/faster_rcnn_meta_arch.py``, ``predictors/heads/box_head.py`` and
-``class_head.py``. Proposals go through in chunks of a set size, so memory is bounded whatever their number. Class
+``class_head.py``. Proposals go through in chunks sized to the device, so memory is bounded whatever their number. Class
 logits are in detectron2's order: classes, then background.
+
+From the proposals to the detections nothing depends on numbers that only the device knows; how many there are, which
+detectron2 wants to know, is asked for at the very end, once an image.
 """
 
 from __future__ import annotations
@@ -22,11 +25,12 @@ from torch.nn import functional
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.utils.checkpoint import checkpoint
 
+from nasnet_det.detection import chunks
 from nasnet_det.detection.backbone import build_network
 from nasnet_det.detection.config import ConfigError, network_arguments
 from nasnet_det.detection.crops import crop_and_resize
 from nasnet_det.detection.split import SecondStage
-from nasnet_det.detection.suppression import select
+from nasnet_det.detection.suppression import Found, select
 
 
 class LabelIds(nn.Module):
@@ -67,13 +71,10 @@ class LabelIds(nn.Module):
         result.gt_classes = self.labels[instances.gt_classes]
         return result
 
-    def to_classes(self, instances: Instances) -> Instances:
-        """Detections with ``pred_classes`` as the data set's classes; labels that it does not have are dropped."""
-        classes = self.classes[instances.pred_classes]
-        kept = (classes >= 0).nonzero()[:, 0]
-        result = instances[kept]
-        result.pred_classes = classes[kept]
-        return result
+    def to_classes(self, found: Found) -> Found:
+        """Detections with the data set's classes; those of labels that it does not have do not exist any more."""
+        classes = self.classes[found.classes]
+        return found._replace(classes=classes, exist=found.exist & (classes >= 0))
 
 
 @ROI_HEADS_REGISTRY.register()
@@ -87,7 +88,8 @@ class NASNetROIHeads(ROIHeads):
         label_ids: see :class:`LabelIds`.
         crop_size: side of a crop in places of the map.
         crop_pool: kernel and stride of the max pooling of a crop.
-        chunk_size: proposals that go through the second stage at once.
+        chunk_size: the most proposals that go through the second stage at once; 0 for as many as the device's memory
+            suggests (``chunks.py``).
         score_threshold, nms_threshold, per_class, total: see :func:`nasnet_det.detection.suppression.select`.
         loss_weights: of classes and boxes.
         kwargs: see detectron2's ``ROIHeads``.
@@ -103,7 +105,7 @@ class NASNetROIHeads(ROIHeads):
         label_ids: Sequence[int] = (),
         crop_size: int = 17,
         crop_pool: tuple[int, int] = (1, 1),
-        chunk_size: int = 32,
+        chunk_size: int = 0,
         score_threshold: float = 0.0,
         nms_threshold: float = 0.6,
         per_class: int = 100,
@@ -112,8 +114,8 @@ class NASNetROIHeads(ROIHeads):
         **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
-        if chunk_size < 1:
-            raise ConfigError(f"MODEL.NASNET.CHUNK_SIZE is at least 1, not {chunk_size}")
+        if chunk_size < 0:
+            raise ConfigError(f"MODEL.NASNET.CHUNK_SIZE is at least 1, or 0 to fit the device, not {chunk_size}")
         self.in_feature, self.second_stage, self.box_transform = in_feature, second_stage, box_transform
         self.label_ids = LabelIds(label_ids, self.num_classes)
         self.crop_size, self.crop_pool, self.chunk_size = crop_size, crop_pool, chunk_size
@@ -158,7 +160,7 @@ class NASNetROIHeads(ROIHeads):
         Args:
             images: the batch, not read.
             features: ``in_feature`` among them, ``(N, C, H, W)``.
-            proposals: ``proposal_boxes`` of each image.
+            proposals: ``proposal_boxes`` of each image; perhaps ``exist``, which of them there are.
             targets: ``gt_boxes`` and ``gt_classes`` of each image; needed in training.
         """
         del images
@@ -177,7 +179,8 @@ class NASNetROIHeads(ROIHeads):
                 "loss_cls": self.loss_weights[0] * classification,
                 "loss_box_reg": self.loss_weights[1] * localization,
             }
-        return [self.label_ids.to_classes(self.detections(*output)[0]) for output in outputs], {}
+        found = [self.label_ids.to_classes(self.detect(*output)) for output in outputs]
+        return [_instances(one.existing(), proposal) for one, proposal in zip(found, proposals, strict=True)], {}
 
     def pooled_features(self, features: Tensor, proposals: list[Instances]) -> Tensor:
         """The spatial mean of the second stage's features, ``(all proposals, num_features)``.
@@ -192,15 +195,35 @@ class NASNetROIHeads(ROIHeads):
             return self._mean_features(torch.cat(crops))
         pooled = [features.new_zeros(0, self.second_stage.out_channels)] if not count else []
         for i, image_boxes in enumerate(boxes):
-            for chunk in image_boxes.split(self.chunk_size) if len(image_boxes) else ():
+            for chunk in self.chunks(image_boxes, features.dtype):
                 if torch.is_grad_enabled() and self.training:
                     pooled.append(checkpoint(self._chunk, features[i], chunk, use_reentrant=False))
                 else:
                     pooled.append(self._chunk(features[i], chunk))
         return torch.cat(pooled)
 
+    def chunks(self, boxes: Tensor, dtype: torch.dtype) -> Sequence[Tensor]:
+        """The proposals ``(K, 4)`` of one image in parts that go through the second stage one after the other.
+
+        Args:
+            dtype: of the features.
+        """
+        if not len(boxes):
+            return ()
+        most = self.chunk_size
+        if not most:
+            keeps = self.training and torch.is_grad_enabled()
+            side = (self.crop_size - self.crop_pool[0]) // self.crop_pool[1] + 1
+            most = chunks.chunk_size(self.second_stage, side, dtype, boxes.device, keeps)
+        return boxes.split(chunks.even(len(boxes), most))
+
     def detections(self, proposal: Instances, logits: Tensor, terms: Tensor) -> tuple[Instances, Tensor]:
-        """Of one image: detections by label, and which proposal each came from.
+        """What :meth:`detect` finds, and which proposal each came from; without those that do not exist."""
+        found = self.detect(proposal, logits, terms).existing()
+        return _instances(found, proposal), found.origins
+
+    def detect(self, proposal: Instances, logits: Tensor, terms: Tensor) -> Found:
+        """Of one image: detections by label, always as many, with a mask.
 
         Args:
             proposal: K proposals.
@@ -209,16 +232,17 @@ class NASNetROIHeads(ROIHeads):
         """
         scores = logits.softmax(dim=1)[:, :-1]
         boxes = self.box_transform.apply_deltas(terms, proposal.proposal_boxes.tensor)
-        boxes, scores, labels, origin = select(
+        exist = proposal.exist if proposal.has("exist") else torch.ones_like(scores[:, 0], dtype=torch.bool)
+        return select(
             boxes.unflatten(1, (self.num_classes, 4)),
             scores,
+            exist,
             proposal.image_size,
             self.score_threshold,
             self.nms_threshold,
             self.per_class,
             self.total,
         )
-        return Instances(proposal.image_size, pred_boxes=Boxes(boxes), scores=scores, pred_classes=labels), origin
 
     def _chunk(self, features: Tensor, boxes: Tensor) -> Tensor:
         return self._mean_features(self.crop(features, boxes))
@@ -248,4 +272,13 @@ def normalized_boxes(proposal: Instances) -> Tensor:
     """The proposals of one image, ``(K, 4)``, in fractions of its size."""
     height, width = proposal.image_size
     boxes = proposal.proposal_boxes.tensor
-    return boxes / boxes.new_tensor([width, height, width, height])
+    # A number would be divided by through its reciprocal on a GPU, which rounds otherwise; a tensor made of numbers of
+    # the host would be copied, which waits. So two tensors are filled.
+    x, y = boxes[:, 0::2] / boxes.new_full((), width), boxes[:, 1::2] / boxes.new_full((), height)
+    return torch.stack([x, y], dim=-1).flatten(1)
+
+
+def _instances(found: Found, proposal: Instances) -> Instances:
+    """detectron2's form of detections that all exist."""
+    boxes, scores, classes, *_ = found
+    return Instances(proposal.image_size, pred_boxes=Boxes(boxes), scores=scores, pred_classes=classes)

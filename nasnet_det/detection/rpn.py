@@ -23,7 +23,7 @@ from detectron2.utils.events import get_event_storage
 from torch import Tensor, nn
 from torch.nn import functional
 
-from nasnet_det.detection.suppression import clip, exceeding, has_area, suppress
+from nasnet_det.detection.suppression import clip, exceed, has_area, suppress_sets
 
 BACKGROUND, IGNORED = -1, -2
 
@@ -39,6 +39,21 @@ class GridAnchorGenerator(DefaultAnchorGenerator):
         """The anchors of one place, ``(ratios * sizes, 4)``, around the origin."""
         shapes = torch.tensor([(s / math.sqrt(r), s * math.sqrt(r)) for r in aspect_ratios for s in sizes])
         return torch.cat([-0.5 * shapes, 0.5 * shapes], dim=1)
+
+    def _grid_anchors(self, grid_sizes: Sequence[Sequence[int]]) -> list[Tensor]:
+        """detectron2's own, made where the anchors are: it copies from the host, which waits for a GPU."""
+        made = []
+        for size, stride, around in zip(grid_sizes, self.strides, self.cell_anchors, strict=True):
+            y, x = (
+                torch.arange(
+                    self.offset * stride, side * stride, step=stride, dtype=torch.float32, device=around.device
+                )
+                for side in size
+            )
+            rows, columns = torch.meshgrid(y, x, indexing="ij")
+            centres = torch.stack([columns, rows, columns, rows], dim=-1).reshape(-1, 1, 4)
+            made.append((centres + around).reshape(-1, 4))
+        return made
 
 
 class RPNHead(nn.Module):
@@ -91,6 +106,9 @@ class NASNetRPN(nn.Module):
 
     Anchors are clipped to the image in inference; in training those that cross its border are left out.
 
+    On the devices of ``fixed_size_on`` an image's proposals in inference are always ``max_proposals``, and their field
+    ``exist`` says which of them there are: telling their number would keep the host waiting for the device.
+
     Args:
         in_feature: the name of the map that it reads.
         head: see :class:`RPNHead`.
@@ -126,6 +144,8 @@ class NASNetRPN(nn.Module):
         self.max_proposals = max_proposals
         self.batch_size, self.positive_fraction = batch_size, positive_fraction
         self.thresholds, self.loss_weights = thresholds, loss_weights
+        #: Kinds of devices; set by a model whose heads know the field.
+        self.fixed_size_on: tuple[str, ...] = ()
 
     @classmethod
     def from_config(cls, cfg: CfgNode, input_shape: dict[str, ShapeSpec]) -> dict[str, Any]:
@@ -180,19 +200,35 @@ class NASNetRPN(nn.Module):
         }
 
     @torch.no_grad()
-    def _proposals(self, anchors: Tensor, logits: Tensor, terms: Tensor, size: tuple[int, int]) -> Instances:
+    def best(
+        self, anchors: Tensor, logits: Tensor, terms: Tensor, size: tuple[int, int], limit: int
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """The proposals of one image, best first: ``limit`` boxes ``(limit, 4)`` within it, their logits, and which of
+        them exist.
+
+        Args:
+            anchors: ``(A, 4)``.
+            logits: ``(A, 2)``.
+            terms: ``(A, 4)``.
+            size: height and width of the image.
+        """
         scores = logits.softmax(dim=1)[:, 1]
-        eligible = exceeding(scores, self.score_threshold)
-        boxes = self.box_transform.apply_deltas(terms[eligible], anchors[eligible])
+        boxes = self.box_transform.apply_deltas(terms, anchors)
+        eligible = exceed(scores, self.score_threshold)
+        kept, exist = suppress_sets(boxes[None], scores[None], eligible[None], self.nms_threshold, limit)
+        clipped = clip(boxes[kept[0]], size)
+        return clipped, (logits[:, 1] - logits[:, 0])[kept[0]], exist[0] & has_area(clipped)
+
+    def _proposals(self, anchors: Tensor, logits: Tensor, terms: Tensor, size: tuple[int, int]) -> Instances:
         limit = self.max_proposals[0 if self.training else 1]
-        kept = suppress(boxes, scores[eligible], self.nms_threshold, limit)
-        clipped = clip(boxes[kept], size)
-        left = has_area(clipped)
-        clipped, logit = clipped[left], (logits[:, 1] - logits[:, 0])[eligible[kept[left]]]
-        if self.training and len(clipped) == 0:
+        boxes, logit, exist = self.best(anchors, logits, terms, size, limit)
+        if not self.training and boxes.device.type in self.fixed_size_on:
+            return Instances(size, proposal_boxes=Boxes(boxes), objectness_logits=logit, exist=exist)
+        boxes, logit = boxes[exist], logit[exist]
+        if self.training and len(boxes) == 0:
             # The second stage always has something to run on, so that all GPUs have the same gradients to exchange.
-            clipped, logit = boxes.new_tensor([[0, 0, size[1], size[0]]]), boxes.new_zeros(1)
-        return Instances(size, proposal_boxes=Boxes(clipped), objectness_logits=logit)
+            boxes, logit = boxes.new_tensor([[0, 0, size[1], size[0]]]), boxes.new_zeros(1)
+        return Instances(size, proposal_boxes=Boxes(boxes), objectness_logits=logit)
 
     def _losses(self, anchors: Tensor, logits: Tensor, terms: Tensor, objects: Boxes) -> tuple[Tensor, Tensor]:
         """Of one image: objectness and localization, each summed over the sample and divided by its size."""

@@ -2,46 +2,143 @@
 
 Source: ``core/post_processing.py`` (``multiclass_non_max_suppression``). Boxes are suppressed as decoded, clipped to
 the image afterwards, and dropped if nothing is left of them, so fewer than the limit may remain.
+
+How many remain only a look at the numbers tells, for which the host would have to wait for a GPU. So nothing is dropped
+here: results have a fixed size, and a mask says which of them exist.
 """
 
 from __future__ import annotations
+
+import importlib.util
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 from torchvision.ops import nms
 
+from nasnet_det.fusion.fallback import warn_once
+
 #: Where boxes end at the latest; the area of a box of twice this side is still a float32.
-_FAR = 4e18
+FAR = 4e18
+_HAS_TRITON = importlib.util.find_spec("triton") is not None
 
 
+@torch.library.custom_op("nasnet_det::suppress", mutates_args=())
 def suppress(boxes: Tensor, scores: Tensor, iou_threshold: float, limit: int) -> Tensor:
-    """The first ``limit`` boxes that greedy suppression keeps, best first; of equal scores the earlier goes first.
+    """The first boxes that greedy suppression keeps in each of B sets, best first, of equal scores the earlier.
+
+    ``torchvision.ops.nms`` gives as many indices as it keeps, of one set: a graph with ninety such calls, of sizes that
+    only running it tells, can hardly be traced. This is one operator of fixed shape.
 
     Args:
-        boxes: ``(N, 4)``, x0 y0 x1 y1.
-        scores: ``(N,)``.
+        boxes: ``(B, N, 4)``, x0 y0 x1 y1, finite.
+        scores: ``(B, N)``; boxes of the lowest score that there is need not be looked at.
+        iou_threshold: overlap with a better box above which a box is suppressed.
+        limit: how many to keep of a set.
 
     Returns:
-        indices, at most ``limit``.
+        indices ``(B, limit)``, -1 where there are fewer.
     """
-    order = scores.argsort(descending=True, stable=True)
-    # Untrained layers may decode endless boxes, whose overlap would be no number: these suppress each other.
-    boxes = boxes.clamp(-_FAR, _FAR)
-    # What is kept of the best boxes does not depend on the rest, so a few thousand of them usually do.
-    stop = min(len(order), max(1000, 4 * limit))
+    order = scores.argsort(dim=1, descending=True, stable=True)
+    best = boxes.gather(1, order[..., None].expand(-1, -1, 4))
+    ordered = scores.gather(1, order)
+    counts = (ordered > torch.finfo(scores.dtype).min).sum(dim=1)
+    if boxes.is_cuda and not _HAS_TRITON:
+        warn_once("detections wait for the GPU at every suppression: Triton is not installed")
+    if boxes.is_cuda and _HAS_TRITON:
+        from nasnet_det.detection.suppression_kernel import suppress_sorted
+
+        kept = suppress_sorted(best, counts, iou_threshold, limit)
+    else:
+        kept = torch.full((len(boxes), limit), -1, dtype=torch.int64, device=boxes.device)
+        for number, count in enumerate(counts.tolist()):
+            found = _suppress_one(best[number, :count], ordered[number, :count], iou_threshold, limit)
+            kept[number, : len(found)] = found
+    return order.gather(1, kept.clamp(min=0)).where(kept >= 0, kept) if boxes.shape[1] else kept
+
+
+@suppress.register_fake
+def _(boxes: Tensor, scores: Tensor, iou_threshold: float, limit: int) -> Tensor:
+    del scores, iou_threshold
+    return boxes.new_empty((boxes.shape[0], limit), dtype=torch.int64)
+
+
+def _suppress_one(boxes: Tensor, scores: Tensor, iou_threshold: float, limit: int) -> Tensor:
+    """What is kept of the best boxes does not depend on the rest, so a few thousand of them usually do."""
+    stop = min(len(boxes), max(1000, 4 * limit))
     while True:
-        first = order[:stop]
-        kept = nms(boxes[first], scores[first], iou_threshold)
-        if len(kept) >= limit or stop == len(order):
-            return first[kept[:limit]]
-        stop = min(len(order), 4 * stop)
+        kept = nms(boxes[:stop], scores[:stop], iou_threshold)
+        if len(kept) >= limit or stop == len(boxes):
+            return kept[:limit]
+        stop = min(len(boxes), 4 * stop)
+
+
+def suppress_sets(
+    boxes: Tensor, scores: Tensor, exist: Tensor, iou_threshold: float, limit: int
+) -> tuple[Tensor, Tensor]:
+    """The first ``limit`` boxes that greedy suppression keeps in each of B sets, of those that exist.
+
+    Args:
+        boxes: ``(B, N, 4)``.
+        scores: ``(B, N)``.
+        exist: ``(B, N)``, whether to look at a box at all.
+
+    Returns:
+        indices ``(B, limit)``, best first, and whether there is one ``(B, limit)``.
+    """
+    # Those that do not exist come last, so that they suppress none of the others.
+    lowest = torch.full_like(scores, torch.finfo(scores.dtype).min)
+    # Untrained layers may decode endless boxes, whose overlap would be no number: these suppress each other.
+    kept = suppress(boxes.clamp(-FAR, FAR), scores.where(exist, lowest), iou_threshold, limit)
+    indices = kept.clamp(min=0)
+    if not boxes.shape[1]:
+        return indices, kept >= 0
+    return indices, (kept >= 0) & exist.gather(1, indices)
+
+
+class Found(NamedTuple):
+    """Candidates of one image, of which some exist: boxes ``(D, 4)``; scores, classes, the place where each was found,
+    and whether it exists ``(D,)``."""
+
+    boxes: Tensor
+    scores: Tensor
+    classes: Tensor
+    origins: Tensor
+    exist: Tensor
+
+    def first(self, limit: int) -> Found:
+        """The ``limit`` best of those that exist, best first, of equal scores the earlier; then others."""
+        lowest = torch.full_like(self.scores, torch.finfo(self.scores.dtype).min)
+        order = self.scores.where(self.exist, lowest).argsort(descending=True, stable=True)[:limit]
+        return Found(*(field[order] for field in self))
+
+    def existing(self) -> Found:
+        """Those that exist. The host waits here until their number is known."""
+        kept = self.exist.nonzero()[:, 0]
+        return Found(*(field[kept] for field in self))
+
+
+def suppress_classes(boxes: Tensor, scores: Tensor, exist: Tensor, iou_threshold: float, limit: int) -> Found:
+    """Suppression within each of C classes; ``C * limit`` results, class after class, each one's best first.
+
+    Args:
+        boxes: ``(K, C, 4)``.
+        scores: ``(K, C)``.
+        exist: ``(K, C)``.
+        limit: boxes kept of a class.
+    """
+    boxes, scores, exist = boxes.transpose(0, 1), scores.t(), exist.t()
+    kept, is_one = suppress_sets(boxes, scores, exist, iou_threshold, min(limit, boxes.shape[1]))
+    boxes = boxes.gather(1, kept[..., None].expand(-1, -1, 4))
+    classes = torch.arange(len(kept), device=kept.device)[:, None].expand_as(kept)
+    return Found(boxes.flatten(0, 1), *(field.flatten() for field in (scores.gather(1, kept), classes, kept, is_one)))
 
 
 def clip(boxes: Tensor, image_size: tuple[int, int]) -> Tensor:
     """``(..., 4)`` boxes within an image of ``(height, width)``."""
     height, width = image_size
-    most = boxes.new_tensor([width, height, width, height])
-    return torch.minimum(boxes, most).clamp(min=0)
+    sides = boxes[..., 0::2].clamp(0, width), boxes[..., 1::2].clamp(0, height)
+    return torch.stack(sides, dim=-1).flatten(-2)
 
 
 def has_area(boxes: Tensor) -> Tensor:
@@ -49,45 +146,35 @@ def has_area(boxes: Tensor) -> Tensor:
     return (boxes[:, 2] - boxes[:, 0]) * (boxes[:, 3] - boxes[:, 1]) > 0
 
 
-def exceeding(scores: Tensor, threshold: float) -> Tensor:
-    """The indices of ``(N,)`` scores above a threshold. TensorFlow computes no denormal numbers, so a score below
-    float32's smallest normal one is 0 there, and does not exceed 0 here either."""
-    return ((scores > threshold) & (scores >= torch.finfo(torch.float32).tiny)).nonzero()[:, 0]
+def exceed(scores: Tensor, threshold: float) -> Tensor:
+    """Which scores are above a threshold. TensorFlow computes no denormal numbers, so a score below float32's smallest
+    normal one is 0 there, and does not exceed 0 here either."""
+    return (scores > threshold) & (scores >= torch.finfo(torch.float32).tiny)
 
 
 def select(
     boxes: Tensor,
     scores: Tensor,
+    exist: Tensor,
     image_size: tuple[int, int],
     score_threshold: float,
     iou_threshold: float,
     per_class: int,
     total: int,
-) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """The detections of one image.
+) -> Found:
+    """The detections of one image, at most ``total``, best first, of equal scores the lower class.
 
     Args:
         boxes: ``(K, C, 4)``, a box for each of K candidates and C classes.
         scores: ``(K, C)``.
+        exist: ``(K,)``, which candidates exist.
         image_size: height and width that boxes are clipped to.
         score_threshold: what a score must exceed.
         iou_threshold: overlap with a better box of its class from which a box is suppressed.
         per_class: boxes kept of a class.
         total: boxes kept of all.
-
-    Returns:
-        boxes ``(D, 4)``, their scores, classes and candidates ``(D,)``, best first, of equal scores the lower class.
     """
-    chosen, classes = [], []
-    for number in range(scores.shape[1]):
-        candidates = exceeding(scores[:, number], score_threshold)
-        kept = suppress(boxes[candidates, number], scores[candidates, number], iou_threshold, per_class)
-        chosen.append(candidates[kept])
-        classes.append(torch.full_like(chosen[-1], number))
-    candidate, label = torch.cat(chosen), torch.cat(classes)
-    order = scores[candidate, label].argsort(descending=True, stable=True)
-    candidate, label = candidate[order], label[order]
-    clipped = clip(boxes[candidate, label], image_size)
-    left = has_area(clipped).nonzero()[:total, 0]
-    candidate, label = candidate[left], label[left]
-    return clipped[left], scores[candidate, label], label, candidate
+    eligible = exist[:, None] & exceed(scores, score_threshold)
+    found = suppress_classes(boxes, scores, eligible, iou_threshold, per_class)
+    clipped = clip(found.boxes, image_size)
+    return found._replace(boxes=clipped, exist=found.exist & has_area(clipped)).first(total)

@@ -13,8 +13,10 @@ from detectron2.config import CfgNode
 from detectron2.engine import DefaultTrainer, HookBase
 from detectron2.evaluation import DatasetEvaluator
 from detectron2.utils import comm
+from torch import nn
 
 from nasnet_det.detection.evaluator import CocoEvaluator
+from nasnet_det.detection.fused import for_inference
 from nasnet_det.detection.identity import CheckpointError
 from nasnet_det.detection.training_data import build_test_loader, build_train_loader, step_seed
 from nasnet_det.files import replacing
@@ -88,6 +90,15 @@ class Trainer(DefaultTrainer):
         """Take up a checkpoint's state."""
         super().load_state_dict(state_dict)
         self.seed = state_dict.get("seed", self.seed)
+
+    @classmethod
+    def test(cls, cfg: CfgNode, model: nn.Module, evaluators: Any = None) -> Any:
+        """detectron2's evaluation; in fused form if ``MODEL.NASNET.FUSED`` says so.
+
+        Raises:
+            ConfigError: if it says so of a model that has no such form.
+        """
+        return super().test(cfg, for_inference(model, cfg), evaluators)
 
     @classmethod
     def build_train_loader(cls, cfg: CfgNode) -> Any:

@@ -23,13 +23,10 @@ from nasnet_det.detection.predictor import categories_of
 from nasnet_det.detection.rcnn import NASNetRCNN
 from nasnet_det.detection.roi_heads import NASNetROIHeads
 from nasnet_det.detection.rpn import NASNetRPN
-from nasnet_det.detection.suppression import clip, has_area
-from nasnet_det.export.operators import suppress
+from nasnet_det.detection.suppression import Found, clip, select, suppress_classes, suppress_sets
 from nasnet_det.export.programs import Program
 
 OUTPUTS = ("boxes", "scores", "classes", "num_detections")
-#: Where boxes end at the latest: untrained layers may decode endless ones, whose overlap would be no number.
-FAR = 4e18
 Detections = tuple[Tensor, Tensor, Tensor, Tensor]
 
 
@@ -64,7 +61,7 @@ class FixedDetector(nn.Module):
         features = self.model.backbone(((image - self.model.pixel_mean) / self.model.pixel_std)[None])
         proposals, exist = self.propose(features)
         boxes, scores = self.classify(features, proposals)
-        return self.select(boxes, scores, exist[:, None].expand_as(scores))
+        return self.select(boxes, scores, exist)
 
     def propose(self, features: Mapping[str, Tensor]) -> tuple[Tensor, Tensor]:
         """Proposals ``(K, 4)``, K fixed, and which of them exist."""
@@ -91,21 +88,17 @@ class PaperDetector(FixedDetector):
         """See :meth:`NASNetRPN.forward`."""
         features_in = features[self.rpn.in_feature]
         logits, terms = self.rpn.head(features_in)
-        scores = logits[0].softmax(dim=1)[:, 1]
         anchors = clip(self.rpn.anchor_generator([features_in])[0].tensor, self.image_size)
-        boxes = self.rpn.box_transform.apply_deltas(terms[0], anchors)
-        eligible = _exceeds(scores, self.rpn.score_threshold)
-        kept, exist = suppress_sets(
-            boxes[None], scores[None], eligible[None], self.rpn.nms_threshold, self.rpn.max_proposals[1]
-        )
-        clipped = clip(boxes[kept[0]], self.image_size)
-        return clipped, exist[0] & has_area(clipped)
+        limit = self.rpn.max_proposals[1]
+        boxes, _, exist = self.rpn.best(anchors, logits[0], terms[0], self.image_size, limit)
+        return boxes, exist
 
     def classify(self, features: Mapping[str, Tensor], proposals: Tensor) -> tuple[Tensor, Tensor]:
         """See :meth:`NASNetROIHeads.forward`."""
         height, width = self.image_size
         fractions = proposals / proposals.new_tensor([width, height, width, height])
-        crops = (self.heads.crop(features[self.heads.in_feature][0], b) for b in fractions.split(self.heads.chunk_size))
+        cut = features[self.heads.in_feature][0]
+        crops = (self.heads.crop(cut, boxes) for boxes in self.heads.chunks(fractions, cut.dtype))
         pooled = torch.cat([self.heads.second_stage(crop).mean(dim=(2, 3)) for crop in crops])
         scores = self.heads.class_layer(pooled).float().softmax(dim=1)[:, :-1]
         boxes = self.heads.box_transform.apply_deltas(self.heads.box_layer(pooled).float(), proposals)
@@ -114,12 +107,9 @@ class PaperDetector(FixedDetector):
     def select(self, boxes: Tensor, scores: Tensor, exist: Tensor) -> Detections:
         """See :func:`nasnet_det.detection.suppression.select`: boxes are suppressed, then clipped, then counted."""
         heads = self.heads
-        eligible = exist & _exceeds(scores, heads.score_threshold)
-        boxes, scores, labels, exist = suppress_classes(boxes, scores, eligible, heads.nms_threshold, heads.per_class)
-        boxes = clip(boxes, self.image_size)
-        boxes, scores, labels, exist = first(boxes, scores, labels, exist & has_area(boxes), heads.total)
-        classes = heads.label_ids.classes[labels]
-        return counted(*first(boxes, scores, classes, exist & (classes >= 0), heads.total))
+        limits = (heads.score_threshold, heads.nms_threshold, heads.per_class, heads.total)
+        found = heads.label_ids.to_classes(select(boxes, scores, exist, self.image_size, *limits))
+        return counted(found.first(heads.total))
 
 
 class PyramidDetector(FixedDetector):
@@ -148,8 +138,9 @@ class PyramidDetector(FixedDetector):
             kept, exist = suppress_sets(boxes[None], scores[None], usable[None], self.rpn.nms_thresh, len(scores))
             found.append((boxes[kept[0]], scores[kept[0]], exist[0]))
         boxes, scores, exist = (torch.cat(parts) for parts in zip(*found, strict=True))
-        boxes, scores, _, exist = first(boxes, scores, torch.zeros_like(exist), exist, self.rpn.post_nms_topk[False])
-        return boxes, exist
+        none = torch.zeros_like(exist)
+        best = Found(boxes, scores, none, none, exist).first(self.rpn.post_nms_topk[False])
+        return best.boxes, best.exist
 
     def classify(self, features: Mapping[str, Tensor], proposals: Tensor) -> tuple[Tensor, Tensor]:
         """See detectron2's ``FastRCNNOutputLayers.inference``."""
@@ -161,11 +152,10 @@ class PyramidDetector(FixedDetector):
     def select(self, boxes: Tensor, scores: Tensor, exist: Tensor) -> Detections:
         """See detectron2's ``fast_rcnn_inference_single_image``: boxes are clipped, then suppressed class by class."""
         predictor = self.heads.box_predictor
-        exist = exist & (boxes.isfinite().all(dim=2) & scores.isfinite()).all(dim=1, keepdim=True)
-        exist = exist & (scores > predictor.test_score_thresh)
+        exist = exist & (boxes.isfinite().all(dim=2) & scores.isfinite()).all(dim=1)
+        eligible = exist[:, None] & (scores > predictor.test_score_thresh)
         boxes, limit = clip(boxes, self.image_size), predictor.test_topk_per_image
-        found = suppress_classes(boxes, scores, exist, predictor.test_nms_thresh, limit)
-        return counted(*first(*found, limit))
+        return counted(suppress_classes(boxes, scores, eligible, predictor.test_nms_thresh, limit).first(limit))
 
 
 def fixed_detector(model: GeneralizedRCNN, image_size: tuple[int, int]) -> FixedDetector:
@@ -184,56 +174,10 @@ def fixed_detector(model: GeneralizedRCNN, image_size: tuple[int, int]) -> Fixed
     )
 
 
-def suppress_sets(
-    boxes: Tensor, scores: Tensor, exist: Tensor, iou_threshold: float, limit: int
-) -> tuple[Tensor, Tensor]:
-    """The first ``limit`` boxes that greedy suppression keeps in each of B sets, of those that exist.
-
-    Args:
-        boxes: ``(B, N, 4)``.
-        scores: ``(B, N)``.
-        exist: ``(B, N)``, whether to look at a box at all.
-
-    Returns:
-        indices ``(B, limit)``, best first, and whether there is one ``(B, limit)``.
-    """
-    # Those that do not exist come last, so that they suppress none of the others.
-    lowest = torch.full_like(scores, torch.finfo(scores.dtype).min)
-    kept = suppress(boxes.clamp(-FAR, FAR), scores.where(exist, lowest), iou_threshold, limit)
-    indices = kept.clamp(min=0)
-    return indices, (kept >= 0) & exist.gather(1, indices)
-
-
-def suppress_classes(
-    boxes: Tensor, scores: Tensor, exist: Tensor, iou_threshold: float, limit: int
-) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Suppression within each class: boxes, scores, classes and whether they exist, ``C * limit`` each.
-
-    Args:
-        boxes: ``(K, C, 4)``.
-        scores: ``(K, C)``.
-        exist: ``(K, C)``.
-        limit: boxes kept of a class.
-    """
-    boxes, scores, exist = boxes.transpose(0, 1), scores.t(), exist.t()
-    kept, is_one = suppress_sets(boxes, scores, exist, iou_threshold, min(limit, boxes.shape[1]))
-    boxes = boxes.gather(1, kept[..., None].expand(-1, -1, 4))
-    classes = torch.arange(len(kept), device=kept.device)[:, None].expand_as(kept)
-    return boxes.flatten(0, 1), scores.gather(1, kept).flatten(), classes.flatten(), is_one.flatten()
-
-
-def first(
-    boxes: Tensor, scores: Tensor, classes: Tensor, exist: Tensor, limit: int
-) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """The ``limit`` best of those that exist, best first, of equal scores the earlier; then others."""
-    lowest = torch.finfo(scores.dtype).min
-    order = scores.where(exist, torch.full_like(scores, lowest)).argsort(descending=True, stable=True)[:limit]
-    return boxes[order], scores[order], classes[order], exist[order]
-
-
-def counted(boxes: Tensor, scores: Tensor, classes: Tensor, exist: Tensor) -> Detections:
+def counted(found: Found) -> Detections:
     """Zeros for those that do not exist, and the number of those that do."""
-    return boxes * exist[:, None], scores * exist, classes * exist, exist.sum()
+    exist = found.exist
+    return found.boxes * exist[:, None], found.scores * exist, found.classes * exist, exist.sum()
 
 
 def pool(maps: list[Tensor], boxes: Tensor, pooler: ROIPooler) -> Tensor:
@@ -246,11 +190,6 @@ def pool(maps: list[Tensor], boxes: Tensor, pooler: ROIPooler) -> Tensor:
     for level, (level_map, level_pooler) in enumerate(zip(maps[1:], pooler.level_poolers[1:], strict=True), start=1):
         crops = torch.where((levels == level)[:, None, None, None], level_pooler(level_map, rois), crops)
     return crops
-
-
-def _exceeds(scores: Tensor, threshold: float) -> Tensor:
-    """See :func:`nasnet_det.detection.suppression.exceeding`."""
-    return (scores > threshold) & (scores >= torch.finfo(torch.float32).tiny)
 
 
 def detector_program(model: GeneralizedRCNN, cfg: CfgNode, image_size: tuple[int, int] | None = None) -> Program:

@@ -1,4 +1,4 @@
-"""Operators of exported detectors: suppression of fixed shape, and what three operators become in ONNX."""
+"""What three operators of exported detectors become in ONNX."""
 
 from __future__ import annotations
 
@@ -6,43 +6,14 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
-from torch import Tensor
-from torchvision.ops import nms
 
-
-@torch.library.custom_op("nasnet_det::suppress", mutates_args=())
-def suppress(boxes: Tensor, scores: Tensor, iou_threshold: float, limit: int) -> Tensor:
-    """The first boxes that greedy suppression keeps in each of B sets, best first, of equal scores the earlier.
-
-    ``torchvision.ops.nms`` gives as many indices as it keeps, of one set: a graph with ninety such calls, of sizes that
-    only running it tells, can hardly be traced. This is one operator of fixed shape.
-
-    Args:
-        boxes: ``(B, N, 4)``, x0 y0 x1 y1.
-        scores: ``(B, N)``.
-        iou_threshold: overlap with a better box above which a box is suppressed.
-        limit: how many to keep of a set.
-
-    Returns:
-        indices ``(B, limit)``, -1 where there are fewer.
-    """
-    kept = torch.full((len(boxes), limit), -1, dtype=torch.int64, device=boxes.device)
-    for number in range(len(boxes)):
-        found = nms(boxes[number], scores[number], iou_threshold)[:limit]
-        kept[number, : len(found)] = found
-    return kept
-
-
-@suppress.register_fake
-def _(boxes: Tensor, scores: Tensor, iou_threshold: float, limit: int) -> Tensor:
-    del scores, iou_threshold
-    return boxes.new_empty((boxes.shape[0], limit), dtype=torch.int64)
+from nasnet_det.detection.suppression import suppress
 
 
 def onnx_translations() -> dict[Any, Callable[..., Any]]:
     """What ``torch.onnx.export`` takes as ``custom_translation_table``; for tensors of fixed shape.
 
-    - ``suppress`` becomes one ``NonMaxSuppression``;
+    - ``nasnet_det::suppress`` (``detection/suppression.py``) becomes one ``NonMaxSuppression``;
     - stable sorting ``TopK``, which gives the earlier of equal values first;
     - the embedding bag of :func:`nasnet_det.detection.crops.crop_and_resize`, whose bags are all of one size, a
       weighted sum of gathers, where the exporter's own translation loops over the bags.
@@ -80,7 +51,7 @@ def onnx_translations() -> dict[Any, Callable[..., Any]]:
         return total, offsets, offsets, offsets  # of the four outputs only the first is read
 
     return {
-        torch.ops.nasnet_det.suppress.default: translate_suppress,
+        suppress._opoverload: translate_suppress,
         torch.ops.aten.sort.stable: translate_sort,
         torch.ops.aten.embedding_bag.padding_idx: translate_bags,
     }

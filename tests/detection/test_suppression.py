@@ -3,11 +3,17 @@
 from __future__ import annotations
 
 import math
+import os
+import subprocess
+import sys
+from pathlib import Path
 
 import pytest
 import torch
 
-from nasnet_det.detection.suppression import clip, exceeding, has_area, select, suppress
+from nasnet_det.detection.suppression import Found, clip, exceed, has_area, select, suppress_sets
+
+ROOT = Path(__file__).parents[2]
 
 
 def overlap(a: list[float], b: list[float]) -> float:
@@ -23,6 +29,17 @@ def greedy(boxes: list[list[float]], scores: list[float], threshold: float, limi
         if len(kept) < limit and all(overlap(boxes[i], boxes[j]) <= threshold for j in kept):
             kept.append(i)
     return kept
+
+
+def suppress(boxes: torch.Tensor, scores: torch.Tensor, threshold: float, limit: int) -> torch.Tensor:
+    """Of one set, those that exist."""
+    kept, exist = suppress_sets(boxes[None], scores[None], torch.ones(1, len(boxes), dtype=bool), threshold, limit)
+    assert kept.shape == exist.shape == (1, limit)
+    return kept[exist]
+
+
+def select_existing(boxes: torch.Tensor, scores: torch.Tensor, *rest: object) -> Found:
+    return select(boxes, scores, torch.ones(len(boxes), dtype=bool), *rest).existing()  # type: ignore[arg-type]
 
 
 def random_boxes(count: int, spread: float = 20.0) -> torch.Tensor:
@@ -50,8 +67,8 @@ def test_endless_boxes_suppress_each_other() -> None:
 
 
 def test_scores_that_tensorflow_flushes_to_zero_do_not_exceed_zero() -> None:
-    assert exceeding(torch.tensor([0.0, 1e-40, 1e-37, 0.5]), 0.0).tolist() == [2, 3]
-    assert exceeding(torch.tensor([0.2, 0.3]), 0.2).tolist() == [1]
+    assert exceed(torch.tensor([0.0, 1e-40, 1e-37, 0.5]), 0.0).tolist() == [False, False, True, True]
+    assert exceed(torch.tensor([0.2, 0.3]), 0.2).tolist() == [False, True]
 
 
 def test_clipping_and_area() -> None:
@@ -60,10 +77,45 @@ def test_clipping_and_area() -> None:
     assert has_area(clipped).tolist() == [True, False]
 
 
+def test_what_does_not_exist_suppresses_nothing() -> None:
+    torch.manual_seed(3)
+    boxes, scores, exist = random_boxes(200), torch.rand(200), torch.rand(200) > 0.5
+    kept, there = suppress_sets(boxes[None], scores[None], exist[None], 0.4, 250)
+    places = exist.nonzero()[:, 0]
+    expected = greedy(boxes[exist].tolist(), scores[exist].tolist(), 0.4, 250)
+    assert kept[there].tolist() == places[expected].tolist()
+    assert there[0].tolist() == [True] * len(expected) + [False] * (250 - len(expected))
+
+
+def test_sets_are_apart_and_may_be_empty() -> None:
+    boxes, exist = random_boxes(30).expand(3, -1, -1), torch.ones(3, 30, dtype=bool)
+    scores = torch.rand(3, 30)
+    exist[1] = False
+    kept, there = suppress_sets(boxes, scores, exist, 0.5, 9)
+    assert not there[1].any()
+    for one in (0, 2):
+        assert kept[one][there[one]].tolist() == greedy(boxes[one].tolist(), scores[one].tolist(), 0.5, 9)
+    kept, there = suppress_sets(boxes[:, :0], scores[:, :0], exist[:, :0], 0.5, 9)
+    assert kept.shape == (3, 9) and not there.any()
+
+
+def test_candidates_that_do_not_exist_are_not_selected() -> None:
+    torch.manual_seed(4)
+    boxes, scores = torch.stack([random_boxes(40) for _ in range(3)], dim=1), torch.rand(40, 3)
+    exist = torch.rand(40) > 0.3
+    settings = ((30, 30), 0.2, 0.5, 8, 15)
+    found = select(boxes, scores, exist, *settings)
+    assert len(found.exist) == 15
+    expected = select_existing(boxes[exist], scores[exist], *settings)
+    for got, wanted in zip(found.existing()[:3], expected[:3], strict=True):
+        assert torch.equal(got, wanted)
+    assert torch.equal(found.existing().origins, exist.nonzero()[:, 0][expected.origins])
+
+
 def test_boxes_are_suppressed_before_they_are_clipped() -> None:
     # Clipped, both would be the same box; as decoded they hardly overlap, so both stay.
     boxes = torch.tensor([[[-100.0, 0.0, 10.0, 10.0]], [[0.0, 0.0, 10.0, 10.0]]])
-    found, scores, _, origin = select(boxes, torch.tensor([[0.9], [0.8]]), (10, 10), 0.0, 0.6, 100, 100)
+    found, scores, _, origin, _ = select_existing(boxes, torch.tensor([[0.9], [0.8]]), (10, 10), 0.0, 0.6, 100, 100)
     assert found.tolist() == [[0, 0, 10, 10]] * 2
     assert origin.tolist() == [0, 1]
     assert scores.tolist() == pytest.approx([0.9, 0.8])
@@ -75,7 +127,7 @@ def test_what_lies_outside_is_dropped_after_it_was_counted() -> None:
         [[[20.0, 0.0, 30.0, 10.0], [0.0, 0.0, 5.0, 5.0]], [[0.0, 0.0, 9.0, 9.0], [0.0, 0.0, 4.0, 4.0]]]
     )
     scores = torch.tensor([[0.9, 0.2], [0.8, 0.1]])
-    found, _, labels, origin = select(boxes, scores, (10, 10), 0.0, 0.6, 1, 100)
+    found, _, labels, origin, _ = select_existing(boxes, scores, (10, 10), 0.0, 0.6, 1, 100)
     assert (labels.tolist(), origin.tolist(), found.tolist()) == ([1], [0], [[0, 0, 5, 5]])
 
 
@@ -83,7 +135,7 @@ def test_limits_per_class_and_in_all() -> None:
     torch.manual_seed(2)
     boxes = torch.stack([random_boxes(40, spread=200.0) for _ in range(3)], dim=1)
     scores = torch.rand(40, 3)
-    found, kept, labels, origin = select(boxes, scores, (300, 300), 0.3, 0.5, 8, 15)
+    found, kept, labels, origin, _ = select_existing(boxes, scores, (300, 300), 0.3, 0.5, 8, 15)
     assert len(found) == 15
     assert all((labels == label).sum() <= 8 for label in range(3))
     assert kept.tolist() == sorted(kept.tolist(), reverse=True)
@@ -95,3 +147,14 @@ def test_limits_per_class_and_in_all() -> None:
         everything += [(float(scores[candidates[i], label]), label) for i in order]
     expected = sorted(everything, reverse=True)[:15]
     assert [label for _, label in expected] == labels.tolist()
+
+
+def test_the_kernel_s_numbers() -> None:
+    """In Triton's interpreter, which must be chosen before Triton is imported: in a process of its own."""
+    pytest.importorskip("triton")
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    if not torch.cuda.is_available():
+        environment["TRITON_INTERPRET"] = "1"
+    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "tests/detection/interpreted.py"]
+    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout[-5000:] + done.stderr[-2000:]
