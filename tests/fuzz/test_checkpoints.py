@@ -1,0 +1,219 @@
+"""What runs have saved: taken up, or refused by the error of its kind, which names the file; no code is run."""
+
+from __future__ import annotations
+
+import io
+import json
+import pickle
+import struct
+from collections.abc import Iterator
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor, nn
+
+from nasnet_det.search.registry import make_strategy
+from nasnet_det.search.schedule import Schedule
+from nasnet_det.search.study import Record, StudyError
+from nasnet_det.training.engine import Diverged, Trainer
+from nasnet_det.training.execution import Execution
+from nasnet_det.training.recipe import Recipe
+from nasnet_det.training.run import RunError, fit
+from nasnet_det.training.run_folder import RunFolder
+from tests.fuzz.conftest import Fuzz
+from tests.fuzz.engine import Case
+from tests.fuzz.mutate import ODD, spoil_bytes, spoil_value
+from tests.fuzz.tensors import Hostile, ordered, ran, spoil_tensors
+
+SETTINGS = {"title": "fuzz"}
+
+
+class Noise:
+    """Two batches an epoch, of images of 8 x 8."""
+
+    num_classes, input_size, steps_per_epoch = 5, (3, 8, 8), 2
+
+    def training(self, epoch: int, start: int = 0) -> Iterator[tuple[Tensor, Tensor]]:
+        for number in range(start, self.steps_per_epoch):
+            yield torch.full((4, 3, 8, 8), 0.1 * number + epoch), torch.tensor([0, 1, 2, 3])
+
+    def validating(self) -> Iterator[tuple[Tensor, Tensor]]:
+        yield from self.training(0)
+
+
+def trainer(optimizer: str) -> Trainer:
+    torch.manual_seed(0)
+    network = nn.Sequential(nn.Conv2d(3, 2, 3), nn.BatchNorm2d(2), nn.Flatten(), nn.Linear(72, 5))
+    options = {"momentum": 0.9} if optimizer == "momentum" else {}
+    recipe = Recipe("fuzz", "cifar", 3, 4, 0.01, optimizer=optimizer, optimizer_options=options, ema_decay=0.9)
+    return Trainer(network, recipe, Noise.steps_per_epoch, 5, Execution(torch.device("cpu")))
+
+
+def saved_run(folder: Path, optimizer: str) -> Path:
+    """The checkpoint of a run of three epochs after its first."""
+    keeper = RunFolder(folder, SETTINGS, tensorboard=False)
+    fit(trainer(optimizer), Noise(), 0, keeper, enough=lambda report: True)
+    return keeper.checkpoint
+
+
+@pytest.mark.parametrize("optimizer", ["momentum", "adamw"])
+def test_training_checkpoint(optimizer: str, fuzz: Fuzz, tmp_path_factory: pytest.TempPathFactory) -> None:
+    data = saved_run(tmp_path_factory.mktemp("run") / "run", optimizer).read_bytes()
+    whole = torch.load(io.BytesIO(data), weights_only=True)
+
+    def attempt(case: Case) -> None:
+        keeper = RunFolder(case.folder / "run", SETTINGS, tensorboard=False)
+        if case.random.random() < 0.4:
+            keeper.checkpoint.write_bytes(spoil_bytes(data, case))
+        else:
+            torch.save(spoil_state(whole, case), keeper.checkpoint)
+        with (
+            case.allows(RunError, naming=keeper.checkpoint, making=("run/checkpoint.pt", "run/metrics.csv")),
+            suppress(Diverged),  # numbers may be wrong and yet be numbers
+        ):
+            fit(trainer(optimizer), Noise(), 0, keeper)
+        assert not ran(case)
+
+    fuzz(attempt, share=0.5)
+
+
+def spoil_state(whole: dict[str, Any], case: Case) -> Any:
+    """A training state with its tensors or its plain values spoiled."""
+    state = dict(whole)
+    if case.pristine:
+        return state
+    kind = case.random.randrange(4)
+    if kind == 0:
+        part = case.random.choice(("model", "average"))
+        state[part] = spoil_tensors(state[part], case)
+        return state
+    if kind == 1:
+        return spoil_tensors(state, case)
+    return spoil_value(state, case, (torch.ones(3), torch.ones(2, 3, 3, 3), torch.tensor(5)))
+
+
+def test_run_description(fuzz: Fuzz) -> None:
+    """``run.json`` of a folder that is taken up."""
+    settings = {"title": "fuzz", "recipe": {"epochs": 3, "mix": {}}, "model": {"arguments": {"a": [1, 2]}}}
+
+    def attempt(case: Case) -> None:
+        described = {"format": "nasnet_det.training_run", **settings}
+        path = case.folder / "run.json"
+        path.write_bytes(spoil_bytes(json.dumps(spoil_value(described, case)).encode(errors="replace"), case, 1))
+        with case.allows(RunError, naming=case.folder):
+            RunFolder(case.folder, settings)
+
+    fuzz(attempt)
+
+
+STRATEGIES = ("random", "evolution", "reinforce", "default")
+
+
+@pytest.mark.parametrize("name", STRATEGIES)
+def test_search_state(name: str, fuzz: Fuzz, tmp_path_factory: pytest.TempPathFactory) -> None:
+    path, sizes = tmp_path_factory.mktemp("search") / "search.safetensors", (2, 3, 5, 4)
+    before = Schedule(make_strategy(name, sizes, 0), 2, path)
+    records = []
+    for number in range(40):
+        _, decisions = before.ask()
+        records.append(Record(number, number, decisions, 0, sum(decisions) / 10))
+        before.result(number, sum(decisions) / 10)
+    before.save()
+    data = path.read_bytes()
+
+    def attempt(case: Case) -> None:
+        path = case.folder / "search.safetensors"
+        path.write_bytes(spoil_bytes(data, case) if case.random.random() < 0.4 else _other_header(data, case))
+        schedule = Schedule(make_strategy(name, sizes, 0), 2, path)
+        with case.allows(StudyError, naming=path, making=("search.safetensors",)):
+            missing = schedule.restore(records)
+            for number, decisions in [*missing, *(schedule.ask() for _ in range(2))]:
+                assert all(0 <= d < size for d, size in zip(decisions, sizes, strict=True))
+                schedule.result(number, 0.5)
+
+    fuzz(attempt, share=0.5)
+
+
+def _other_header(data: bytes, case: Case) -> bytes:
+    """A safetensors file with what its header says spoiled, the JSON inside it as well."""
+    (length,) = struct.unpack("<Q", data[:8])
+    header = json.loads(data[8 : 8 + length])
+    if case.random.random() < 0.7:
+        header["__metadata__"]["state"] = json.dumps(spoil_value(json.loads(header["__metadata__"]["state"]), case))
+    else:
+        header = spoil_value(header, case)
+    text = json.dumps(header).encode("utf-8", "surrogatepass")
+    return struct.pack("<Q", len(text)) + text + data[8 + length :]
+
+
+@pytest.mark.parametrize("ending", ["pth", "pkl", "pyth"])
+def test_detector_checkpoint(ending: str, fuzz: Fuzz) -> None:
+    """What MODEL.WEIGHTS names: this project's and detectron2's own files, of tensors and of arrays."""
+    pytest.importorskip("detectron2")
+    from nasnet_det.detection.backbone import build_network
+    from nasnet_det.detection.identity import CheckpointError
+    from nasnet_det.detection.trainer import Checkpointer
+
+    torch.manual_seed(0)
+    network = build_network("nasnet_a_mobile", "darts_v2", 1, 4, 4, norm="BN")
+    model = nn.ModuleDict({"network": network, "head": nn.Linear(4, 2)})
+    tensors = {name: value.clone() for name, value in model.state_dict().items()}
+    key = "model_state" if ending == "pyth" else "model"
+
+    def content(case: Case) -> bytes:
+        state = spoil_tensors(tensors, case)
+        saved: Any = {key: state, "__author__": "nasnet_det", "iteration": 5}
+        if not case.pristine and case.random.random() < 0.3:
+            saved = case.random.choice((ordered(state, case), spoil_tensors(saved, case), Hostile(case)))
+        if ending != "pkl":
+            buffer = io.BytesIO()
+            torch.save(saved, buffer)
+            return buffer.getvalue()
+        return pickle.dumps(_as_numpy(saved), protocol=case.random.choice((2, 4)))
+
+    def attempt(case: Case) -> None:
+        path = case.folder / f"weights.{ending}"
+        path.write_bytes(spoil_bytes(content(case), case) if case.random.random() < 0.4 else content(case))
+        with case.allows(CheckpointError, naming=path):
+            Checkpointer(model).load(str(path))
+        assert not ran(case)
+        model.load_state_dict(tensors)
+
+    fuzz(attempt, share=0.4)
+
+
+def _as_numpy(value: Any) -> Any:
+    """Tensors as arrays, where they can be."""
+    if isinstance(value, dict):
+        return {name: _as_numpy(inner) for name, inner in value.items()}
+    if torch.is_tensor(value) and value.layout == torch.strided and not value.is_meta:
+        try:
+            return np.ascontiguousarray(value.detach().resolve_conj().numpy()) if value.numel() < 10**6 else None
+        except (TypeError, RuntimeError):
+            return None
+    return None if torch.is_tensor(value) else value
+
+
+def test_last_checkpoint(fuzz: Fuzz) -> None:
+    """The file that names the checkpoint which a run goes on from."""
+    pytest.importorskip("detectron2")
+    from nasnet_det.detection.identity import CheckpointError
+    from nasnet_det.detection.trainer import Checkpointer
+
+    model = nn.Linear(2, 2)
+
+    def attempt(case: Case) -> None:
+        Checkpointer(model, str(case.folder)).save("model_final")
+        noted = case.folder / "last_checkpoint"
+        odd = str(case.random.choice(ODD)).encode("utf-8", "surrogatepass") if not case.pristine else None
+        noted.write_bytes(
+            odd if odd is not None and case.random.random() < 0.5 else spoil_bytes(noted.read_bytes(), case)
+        )
+        with case.allows(CheckpointError, naming=case.folder):
+            Checkpointer(model, str(case.folder)).resume_or_load("", resume=True)
+
+    fuzz(attempt)

@@ -1,0 +1,55 @@
+"""Genotypes: files and values of any kind are read, or refused as a GenotypeError that names them."""
+
+from __future__ import annotations
+
+from nasnet_det import NASNet
+from nasnet_det.genotypes import OPERATIONS, Genotype, GenotypeError, as_genotype
+from nasnet_det.published_cells import PUBLISHED
+from tests.fuzz.conftest import Fuzz
+from tests.fuzz.engine import Case
+from tests.fuzz.mutate import json_of, spoil_bytes, spoil_settings, spoil_value
+
+_WORDS = (*OPERATIONS, "concat", "add_layer_norm", 4, 5, 6, "nasnet_det.genotype")
+
+
+def genotype_of(case: Case) -> Genotype:
+    return PUBLISHED[case.random.choice(list(PUBLISHED))]
+
+
+def test_genotype_file(fuzz: Fuzz) -> None:
+    def attempt(case: Case) -> None:
+        path = case.folder / "cell.json"
+        content = json_of(spoil_value(genotype_of(case).to_dict(), case, _WORDS), case)
+        path.write_bytes(spoil_bytes(content, case, 1) if case.random.random() < 0.2 else content)
+        with case.allows(GenotypeError, naming=path):
+            found = Genotype.load(path)
+            assert Genotype.from_json(found.to_json()) == found
+            found.save(path.with_name("again.json"))
+            assert Genotype.load(path.with_name("again.json")) == found
+            path.with_name("again.json").unlink()
+
+    fuzz(attempt)
+
+
+def test_genotype_value(fuzz: Fuzz) -> None:
+    def attempt(case: Case) -> None:
+        value = spoil_value({"genotype": genotype_of(case).to_dict()}, case, [*_WORDS, *PUBLISHED, "x" * 300 + ".json"])
+        given = value.get("genotype") if isinstance(value, dict) else value
+        with case.allows(GenotypeError):
+            assert isinstance(as_genotype(given), Genotype)
+
+    fuzz(attempt)
+
+
+def test_genotype_network(fuzz: Fuzz) -> None:
+    """What is taken for a genotype makes a network, at whatever small size."""
+
+    def attempt(case: Case) -> None:
+        data = spoil_value(genotype_of(case).to_dict(), case, _WORDS)
+        numbers = spoil_settings({"num_cells": 1, "num_filters": 4, "stem_channels": 4, "num_classes": 3}, case, (2, 8))
+        with case.allows(GenotypeError, ValueError):
+            # Numbers that are right but large would only take long.
+            small = {k: v for k, v in numbers.items() if not (isinstance(v, int) and abs(v) > 64)}
+            NASNet(Genotype.from_dict(data), **small, device="meta")
+
+    fuzz(attempt, share=0.2)
