@@ -20,7 +20,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from nasnet_det.training.cifar10 import CLASSES, MEAN, STD, Cifar10, DataError, Images, load_cifar10
+from nasnet_det.plain_values import listed, shown
+from nasnet_det.training.cifar10 import CLASSES, MEAN, SIDE, STD, Cifar10, DataError, Images, load_cifar10
 
 Whitening = Literal["channel", "image"]
 _VALIDATION_BATCH = 500
@@ -50,14 +51,15 @@ class CifarAugmentation:
             DataError: for a setting that does not exist or cannot be.
         """
         known = [field.name for field in fields(cls)]
-        if unknown := sorted(set(data) - set(known)):
-            raise DataError(f"augmentation has no setting {', '.join(unknown)}; known: {', '.join(known)}")
+        if unknown := sorted(str(key) for key in data if key not in known):
+            raise DataError(f"augmentation has no setting {listed(unknown)}; known: {', '.join(known)}")
         augmentation = cls(**data)
         for name in ("pad", "cutout"):
-            if type(value := getattr(augmentation, name)) not in (int, float) or value < 0 or value != int(value):
-                raise DataError(f"augmentation.{name} is a whole number of pixels, not {value!r}")
+            value = getattr(augmentation, name)
+            if type(value) not in (int, float) or not 0 <= value <= SIDE or value != int(value):
+                raise DataError(f"augmentation.{name} is a whole number of pixels, 0 to {SIDE}, not {shown(value)}")
         if augmentation.whitening not in get_args(Whitening):
-            raise DataError(f"augmentation.whitening is channel or image, not {augmentation.whitening!r}")
+            raise DataError(f"augmentation.whitening is channel or image, not {shown(augmentation.whitening)}")
         return cls(int(augmentation.pad), bool(augmentation.flip), int(augmentation.cutout), augmentation.whitening)
 
 

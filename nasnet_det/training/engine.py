@@ -11,6 +11,7 @@ import random
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
+from inspect import signature
 from typing import Any, Protocol
 
 import numpy as np
@@ -24,8 +25,9 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from torch.optim.swa_utils import get_ema_multi_avg_fn
 
 from nasnet_det.drop_path import ScheduledDropPath, set_drop_path_progress
+from nasnet_det.plain_values import shown
 from nasnet_det.training.execution import Execution, capture
-from nasnet_det.training.recipe import Recipe
+from nasnet_det.training.recipe import Recipe, RecipeError
 from nasnet_det.training.world import World
 
 
@@ -70,6 +72,9 @@ class Trainer:
         num_classes: classes of the labels.
         execution: where and how.
         world: the processes that share the training.
+
+    Raises:
+        RecipeError: for an optimizer or a mix that cannot be made.
     """
 
     def __init__(
@@ -89,14 +94,7 @@ class Trainer:
         for module in self.model.modules():
             if recipe.bn_momentum and isinstance(module, _BatchNorm):
                 module.momentum = recipe.bn_momentum
-        self.optimizer = create_optimizer_v2(
-            self.model,
-            opt=recipe.optimizer,
-            lr=recipe.learning_rate,
-            weight_decay=recipe.weight_decay,
-            filter_bias_and_bn=True,
-            **recipe.optimizer_options,
-        )
+        self.optimizer = _optimizer(self.model, recipe)
         self.average = copy.deepcopy(self.model).eval() if recipe.ema_decay else None
         # Lists made once: a network of many small modules is slow to walk at every step.
         self._parameters = list(self.model.parameters())
@@ -157,12 +155,19 @@ class Trainer:
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Take up a state of the same network and recipe."""
+        """Take up a state of the same network and recipe.
+
+        Raises:
+            ValueError, TypeError, LookupError, RuntimeError, AttributeError: if it is of another, or damaged.
+        """
+        step = state["step"]
+        if type(step) is not int or not 0 <= step <= self.total_steps:
+            raise ValueError(f"its step is {shown(step)}, of {self.total_steps}")
         self.model.load_state_dict(state["model"])
-        self.optimizer.load_state_dict(state["optimizer"])
+        _load_optimizer(self.optimizer, state["optimizer"])
         if self.average is not None:
             self.average.load_state_dict(state["average"])
-        self.step_number = state["step"]
+        self.step_number = step
 
     def _loss(self, outputs: Tensor | tuple[Tensor, Tensor], targets: Tensor) -> Tensor:
         logits, *auxiliary = outputs if isinstance(outputs, tuple) else (outputs,)
@@ -243,4 +248,50 @@ def _floats(model: nn.Module | None) -> list[Tensor]:
 def _mixup(recipe: Recipe, num_classes: int) -> Any:
     if not recipe.mix:
         return None
-    return Mixup(**recipe.mix, label_smoothing=recipe.label_smoothing, num_classes=num_classes)
+    with _made("mix", recipe.mix):
+        known = signature(Mixup).parameters
+        for key, value in recipe.mix.items():
+            default = known[key].default if key in known else None
+            if isinstance(default, float) and type(value) not in (int, float):  # Mixup itself notices in a step
+                raise TypeError(f"{key} is a number, not {shown(value)}")
+        return Mixup(**recipe.mix, label_smoothing=recipe.label_smoothing, num_classes=num_classes)
+
+
+def _optimizer(model: nn.Module, recipe: Recipe) -> torch.optim.Optimizer:
+    with _made(f"optimizer {shown(recipe.optimizer)}", recipe.optimizer_options):
+        return create_optimizer_v2(
+            model,
+            opt=recipe.optimizer,
+            lr=recipe.learning_rate,
+            weight_decay=recipe.weight_decay,
+            filter_bias_and_bn=True,
+            **recipe.optimizer_options,
+        )
+
+
+@contextmanager
+def _made(what: str, options: Mapping[str, Any]) -> Iterator[None]:
+    """What timm and PyTorch raise for their arguments, as an error of the recipe."""
+    try:
+        yield
+    except (AssertionError, AttributeError, LookupError, RuntimeError, TypeError, ValueError) as error:
+        reason = " ".join(str(error).split())[:300]
+        raise RecipeError(f"{what} cannot be made with {shown(dict(options))}: {reason}") from None
+
+
+def _load_optimizer(optimizer: torch.optim.Optimizer, state: Mapping[str, Any]) -> None:
+    """Load an optimizer's state and see that it is one of this optimizer's: PyTorch would notice at the next step."""
+    kinds = [{key: _kind(value) for key, value in group.items()} for group in optimizer.param_groups]
+    optimizer.load_state_dict(dict(state))
+    if kinds != [{key: _kind(value) for key, value in group.items()} for group in optimizer.param_groups]:
+        raise ValueError("its optimizer has other settings")
+    for parameter, values in optimizer.state.items():
+        for name, value in values.items():
+            other = torch.is_tensor(value) and value.ndim == parameter.ndim and value.shape != parameter.shape
+            if other or not (value is None or torch.is_tensor(value) or (name == "step" and type(value) is int)):
+                raise ValueError(f"its optimizer's {shown(name)} does not fit")
+
+
+def _kind(value: Any) -> type:
+    """The type of a setting, whole numbers counted among the others."""
+    return float if type(value) is int else type(value)

@@ -6,7 +6,6 @@ pretrained=True)`` builds it from what is in it, a found genotype included.
 
 from __future__ import annotations
 
-import json
 import shutil
 import tempfile
 from collections.abc import Mapping, Sequence
@@ -23,6 +22,7 @@ from torch import nn
 import nasnet_det.timm_models  # noqa: F401 - registers the family
 from nasnet_det.family import FAMILY
 from nasnet_det.genotypes import Genotype
+from nasnet_det.plain_values import from_json, shown
 from nasnet_det.training.cifar10 import MEAN, STD
 
 LOCAL = "local-dir:"
@@ -56,7 +56,7 @@ class ModelChoice:
         """
         if name.startswith(LOCAL):
             config = read_config(Path(name.removeprefix(LOCAL)))
-            saved = {**config.get("model_args", {}), "num_classes": config.get("num_classes", 1000)}
+            saved = {**config["model_args"], "num_classes": config.get("num_classes", 1000)}
             return cls(config["architecture"], {**saved, **arguments}, name.removeprefix(LOCAL))
         if not timm.is_model(name):
             raise ModelError(f"no model {name!r} in timm or here; the family's names begin with nasnet, amoebanet, ...")
@@ -87,8 +87,9 @@ class ModelChoice:
         given = {**self.arguments, **arguments}
         try:
             return timm.create_model(self.architecture, **given)
-        except (TypeError, ValueError) as error:
-            raise ModelError(f"{self.architecture} cannot be built: {error}") from None
+        except (ArithmeticError, AttributeError, LookupError, RuntimeError, TypeError, ValueError) as error:
+            reason = " ".join(str(error).split())[:400]
+            raise ModelError(f"{shown(self.architecture)[1:-1]} cannot be built: {reason}") from None
 
     def build_for_training(
         self, num_classes: int, image_size: int, drop_rate: float, drop_path_rate: float, auxiliary: bool
@@ -103,7 +104,7 @@ class ModelChoice:
     def data_config(self) -> dict[str, Any]:
         """timm's description of the model's input: that of the saved model, or of the registered one."""
         if self.folder is not None:
-            return read_config(Path(self.folder)).get("pretrained_cfg", {})
+            return read_config(Path(self.folder))["pretrained_cfg"]
         config = timm.get_pretrained_cfg(self.architecture)
         return config.to_dict() if config is not None else {}
 
@@ -134,13 +135,16 @@ def read_config(folder: Path) -> dict[str, Any]:
     """
     path = folder / "config.json"
     try:
-        config = json.loads(path.read_text(encoding="utf-8"))
+        config = from_json(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise ModelError(f"{folder} is no saved model: it has no config.json") from None
     except (OSError, ValueError) as error:
         raise ModelError(f"{path} cannot be read ({error})") from None
     if not isinstance(config, dict) or not isinstance(config.get("architecture"), str):
         raise ModelError(f"{path} names no architecture: it is no timm model")
+    for key in ("model_args", "pretrained_cfg"):
+        if not isinstance(config.setdefault(key, {}), dict):
+            raise ModelError(f"{path}: {key} is {shown(config[key])}, expected names and values")
     return config
 
 

@@ -12,7 +12,7 @@ from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any, Literal, get_args, get_type_hints
 
-import yaml
+from nasnet_det.plain_values import from_yaml, listed, shown
 
 FOLDER = Path(__file__).parent / "recipes"
 
@@ -97,7 +97,7 @@ class Recipe:
             raise RecipeError(f"{origin}: a recipe is a mapping of settings, not {type(data).__name__}")
         known = {f.name for f in fields(cls)}
         if unknown := sorted(str(key) for key in data if key not in known):
-            raise RecipeError(f"{origin}: unknown settings {', '.join(unknown)}; known: {', '.join(sorted(known))}")
+            raise RecipeError(f"{origin}: unknown settings {listed(unknown)}; known: {', '.join(sorted(known))}")
         if missing := [key for key in ("name", "data", "epochs", "batch_size", "learning_rate") if key not in data]:
             raise RecipeError(f"{origin}: lacks {', '.join(missing)}")
         try:
@@ -115,7 +115,7 @@ class Recipe:
         for assignment in assignments:
             path, equals, text = assignment.partition("=")
             if not equals:
-                raise RecipeError(f"a setting is given as key=value, not {assignment!r}")
+                raise RecipeError(f"a setting is given as key=value, not {shown(assignment)}")
             outer, _, inner = path.strip().partition(".")
             value = _yaml(text, assignment)
             if inner and isinstance(settings.get(outer), Mapping):
@@ -160,24 +160,31 @@ def load_recipe(name: str | Path) -> Recipe:
         RecipeError: if there is none, or it cannot be followed.
     """
     path = FOLDER / f"{name}.yaml"
-    if not path.is_file():
+    if not _is_file(path):
         path = Path(name)
-        if not path.is_file():
+        if not _is_file(path):
             raise RecipeError(f"{name} is neither a file nor a recipe: {', '.join(recipe_names())}")
     try:
         data = _yaml(path.read_text(encoding="utf-8"), str(path))
-    except (OSError, UnicodeDecodeError) as error:
+    except (OSError, ValueError) as error:
         raise RecipeError(f"{path} cannot be read ({error})") from None
     if isinstance(data, dict):
         data.setdefault("name", path.stem)
     return Recipe.from_dict(data, str(path))
 
 
+def _is_file(path: Path) -> bool:
+    try:
+        return path.is_file()
+    except (OSError, ValueError):  # no path can be written so, or be that long
+        return False
+
+
 def _yaml(text: str, origin: str) -> Any:
     try:
-        return yaml.safe_load(text)
-    except yaml.YAMLError as error:
-        raise RecipeError(f"{origin}: not YAML ({' '.join(str(error).split())})") from None
+        return from_yaml(text)
+    except ValueError as error:
+        raise RecipeError(f"{shown(origin)[1:-1]}: not YAML ({str(error)[:_LONGEST]})") from None
 
 
 def _number(value: Any) -> Any:
@@ -192,6 +199,8 @@ def _number(value: Any) -> Any:
     return value
 
 
+#: Of a number, and of a message of the YAML reader.
+_LARGEST, _LONGEST = 1e18, 300
 _LEAST = {"epochs": 1, "batch_size": 1, "decay_epochs": 1e-9}
 _BELOW_ONE = ("label_smoothing", "drop_rate", "drop_path_rate", "ema_decay")
 
@@ -202,18 +211,18 @@ def _check(recipe: Recipe) -> None:
         value = getattr(recipe, name)
         choices = get_args(hint) if getattr(hint, "__origin__", None) is Literal else ()
         if choices and value not in choices:
-            raise RecipeError(f"{name} is one of {', '.join(choices)}, not {value!r}")
+            raise RecipeError(f"{name} is one of {', '.join(choices)}, not {shown(value)}")
         if hint is str and not isinstance(value, str):
-            raise RecipeError(f"{name} is text, not {value!r}")
+            raise RecipeError(f"{name} is text, not {shown(value)}")
         if "Mapping" in str(hint) and not isinstance(value, Mapping):
-            raise RecipeError(f"{name} is a mapping of settings, not {value!r}")
+            raise RecipeError(f"{name} is a mapping of settings, not {shown(value)}")
         if hint in (int, float):
             _check_number(name, value, hint)
 
 
 def _check_number(name: str, value: Any, kind: type) -> None:
-    if type(value) not in (int, kind) or not math.isfinite(value):
-        raise RecipeError(f"{name} is a {'whole ' if kind is int else ''}number, not {value!r}")
+    if type(value) not in (int, kind) or not abs(value) <= _LARGEST:
+        raise RecipeError(f"{name} is a {'whole ' if kind is int else ''}number, not {shown(value)}")
     if value < _LEAST.get(name, 0):
         raise RecipeError(f"{name} is at least {_LEAST.get(name, 0):g}, not {value}")
     if name in _BELOW_ONE and value >= 1:

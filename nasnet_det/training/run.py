@@ -48,6 +48,17 @@ class EpochReport:
         return asdict(self)
 
     @classmethod
+    def from_dict(cls, data: Mapping[str, Any]) -> EpochReport:
+        """Read what :meth:`to_dict` gave.
+
+        Raises:
+            TypeError: if a field is missing, unknown or no number.
+        """
+        if wrong := [name for name, value in data.items() if type(value) not in (int, float)]:
+            raise TypeError(f"in a report {wrong[0]} is no number")
+        return cls(**data)
+
+    @classmethod
     def columns(cls) -> list[str]:
         """The fields' names."""
         return [field.name for field in fields(cls)]
@@ -67,6 +78,10 @@ class Keeper(Protocol):
     def log(self, history: list[EpochReport]) -> None:
         """Write down the epochs so far, the last of them new."""
         ...
+
+
+class RunError(ValueError):
+    """A run's folder or checkpoint that cannot be used: says why, and what to do."""
 
 
 class Stopped(RuntimeError):
@@ -117,6 +132,7 @@ def fit(
         The reports of all epochs, those before the resumption included.
 
     Raises:
+        RunError: if the keeper's state is damaged, or of another run.
         Diverged: if the loss is no longer finite; the keeper's last state is from before.
         Stopped: if ``should_stop`` said so; the keeper's state is that of the last step.
     """
@@ -147,13 +163,23 @@ class _Loop:
         self.trainer, self.data, self.seed, self.keeper = trainer, data, seed, keeper
         self.tick, self.should_stop, self.save_every_seconds = tick, should_stop, save_every_seconds
         self.saved = time.monotonic()
-        self.loss, self.history = self._no_loss(), []
+        self.loss, self.history = self._no_loss(), list[EpochReport]()
         state = keeper.load() if keeper is not None else None
         if state is not None:
-            trainer.load_state_dict(state)
-            self.loss.loss += state["partial"]["loss"]
-            self.loss.steps = state["partial"]["steps"]
-            self.history = [EpochReport(**row) for row in state["history"]]
+            self._take_up(state)
+
+    def _take_up(self, state: Any) -> None:
+        try:
+            self.trainer.load_state_dict(state)
+            self.loss.loss += float(state["partial"]["loss"])
+            self.loss.steps = int(state["partial"]["steps"])
+            self.history = [EpochReport.from_dict(row) for row in state["history"]]
+        except (ArithmeticError, AttributeError, LookupError, RuntimeError, TypeError, ValueError) as error:
+            reason = " ".join(str(error).split())[:300]
+            place = getattr(self.keeper, "checkpoint", "the last checkpoint")
+            raise RunError(
+                f"{place} is damaged, or of another run ({reason}); remove it to start anew, or choose another folder"
+            ) from error
 
     def epoch(self) -> EpochReport:
         """Train what is left of the epoch under way, measure, and keep."""

@@ -14,14 +14,11 @@ from typing import Any
 import torch
 
 from nasnet_det.files import replacing, write_text
-from nasnet_det.training.run import EpochReport
+from nasnet_det.plain_values import from_json
+from nasnet_det.training.run import EpochReport, RunError
 
 FORMAT = "nasnet_det.training_run"
 _SCALARS = ("learning_rate", "train_loss", "validation_loss", "top1", "top5", "images_per_second")
-
-
-class RunError(ValueError):
-    """A run's folder that cannot be used: says why, and what to do."""
 
 
 class RunFolder:
@@ -109,7 +106,7 @@ class RunFolder:
 
     def _compare(self, described: Path) -> None:
         try:
-            found = json.loads(described.read_text(encoding="utf-8"))
+            found = from_json(described.read_text(encoding="utf-8"))
         except (OSError, ValueError) as error:
             raise RunError(f"{described} cannot be read ({error})") from None
         if not isinstance(found, dict) or found.pop("format", None) != FORMAT:

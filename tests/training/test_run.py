@@ -198,3 +198,18 @@ def test_epochs_fitted_to_a_time(data: CifarBatches, undisturbed: Path, tmp_path
     assert long > short == 1
     # A run already begun keeps its number, or it could not be taken up.
     assert _session(undisturbed).epochs_in(1000.0, data).epochs == 2
+
+
+def test_a_checkpoint_of_another_run_is_named(data: CifarBatches, tmp_path: Path) -> None:
+    class Other:
+        checkpoint = tmp_path / "checkpoint.pt"
+
+        def __init__(self, state: Any) -> None:
+            self.state = state
+
+        def load(self) -> Any:
+            return self.state
+
+    for state in ({}, {"step": -1}, {"step": 0, "model": {}}, [], {"step": 10**9}):
+        with pytest.raises(RunError, match=r"checkpoint\.pt is damaged, or of another run"):
+            fit(_session(tmp_path).trainer(data), data, 0, Other(state))
