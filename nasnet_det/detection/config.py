@@ -12,6 +12,10 @@ import yaml
 from detectron2.config import CfgNode, get_cfg
 
 from nasnet_det.detection import add_nasnet_config
+from nasnet_det.plain_values import check_extent
+
+#: Of another library's message, which may repeat a whole file.
+_LONGEST = 600
 
 
 class ConfigError(ValueError):
@@ -56,14 +60,24 @@ def read_config(path: str | Path, opts: Sequence[Any] = ()) -> CfgNode:
     add_nasnet_config(cfg)
     file = find_config(path)
     try:
+        check_extent(cfg.load_yaml_with_base(str(file)))  # before anything copies what aliases stand for
         cfg.merge_from_file(str(file), allow_unsafe=False)
         cfg.merge_from_list(list(opts))
     except FileNotFoundError as error:
         raise ConfigError(f"config {path}: there is no file {error.filename}") from None
-    except (AssertionError, KeyError, AttributeError, TypeError, ValueError, yaml.YAMLError) as error:
-        reason = str(error.args[0] if error.args else error).strip()
-        raise ConfigError(f"config {path}: {reason}{_suggestion(cfg, reason)}") from None
+    except (RecursionError, MemoryError, SyntaxError):  # as Python's own parser says of a value
+        raise ConfigError(f"config {path}: it, or an option, is nested too deeply, or is its own _BASE_") from None
+    except (AssertionError, LookupError, ArithmeticError, AttributeError, TypeError, ValueError, OSError) as error:
+        raise _refused(cfg, path, error) from None
+    except yaml.YAMLError as error:
+        raise _refused(cfg, path, error) from None
     return cfg
+
+
+def _refused(cfg: CfgNode, path: str | Path, error: Exception) -> ConfigError:
+    whole = isinstance(error, (OSError, yaml.YAMLError)) or not error.args
+    reason = " ".join(str(error if whole else error.args[0]).split())
+    return ConfigError(f"config {path}: {reason[:_LONGEST]}{_suggestion(cfg, reason)}")
 
 
 def _suggestion(cfg: CfgNode, reason: str) -> str:

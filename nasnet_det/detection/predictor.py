@@ -10,12 +10,12 @@ import numpy as np
 import torch
 from detectron2.config import CfgNode
 from detectron2.data import MetadataCatalog, transforms
-from detectron2.modeling import build_model
 from detectron2.structures import Instances
 from PIL import Image, ImageOps
 
 from nasnet_det.detection.config import read_config
 from nasnet_det.detection.fused import for_inference
+from nasnet_det.detection.rcnn import build_detector
 from nasnet_det.detection.trainer import Checkpointer
 
 #: What is taken for an image in a folder.
@@ -56,7 +56,8 @@ class Predictor:
 
     Raises:
         FileNotFoundError: if the config names no checkpoint, or one that is not there.
-        ValueError: if the checkpoint cannot be read.
+        ConfigError: if the config describes no detector.
+        CheckpointError: if the checkpoint cannot be read.
     """
 
     def __init__(self, cfg: CfgNode) -> None:
@@ -67,7 +68,7 @@ class Predictor:
             raise FileNotFoundError(f"there is no checkpoint {weights}")
         self.format = cfg.INPUT.FORMAT
         self.categories = categories_of(cfg.DATASETS.TEST[0]) if cfg.DATASETS.TEST else []
-        self.model = build_model(cfg).eval()
+        self.model = build_detector(cfg).eval()
         Checkpointer(self.model).load(weights)
         self.model = for_inference(self.model, cfg)
         self.resize = transforms.ResizeShortestEdge(cfg.INPUT.MIN_SIZE_TEST, cfg.INPUT.MAX_SIZE_TEST)

@@ -6,6 +6,8 @@ import re
 from collections.abc import Iterator
 from typing import Any
 
+from nasnet_det.plain_values import shown
+
 _TOKEN = re.compile(r"""\s*(?:\#[^\n]*|("(?:\\.|[^"\\])*"|'(?:\\.|[^'\\])*')|([-+.\w/]+)|([{}<>\[\]:,;]))""")
 
 
@@ -43,14 +45,14 @@ class Message:
         if isinstance(default, float) and type(value) is int:
             value = float(value)
         if type(value) is not type(default):
-            raise PipelineConfigError(f"{self.path}{name}: expected {type(default).__name__}, not {value!r}")
+            raise PipelineConfigError(f"{self.path[:200]}{name}: expected {type(default).__name__}, not {shown(value)}")
         return value
 
     def message(self, name: str) -> Message:
         """A field that is a message; an empty one if it is missing."""
         values = self.values(name)
         if values and not isinstance(values[-1], Message):
-            raise PipelineConfigError(f"{self.path}{name}: expected a message in braces, not {values[-1]!r}")
+            raise PipelineConfigError(f"{self.path[:200]}{name}: expected a message in braces, not {shown(values[-1])}")
         return values[-1] if values else Message({}, f"{self.path}{name}.")
 
     def demand(self, name: str, default: Any, supported: Any) -> None:
@@ -61,7 +63,7 @@ class Message:
         """
         value = self.value(name, default)
         if value != supported:
-            raise PipelineConfigError(f"{self.path}{name} is {value!r}; only {supported!r} is supported")
+            raise PipelineConfigError(f"{self.path[:200]}{name} is {shown(value)}; only {supported!r} is supported")
 
     def ignore(self, *names: str) -> None:
         """Fields that change nothing here."""
@@ -83,9 +85,12 @@ def parse(text: str) -> Message:
         PipelineConfigError: if it is broken, with the line.
     """
     tokens = list(_tokens(text))
-    message, end = _message(tokens, 0, "", "")
+    try:
+        message, end = _message(tokens, 0, "", "")
+    except RecursionError:
+        raise PipelineConfigError("its messages are nested too deeply") from None
     if end < len(tokens):
-        raise PipelineConfigError(f"line {tokens[end][1]}: {tokens[end][0]!r} closes nothing")
+        raise PipelineConfigError(f"line {tokens[end][1]}: {shown(tokens[end][0])} closes nothing")
     return message
 
 
@@ -116,20 +121,22 @@ def _message(tokens: list[tuple[str, int]], at: int, closing: str, path: str) ->
         if not re.fullmatch(r"[A-Za-z_]\w*", name):
             if name in "}>":
                 break
-            raise PipelineConfigError(f"line {line}: expected a field's name, not {name!r}")
+            raise PipelineConfigError(f"line {line}: expected a field's name, not {shown(name)}")
         at += 1
         if at < len(tokens) and tokens[at][0] == ":":
             at += 1
         values, at = _values(tokens, at, name, path)
         fields.setdefault(name, []).extend(values)
     if closing and (at >= len(tokens) or tokens[at][0] != closing):
-        raise PipelineConfigError(f"the file ends inside {path.rstrip('.') or 'a message'}: {closing!r} is missing")
+        raise PipelineConfigError(
+            f"the file ends inside {path[:200].rstrip('.') or 'a message'}: {closing!r} is missing"
+        )
     return Message(fields, path), at + bool(closing)
 
 
 def _values(tokens: list[tuple[str, int]], at: int, name: str, path: str) -> tuple[list[Any], int]:
     if at >= len(tokens):
-        raise PipelineConfigError(f"the file ends after {path}{name}")
+        raise PipelineConfigError(f"the file ends after {path[:200]}{shown(name)[1:-1]}")
     token, line = tokens[at]
     if token in "{<":
         value, at = _message(tokens, at + 1, "}" if token == "{" else ">", f"{path}{name}.")
@@ -145,7 +152,7 @@ def _values(tokens: list[tuple[str, int]], at: int, name: str, path: str) -> tup
         found, at = _values(tokens, at, name, path)
         values += found
     if at >= len(tokens):
-        raise PipelineConfigError(f"the file ends inside the list {path}{name}")
+        raise PipelineConfigError(f"the file ends inside the list {path[:200]}{shown(name)[1:-1]}")
     return values, at + 1
 
 
@@ -160,5 +167,5 @@ def _scalar(token: str, line: int) -> Any:
         except ValueError:
             continue
     if not re.fullmatch(r"[A-Za-z_]\w*", token):
-        raise PipelineConfigError(f"line {line}: {token!r} is no value")
+        raise PipelineConfigError(f"line {line}: {shown(token)} is no value")
     return token

@@ -6,14 +6,18 @@ from typing import Any
 
 import torch
 from detectron2.config import CfgNode, configurable
-from detectron2.modeling import META_ARCH_REGISTRY, GeneralizedRCNN
+from detectron2.modeling import META_ARCH_REGISTRY, GeneralizedRCNN, build_model
 from detectron2.modeling.postprocessing import detector_postprocess
 from detectron2.structures import Instances
+from torch import nn
 
 from nasnet_det.detection import split
+from nasnet_det.detection.config import ConfigError
 from nasnet_det.detection.crops import resize_bilinear
 from nasnet_det.detection.roi_heads import NASNetROIHeads
 from nasnet_det.detection.rpn import NASNetRPN
+from nasnet_det.genotypes import GenotypeError
+from nasnet_det.weights import WeightsError
 
 del split  # imported for what it registers
 
@@ -81,3 +85,19 @@ class NASNetRCNN(GeneralizedRCNN):
         """Normalize, pad and batch; on the model's device."""
         with torch.no_grad():
             return super().preprocess_image(batched_inputs)
+
+
+def build_detector(cfg: CfgNode) -> nn.Module:
+    """The model that a config describes; its weights are newly drawn, but for those of ``MODEL.NASNET.PRETRAINED``.
+
+    Raises:
+        ConfigError: if it describes none: detectron2's parts check their numbers late, or not at all.
+        GenotypeError, WeightsError: see :func:`nasnet_det.detection.backbone.build_network`.
+    """
+    try:
+        return build_model(cfg)
+    except (ConfigError, GenotypeError, WeightsError):
+        raise
+    except (AssertionError, ArithmeticError, AttributeError, LookupError, RuntimeError, TypeError, ValueError) as error:
+        reason = " ".join(str(error).split())[:300]
+        raise ConfigError(f"the config describes no detector ({type(error).__name__}: {reason})") from error

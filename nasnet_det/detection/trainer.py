@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import pickle
 import weakref
 from pathlib import Path
 from typing import Any
@@ -15,9 +14,11 @@ from detectron2.evaluation import DatasetEvaluator
 from detectron2.utils import comm
 from torch import nn
 
+from nasnet_det.detection.checkpoint_files import MALFORMED, read_checkpoint_file, refused
 from nasnet_det.detection.evaluator import CocoEvaluator
 from nasnet_det.detection.fused import for_inference
 from nasnet_det.detection.identity import CheckpointError
+from nasnet_det.detection.rcnn import build_detector
 from nasnet_det.detection.training_data import build_test_loader, build_train_loader, step_seed
 from nasnet_det.files import replacing
 
@@ -44,20 +45,38 @@ class Checkpointer(DetectionCheckpointer):
         Raises:
             CheckpointError: if it is missing, damaged, or of another network.
         """
-        if path and "://" not in path and not Path(path).is_file():
+        if path and "://" not in path and not _is_file(path):
             raise CheckpointError(f"there is no checkpoint {path}: give one as MODEL.WEIGHTS, or '' to start without")
-        return super().load(path, *args, **kwargs)
-
-    def _torch_load(self, file: str) -> Any:
-        """Read a checkpoint of tensors and plain values; nothing in it is executed."""
         try:
-            return torch.load(file, map_location="cpu", weights_only=True)
-        except (RuntimeError, EOFError, pickle.UnpicklingError) as error:
-            reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-            raise CheckpointError(
-                f"{file} is not a checkpoint that can be read ({reason}): give one that training saved or "
-                "nasnet-det convert-detector wrote"
-            ) from error
+            return super().load(path, *args, **kwargs)
+        except CheckpointError as error:
+            raise error if path in str(error) else CheckpointError(f"{path}: {error}") from None
+        except MALFORMED as error:
+            raise refused(path, error) from error
+        finally:
+            self._parsed_url_during_load = None  # which detectron2 forgets after an error
+
+    def get_checkpoint_file(self) -> str:
+        """The last checkpoint of a run.
+
+        Raises:
+            CheckpointError: if the file that names it is damaged.
+        """
+        try:
+            return super().get_checkpoint_file()
+        except ValueError as error:
+            raise refused(str(Path(self.save_dir) / "last_checkpoint"), error) from None
+
+    def _load_file(self, filename: str) -> dict[str, Any]:
+        """A checkpoint in detectron2's form; nothing in the file is executed."""
+        return read_checkpoint_file(filename)
+
+
+def _is_file(path: str) -> bool:
+    try:
+        return Path(path).is_file()
+    except (OSError, ValueError):  # no path can be written so, or be that long
+        return False
 
 
 class Trainer(DefaultTrainer):
@@ -76,6 +95,11 @@ class Trainer(DefaultTrainer):
         """Go on from the last checkpoint of ``OUTPUT_DIR``, or load ``MODEL.WEIGHTS`` and begin."""
         super().resume_or_load(resume)
         self._trainer.data_loader.batch_sampler.resume(self.seed, self.start_iter)
+
+    @classmethod
+    def build_model(cls, cfg: CfgNode) -> nn.Module:
+        """See :func:`nasnet_det.detection.rcnn.build_detector`."""
+        return build_detector(cfg)
 
     def run_step(self) -> None:
         """One step, its random numbers (drop path, sampling of anchors and proposals) drawn from its own seed."""

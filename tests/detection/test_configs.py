@@ -18,6 +18,8 @@ from detectron2.utils.events import EventStorage
 
 from nasnet_det.detection import add_nasnet_config, setup_environment
 from nasnet_det.detection.config import ConfigError, read_config
+from nasnet_det.detection.predictor import load_config
+from nasnet_det.detection.rcnn import build_detector
 from nasnet_det.published_cells import PUBLISHED
 from tests.detection.conftest import CONFIGS
 
@@ -163,3 +165,25 @@ def test_the_environment_hook_gives_every_config_the_keys() -> None:
     finally:
         if not had:
             del _C.MODEL["NASNET"]
+
+
+def test_a_config_runs_no_code_and_ends(tmp_path: Path) -> None:
+    file = tmp_path / "config.yaml"
+    laughs = "\n".join(["a0: &a0 {x: 1}", *(f"a{i}: &a{i} {{x: *a{i - 1}, y: *a{i - 1}}}" for i in range(1, 40))])
+    for text, words in (
+        (f"X: !!python/object/apply:os.mkdir ['{tmp_path}/ran']", "could not determine a constructor"),
+        ("_BASE_: config.yaml", "its own _BASE_"),
+        (laughs, "aliases stand for more"),
+        ("- 1", "config"),
+        ("", "config"),
+    ):
+        file.write_text(text)
+        for read in (read_config, load_config):
+            with pytest.raises(ConfigError, match=words):
+                read(file)
+    assert not (tmp_path / "ran").exists()
+
+
+def test_numbers_that_make_no_detector_are_an_error_of_the_config(small_config: Any) -> None:
+    with pytest.raises(ConfigError, match="describes no detector"):
+        build_detector(small_config("fpn_mobile.yaml", MODEL__FPN__OUT_CHANNELS=-1))

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import pickle
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 
@@ -102,3 +104,29 @@ def test_a_checkpoint_runs_no_code(tmp_path: Path) -> None:
     with pytest.raises(CheckpointError, match=r"evil\.pth"):
         Checkpointer(torch.nn.Linear(2, 2)).load(str(tmp_path / "evil.pth"))
     assert not (tmp_path / "ran").exists()
+
+
+def test_a_pickle_is_read_as_data(tmp_path: Path) -> None:
+    class Evil:
+        def __reduce__(self) -> tuple[Any, ...]:
+            return (Path.touch, (tmp_path / "ran",))
+
+    model = torch.nn.Linear(2, 2)
+    path = tmp_path / "zoo.pkl"
+    for content in (Evil(), {"model": {"weight": Evil()}, "__author__": "x"}):
+        path.write_bytes(pickle.dumps(content))
+        with pytest.raises(CheckpointError, match=r"zoo\.pkl .*nothing in it was executed"):
+            Checkpointer(model).load(str(path))
+    assert not (tmp_path / "ran").exists()
+
+    state = {"weight": np.full((2, 2), 3.0, np.float32), "bias": np.zeros(2, np.float32)}
+    for protocol in (2, 5):
+        path.write_bytes(pickle.dumps({"model": state, "__author__": "x"}, protocol=protocol))
+        Checkpointer(model).load(str(path))
+        assert torch.equal(model.weight.data, torch.full((2, 2), 3.0))
+
+
+def test_values_that_are_not_finite_are_refused(tmp_path: Path) -> None:
+    torch.save({"model": {"weight": torch.full((2, 2), float("nan"))}}, tmp_path / "diverged.pth")
+    with pytest.raises(CheckpointError, match=r"diverged\.pth: 'weight' holds values that are not finite"):
+        Checkpointer(torch.nn.Linear(2, 2)).load(str(tmp_path / "diverged.pth"))

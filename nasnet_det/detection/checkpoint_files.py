@@ -1,0 +1,99 @@
+"""Checkpoints of detectors as files: this project's and detectron2's ``.pth``, and the ``.pkl`` of detectron2's model
+zoo. They are data: nothing in them is executed, and what comes out are tensors of finite numbers."""
+
+from __future__ import annotations
+
+import codecs
+import pickle
+from collections import OrderedDict
+from pathlib import Path
+from typing import Any, ClassVar
+
+import numpy as np
+import torch
+from safetensors import SafetensorError
+from torch import Tensor
+
+from nasnet_det.detection.identity import CheckpointError
+from nasnet_det.plain_values import shown
+
+#: What the readers of a damaged or hostile file raise.
+MALFORMED = (
+    *(pickle.UnpicklingError, RuntimeError, EOFError, ValueError, TypeError, LookupError, AttributeError),
+    *(AssertionError, ImportError, OSError, ArithmeticError, MemoryError, SafetensorError),
+)
+
+
+def read_checkpoint_file(file: str) -> dict[str, Any]:
+    """A checkpoint in detectron2's form: ``model``, a state dict, and what else was saved.
+
+    Raises:
+        CheckpointError: if it is damaged, wants code to be run, or holds other things than tensors as its weights.
+    """
+    try:
+        data = _plain_pickle(file) if file.endswith(".pkl") else torch.load(file, map_location="cpu", weights_only=True)
+    except MALFORMED as error:
+        raise refused(file, error) from error
+    if not isinstance(data, dict):
+        raise CheckpointError(f"{file} holds no checkpoint but a {type(data).__name__}")
+    if "model" in data and ("__author__" in data or not file.endswith((".pkl", ".pyth"))):
+        loaded = data
+    elif not file.endswith((".pkl", ".pyth")):
+        loaded = {"model": data}
+    else:  # Caffe2's and pycls's, whose names detectron2 then matches
+        state = data.get("model_state", data.get("blobs", data))
+        author = "pycls" if file.endswith(".pyth") else "Caffe2"
+        loaded = {"model": state, "__author__": author, "matching_heuristics": True}
+    return {**loaded, "model": _tensors(loaded["model"], file)}
+
+
+def refused(file: str, error: BaseException) -> CheckpointError:
+    """What to say of a file that makes its reader fail."""
+    reason = (str(error).strip().splitlines() or [type(error).__name__])[0][:300]
+    return CheckpointError(
+        f"{file} is not a checkpoint that can be read ({reason}): give one that training saved or "
+        "nasnet-det convert-detector wrote"
+    )
+
+
+class _PlainUnpickler(pickle.Unpickler):
+    """Makes numpy arrays, and what needs no import: numbers, texts, lists, dictionaries."""
+
+    _allowed: ClassVar[dict[tuple[str, str], Any]] = {
+        **{(f"numpy.{core}.multiarray", "_reconstruct"): np.zeros(0).__reduce__()[0] for core in ("core", "_core")},
+        **{(f"numpy.{core}.multiarray", "scalar"): np.float32(0).__reduce__()[0] for core in ("core", "_core")},
+        **{(f"numpy.{core}.numeric", "_frombuffer"): np.zeros(1).__reduce_ex__(5)[0] for core in ("core", "_core")},
+        ("numpy", "ndarray"): np.ndarray,
+        ("numpy", "dtype"): np.dtype,
+        ("collections", "OrderedDict"): OrderedDict,
+        ("_codecs", "encode"): codecs.encode,  # bytes, as protocol 2 writes them
+    }
+
+    def find_class(self, module: str, name: str) -> Any:
+        if (module, name) in self._allowed:
+            return self._allowed[module, name]
+        raise pickle.UnpicklingError(f"it wants {module}.{name}, which no weights need; nothing in it was executed")
+
+
+def _plain_pickle(file: str) -> Any:
+    with Path(file).open("rb") as content:
+        return _PlainUnpickler(content, encoding="latin1").load()
+
+
+def _tensors(state: Any, file: str) -> dict[str, Tensor]:
+    """A state dict, its arrays made tensors; what detectron2 does not read left out."""
+    if not isinstance(state, dict):
+        raise CheckpointError(f"{file} holds no state dict but a {type(state).__name__}")
+    found = {}
+    for name, value in state.items():
+        if str(name).endswith(("_momentum", "num_batches_tracked")) and not torch.is_tensor(value):
+            continue
+        tensor = torch.from_numpy(value) if isinstance(value, np.ndarray) and value.dtype.kind in "fiub" else value
+        if not isinstance(name, str) or not torch.is_tensor(tensor) or tensor.layout != torch.strided or tensor.is_meta:
+            raise CheckpointError(f"{file}: {shown(name)} names no tensor of numbers")
+        if tensor.is_complex() or tensor.untyped_storage().nbytes() < tensor.nbytes:
+            raise CheckpointError(f"{file}: {shown(name)} is complex, or stands for more than the file holds")
+        if tensor.is_floating_point() and not torch.isfinite(tensor).all():
+            raise CheckpointError(f"{file}: {shown(name)} holds values that are not finite")
+        found[name] = tensor
+    return found
