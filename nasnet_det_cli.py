@@ -66,7 +66,10 @@ VERBS = {
 }
 TOOLS = {verb: tool for group in VERBS.values() for verb, tool in group.items()}
 
-_DETECTRON2 = "'nasnet-det[detection]' and then detectron2 itself, as README.md says"
+_DETECTRON2 = (
+    "'nasnet-det[detection]', then pip install --no-build-isolation "
+    "'git+https://github.com/facebookresearch/detectron2.git@a59f0563'"
+)
 #: What to give pip for a module that is not there.
 PIP = {
     "detectron2": _DETECTRON2,

@@ -16,7 +16,6 @@ from nasnet_det.search.controller import Adam, Controller
 from nasnet_det.search.guided import GaussianProcess, GuidedEvolution, GuidedSettings, normal_scores
 from nasnet_det.search.policy_gradient import ControllerSettings, PolicyGradient, policy_gradient
 from nasnet_det.search.registry import DEFAULT, NAMES, OPTUNA_SAMPLERS, STRATEGIES, make_strategy, settings_of
-from nasnet_det.search.schedule import read_state, write_state
 from nasnet_det.search.strategies import EvolutionSettings, RegularizedEvolution, Strategy, mutate
 
 SIZES = (2, 3, 5, 4)
@@ -44,6 +43,9 @@ def make(name: str, seed: int = 1) -> Strategy[Any]:
 
 @pytest.mark.parametrize("name", NAMES)
 def test_a_saved_state_goes_on_as_if_nothing_happened(name: str, tmp_path: Any) -> None:
+    pytest.importorskip("optuna")
+    from nasnet_det.search.schedule import read_state, write_state
+
     strategy = make(name)
     step(strategy, 47)
     write_state(tmp_path / "state", {"strategy": strategy.state_dict()})
