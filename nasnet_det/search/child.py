@@ -54,9 +54,6 @@ class ChildConfig:
         mode: ``eager``, ``compile`` or, on a CUDA device, ``graph``; see
             :class:`~nasnet_det.training.execution.Execution`.
         official_data: refuse data whose MD5 sums are not CIFAR-10's.
-
-    Raises:
-        ValueError: for a value of another kind or range.
     """
 
     data: str
@@ -77,13 +74,6 @@ class ChildConfig:
     channels_last: bool | None = None
     mode: Literal["eager", "compile", "graph"] = "eager"
     official_data: bool = True
-
-    def __post_init__(self) -> None:
-        for setting, hint in get_type_hints(type(self)).items():
-            value = getattr(self, setting)
-            if not _fits(setting, value, hint):
-                kind = _KINDS.get(hint) or ", ".join(map(str, get_args(hint)))
-                raise ValueError(f"child setting {setting} cannot be {shown(value)}; it is {kind}")
 
     @property
     def recipe(self) -> Recipe:
@@ -114,7 +104,7 @@ class ChildConfig:
         """Read what :meth:`to_dict` gave.
 
         Raises:
-            ValueError: for a setting that does not exist.
+            ValueError: for a setting that does not exist, or a value of another kind or range.
         """
         known = [field.name for field in fields(cls)]
         if unknown := [key for key in data if key not in known]:
@@ -122,7 +112,13 @@ class ChildConfig:
         rules = data.get("stop_rules", ())
         if isinstance(rules, list):
             rules = tuple(tuple(rule) if isinstance(rule, list) else rule for rule in rules)
-        return cls(**{**data, "stop_rules": rules})
+        config = cls(**{**data, "stop_rules": rules})
+        for setting, hint in get_type_hints(cls).items():
+            value = getattr(config, setting)
+            if not _fits(setting, value, hint):
+                kind = _KINDS.get(hint) or " or ".join(map(str, get_args(hint)))
+                raise ValueError(f"child setting {setting} cannot be {shown(value)}; it is {kind}")
+        return config
 
 
 #: What a setting is, for its message; others name their choices.
