@@ -278,8 +278,15 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--only", nargs="+", choices=ROADS, default=list(ROADS), metavar="ROAD", help=", ".join(ROADS))
     parser.add_argument("--megabytes", type=float, default=24.0, help="growth allowed (24)")
     parser.add_argument("--tensors", type=float, default=8, help="more live tensors allowed (8)")
-    parser.add_argument("--json", type=Path, metavar="OUT", help="where to keep the numbers")
+    parser.add_argument("--json", type=Path, metavar="OUT", help="where to keep the numbers; other roads' stay")
     return parser.parse_args(argv)
+
+
+def _others(path: Path | None, names: Sequence[str]) -> list[dict[str, Any]]:
+    """What a file of numbers says of the roads that are not taken now."""
+    if path is None or not path.is_file():
+        return []
+    return [road for road in json.loads(path.read_text())["roads"] if road["name"] not in names]
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -287,6 +294,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     options = parse(argv)
     torch.set_num_threads(1)
     roads, failed = [], 0
+    kept = _others(options.json, options.only)
     described = {
         "nasnet_det": nasnet_det.__version__,
         "torch": torch.__version__,
@@ -304,8 +312,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             flush=True,
         )
         if options.json:  # after every road, since all of them take long
-            content = {**described, "roads": [asdict(one) for one in roads]}
-            write_text(options.json, json.dumps(content, indent=1) + "\n")
+            write_text(options.json, json.dumps({**described, "roads": [*kept, *map(asdict, roads)]}, indent=1) + "\n")
     return int(failed > 0)
 
 
