@@ -16,13 +16,15 @@ import os
 from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
+from functools import partial
 from itertools import accumulate
 
 import torch
 from torch import Tensor
+from torch.nn import functional
 
-from nasnet_det.fusion.fallback import warn_once
-from nasnet_det.padding import Pair, same_padding
+from nasnet_det.fusion.fallback import fault_of, warn_once
+from nasnet_det.padding import Pair, pad_same, same_padding
 
 #: The pointwise product joins the launch up to so many channels of its result: these fit in one tile, so that nothing
 #: is filtered twice.
@@ -106,7 +108,29 @@ def _why_not(x: Tensor) -> str:
         return f"its kernels do not compute in {str(x.dtype).removeprefix('torch.')}"
     if torch.is_grad_enabled() and x.requires_grad:
         return "its kernels have no gradients"
-    return ""
+    return fault_of(_trial, x.device, x.dtype)
+
+
+def _trial(device: torch.device, dtype: torch.dtype) -> None:
+    """Both kernels on a sample, beside the definition in double precision on the CPU.
+
+    Raises:
+        ArithmeticError: if they compute something else.
+    """
+    draw = partial(torch.randn, generator=torch.Generator().manual_seed(0), device="cpu")
+    x, product = draw(2, 24, 9, 7).to(dtype), draw(16, 48).to(dtype)
+    branches, expected = [], []
+    for kernel in ((3, 3), (5, 5)):
+        weight = draw(24, 1, *kernel).to(dtype)
+        branches.append(Branch(x.to(device), arranged(weight).to(device), kernel, relu=True))
+        padded = pad_same(x.double().relu(), kernel, (2, 2), 1)
+        expected.append(functional.conv2d(padded, weight.double(), stride=2, groups=24))
+    expected.append(torch.einsum("ok,nkhw->nohw", product.double(), torch.cat(expected, dim=1)))
+    found = depthwise(branches, (2, 2)) + separable([Product(tuple(branches), product.to(device))], (2, 2))
+    most = 1e-5 if dtype == torch.float32 else 3e-2
+    for made, wanted in zip(found, expected, strict=True):
+        if not (made.double().cpu() - wanted).abs().max() <= most * wanted.abs().max():
+            raise ArithmeticError("other numbers than PyTorch's")
 
 
 def can_share(branches: Sequence[Branch]) -> bool:

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 from torchvision.ops import nms
 
+from nasnet_det.detection import suppression, suppression_kernel
 from nasnet_det.detection.suppression_kernel import _float32_below, suppress_sorted
 
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
@@ -56,3 +57,10 @@ def test_endless_boxes() -> None:
     far = 4e18
     boxes = torch.tensor([[[-far, -far, far, far], [-far, -far, far, far], [0.0, 0.0, 5.0, 5.0]]], device=DEVICE)
     assert suppress_sorted(boxes, torch.tensor([3], device=DEVICE), 0.6, 4)[0].tolist() == [0, 2, -1, -1]
+
+
+def test_the_kernel_passes_its_trial_and_another_does_not(monkeypatch: pytest.MonkeyPatch) -> None:
+    suppression._trial(torch.device(DEVICE))
+    monkeypatch.setattr(suppression_kernel, "suppress_sorted", lambda *given: suppress_sorted(*given).roll(1, dims=1))
+    with pytest.raises(ArithmeticError, match="other boxes"):
+        suppression._trial(torch.device(DEVICE))

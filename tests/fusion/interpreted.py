@@ -13,7 +13,7 @@ from torch.nn import functional
 
 from nasnet_det.fusion import depthwise, optimize_for_inference
 from nasnet_det.fusion.depthwise import Branch, Product, arranged
-from nasnet_det.fusion.fallback import warn_once
+from nasnet_det.fusion.fallback import fault_of, warn_once
 from nasnet_det.network import NASNet
 from nasnet_det.padding import pad_same
 from tests.test_operations import randomize
@@ -183,3 +183,22 @@ def test_what_the_kernels_do_not_compute_is_said_once() -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         fused(x)
+
+
+@pytest.mark.parametrize("dtype", ROUNDING)
+def test_the_kernels_pass_their_trial(dtype: torch.dtype) -> None:
+    depthwise._trial(torch.device(DEVICE), dtype)
+
+
+def test_kernels_that_compute_something_else_are_not_used(monkeypatch: pytest.MonkeyPatch) -> None:
+    sound = depthwise.depthwise
+    monkeypatch.setattr(depthwise, "depthwise", lambda *args, **kwargs: [x * 1.01 for x in sound(*args, **kwargs)])
+    warn_once.cache_clear()
+    fault_of.cache_clear()
+    network = randomize(NASNet(num_cells=1, num_filters=8, num_classes=5)).to(DEVICE)
+    fused, x = optimize_for_inference(network), images(1, 3, 40, 40)
+    with torch.no_grad(), pytest.warns(UserWarning, match="failed their trial on .*other numbers") as record:
+        found, expected = fused(x), network(x)
+    assert len(record) == 1
+    assert (found - expected).abs().max() <= 2e-6 * expected.abs().max()
+    fault_of.cache_clear()
