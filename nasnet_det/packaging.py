@@ -13,7 +13,8 @@ from __future__ import annotations
 import json
 import platform
 import zipfile
-from collections.abc import Sequence
+import zlib
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -25,9 +26,17 @@ from torch._inductor.exc import CppCompileError, InductorError, InvalidCxxCompil
 from nasnet_det.files import replacing
 from nasnet_det.fusion import optimize_for_inference
 from nasnet_det.fusion.network import FusedNASNet
+from nasnet_det.plain_values import from_json, shown
 
 FORMAT = "nasnet_det.package"
 _MOST_IMAGES = 1024
+#: Of what a package says of itself, in bytes.
+_LONGEST = 1 << 20
+#: What reading a damaged package raises.
+_MALFORMED = (
+    *(OSError, EOFError, ValueError, TypeError, LookupError, RuntimeError, NotImplementedError),
+    *(zipfile.BadZipFile, zlib.error),
+)
 #: The types of images, weights and outputs.
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
@@ -55,6 +64,24 @@ class PackageInfo:
     device: str
     torch: str
     needs: tuple[str, ...]
+
+    @classmethod
+    def from_dict(cls, data: Mapping[str, Any]) -> PackageInfo:
+        """Read plain values.
+
+        Raises:
+            TypeError, ValueError, LookupError: if one is missing, unknown or of another kind.
+        """
+        info = cls(**{**data, "input_size": tuple(data["input_size"]), "needs": tuple(data["needs"])})
+        sizes = len(info.input_size) == 4 and all(type(side) is int and side >= 0 for side in info.input_size)
+        texts = (info.name, info.dtype, info.device, info.torch, *info.needs)
+        if (
+            not sizes
+            or info.dtype not in DTYPES
+            or not all(isinstance(text, str) and len(text) < 200 for text in texts)
+        ):
+            raise ValueError("what it says of itself cannot be")
+        return info
 
     def __str__(self) -> str:
         count, *image = self.input_size
@@ -154,15 +181,17 @@ def read_info(path: str | Path) -> PackageInfo:
         with zipfile.ZipFile(path) as archive:
             names = [name for name in archive.namelist() if name.endswith("_metadata.json")]
             for name in names:
-                found = json.loads(archive.read(name))
+                if archive.getinfo(name).file_size > _LONGEST:
+                    raise ValueError(f"{name} is too long")
+                found = from_json(archive.read(name).decode())
                 if isinstance(found, dict) and FORMAT in found:
-                    fields = json.loads(found[FORMAT])
-                    lists = {name: tuple(fields[name]) for name in ("input_size", "needs")}
-                    return PackageInfo(**{**fields, **lists})
+                    return PackageInfo.from_dict(from_json(found[FORMAT]))
     except FileNotFoundError:
         raise PackageError(f"{path}: no such package; make it with nasnet-det package") from None
-    except (OSError, zipfile.BadZipFile, ValueError, TypeError, KeyError) as error:
-        raise PackageError(f"{path} cannot be read as a package ({error}); make it with nasnet-det package") from None
+    except _MALFORMED as error:
+        raise PackageError(
+            f"{path} cannot be read as a package ({shown(str(error))}); make it with nasnet-det package"
+        ) from None
     raise PackageError(f"{path} is no package of this project; make it with nasnet-det package")
 
 

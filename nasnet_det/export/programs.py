@@ -5,7 +5,10 @@ from __future__ import annotations
 import io
 import json
 import logging
+import pickle
 import warnings
+import zipfile
+import zlib
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -18,15 +21,23 @@ from torch import Tensor, nn
 
 from nasnet_det.export.operators import onnx_translations
 from nasnet_det.files import replacing
+from nasnet_det.plain_values import from_json
 
 FORMATS = (".onnx", ".pt2")
 #: Further than this from PyTorch's, relative to the largest value, an output counts as another one.
 TOLERANCE = 1e-3
 _DESCRIPTION = "nasnet_det.json"
+#: Of a description, in bytes.
+_LONGEST = 16 << 20
+#: What reading a damaged package raises.
+_MALFORMED = (
+    *(OSError, EOFError, ValueError, TypeError, LookupError, AttributeError, RuntimeError, NotImplementedError),
+    *(zipfile.BadZipFile, zlib.error, pickle.UnpicklingError),
+)
 
 
 class ExportError(RuntimeError):
-    """An exported file that does not give what the model gives."""
+    """An exported file that does not give what the model gives, or cannot be read."""
 
     #: It is no mistake of the user's, for whom 2 stands.
     exit_status = 1
@@ -103,25 +114,85 @@ def save_program(program: Program, path: str | Path) -> dict[str, float]:
 
 
 def load_package(path: str | Path) -> nn.Module:
-    """A ``torch.export`` package as a module that runs. Detectors' need this package's operators: import it first."""
-    return torch.export.load(Path(path)).module()
+    """A ``torch.export`` package as a module that runs. Detectors' need this package's operators: import it first.
+
+    A package is a program: **load only what you or someone you trust has made.** Pickles in it, which PyTorch
+    would run, are refused.
+
+    Raises:
+        ExportError: if it is none, or damaged.
+    """
+    _refuse_pickles(Path(path))
+    try:
+        with _quiet():
+            return torch.export.load(Path(path)).module()
+    except Exception as error:  # what PyTorch makes of a damaged one has no bounds
+        raise _unreadable(path, error) from None
 
 
 def description(path: str | Path) -> dict[str, Any]:
     """What was written beside an exported model.
 
     Raises:
-        OSError: if the file cannot be read.
+        ExportError: if it cannot be read.
     """
     path = Path(path)
     if path.suffix == ".onnx":
         import onnx
 
-        entries = onnx.load(path, load_external_data=False).metadata_props
-        return next((json.loads(entry.value) for entry in entries if entry.key == _DESCRIPTION), {})
-    extra = {_DESCRIPTION: ""}
-    torch.export.load(path, extra_files=extra)
-    return json.loads(extra[_DESCRIPTION])
+        try:
+            entries = onnx.load(path, load_external_data=False).metadata_props
+        except Exception as error:  # protobuf's and the system's
+            raise _unreadable(path, error) from None
+        text = next((entry.value for entry in entries if entry.key == _DESCRIPTION), "{}")
+    else:
+        with _opened(path) as archive:
+            text = _member(archive, f"/extra/{_DESCRIPTION}").decode("utf-8", "replace")
+    try:
+        found = from_json(text)
+    except ValueError as error:
+        raise _unreadable(path, error) from None
+    if not isinstance(found, dict):
+        raise ExportError(f"{path}: what stands beside the program is no description")
+    return found
+
+
+@contextmanager
+def _opened(path: Path) -> Iterator[zipfile.ZipFile]:
+    """A package's archive."""
+    try:
+        with zipfile.ZipFile(path) as archive:
+            yield archive
+    except _MALFORMED as error:
+        raise _unreadable(path, error) from None
+
+
+def _member(archive: zipfile.ZipFile, ending: str) -> bytes:
+    """The one member whose path ends so."""
+    names = [name for name in archive.namelist() if name.endswith(ending)]
+    if len(names) != 1 or archive.getinfo(names[0]).file_size > _LONGEST:
+        raise ValueError(f"it has no {ending}, or several, or a very long one")
+    return archive.read(names[0])
+
+
+def _refuse_pickles(path: Path) -> None:
+    """Refuse a package with anything that PyTorch would unpickle freely: its own has tensors and nothing else so."""
+    with _opened(path) as archive:
+        for name in archive.namelist():
+            parts = name.split("/")
+            if name.endswith("_config.json"):
+                payloads = from_json(archive.read(name).decode())["config"].values()
+                if any(payload["use_pickle"] for payload in payloads):
+                    raise ValueError(f"{name} asks for pickles, which are not read")
+            elif name.endswith(".pt"):
+                torch.load(io.BytesIO(archive.read(name)), map_location="cpu", weights_only=True)
+            elif parts[-1].startswith(("custom_obj_", "opaque_obj_")) or (parts[-1] == "version" and len(parts) == 1):
+                raise ValueError(f"{name} is an object of its own or of an old form, which is not read")
+
+
+def _unreadable(path: str | Path, error: Exception) -> ExportError:
+    reason = (str(error).strip().splitlines() or [type(error).__name__])[0][:300]
+    return ExportError(f"{path} cannot be read as an exported model ({type(error).__name__}: {reason})")
 
 
 def _save_onnx(exported: Any, program: Program, path: Path) -> None:
