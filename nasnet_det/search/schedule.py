@@ -12,6 +12,7 @@ is found again that way.
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -22,11 +23,14 @@ from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 
 from nasnet_det.files import replacing
+from nasnet_det.plain_values import from_json, shown
 from nasnet_det.search.strategies import Decisions, Strategy
 from nasnet_det.search.study import Record, StudyError
 
 #: Trials after which the state is written though nothing forces it: so that a restart need not repeat more.
 _SAVE_EVERY = 200
+#: What reading and taking on a damaged state raises.
+_MALFORMED = (SafetensorError, ValueError, TypeError, LookupError, AttributeError, ArithmeticError, OSError)
 
 
 class Schedule:
@@ -119,15 +123,21 @@ class Schedule:
     def _load(self, records: Sequence[Record]) -> list[tuple[int, Decisions]]:
         """Take on the saved state if the study has got at least as far, and say which trials it lacks."""
         state = None if self.path is None else read_state(self.path)
-        if state is None:
+        if state is None or self.path is None:
             return []
+        try:
+            return self._take_on(state, records, self.path)
+        except _MALFORMED as error:
+            raise _damaged(self.path, error) from None
+
+    def _take_on(self, state: Any, records: Sequence[Record], path: Path) -> list[tuple[int, Decisions]]:
         waiting = [tuple(decisions) for decisions in state["strategy"]["asked"]]
         asked, told = state["asked"], state["told"]
         # After a power failure the study may lack what the file has seen: then all is done again from the beginning.
         if told > len(records) or any(record.reward is None for record in records[:told]):
             return []
         if any(r.decisions != d for r, d in zip(records[told:], waiting, strict=False)):
-            raise StudyError(f"{self.path} is not of this study; remove it, and its content is worked out again")
+            raise StudyError(f"{path} is not of this study; remove it, and its content is worked out again")
         self.strategy.load_state_dict(state["strategy"])
         self.asked, self.told = asked, told
         self._decisions = dict(enumerate(waiting, start=told))
@@ -140,7 +150,7 @@ def write_state(path: Path, state: Mapping[str, Any]) -> None:
     arrays: dict[str, np.ndarray] = {}
     text = json.dumps(_without_arrays(state, arrays, ""))
     with replacing(path) as part:
-        save_file(arrays, part, metadata={"state": text})
+        save_file(arrays, part, metadata={"state": text, "sha256": _digest(text, arrays)})
 
 
 def read_state(path: Path) -> dict[str, Any] | None:
@@ -153,16 +163,33 @@ def read_state(path: Path) -> dict[str, Any] | None:
         return None
     try:
         with safe_open(path, framework="numpy") as file:
-            state: dict[str, Any] = json.loads(file.metadata()["state"])
-            for name in file.keys():  # noqa: SIM118 (not a dictionary)
-                *parents, last = name.split("/")
-                inner = state
-                for parent in parents:
-                    inner = inner[parent]
-                inner[last] = file.get_tensor(name)
-    except (SafetensorError, ValueError, KeyError, TypeError) as error:
-        raise StudyError(f"{path} is damaged ({error}); remove it, and its content is worked out again") from None
+            metadata = file.metadata()
+            arrays = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a dictionary)
+        text = metadata["state"]
+        if metadata.get("sha256", _digest(text, arrays)) != _digest(text, arrays):
+            raise ValueError("it was changed since it was written")
+        state: dict[str, Any] = from_json(text)
+        for name, array in arrays.items():
+            *parents, last = name.split("/")
+            inner = state
+            for parent in parents:
+                inner = inner[parent]
+            inner[last] = array
+    except _MALFORMED as error:
+        raise _damaged(path, error) from None
     return state
+
+
+def _damaged(path: Path, error: Exception) -> StudyError:
+    return StudyError(f"{path} is damaged ({shown(str(error))}); remove it, and its content is worked out again")
+
+
+def _digest(text: str, arrays: Mapping[str, np.ndarray]) -> str:
+    content = hashlib.sha256(text.encode("utf-8", "surrogatepass"))
+    for name, array in sorted(arrays.items()):
+        content.update(f"{name} {array.dtype} {array.shape}".encode("utf-8", "surrogatepass"))
+        content.update(np.ascontiguousarray(array).tobytes())
+    return content.hexdigest()
 
 
 def _without_arrays(value: Any, arrays: dict[str, np.ndarray], where: str) -> Any:
