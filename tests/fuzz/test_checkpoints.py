@@ -5,7 +5,6 @@ from __future__ import annotations
 import io
 import json
 import pickle
-import struct
 from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
@@ -16,9 +15,6 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from nasnet_det.search.registry import make_strategy
-from nasnet_det.search.schedule import Schedule
-from nasnet_det.search.study import Record, StudyError
 from nasnet_det.training.engine import Diverged, Trainer
 from nasnet_det.training.execution import Execution
 from nasnet_det.training.recipe import Recipe
@@ -108,46 +104,6 @@ def test_run_description(fuzz: Fuzz) -> None:
             RunFolder(case.folder, settings)
 
     fuzz(attempt)
-
-
-STRATEGIES = ("random", "evolution", "reinforce", "default")
-
-
-@pytest.mark.parametrize("name", STRATEGIES)
-def test_search_state(name: str, fuzz: Fuzz, tmp_path_factory: pytest.TempPathFactory) -> None:
-    path, sizes = tmp_path_factory.mktemp("search") / "search.safetensors", (2, 3, 5, 4)
-    before = Schedule(make_strategy(name, sizes, 0), 2, path)
-    records = []
-    for number in range(40):
-        _, decisions = before.ask()
-        records.append(Record(number, number, decisions, 0, sum(decisions) / 10))
-        before.result(number, sum(decisions) / 10)
-    before.save()
-    data = path.read_bytes()
-
-    def attempt(case: Case) -> None:
-        path = case.folder / "search.safetensors"
-        path.write_bytes(spoil_bytes(data, case) if case.random.random() < 0.4 else _other_header(data, case))
-        schedule = Schedule(make_strategy(name, sizes, 0), 2, path)
-        with case.allows(StudyError, naming=path, making=("search.safetensors",)):
-            missing = schedule.restore(records)
-            for number, decisions in [*missing, *(schedule.ask() for _ in range(2))]:
-                assert all(0 <= d < size for d, size in zip(decisions, sizes, strict=True))
-                schedule.result(number, 0.5)
-
-    fuzz(attempt, share=0.5)
-
-
-def _other_header(data: bytes, case: Case) -> bytes:
-    """A safetensors file with what its header says spoiled, the JSON inside it as well."""
-    (length,) = struct.unpack("<Q", data[:8])
-    header = json.loads(data[8 : 8 + length])
-    if case.random.random() < 0.7:
-        header["__metadata__"]["state"] = json.dumps(spoil_value(json.loads(header["__metadata__"]["state"]), case))
-    else:
-        header = spoil_value(header, case)
-    text = json.dumps(header).encode("utf-8", "surrogatepass")
-    return struct.pack("<Q", len(text)) + text + data[8 + length :]
 
 
 @pytest.mark.parametrize("ending", ["pth", "pkl", "pyth"])

@@ -7,6 +7,8 @@ from typing import Any
 
 import pytest
 
+pytest.importorskip("pycocotools")
+
 from nasnet_det.detection.coco_format import CocoFormatError, read_annotations, read_results, write_submission
 from nasnet_det.detection.evaluation import available_backends, evaluate
 from tests.fuzz.conftest import Fuzz

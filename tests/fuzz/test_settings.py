@@ -1,18 +1,12 @@
-"""Settings of training and of the search: read and followed, or refused by their own errors."""
+"""Settings of training: read and followed, or refused by their own errors."""
 
 from __future__ import annotations
-
-from typing import Any
 
 import pytest
 import torch
 import yaml
 from torch import nn
 
-from nasnet_det.search.child import ChildConfig, child_network
-from nasnet_det.search.command import assignments
-from nasnet_det.search.registry import STRATEGIES, make_strategy
-from nasnet_det.search.space import SPACES, Space, SpaceError
 from nasnet_det.training.cifar10 import DataError
 from nasnet_det.training.cifar_batches import CifarAugmentation
 from nasnet_det.training.engine import Trainer
@@ -21,7 +15,7 @@ from nasnet_det.training.models import ModelChoice, ModelError
 from nasnet_det.training.recipe import FOLDER, Recipe, RecipeError, load_recipe, recipe_names
 from tests.fuzz.conftest import Fuzz
 from tests.fuzz.engine import Case
-from tests.fuzz.mutate import json_of, spoil_settings, spoil_text, spoil_value
+from tests.fuzz.mutate import json_of, spoil_text, spoil_value
 
 _WORDS = ("adamw", "rmsproptf", "lamb", "sgd", "exponential", "binary_cross_entropy", "image", 5e-4, "5e-4", {"eps": 0})
 CPU = Execution(torch.device("cpu"))
@@ -66,60 +60,6 @@ def test_recipe_settings(fuzz: Fuzz) -> None:
         asked = ["epochs=3"] if case.pristine else [spoil_text(a, case) if random.random() < 0.3 else a for a in asked]
         with case.allows(RecipeError, DataError):
             follow(recipe.with_settings(asked))
-
-    fuzz(attempt)
-
-
-def test_child_settings(fuzz: Fuzz) -> None:
-    """``--child KEY=VALUE`` of a search."""
-
-    def attempt(case: Case) -> None:
-        small = {"num_cells": 1, "num_filters": 4, "epochs": 1, "stop_rules": [[1, 0.1]], "whitening": "image"}
-        settings = spoil_settings({**ChildConfig("").to_dict(), **small}, case, ("compile", "graph", [[1, 2, 3]]))
-        large = [k for k, v in settings.items() if k in small and isinstance(v, int) and abs(v) > 64]
-        settings = {key: value for key, value in settings.items() if key not in large}
-        with case.allows(ValueError):
-            config = ChildConfig.from_dict({"data": "", **small, **settings})
-            child_network(SPACES["nasnet_a"].genotype([0] * 50), config)
-            assert config.recipe.epochs == config.epochs
-
-    fuzz(attempt, share=0.3)
-
-
-def test_assignments(fuzz: Fuzz) -> None:
-    def attempt(case: Case) -> None:
-        with case.allows(ValueError):
-            assignments([spoil_text("stop_rules=[[1,0.5]]", case), "epochs=2"])
-
-    fuzz(attempt)
-
-
-def test_search_space(fuzz: Fuzz) -> None:
-    def attempt(case: Case) -> None:
-        data = spoil_settings(case.random.choice(list(SPACES.values())).to_dict(), case, ("concat", "identity", 9))
-        if case.number % 2 and not isinstance(data.get("blocks"), int):
-            data["blocks"] = 3
-        with case.allows(SpaceError):
-            space = Space.from_dict(data)
-            if space.blocks < 50:
-                decisions = spoil_value([size - 1 for size in space.sizes], case)
-                assert space.genotype(space.decisions(space.genotype(decisions))) == space.genotype(decisions)
-
-    fuzz(attempt)
-
-
-def test_strategy_settings(fuzz: Fuzz) -> None:
-    def attempt(case: Case) -> None:
-        name, settings = case.random.choice([(name, settings) for name, (_, settings) in STRATEGIES.items()])
-        values: dict[str, Any] = {key: getattr(settings, key) for key in settings.__dataclass_fields__}
-        # Numbers that are right but large would only take long and much memory.
-        spoiled = spoil_settings(values, case) if values else {}
-        spoiled = {k: v for k, v in spoiled.items() if not (isinstance(v, int | float) and abs(v) > 1000)}
-        with case.allows(ValueError):
-            strategy = make_strategy(name, (2, 3, 5, 4), 0, spoiled)
-            for _ in range(3):
-                strategy.tell(strategy.ask(), 0.5)
-        case.refused |= not values
 
     fuzz(attempt)
 

@@ -1,0 +1,115 @@
+"""The search: settings, spaces and states are followed, or refused by their own errors."""
+
+from __future__ import annotations
+
+import json
+import struct
+from typing import Any
+
+import pytest
+
+pytest.importorskip("optuna")
+
+from nasnet_det.search.child import ChildConfig, child_network
+from nasnet_det.search.command import assignments
+from nasnet_det.search.registry import STRATEGIES, make_strategy
+from nasnet_det.search.schedule import Schedule
+from nasnet_det.search.space import SPACES, Space, SpaceError
+from nasnet_det.search.study import Record, StudyError
+from tests.fuzz.conftest import Fuzz
+from tests.fuzz.engine import Case
+from tests.fuzz.mutate import spoil_bytes, spoil_settings, spoil_text, spoil_value
+
+
+def test_child_settings(fuzz: Fuzz) -> None:
+    """``--child KEY=VALUE`` of a search."""
+
+    def attempt(case: Case) -> None:
+        small = {"num_cells": 1, "num_filters": 4, "epochs": 1, "stop_rules": [[1, 0.1]], "whitening": "image"}
+        settings = spoil_settings({**ChildConfig("").to_dict(), **small}, case, ("compile", "graph", [[1, 2, 3]]))
+        large = [k for k, v in settings.items() if k in small and isinstance(v, int) and abs(v) > 64]
+        settings = {key: value for key, value in settings.items() if key not in large}
+        with case.allows(ValueError):
+            config = ChildConfig.from_dict({"data": "", **small, **settings})
+            child_network(SPACES["nasnet_a"].genotype([0] * 50), config)
+            assert config.recipe.epochs == config.epochs
+
+    fuzz(attempt, share=0.3)
+
+
+def test_assignments(fuzz: Fuzz) -> None:
+    def attempt(case: Case) -> None:
+        with case.allows(ValueError):
+            assignments([spoil_text("stop_rules=[[1,0.5]]", case), "epochs=2"])
+
+    fuzz(attempt)
+
+
+def test_search_space(fuzz: Fuzz) -> None:
+    def attempt(case: Case) -> None:
+        data = spoil_settings(case.random.choice(list(SPACES.values())).to_dict(), case, ("concat", "identity", 9))
+        if case.number % 2 and not isinstance(data.get("blocks"), int):
+            data["blocks"] = 3
+        with case.allows(SpaceError):
+            space = Space.from_dict(data)
+            if space.blocks < 50:
+                decisions = spoil_value([size - 1 for size in space.sizes], case)
+                assert space.genotype(space.decisions(space.genotype(decisions))) == space.genotype(decisions)
+
+    fuzz(attempt)
+
+
+def test_strategy_settings(fuzz: Fuzz) -> None:
+    def attempt(case: Case) -> None:
+        name, settings = case.random.choice([(name, settings) for name, (_, settings) in STRATEGIES.items()])
+        values: dict[str, Any] = {key: getattr(settings, key) for key in settings.__dataclass_fields__}
+        # Numbers that are right but large would only take long and much memory.
+        spoiled = spoil_settings(values, case) if values else {}
+        spoiled = {k: v for k, v in spoiled.items() if not (isinstance(v, int | float) and abs(v) > 1000)}
+        with case.allows(ValueError):
+            strategy = make_strategy(name, (2, 3, 5, 4), 0, spoiled)
+            for _ in range(3):
+                strategy.tell(strategy.ask(), 0.5)
+        case.refused |= not values
+
+    fuzz(attempt)
+
+
+NAMES = ("random", "evolution", "reinforce", "default")
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_search_state(name: str, fuzz: Fuzz, tmp_path_factory: pytest.TempPathFactory) -> None:
+    path, sizes = tmp_path_factory.mktemp("search") / "search.safetensors", (2, 3, 5, 4)
+    before = Schedule(make_strategy(name, sizes, 0), 2, path)
+    records = []
+    for number in range(40):
+        _, decisions = before.ask()
+        records.append(Record(number, number, decisions, 0, sum(decisions) / 10))
+        before.result(number, sum(decisions) / 10)
+    before.save()
+    data = path.read_bytes()
+
+    def attempt(case: Case) -> None:
+        path = case.folder / "search.safetensors"
+        path.write_bytes(spoil_bytes(data, case) if case.random.random() < 0.4 else _other_header(data, case))
+        schedule = Schedule(make_strategy(name, sizes, 0), 2, path)
+        with case.allows(StudyError, naming=path, making=("search.safetensors",)):
+            missing = schedule.restore(records)
+            for number, decisions in [*missing, *(schedule.ask() for _ in range(2))]:
+                assert all(0 <= d < size for d, size in zip(decisions, sizes, strict=True))
+                schedule.result(number, 0.5)
+
+    fuzz(attempt, share=0.5)
+
+
+def _other_header(data: bytes, case: Case) -> bytes:
+    """A safetensors file with what its header says spoiled, the JSON inside it as well."""
+    (length,) = struct.unpack("<Q", data[:8])
+    header = json.loads(data[8 : 8 + length])
+    if case.random.random() < 0.7:
+        header["__metadata__"]["state"] = json.dumps(spoil_value(json.loads(header["__metadata__"]["state"]), case))
+    else:
+        header = spoil_value(header, case)
+    text = json.dumps(header).encode("utf-8", "surrogatepass")
+    return struct.pack("<Q", len(text)) + text + data[8 + length :]
