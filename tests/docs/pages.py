@@ -11,8 +11,10 @@ from pathlib import Path
 import nasnet_det_cli
 
 PROJECT = Path(__file__).resolve().parents[2]
-#: Every page, README first.
+#: Every page of the documentation, README first.
 PAGES = [PROJECT / "README.md", *sorted((PROJECT / "docs").glob("*.md"))]
+#: What links are looked at in: the other texts of the project, too.
+LINKED = [*PAGES, *(path for path in sorted(PROJECT.glob("*.md")) if path.name != "README.md")]
 
 _FENCE = re.compile(r"^```(\w*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 _LINK = re.compile(r"!?\[[^\]]*\]\(([^)\s]+)\)")

@@ -8,13 +8,13 @@ from urllib.parse import urlsplit
 
 import pytest
 
-from tests.docs.pages import PAGES, PROJECT, VERBS, anchors, code_spans, commands, links
+from tests.docs.pages import LINKED, PROJECT, VERBS, anchors, code_spans, commands, links
 
 #: A path below one of the project's folders, with an ending.
 FILE = re.compile(r"^(?:benchmarks|configs|docs|examples|nasnet_det|notebooks|requirements|tests|tools)/[\w./-]+\.\w+$")
 
 
-@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+@pytest.mark.parametrize("page", LINKED, ids=lambda page: page.name)
 def test_links_lead_somewhere(page: Path) -> None:
     dead = []
     for link in links(page.read_text(encoding="utf-8")):
@@ -31,7 +31,7 @@ def test_links_lead_somewhere(page: Path) -> None:
     assert not dead
 
 
-@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+@pytest.mark.parametrize("page", LINKED, ids=lambda page: page.name)
 def test_files_named_in_the_prose_exist(page: Path) -> None:
     words = [word for span in code_spans(page.read_text(encoding="utf-8")) for word in span.split()]
     missing = [word for word in words if FILE.match(word) and not (PROJECT / word).exists()]
