@@ -4,11 +4,11 @@ VENV ?= .venv
 RUN := $(VENV)/bin/python
 SITE := "import sysconfig; print(sysconfig.get_paths()['purelib'])"
 
-.PHONY: setup demo test test-without format lint types table
+.PHONY: setup demo test test-without format lint types table docs
 
 # torch and torchvision are pinned to a pair that works without a GPU. detectron2 is not on PyPI under its own name:
 # sal-detectron2 is detectron2 at commit a59f0563, built for Python 3.10 but pure Python where this project uses it.
-$(VENV)/.done: pyproject.toml setup.py requirements/dev.txt requirements/detectron2.txt
+$(VENV)/.done: pyproject.toml setup.py requirements/dev.txt requirements/docs.txt requirements/detectron2.txt
 	$(PYTHON) -m venv $(VENV)
 	$(RUN) -m pip install --quiet --upgrade pip "setuptools<81" wheel
 	$(RUN) -m pip install --quiet -r requirements/dev.txt
@@ -39,6 +39,10 @@ lint: setup
 
 types: setup
 	$(RUN) -m mypy
+
+# The pages of docs/ as a site in site/; a dead link fails.
+docs: setup
+	NO_MKDOCS_2_WARNING=1 $(RUN) -m mkdocs build --strict --quiet
 
 # README's table of models, counted anew.
 table: setup
