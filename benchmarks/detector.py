@@ -183,7 +183,7 @@ def report(rows: list[dict[str, Any]]) -> None:
     """The table: each stage in ms and as a share of all of them."""
     peers = {row["proposals"]: row["seconds"] for row in rows if row["detector"] == PEER}
     heads = ["proposals", "chunk", "ms", "spread", "x R50-C4", "MiB", *(f"{name}  share" for name in (*STAGES, "rest"))]
-    widths = [9, 6, 9, 8, 9, 7, *[19] * (len(STAGES) + 1)]
+    widths = [9, 6, 9, 8, 9, 7, *[21] * (len(STAGES) + 1)]
     print(f"{'detector':22s}" + "".join(f"{head:>{width}s}" for head, width in zip(heads, widths, strict=True)))
     for row in rows:
         row["ratio_to_r50_c4"] = row["seconds"] / peers[row["proposals"]] if row["proposals"] in peers else None
