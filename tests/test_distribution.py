@@ -104,7 +104,7 @@ def test_the_changelog_and_the_citation_name_the_version() -> None:
 
 
 @pytest.mark.parametrize(
-    "folder", ["tests", "tools", "configs", "docs", "examples", "benchmarks", "requirements", ".ci"]
+    "folder", ["tests", "tools", "configs", "docs", "examples", "notebooks", "benchmarks", "requirements", ".ci"]
 )
 def test_the_sdist_holds_what_the_tests_need(folder: str, sdist: Path) -> None:
     missing = sorted(name for name in files(Path(folder)) if not (sdist / folder / name).is_file())

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+from inspect import signature
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from timm.optim import RMSpropTF
 from torch import nn
 
 from nasnet_det.training.engine import Trainer
@@ -66,7 +68,10 @@ def test_the_papers_optimizer_updates_as_tensorflow(foreach: bool) -> None:
     recording = json.loads(RECORDING.read_text())
     paper = load_recipe("imagenet_paper_mobile")
     assert paper.optimizer_options == {"alpha": 0.9, "momentum": 0.9, "eps": 1.0}
-    recipe = paper.with_settings(["weight_decay=0", f"optimizer_options.foreach={foreach}"])
+    options = [f"optimizer_options.foreach={foreach}"] if "foreach" in signature(RMSpropTF).parameters else []
+    if foreach and not options:
+        pytest.skip("this timm's RMSpropTF has one form only")
+    recipe = paper.with_settings(["weight_decay=0", *options])
     network = _Weight(recording["start"])
     trainer = Trainer(network, recipe, 1, 10, Execution(torch.device("cpu")))
     np.testing.assert_allclose(
