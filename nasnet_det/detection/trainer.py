@@ -21,6 +21,7 @@ from nasnet_det.detection.identity import CheckpointError
 from nasnet_det.detection.rcnn import build_detector
 from nasnet_det.detection.training_data import build_test_loader, build_train_loader, step_seed
 from nasnet_det.files import replacing
+from nasnet_det.plain_values import shown
 
 
 class Checkpointer(DetectionCheckpointer):
@@ -62,10 +63,14 @@ class Checkpointer(DetectionCheckpointer):
         Raises:
             CheckpointError: if the file that names it is damaged.
         """
+        noted = Path(self.save_dir) / "last_checkpoint"
         try:
-            return super().get_checkpoint_file()
-        except ValueError as error:
-            raise refused(str(Path(self.save_dir) / "last_checkpoint"), error) from None
+            name = noted.read_text(encoding="utf-8").strip()
+        except (OSError, ValueError) as error:
+            raise refused(str(noted), error) from None
+        if not name or len(name) > 255 or Path(name).name != name:  # what is saved lies beside it
+            raise refused(str(noted), ValueError(f"it names no file of its folder: {shown(name)}"))
+        return str(Path(self.save_dir) / name)
 
     def _load_file(self, filename: str) -> dict[str, Any]:
         """A checkpoint in detectron2's form; nothing in the file is executed."""

@@ -285,6 +285,8 @@ def _load_optimizer(optimizer: torch.optim.Optimizer, state: Mapping[str, Any]) 
     optimizer.load_state_dict(dict(state))
     if kinds != [{key: _kind(value) for key, value in group.items()} for group in optimizer.param_groups]:
         raise ValueError("its optimizer has other settings")
+    if len({frozenset(values) for values in optimizer.state.values()}) > 1:
+        raise ValueError("its optimizer's state is not whole")
     for parameter, values in optimizer.state.items():
         for name, value in values.items():
             other = torch.is_tensor(value) and value.ndim == parameter.ndim and value.shape != parameter.shape

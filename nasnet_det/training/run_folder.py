@@ -112,7 +112,7 @@ class RunFolder:
         if not isinstance(found, dict) or found.pop("format", None) != FORMAT:
             raise RunError(f"{described} describes no training run; choose another --out")
         differing = [
-            f"{key}: {_short(there)} there, {_short(here)} now"
+            f"{key[:60]}: {_short(there)} there, {_short(here)} now"
             for key, there, here in _differences(found, self.settings)
         ]
         if differing:
