@@ -76,5 +76,7 @@ def initialize(model: nn.Module) -> None:
 
 
 def _truncated_normal(weight: Tensor, fan_out: int) -> None:
+    if not fan_out:
+        raise ValueError("a layer would have no channel: the network needs more filters")
     std = math.sqrt(1.3 * 2.0 / fan_out)
     nn.init.trunc_normal_(weight, std=std, a=-2 * std, b=2 * std)

@@ -69,7 +69,7 @@ def build_network(
         model = NASNet(**arguments, norm_layer=layer, num_classes=0, drop_path_rate=drop_path_rate)
     except GenotypeError:
         raise
-    except ValueError as error:
+    except (ArithmeticError, TypeError, ValueError) as error:
         raise ConfigError(f"MODEL.NASNET describes no network: {error}") from None
     model.set_grad_checkpointing(grad_checkpoint)
     if pretrained == "published" and network not in PRETRAINED:

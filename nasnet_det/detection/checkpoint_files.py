@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import codecs
 import pickle
+import struct
 from collections import OrderedDict
 from pathlib import Path
 from typing import Any, ClassVar
@@ -20,7 +21,7 @@ from nasnet_det.plain_values import shown
 #: What the readers of a damaged or hostile file raise.
 MALFORMED = (
     *(pickle.UnpicklingError, RuntimeError, EOFError, ValueError, TypeError, LookupError, AttributeError),
-    *(AssertionError, ImportError, OSError, ArithmeticError, MemoryError, SafetensorError),
+    *(AssertionError, ImportError, OSError, ArithmeticError, MemoryError, struct.error, SafetensorError),
 )
 
 

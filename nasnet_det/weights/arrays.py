@@ -9,6 +9,7 @@ from __future__ import annotations
 import lzma
 import os
 import pickle
+import struct
 import tarfile
 import tempfile
 import zipfile
@@ -32,6 +33,7 @@ _MALFORMED = (
     *(OSError, EOFError, ValueError, TypeError, LookupError, AttributeError, RuntimeError, ArithmeticError),
     *(
         AssertionError,
+        struct.error,
         MemoryError,
         tarfile.TarError,
         zlib.error,

@@ -48,9 +48,9 @@ def spoil_tensors(state: dict[str, Any], case: Case, hostile: bool = True) -> di
         if kind == 0:
             del found[name]
         elif kind == 1:
-            found[random.choice(("", "x", f"{name}.x", f"module.{name}", 5, None, "a" * 3000, "\ud800", name[:-1]))] = (
-                value
-            )
+            found[
+                random.choice(("", "x", f"{name}.x", f"module.{name}", 5, None, "a" * 3000, "\ud800", f"{name}"[:-1]))
+            ] = value
         elif kind == 2:
             other = random.choice(names)
             found[name], found[other] = found[other], value
@@ -78,7 +78,7 @@ def _another(value: Tensor, random: Any) -> Tensor:
         return torch.full_like(value, random.choice((float("nan"), float("inf"), -float("inf"), 1e30)))
     if kind == 6:
         return value[None].expand(random.choice((2, 10**6, 10**12)), *value.shape)
-    if kind == 7:
+    if kind == 7 and value.element_size() > 1:
         return value.to_sparse() if value.ndim else value.to("meta")
     if kind == 8:
         return torch.nn.Parameter(value.float())

@@ -46,7 +46,9 @@ def test_genotype_network(fuzz: Fuzz) -> None:
 
     def attempt(case: Case) -> None:
         data = spoil_value(genotype_of(case).to_dict(), case, _WORDS)
-        numbers = spoil_settings({"num_cells": 1, "num_filters": 4, "stem_channels": 4, "num_classes": 3}, case, (2, 8))
+        numbers = spoil_settings(
+            {"num_cells": 1, "num_filters": 32, "stem_channels": 32, "num_classes": 3}, case, (2, 8)
+        )
         with case.allows(GenotypeError, ValueError):
             # Numbers that are right but large would only take long.
             small = {k: v for k, v in numbers.items() if not (isinstance(v, int) and abs(v) > 64)}
