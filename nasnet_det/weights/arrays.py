@@ -34,6 +34,7 @@ _MALFORMED = (
     *(
         AssertionError,
         struct.error,
+        zipfile.BadZipFile,
         MemoryError,
         tarfile.TarError,
         zlib.error,
