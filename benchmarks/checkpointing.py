@@ -16,7 +16,6 @@ from __future__ import annotations
 
 import argparse
 import gc
-import json
 import multiprocessing
 import os
 import platform
@@ -31,12 +30,12 @@ from typing import Any
 
 import timm
 import torch
+from kept import keep
 from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 import nasnet_det  # registers the models
-from nasnet_det.files import write_text
 
 ROOT = Path(__file__).resolve().parents[1]
 DETECTORS = {"detector_large": "nasnet_frcnn.yaml", "detector_mobile": "nasnet_frcnn_mobile_600.yaml"}
@@ -273,7 +272,7 @@ def main(arguments: list[str] | None = None) -> int:
     for name in options.subjects:
         rows += measure(name, options, where)
         if options.json:  # after every subject, so that a limit on time costs the last one only
-            write_text(options.json, json.dumps(rows, indent=2) + "\n")
+            keep(options.json, rows)
     return 0
 
 

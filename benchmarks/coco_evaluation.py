@@ -23,6 +23,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from kept import keep
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
@@ -134,7 +135,7 @@ def report(times: dict[str, list[float]], numbers: dict[str, list[float]], path:
             f"AP {numbers[name][0]:.6f}, largest difference of the twelve numbers {difference:.0e}"
         )
     if path:
-        write_text(path, json.dumps(rows, indent=2) + "\n")
+        keep(path, rows)
     if any(row["largest_difference"] > 1e-9 for row in rows):
         raise SystemExit("error: the numbers are not equal")
 

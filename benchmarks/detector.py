@@ -14,7 +14,6 @@ both hold the weights.
 from __future__ import annotations
 
 import argparse
-import json
 import multiprocessing
 import os
 import platform
@@ -27,9 +26,9 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from kept import keep
 
 import nasnet_det
-from nasnet_det.files import write_text
 
 ROOT = Path(__file__).resolve().parents[1]
 CONFIGS = {"nasnet_mobile": "nasnet_frcnn_mobile_600.yaml", "nasnet_large": "nasnet_frcnn.yaml"}
@@ -244,7 +243,7 @@ def main(arguments: list[str] | None = None) -> int:
             print(f"{row['detector']} {row['form']}, {proposals} proposals: {row['seconds']:.2f} s", file=sys.stderr)
     report(rows)
     if args.json:
-        write_text(args.json, json.dumps(rows, indent=2) + "\n")
+        keep(args.json, rows)
     return 0
 
 

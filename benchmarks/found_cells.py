@@ -28,12 +28,13 @@ import torch
 from nasnet_det.files import write_text
 from nasnet_det.genotypes import Genotype, as_genotype
 from nasnet_det.search.child import ChildConfig, check_child_config, train_child
-from nasnet_det.search.command import assignments, recipe_of, run_command
+from nasnet_det.search.command import assignments, recipe_of, searching
 from nasnet_det.search.report import read_findings
 from nasnet_det.search.run_folder import SEARCH, RunFolder
 from nasnet_det.search.space import SPACES
 from nasnet_det.search.strategies import uniform
 from nasnet_det.search.study import best
+from nasnet_det_cli import command
 
 
 @dataclass(frozen=True)
@@ -144,6 +145,7 @@ def as_csv(rows: Sequence[dict[str, Any]]) -> str:
     return text.getvalue()
 
 
+@command
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -157,7 +159,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--json", type=Path, required=True, metavar="OUT")
     parser.add_argument("--csv", type=Path, metavar="OUT")
     options = parser.parse_args(argv)
-    return run_command(lambda: run(options))
+    with searching():
+        return run(options)
 
 
 if __name__ == "__main__":

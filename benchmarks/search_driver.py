@@ -25,8 +25,8 @@ from typing import Any
 
 import numpy as np
 import optuna
+from kept import keep
 
-from nasnet_det.files import write_text
 from nasnet_det.search.child import ChildResult
 from nasnet_det.search.driver import Progress, Search
 from nasnet_det.search.registry import make_strategy
@@ -149,7 +149,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         figures = measure(options.strategy, options.trials, options.workers, storage, state)
     print(json.dumps(figures, indent=2))
     if options.json:
-        write_text(options.json, json.dumps(figures, indent=2) + "\n")
+        keep(options.json, figures)
     return 0
 
 

@@ -31,11 +31,11 @@ from typing import Any
 import numpy as np
 import timm
 import torch
+from kept import keep
 from PIL import Image
 from torch import Tensor
 
 import nasnet_det
-from nasnet_det.files import write_text
 from nasnet_det.fusion import optimize_for_inference
 from nasnet_det.genotypes import Block, CellGenotype, Genotype
 from nasnet_det.training.engine import Trainer, seed_step
@@ -312,7 +312,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             flush=True,
         )
         if options.json:  # after every road, since all of them take long
-            write_text(options.json, json.dumps({**described, "roads": [*kept, *map(asdict, roads)]}, indent=1) + "\n")
+            keep(options.json, {**described, "roads": [*kept, *map(asdict, roads)]})
     return int(failed > 0)
 
 

@@ -16,7 +16,6 @@ from __future__ import annotations
 
 import argparse
 import gc
-import json
 import os
 import platform
 import statistics
@@ -30,9 +29,9 @@ from typing import Any
 import timm
 import torch
 from darts_style import DartsStyleStep
+from kept import keep
 
 import nasnet_det
-from nasnet_det.files import write_text
 from nasnet_det.training.engine import Trainer
 from nasnet_det.training.execution import Execution
 from nasnet_det.training.models import ModelChoice
@@ -200,7 +199,7 @@ def main(arguments: list[str] | None = None) -> int:
         print(f"{name} {row.get('error') or _figures(row)}")
         sys.stdout.flush()
         if options.json is not None:  # after every row, so that a limit on time costs the last one only
-            write_text(options.json, json.dumps(result, indent=2) + "\n")
+            keep(options.json, result)
     return 0
 
 
