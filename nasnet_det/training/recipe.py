@@ -222,7 +222,8 @@ def _check(recipe: Recipe) -> None:
 
 def _check_number(name: str, value: Any, kind: type) -> None:
     if type(value) not in (int, kind) or not abs(value) <= _LARGEST:
-        raise RecipeError(f"{name} is a {'whole ' if kind is int else ''}number, not {shown(value)}")
+        what = f"{'whole ' if kind is int else ''}number of at most {_LARGEST:g}"
+        raise RecipeError(f"{name} is a {what}, not {shown(value)}")
     if value < _LEAST.get(name, 0):
         raise RecipeError(f"{name} is at least {_LEAST.get(name, 0):g}, not {value}")
     if name in _BELOW_ONE and value >= 1:
