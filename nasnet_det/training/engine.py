@@ -290,9 +290,17 @@ def _load_optimizer(optimizer: torch.optim.Optimizer, state: Mapping[str, Any]) 
         raise ValueError("its optimizer has other settings")
     if len({frozenset(values) for values in optimizer.state.values()}) > 1:
         raise ValueError("its optimizer's state is not whole")
+    # What has the shape of one weight has that of each.
+    whole = {
+        name
+        for parameter, values in optimizer.state.items()
+        for name, value in values.items()
+        if torch.is_tensor(value) and value.ndim and value.shape == parameter.shape
+    }
     for parameter, values in optimizer.state.items():
         for name, value in values.items():
-            other = torch.is_tensor(value) and value.ndim == parameter.ndim and value.shape != parameter.shape
+            differs = torch.is_tensor(value) and value.shape != parameter.shape
+            other = differs and (name in whole or value.ndim == parameter.ndim)
             if other or not (value is None or torch.is_tensor(value) or (name == "step" and type(value) is int)):
                 raise ValueError(f"its optimizer's {shown(name)} does not fit")
 
