@@ -1,4 +1,4 @@
-"""Workers on Ray, started on this machine: lost ones are replaced, and a killed driver's search goes on."""
+"""Workers on Ray, here and on a running cluster: lost ones are replaced, a killed driver's search goes on."""
 
 from __future__ import annotations
 
@@ -17,9 +17,10 @@ pytest.importorskip("optuna")
 import ray
 
 from nasnet_det.genotypes import Genotype
+from nasnet_det.published_cells import PUBLISHED
 from nasnet_det.search.child import ChildResult
 from nasnet_det.search.ray_workers import RayWorkers
-from nasnet_det.search.workers import WorkersError
+from nasnet_det.search.workers import Job, WorkersError
 from nasnet_det.training.cifar10 import DataError
 from tests.search.fakes import FakeChild, outcome, run_search
 from tests.search.test_search import kill_at_random, same_state
@@ -111,3 +112,23 @@ def test_what_no_worker_can_do_is_said_before_any_child() -> None:
 def test_what_an_evaluator_raises_ends_the_search(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="the data are gone"):
         ray_search(tmp_path, "random", 4, 2, BadRun())
+
+
+def test_a_running_cluster_is_used_and_left_running(tmp_path: Path) -> None:
+    """Two nodes of a CPU each, both on this machine: as many workers as they have room for."""
+    from ray.cluster_utils import Cluster
+
+    cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 1, "include_dashboard": False})
+    try:
+        cluster.add_node(num_cpus=1)
+        for _ in range(2):
+            workers = RayWorkers(FakeChild(), address=cluster.address)
+            try:
+                workers.check()
+                assert workers.slots == 2
+                workers.submit(Job(0, PUBLISHED["nasnet_a"], seed=0))
+                assert [outcome.number for outcome in workers.wait()] == [0]
+            finally:
+                workers.close()
+    finally:
+        cluster.shutdown()
