@@ -34,6 +34,8 @@ _BACKENDS: dict[str, tuple[str, str, str, str]] = {
     "faster-coco-eval": ("faster_coco_eval", "faster_coco_eval", "faster_coco_eval.core.mask", "COCOeval_faster"),
     "pycocotools": ("pycocotools.coco", "pycocotools.cocoeval", "pycocotools.mask", "COCOeval"),
 }
+#: The extra that brings each.
+_EXTRAS = {"faster-coco-eval": "fast-eval", "pycocotools": "detection"}
 
 
 @dataclass(frozen=True)
@@ -120,7 +122,9 @@ def _load(name: str) -> tuple[Any, Any, Any]:
     try:
         modules = [importlib.import_module(module) for module in (home, evaluator_home, masks)]
     except ModuleNotFoundError as error:
-        raise ModuleNotFoundError(f"COCO evaluation by {name} needs it installed: pip install {name}") from error
+        raise ModuleNotFoundError(
+            f"COCO evaluation by {name} needs it installed: pip install 'nasnet-det[{_EXTRAS[name]}]'"
+        ) from error
     return modules[0].COCO, getattr(modules[1], evaluator), modules[2]
 
 

@@ -133,7 +133,9 @@ def make_workers(options: argparse.Namespace, evaluator: Evaluator) -> Workers:
         try:
             from nasnet_det.search.ray_workers import RayWorkers
         except ImportError as error:
-            raise WorkersError(f"Ray is not installed ({error}): pip install 'ray[default]', or --workers 0") from None
+            raise WorkersError(
+                f"Ray is not installed ({error}): pip install 'nasnet-det[search]', or --workers 0"
+            ) from None
         gpus = options.gpus_per_worker
         if gpus is None:
             gpus = 1.0 if torch.cuda.device_count() or options.ray else 0.0

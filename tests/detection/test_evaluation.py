@@ -7,6 +7,7 @@ import copy
 import io
 import json
 import math
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -100,6 +101,18 @@ def test_published_values(shared: Path, backend: Any) -> None:
     segments = read_results(folder / "instances_val2014_fakesegm100_results.json", annotations, segmentation=True)
     found = evaluate(annotations, segments, "segm", backend).metrics
     assert {name: found[name] for name in SEGM} == pytest.approx(SEGM, abs=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("backend", "module", "extra"),
+    [("pycocotools", "pycocotools.coco", "detection"), ("faster-coco-eval", "faster_coco_eval", "fast-eval")],
+)
+def test_a_missing_backend_names_its_extra(
+    backend: Any, module: str, extra: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, module, None)
+    with pytest.raises(ModuleNotFoundError, match=rf"pip install 'nasnet-det\[{extra}\]'"):
+        evaluate(*random_set(1), backend=backend)
 
 
 def test_the_faster_backend_is_the_default() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import runpy
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -109,6 +110,15 @@ def test_mistakes_are_named_before_any_child_is_trained(
     output = capsys.readouterr()
     assert output.err.startswith("error: ") and words in output.err and output.err.count("\n") == 1
     assert "secret" not in output.err and "trial " not in output.out
+
+
+def test_workers_without_ray_name_the_extra(
+    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.delitem(sys.modules, "nasnet_det.search.ray_workers", raising=False)
+    monkeypatch.setitem(sys.modules, "ray", None)
+    assert run(tmp_path / "s", data, "--workers", "1") == 2
+    assert "Ray is not installed" in (said := capsys.readouterr().err) and "'nasnet-det[search]'" in said
 
 
 def test_another_space_recipe_or_folder_is_refused(
