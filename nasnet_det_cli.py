@@ -15,6 +15,7 @@ import functools
 import importlib
 import importlib.metadata
 import importlib.util
+import logging
 import os
 import shutil
 import sys
@@ -124,12 +125,15 @@ def command(main: Main) -> Main:
 def needs() -> Iterator[None]:
     """Import what an extra brings: where it is missing, the process ends with the command that installs it.
 
-    Importing detectron2 under a new PyTorch warns of what a user can do nothing about; that is not shown.
+    detectron2 under a new PyTorch warns of what a user can do nothing about, when imported and when run; that is not
+    shown.
     """
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             yield
+        warnings.filterwarnings("ignore", "torch.meshgrid: ")
+        logging.getLogger("torch.fx").setLevel(logging.ERROR)
     except ImportError as error:
         raise SystemExit(_say(f"error: {explain(error)}", MISTAKE)) from None
     except KeyboardInterrupt:
