@@ -164,7 +164,8 @@ class Trainer:
         if type(step) is not int or not 0 <= step <= self.total_steps:
             raise ValueError(f"its step is {shown(step)}, of {self.total_steps}")
         self.model.load_state_dict(state["model"])
-        _load_optimizer(self.optimizer, state["optimizer"])
+        twin = _optimizer(copy.deepcopy(self.model), self.recipe)
+        _load_optimizer(self.optimizer, state["optimizer"], twin, step)
         if self.average is not None:
             self.average.load_state_dict(state["average"])
         self.step_number = step
@@ -282,29 +283,48 @@ def _made(what: str, options: Mapping[str, Any]) -> Iterator[None]:
         raise RecipeError(f"{what} cannot be made with {shown(dict(options))}: {reason}") from None
 
 
-def _load_optimizer(optimizer: torch.optim.Optimizer, state: Mapping[str, Any]) -> None:
-    """Load an optimizer's state and see that it is one of this optimizer's: PyTorch would notice at the next step."""
-    kinds = [{key: _kind(value) for key, value in group.items()} for group in optimizer.param_groups]
+def _load_optimizer(
+    optimizer: torch.optim.Optimizer, state: Mapping[str, Any], twin: torch.optim.Optimizer, steps: int
+) -> None:
+    """Load an optimizer's state and see that it is one of ``steps`` steps of such an optimizer: PyTorch would notice at
+    the next. ``twin`` is the same optimizer, of a copy of the weights; it takes a step to show what one makes."""
+    weights = [weight for group in twin.param_groups for weight in group["params"]]
+    for weight in weights:
+        weight.grad = torch.ones_like(weight)
+    fresh = twin.state_dict()["param_groups"]
+    twin.step()
     optimizer.load_state_dict(dict(state))
-    if kinds != [{key: _kind(value) for key, value in group.items()} for group in optimizer.param_groups]:
-        raise ValueError("its optimizer has other settings")
-    if len({frozenset(values) for values in optimizer.state.values()}) > 1:
-        raise ValueError("its optimizer's state is not whole")
-    # What has the shape of one weight has that of each.
-    whole = {
-        name
-        for parameter, values in optimizer.state.items()
-        for name, value in values.items()
-        if torch.is_tensor(value) and value.ndim and value.shape == parameter.shape
-    }
-    for parameter, values in optimizer.state.items():
-        for name, value in values.items():
-            differs = torch.is_tensor(value) and value.shape != parameter.shape
-            other = differs and (name in whole or value.ndim == parameter.ndim)
-            if other or not (value is None or torch.is_tensor(value) or (name == "step" and type(value) is int)):
-                raise ValueError(f"its optimizer's {shown(name)} does not fit")
+    found, stepped = optimizer.state_dict(), twin.state_dict()
+    groups = zip(found["param_groups"], state["param_groups"], fresh, stepped["param_groups"], strict=True)
+    for group, given, before, after in groups:
+        moving = {"lr", *(name for name in after if after[name] != before.get(name))}
+        if str(given["params"]) != str(after["params"]) or _settings(group, moving) != _settings(after, moving):
+            raise ValueError("its optimizer has other settings")
+        _check_values({name: value for name, value in group.items() if name in moving}, after, steps)
+    for number, values in found["state"].items():
+        if number not in stepped["state"] or not stepped["state"][number].keys() <= values.keys():
+            raise ValueError("its optimizer's state is not whole")
+        # What later steps make, as Lookahead's do, is like the weight.
+        likeness = dict.fromkeys(values, weights[number]) | stepped["state"][number]
+        _check_values(values, likeness, steps)
 
 
-def _kind(value: Any) -> type:
-    """The type of a setting, whole numbers counted among the others."""
+def _settings(group: Mapping[str, Any], moving: set[str]) -> dict[str, Any]:
+    """The settings that no step changes, with their types: a tensor is never compared with a number."""
+    return {name: (_form(value), value) for name, value in group.items() if name not in moving}
+
+
+def _check_values(values: Mapping[str, Any], likeness: Mapping[str, Any], steps: int) -> None:
+    for name, value in values.items():
+        counts = "step" in str(name)
+        if _form(value) != _form(likeness[name]) or (counts and not 0 <= float(value) <= steps):
+            raise ValueError(f"its optimizer's {shown(name)} does not fit")
+
+
+def _form(value: Any) -> Any:
+    """The type, of a tensor with its shape; whole numbers are counted among the others."""
+    if torch.is_tensor(value):
+        return value.shape, value.dtype, value.layout, value.is_meta
+    if isinstance(value, (list, tuple)):
+        return [_form(item) for item in value]
     return float if type(value) is int else type(value)

@@ -110,6 +110,48 @@ def test_mixed_targets(batch: tuple[Tensor, Tensor]) -> None:
         assert math.isfinite(mixing.step(images.clone(), labels))
 
 
+@pytest.mark.parametrize(
+    "optimizer", ["momentum", "rmsproptf", "lamb", "adamw", "adafactor", "larc", "lookahead_adamw"]
+)
+def test_a_state_is_taken_up_exactly(optimizer: str, batch: tuple[Tensor, Tensor]) -> None:
+    """Whatever an optimizer keeps, and whenever it makes it: Lookahead at its sixth step."""
+
+    def trainer() -> Trainer:
+        torch.manual_seed(1)
+        return _trainer(Linear(), optimizer=optimizer, optimizer_options={}, learning_rate=0.01, ema_decay=0.9)
+
+    whole = trainer()
+    for _ in range(9):
+        state = copy.deepcopy(whole.state_dict())
+        whole.step(*batch)
+        taken_up = trainer()
+        taken_up.load_state_dict(state)
+        taken_up.step(*batch)
+        for name, value in whole.model.state_dict().items():
+            assert torch.equal(value, taken_up.model.state_dict()[name])
+
+
+@pytest.mark.parametrize(
+    ("spoil", "named"),
+    [
+        (lambda state: state["state"][0].update(step=torch.zeros(54)), "'step' does not fit"),
+        (lambda state: state["state"][0].update(step=torch.tensor(-1.0)), "'step' does not fit"),
+        (lambda state: state["state"][1].update(exp_avg=state["state"][0]["exp_avg"]), "'exp_avg' does not fit"),
+        (lambda state: state["state"][1].pop("exp_avg_sq"), "not whole"),
+        (lambda state: state["param_groups"][0].update(capturable=True), "other settings"),
+        (lambda state: state["param_groups"][0].update(betas=(0.5, 0.999)), "other settings"),
+        (lambda state: state["param_groups"][0].update(params=[1, 1]), "other settings"),
+    ],
+)
+def test_another_optimizers_state_is_refused(spoil: Any, named: str, batch: tuple[Tensor, Tensor]) -> None:
+    trainer = _trainer(Linear(), optimizer="adamw", optimizer_options={})
+    trainer.step(*batch)
+    state = copy.deepcopy(trainer.state_dict())
+    spoil(state["optimizer"])
+    with pytest.raises(ValueError, match=named):
+        _trainer(Linear(), optimizer="adamw", optimizer_options={}).load_state_dict(state)
+
+
 def test_evaluation_counts_every_image_once(batch: tuple[Tensor, Tensor]) -> None:
     images, labels = batch
     network = Linear()
