@@ -5,6 +5,7 @@ from __future__ import annotations
 from torch import Tensor
 
 from nasnet_det.network import NASNet
+from nasnet_det.plain_values import listed
 from nasnet_det.weights import keras, own, tf_slim, timm_cadene
 from nasnet_det.weights.layout import Arrays, Format, WeightsError, to_state_dict
 
@@ -26,9 +27,9 @@ def detect(arrays: Arrays) -> Format:
         prepared = fmt.prepare(arrays)
         if any(mark in prepared for mark in fmt.marks):
             return fmt
-    example = next(iter(arrays), "nothing")
+    example = listed([next(iter(arrays), "nothing")])
     raise WeightsError(
-        f"the tensors are named like no NASNet that is known (the first is {example!r}); known are: "
+        f"the tensors are named like no NASNet that is known (the first is {example}); known are: "
         + ", ".join(f"{fmt.title} ({fmt.marks[0]}, ...)" for fmt in FORMATS.values())
     )
 

@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from nasnet_det.genotypes import Genotype
 from nasnet_det.network import NASNet
 from nasnet_det.operations import ConvNorm, FactorizedReduction, SeparableConvNorm
+from nasnet_det.plain_values import listed
 from nasnet_det.plan import CellPlan, Stem, plan_cells
 
 Arrays = Mapping[str, Any]
@@ -275,7 +276,7 @@ def _check_names(model: NASNet, arrays: Arrays, fmt: Format, targets: Sequence[_
         )
     if left_over:
         raise WeightsError(
-            f"this {fmt.title} holds {left_over[0]}{_more(left_over)}, which this network has no place for; "
+            f"this {fmt.title} holds {listed(left_over[:1])}{_more(left_over)}, which this network has no place for; "
             f"{_describe(model)}: name the network that the weights were made for"
         )
 
@@ -343,7 +344,7 @@ def _more(names: list[Any]) -> str:
 
 
 def _instead(names: list[str]) -> str:
-    return f", and holds {names[0]}{_more(names)}, which the network has no place for" if names else ""
+    return f", and holds {listed(names[:1])}{_more(names)}, which the network has no place for" if names else ""
 
 
 def _describe(model: NASNet) -> str:
