@@ -1,7 +1,7 @@
 """How many cases, from which seed; what became of them is said at the end.
 
 pytest tests/fuzz                          # a slice of each target
-pytest tests/fuzz --fuzz-cases 10000       # the long way
+pytest tests/fuzz --fuzz-cases 10000       # the long way: so many of each target
 pytest tests/fuzz -k genotype_file --fuzz-only 1234
 """
 
@@ -24,22 +24,23 @@ Fuzz = Callable[..., None]
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     group = parser.getgroup("fuzz")
-    group.addoption("--fuzz-cases", type=int, default=SLICE, metavar="N", help=f"cases of each fuzz target ({SLICE})")
+    group.addoption("--fuzz-cases", type=int, metavar="N", help=f"cases of each fuzz target (at most {SLICE})")
     group.addoption("--fuzz-seed", type=int, default=0, metavar="SEED", help="what they are drawn from (0)")
     group.addoption("--fuzz-only", type=int, metavar="NUMBER", help="just this case")
 
 
 @pytest.fixture
 def fuzz(request: pytest.FixtureRequest, tmp_path: Path) -> Fuzz:
-    """Tries a target's cases: ``fuzz(attempt)``; ``fuzz(attempt, share=0.1)`` for a slow one."""
+    """Tries a target's cases: ``fuzz(attempt)``; ``fuzz(attempt, share=0.1)`` for one that is slow, where no number is
+    asked for; ``fuzz(attempt, different=5)`` for one that has no more."""
 
     def asked(name: str, default: Any) -> Any:
         return request.config.getoption(name, default)  # absent where pytest found this file after its options
 
-    def tries(attempt: Callable[[Case], None], share: float = 1.0) -> None:
+    def tries(attempt: Callable[[Case], None], share: float = 1.0, different: int | None = None) -> None:
         target = request.node.name.removeprefix("test_")
         only, seed = asked("--fuzz-only", None), asked("--fuzz-seed", 0)
-        cases = max(2, round(asked("--fuzz-cases", SLICE) * share))
+        cases = different or asked("--fuzz-cases", None) or max(2, round(SLICE * share))
         count = run(target, attempt, range(cases) if only is None else range(only, only + 1), seed, tmp_path)
         _counts.append(count)
         if count.failures:
@@ -52,7 +53,7 @@ def fuzz(request: pytest.FixtureRequest, tmp_path: Path) -> Fuzz:
 
 
 def pytest_terminal_summary(terminalreporter: Any, config: pytest.Config) -> None:
-    if config.getoption("--fuzz-cases", SLICE) != SLICE:
+    if config.getoption("--fuzz-cases", None):
         terminalreporter.section("fuzz")
         for count in _counts:
             terminalreporter.line(str(count))

@@ -133,7 +133,7 @@ def test_archive_bomb(fuzz: Fuzz, scratch: Path, monkeypatch: pytest.MonkeyPatch
         assert case.pristine or case.refused
         assert not list(scratch.iterdir())
 
-    fuzz(attempt, share=0.001)
+    fuzz(attempt, different=2)
 
 
 def test_archive_of_cifar(fuzz: Fuzz) -> None:

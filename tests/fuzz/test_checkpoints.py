@@ -82,7 +82,13 @@ def spoil_state(whole: dict[str, Any], case: Case) -> Any:
     state = dict(whole)
     if case.pristine:
         return state
-    kind = case.random.randrange(4)
+    kind = case.random.randrange(5)
+    if kind == 4:
+        optimizer = state["optimizer"]
+        number = case.random.choice(list(optimizer["state"]))
+        spoiled = spoil_tensors(optimizer["state"][number], case)
+        state["optimizer"] = {**optimizer, "state": {**optimizer["state"], number: spoiled}}
+        return state
     if kind == 0:
         part = case.random.choice(("model", "average"))
         state[part] = spoil_tensors(state[part], case)
