@@ -17,6 +17,7 @@ from typing import Any
 
 import numpy as np
 
+from nasnet_det.detection.coco_masks import is_mask
 from nasnet_det.files import replacing, write_text
 from nasnet_det.plain_values import from_json, shown
 
@@ -289,51 +290,58 @@ def _refuse_first(bad: np.ndarray, records: Sequence[Record], name: str, key: st
 
 
 def _check_masks(results: Sequence[Record], annotations: Mapping[str, Any], name: str) -> None:
-    sizes = {image["id"]: [image.get("height"), image.get("width")] for image in annotations["images"]}
+    sizes = _image_sizes(annotations)
     for number, (result, mask) in enumerate(zip(results, _column(results, "segmentation", name), strict=True)):
+        where = f"{name}: entry {number}"
         if not isinstance(mask, dict) or not isinstance(mask.get("counts"), str):
             raise CocoFormatError(
-                f"{name}: entry {number}: 'segmentation' must be a compressed RLE, {{'size', 'counts' as text}}, "
-                f"not {shown(mask)}"
+                f"{where}: 'segmentation' must be a compressed RLE, {{'size', 'counts' as text}}, not {shown(mask)}"
             )
-        size = sizes[result["image_id"]]
-        if any(type(side) is not int or side < 1 for side in size):
-            raise CocoFormatError(
-                f"{name}: entry {number}: the height and width of image {result['image_id']} are {shown(size)} in the "
-                "annotation file, expected whole numbers"
-            )
+        size = _checked_size(sizes, result, where)
         if mask.get("size") != size:
             raise CocoFormatError(
-                f"{name}: entry {number}: the mask's size {shown(mask.get('size'))} is not that of image "
-                f"{result['image_id']}, {sizes[result['image_id']]}"
+                f"{where}: the mask's size {shown(mask.get('size'))} is not that of image {result['image_id']}, {size}"
             )
-        described = _pixels(mask["counts"])
-        if described is None or described > size[0] * size[1]:
-            raise CocoFormatError(f"{name}: entry {number}: the mask's RLE is damaged, or of an image of another size")
+        if not is_mask(mask, size):
+            raise CocoFormatError(f"{where}: the mask's RLE is damaged, or of an image of another size")
 
 
-def _pixels(counts: str) -> int | None:
-    """The pixels that a compressed RLE describes (``maskApi.c``, ``rleFrString``); None if it is damaged.
+def check_true_masks(annotations: Mapping[str, Any]) -> None:
+    """Refuse annotations whose masks cannot be compared with others.
 
-    A run is written in groups of five bits, the lowest first, each with a bit that says whether more follow; from the
-    fourth run on it is the difference to the run before the last.
+    Args:
+        annotations: checked by :func:`check_annotations`.
+
+    Raises:
+        CocoFormatError: naming the first annotation without a mask, with one that is damaged or far outside its image,
+            or of an image of unknown size.
     """
-    runs: list[int] = []
-    value = shift = 0
-    for character in counts:
-        bits = ord(character) - ord("0")
-        if not 0 <= bits < 64 or shift > 30:
-            return None
-        value |= (bits & 31) << shift
-        shift += 5
-        if bits & 32:
-            continue
-        value -= (bits >> 4 & 1) << shift
-        runs.append(value + (runs[-2] if len(runs) > 2 else 0))
-        if runs[-1] < 0:
-            return None
-        value = shift = 0
-    return None if shift else sum(runs)
+    sizes = _image_sizes(annotations)
+    for entry in annotations["annotations"]:
+        where, mask = f"annotation {entry['id']}", entry.get("segmentation")
+        if not isinstance(mask, (list, dict)):
+            raise CocoFormatError(f"{where} has no 'segmentation' to compare masks with")
+        size = _checked_size(sizes, entry, where)
+        if not is_mask(mask, size):
+            raise CocoFormatError(
+                f"{where}: 'segmentation' must be polygons [[x, y, x, y, x, y, ...], ...], or an RLE of the image's "
+                f"size {size}, not {shown(mask)}"
+            )
+
+
+def _image_sizes(annotations: Mapping[str, Any]) -> dict[int, list[Any]]:
+    return {image["id"]: [image.get("height"), image.get("width")] for image in annotations["images"]}
+
+
+def _checked_size(sizes: Mapping[int, list[Any]], entry: Record, where: str) -> list[int]:
+    """Height and width of an entry's image; an RLE counts pixels in 32 bits."""
+    size = sizes[entry["image_id"]]
+    if any(type(side) is not int or side < 1 for side in size) or size[0] * size[1] >= 1 << 32:
+        raise CocoFormatError(
+            f"{where}: the height and width of image {entry['image_id']} are {shown(size)} in the annotation file, "
+            "expected whole numbers"
+        )
+    return size
 
 
 def _kind(value: Any) -> str:

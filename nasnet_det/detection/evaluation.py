@@ -18,7 +18,7 @@ from typing import Any, Literal
 
 import numpy as np
 
-from nasnet_det.detection.coco_format import CocoFormatError, Record, collection_paused
+from nasnet_det.detection.coco_format import Record, check_true_masks, collection_paused
 
 IouType = Literal["bbox", "segm"]
 Backend = Literal["faster-coco-eval", "pycocotools"]
@@ -82,16 +82,14 @@ def evaluate(
         backend: None for the fastest installed.
 
     Raises:
-        CocoFormatError: if masks are to be compared and an annotation has none.
+        CocoFormatError: if masks are to be compared and an annotation has none, or none that can be.
         ValueError: if the annotations hold only image information, as those of a test set do.
         ModuleNotFoundError: if no backend is installed, or not the one asked for.
     """
     if "annotations" not in annotations:
         raise ValueError("there are no annotations to score against: a test set is scored by COCO's server")
     if iou_type == "segm":
-        for entry in annotations["annotations"]:
-            if not isinstance(entry.get("segmentation"), (list, dict)):
-                raise CocoFormatError(f"annotation {entry['id']} has no 'segmentation' to compare masks with")
+        check_true_masks(annotations)
     if any(entry["id"] == 0 for entry in annotations["annotations"]):
         logger.warning("an annotation has the id 0, which COCO's evaluation takes for 'unmatched': number them from 1")
     name: str = backend or next(iter(available_backends()), "pycocotools")

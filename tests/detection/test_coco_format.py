@@ -16,6 +16,7 @@ from nasnet_det.detection.coco_format import (
     CocoFormatError,
     check_annotations,
     check_results,
+    check_true_masks,
     named,
     read_annotations,
     read_results,
@@ -208,3 +209,40 @@ def test_masks_as_cocos_own_code_writes_them_are_taken() -> None:
         result["segmentation"] = {"size": [height, width], "counts": mask["counts"].decode()}
         annotations = {"images": [{"id": 1, "height": height, "width": width}], "categories": [{"id": 1}]}
         check_results([result], annotations, segmentation=True)
+
+
+@pytest.mark.parametrize(
+    ("mask", "size"),
+    [
+        (None, [30, 40]),
+        ([], [30, 40]),
+        ([[1, 1, 5, 5]], [30, 40]),
+        ([[1, 1, 5, 1, 5, 10**9]], [30, 40]),
+        ([[1, 1, 5, 1, 5, float("nan")]], [30, 40]),
+        ([[1, 1, 5, 1, "5", 5]], [30, 40]),
+        ([[1, 1, 5, 1, 5, 5]], [30, None]),
+        ([[1, 1, 5, 1, 5, 5]], [2**20, 2**20]),
+        ({"size": [40, 30], "counts": [1200]}, [30, 40]),
+        ({"size": [30, 40], "counts": [1199]}, [30, 40]),
+        ({"size": [30, 40], "counts": "\x00"}, [30, 40]),
+    ],
+)
+def test_true_masks_that_cannot_be_compared_are_refused(mask: object, size: list[Any]) -> None:
+    truth = annotations()
+    for image in truth["images"]:
+        image |= dict(zip(("height", "width"), size, strict=True))
+    for entry in truth["annotations"]:
+        entry["segmentation"] = mask
+    with pytest.raises(CocoFormatError, match="annotation 1"):
+        check_true_masks(truth)
+
+
+def test_true_masks_are_polygons_or_rles() -> None:
+    polygon = [1, 1, 5.5, 1, 5, 41.0]
+    for mask in ([polygon, [1, 1, 2, 2]], {"size": [30, 40], "counts": [1200]}, {"size": [30, 40], "counts": "1"}):
+        truth = annotations()
+        for image in truth["images"]:
+            image |= {"height": 30, "width": 40}
+        for entry in truth["annotations"]:
+            entry["segmentation"] = mask
+        check_true_masks(truth)
