@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import collections
 import os
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -59,7 +60,8 @@ def spoil_tensors(state: dict[str, Any], case: Case, hostile: bool = True) -> di
         elif kind == 4:
             found[name] = random.choice(OTHERS)
         elif torch.is_tensor(value) and value.numel() < 10**6:
-            found[name] = _another(value, random)
+            with suppress(RuntimeError):  # of a tensor that has been made strange before
+                found[name] = _another(value, random)
     return found
 
 
