@@ -256,6 +256,8 @@ def _mixup(recipe: Recipe, num_classes: int) -> Any:
             if isinstance(default, float) and type(value) not in (int, float):  # Mixup itself notices in a step
                 raise TypeError(f"{key} is a number, not {shown(value)}")
         alphas = [recipe.mix.get(key, known[key].default) for key in ("mixup_alpha", "cutmix_alpha")]
+        if not all(alpha == 0 or 1e-6 <= alpha <= 1e6 for alpha in alphas):  # beyond, numpy draws no number
+            raise ValueError("mixup_alpha and cutmix_alpha are 0, or from 1e-6 to 1e6")
         if not (max(alphas) > 0 or recipe.mix.get("cutmix_minmax")):
             raise ValueError("mixup_alpha or cutmix_alpha must be above 0")
         return Mixup(**recipe.mix, label_smoothing=recipe.label_smoothing, num_classes=num_classes)

@@ -17,7 +17,7 @@ from nasnet_det.drop_path import ScheduledDropPath
 from nasnet_det.network import NASNet
 from nasnet_det.training.engine import Trainer, evaluate, own_randomness, seed_step
 from nasnet_det.training.execution import Execution, choose_execution
-from nasnet_det.training.recipe import Recipe
+from nasnet_det.training.recipe import Recipe, RecipeError
 
 CPU = Execution(torch.device("cpu"))
 PLAIN = Recipe("plain", "cifar", epochs=2, batch_size=4, learning_rate=0.1, optimizer_options={"momentum": 0.0})
@@ -150,6 +150,12 @@ def test_another_optimizers_state_is_refused(spoil: Any, named: str, batch: tupl
     spoil(state["optimizer"])
     with pytest.raises(ValueError, match=named):
         _trainer(Linear(), optimizer="adamw", optimizer_options={}).load_state_dict(state)
+
+
+@pytest.mark.parametrize("alpha", [-0.5, 1e-320, 1e300, math.nan])
+def test_a_mix_that_numpy_cannot_draw_is_refused(alpha: float) -> None:
+    with pytest.raises(RecipeError, match="0, or from 1e-6"):
+        _trainer(Linear(), mix={"mixup_alpha": 0.5, "cutmix_alpha": alpha})
 
 
 def test_evaluation_counts_every_image_once(batch: tuple[Tensor, Tensor]) -> None:
