@@ -280,7 +280,7 @@ def _made(what: str, options: Mapping[str, Any]) -> Iterator[None]:
     """What timm and PyTorch raise for their arguments, as an error of the recipe."""
     try:
         yield
-    except (AssertionError, AttributeError, LookupError, RuntimeError, TypeError, ValueError) as error:
+    except (ArithmeticError, AssertionError, AttributeError, LookupError, RuntimeError, TypeError, ValueError) as error:
         reason = " ".join(str(error).split())[:300]
         raise RecipeError(f"{what} cannot be made with {shown(dict(options))}: {reason}") from None
 
