@@ -216,8 +216,18 @@ def _check(recipe: Recipe) -> None:
             raise RecipeError(f"{name} is text, not {shown(value)}")
         if "Mapping" in str(hint) and not isinstance(value, Mapping):
             raise RecipeError(f"{name} is a mapping of settings, not {shown(value)}")
+        if isinstance(value, Mapping):
+            _check_mapping(name, value)
         if hint in (int, float):
             _check_number(name, value, hint)
+
+
+def _check_mapping(name: str, settings: Mapping[str, Any]) -> None:
+    for key, value in settings.items():
+        for number in value if isinstance(value, (list, tuple)) else [value]:
+            if isinstance(number, (int, float)) and not abs(number) <= _LARGEST:
+                where = shown(f"{name}.{key}")[1:-1]
+                raise RecipeError(f"{where} is a number of at most {_LARGEST:g}, not {shown(number)}")
 
 
 def _check_number(name: str, value: Any, kind: type) -> None:

@@ -152,7 +152,7 @@ def test_another_optimizers_state_is_refused(spoil: Any, named: str, batch: tupl
         _trainer(Linear(), optimizer="adamw", optimizer_options={}).load_state_dict(state)
 
 
-@pytest.mark.parametrize("alpha", [-0.5, 1e-320, 1e300, math.nan])
+@pytest.mark.parametrize("alpha", [-0.5, 1e-320, 1e9])
 def test_a_mix_that_numpy_cannot_draw_is_refused(alpha: float) -> None:
     with pytest.raises(RecipeError, match="0, or from 1e-6"):
         _trainer(Linear(), mix={"mixup_alpha": 0.5, "cutmix_alpha": alpha})

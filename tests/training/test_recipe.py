@@ -74,6 +74,8 @@ def test_settings_and_scaling() -> None:
         ("drop_path_rate=1", "drop_path_rate is below 1"),
         ("nothing=1", "unknown settings nothing"),
         ("mix=3", "mix is a mapping"),
+        ("optimizer_options.momentum=.inf", "optimizer_options.momentum is a number of at most"),
+        ("optimizer_options.betas=[0.9, 1.0e+30]", "optimizer_options.betas is a number of at most"),
         ("epochs", "key=value"),
         ("epochs=[1", "not YAML"),
     ],
