@@ -69,12 +69,12 @@ def hostile_tar(case: Case, content: bytes) -> bytes:
                 link = random.choice(("weights.pth", "/etc/passwd", "../..", str(case.folder), "loop", ""))
                 _member(tar, random.choice((*NAMES, "loop")), type=random.choice(KINDS), linkname=link)
             elif kind == 3:
-                for number in range(10_100 if case.number % 200 == 7 else random.choice((3, 10, 100))):
+                for number in range(10_100 if case.number % 1000 == 7 else random.choice((3, 10, 100))):
                     _member(tar, f"many/{number}")
             elif kind == 4:
                 _member(tar, random.choice(NAMES), content, pax_headers={"size": random.choice(("-1", "x", "9" * 30))})
             else:
-                _member(tar, "zeros.bin", bytes(random.choice((10**5, 10**6))))
+                _member(tar, "zeros.bin", bytes(random.choice((10**3, 10**5))))
     return buffer.getvalue()
 
 
