@@ -8,11 +8,13 @@ one that is not understood is named in the log.
 from __future__ import annotations
 
 import logging
+import math
 from itertools import pairwise
 
 from detectron2.config import CfgNode
 
 from nasnet_det.detection.protobuf_text import Message, PipelineConfigError
+from nasnet_det.plain_values import shown
 
 logger = logging.getLogger(__name__)
 
@@ -66,10 +68,18 @@ def _anchors(generator: Message, cfg: CfgNode) -> None:
         grid.demand(name, 16, 16)
     offset = grid.value("height_offset", 0)
     grid.demand("width_offset", 0, offset)
-    cfg.MODEL.ANCHOR_GENERATOR.SIZES = [[base * float(scale) for scale in grid.values("scales")]]
+    cfg.MODEL.ANCHOR_GENERATOR.SIZES = [[base * scale for scale in _above_zero(grid, "scales")]]
     # TF's ratio is width / height, detectron2's the other way round.
-    cfg.MODEL.ANCHOR_GENERATOR.ASPECT_RATIOS = [[1.0 / float(ratio) for ratio in grid.values("aspect_ratios")]]
+    cfg.MODEL.ANCHOR_GENERATOR.ASPECT_RATIOS = [[1.0 / ratio for ratio in _above_zero(grid, "aspect_ratios")]]
     cfg.MODEL.ANCHOR_GENERATOR.OFFSET = offset / 16
+
+
+def _above_zero(message: Message, name: str) -> list[float]:
+    """The numbers of a repeated field, all above 0."""
+    found = message.values(name)
+    if wrong := [n for n in found if isinstance(n, bool) or not isinstance(n, (int, float)) or not 0 < n < math.inf]:
+        raise PipelineConfigError(f"{message.path}: {name} are numbers above 0, not {shown(wrong[0])}")
+    return [float(number) for number in found]
 
 
 def _first_stage(detector: Message, cfg: CfgNode) -> None:
@@ -149,8 +159,8 @@ def _training(training: Message, cfg: CfgNode) -> None:
     if schedule[0][0] == 0:
         rate, schedule = schedule[0][1], schedule[1:]
     rates = [rate, *(after for _, after in schedule)]
-    factors = {round(after / before, 6) for before, after in pairwise(rates)}
-    if len(factors) > 1:
+    factors = {round(after / before, 6) if before else math.inf for before, after in pairwise(rates)}
+    if len(factors) > 1 or math.inf in factors:
         logger.warning(
             f"pipeline config: the learning rates {rates} do not fall by one factor; the schedule is unchanged"
         )

@@ -103,6 +103,8 @@ def test_what_is_left_out_has_the_defaults_of_the_api(small_config: Any) -> None
         ("score_threshold: 0.05", "soft_nms_sigma: 0.5", "soft_nms_sigma"),
         ("use_dropout: false", "use_dropout: true", "use_dropout"),
         ("num_classes: 37", "num_classes: many", "num_classes: expected int"),
+        ("aspect_ratios: 2.0", "aspect_ratios: 0.0", "aspect_ratios are numbers above 0, not 0.0"),
+        ("scales: [0.5, 1.0]", "scales: [0.5, large]", "scales are numbers above 0, not 'large'"),
         ("faster_rcnn {", "ssd {", "no faster_rcnn but ssd"),
     ],
 )
@@ -117,8 +119,12 @@ def test_what_is_not_understood_is_named(small_config: Any, caplog: pytest.LogCa
     assert "model.faster_rcnn.hard_example_miner" in caplog.text
 
 
-def test_a_schedule_that_cannot_be_said_stays(small_config: Any, caplog: pytest.LogCaptureFixture) -> None:
+@pytest.mark.parametrize(("step", "rate"), [("learning_rate: 0.000025", "0.00005"), ("learning_rate: 0.0001", "0.0")])
+def test_a_schedule_that_cannot_be_said_stays(
+    step: str, rate: str, small_config: Any, caplog: pytest.LogCaptureFixture
+) -> None:
+    assert step in PIPELINE
     with caplog.at_level(logging.WARNING):
-        cfg = followed(PIPELINE.replace("learning_rate: 0.000025", "learning_rate: 0.00005"), small_config)
+        cfg = followed(PIPELINE.replace(step, f"learning_rate: {rate}"), small_config)
     assert cfg.SOLVER.BASE_LR == small_config("nasnet_frcnn.yaml").SOLVER.BASE_LR
     assert "do not fall by one factor" in caplog.text
