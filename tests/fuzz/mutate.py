@@ -194,7 +194,7 @@ def _spoil_place(parent: Any, key: Any, places: list[Any], odd: Sequence[Any], r
             return
     elif kind == 3:
         parent[key] = random.choice(([parent[key]], {"x": parent[key]}, [parent[key]] * 3, str(parent[key])))
-    elif kind == 4 and isinstance(parent[key], (int, float)):
+    elif kind == 4 and isinstance(parent[key], (int, float)) and abs(parent[key]) < 1e300:
         parent[key] = parent[key] + random.choice((-1, 1, 0.5, 100, -1000, 2**40))
     else:
         parent[key] = copy.deepcopy(random.choice(odd))
