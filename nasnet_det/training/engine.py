@@ -250,11 +250,8 @@ def _mixup(recipe: Recipe, num_classes: int) -> Any:
     if not recipe.mix:
         return None
     with _made("mix", recipe.mix):
+        _check_numbers(Mixup, recipe.mix)
         known = signature(Mixup).parameters
-        for key, value in recipe.mix.items():
-            default = known[key].default if key in known else None
-            if isinstance(default, float) and type(value) not in (int, float):  # Mixup itself notices in a step
-                raise TypeError(f"{key} is a number, not {shown(value)}")
         alphas = [recipe.mix.get(key, known[key].default) for key in ("mixup_alpha", "cutmix_alpha")]
         if not all(alpha == 0 or 1e-6 <= alpha <= 1e6 for alpha in alphas):  # beyond, numpy draws no number
             raise ValueError("mixup_alpha and cutmix_alpha are 0, or from 1e-6 to 1e6")
@@ -265,7 +262,7 @@ def _mixup(recipe: Recipe, num_classes: int) -> Any:
 
 def _optimizer(model: nn.Module, recipe: Recipe) -> torch.optim.Optimizer:
     with _made(f"optimizer {shown(recipe.optimizer)}", recipe.optimizer_options):
-        return create_optimizer_v2(
+        optimizer = create_optimizer_v2(
             model,
             opt=recipe.optimizer,
             lr=recipe.learning_rate,
@@ -273,6 +270,17 @@ def _optimizer(model: nn.Module, recipe: Recipe) -> torch.optim.Optimizer:
             filter_bias_and_bn=True,
             **recipe.optimizer_options,
         )
+        _check_numbers(type(optimizer), recipe.optimizer_options)
+    return optimizer
+
+
+def _check_numbers(made: Any, settings: Mapping[str, Any]) -> None:
+    """Refuse what is no number where the default is one: what is made notices in a step."""
+    known = signature(made).parameters
+    for key, value in settings.items():
+        default = known[key].default if key in known else None
+        if type(default) in (int, float) and type(value) not in (int, float):
+            raise TypeError(f"{key} is a number, not {shown(value)}")
 
 
 @contextmanager

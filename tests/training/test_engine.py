@@ -158,6 +158,12 @@ def test_a_mix_that_numpy_cannot_draw_is_refused(alpha: float) -> None:
         _trainer(Linear(), mix={"mixup_alpha": 0.5, "cutmix_alpha": alpha})
 
 
+def test_a_number_is_no_truth_value() -> None:
+    with pytest.raises(RecipeError, match="momentum is a number, not True"):
+        _trainer(Linear(), optimizer_options={"momentum": True})
+    _trainer(Linear(), optimizer_options={"momentum": 0.9, "nesterov": True})
+
+
 def test_evaluation_counts_every_image_once(batch: tuple[Tensor, Tensor]) -> None:
     images, labels = batch
     network = Linear()
