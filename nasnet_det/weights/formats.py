@@ -29,7 +29,7 @@ def detect(arrays: Arrays) -> Format:
             return fmt
     example = listed([next(iter(arrays), "nothing")])
     raise WeightsError(
-        f"the tensors are named like no NASNet that is known (the first is {example}); known are: "
+        f"the tensors are named like no NASNet that is known (the first is '{example}'); known are: "
         + ", ".join(f"{fmt.title} ({fmt.marks[0]}, ...)" for fmt in FORMATS.values())
     )
 
