@@ -6,7 +6,7 @@ Its wiring is data (``plan.py``). Sources: paper figure 2; TF-slim ``nets/nasnet
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -76,7 +76,9 @@ class NASNet(nn.Module):
     ) -> None:
         super().__init__()
         self.genotype = as_genotype(genotype)
-        stages = (num_cells,) * 3 if isinstance(num_cells, int) else tuple(num_cells)
+        stages = tuple(num_cells) if isinstance(num_cells, Iterable) else (num_cells,) * 3
+        if type(stem_channels) is not int:
+            raise ValueError(f"stem_channels is a whole number, not {stem_channels!r:.60}")
         self.max_stride = _check_numbers(stages, num_filters, stem, output_stride)
         self.num_classes, self.num_filters, self.stages = num_classes, num_filters, stages
         self.grad_checkpointing = False
