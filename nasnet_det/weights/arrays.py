@@ -24,7 +24,7 @@ import numpy as np
 import torch
 from safetensors import SafetensorError
 
-from nasnet_det.plain_values import shown
+from nasnet_det.plain_values import listed, shown
 from nasnet_det.weights.layout import Arrays, WeightsError, one_line
 from nasnet_det.weights.tf_slim import preferred
 
@@ -81,8 +81,11 @@ def located(path: str | Path) -> Iterator[Path]:
         WeightsError: if there is none, or more than one.
     """
     path = Path(path)
-    if path.is_dir():
-        path = _in_folder(path)
+    try:
+        if path.is_dir():
+            path = _in_folder(path)
+    except OSError as error:  # a name that is too long, a folder that may not be looked into
+        raise WeightsError(f"{listed([path])}: cannot be read ({error.strerror})") from None
     if _is_tar(path):
         with tempfile.TemporaryDirectory(prefix="nasnet_det-") as folder:
             _unpack(path, Path(folder))
