@@ -85,13 +85,23 @@ def build_network(
 
 
 def norm_layer(norm: str, eps: float, momentum: float) -> Callable[[int], nn.Module]:
-    """What makes normalization layers of one kind; batch norms of every kind have the network's own numbers."""
+    """What makes normalization layers of one kind; batch norms of every kind have the network's own numbers.
+
+    Raises:
+        ConfigError: if there is no such kind.
+    """
     if norm == "FrozenBN":
         return partial(FrozenBatchNorm2d, eps=eps)
     if norm == "BN":
         return partial(nn.BatchNorm2d, eps=eps, momentum=momentum)
     if norm == "SyncBN":
         return partial(nn.SyncBatchNorm, eps=eps, momentum=momentum)
+    try:
+        known = get_norm(norm, 32) is not None
+    except KeyError:
+        known = False
+    if not known:
+        raise ConfigError(f"MODEL.NASNET.NORM is FrozenBN, BN, SyncBN, GN or LN, not {norm!r}")
     return partial(get_norm, norm)
 
 

@@ -42,6 +42,8 @@ OPTUNA_SAMPLERS: dict[str, dict[str, Any]] = {
 }
 NAMES = (*STRATEGIES, *OPTUNA_SAMPLERS)
 
+_LARGEST = 1e9
+
 
 def make_strategy(
     name: str, sizes: Sequence[int], seed: int, overrides: Mapping[str, Any] | None = None
@@ -85,4 +87,6 @@ def _changed(name: str, settings: Any, overrides: Mapping[str, Any]) -> Any:
         fits = isinstance(value, int if whole else int | float) and not isinstance(value, bool)
         if (number and not fits) or (isinstance(known[key], bool) and not isinstance(value, bool)):
             raise ValueError(f"setting {key} of strategy {name} is like {known[key]!r}, not {shown(value)}")
+        if number and not abs(value) <= _LARGEST:  # nor is "not a number"
+            raise ValueError(f"setting {key} of strategy {name} is at most {_LARGEST:g}, not {shown(value)}")
     return replace(settings, **overrides)

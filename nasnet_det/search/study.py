@@ -109,21 +109,15 @@ class Study:
                 if identity is None:
                     known = ", ".join(study.study_name for study in backend.get_all_studies()) or "none"
                     raise StudyError(f"{shown(url)} has no study called {name!r}; it has: {known}") from None
-                return cls._make(backend, name, {**(adopt or {}), **identity}, url)
+                study_id = _make(backend, name, url)
             recorded = backend.get_study_user_attrs(study_id).get("identity")
+            if identity is not None and _is_bare(backend, study_id):
+                recorded = {**(adopt or {}), **identity}
+                backend.set_study_user_attr(study_id, "identity", recorded)
             if not isinstance(recorded, dict):
                 raise StudyError(f"study {name!r} in {shown(url)} is not one of this project; choose another name")
             _check_identity(name, url, recorded, identity or {})
             return cls(backend, study_id, recorded)
-
-    @classmethod
-    def _make(cls, backend: RDBStorage, name: str, identity: Mapping[str, Any], url: URL) -> Study:
-        try:
-            study_id = backend.create_new_study([StudyDirection.MAXIMIZE], name)
-        except DuplicatedStudyError:
-            raise StudyError(f"another search has just made study {name!r} in {shown(url)}") from None
-        backend.set_study_user_attr(study_id, "identity", dict(identity))
-        return cls(backend, study_id, identity)
 
     def close(self) -> None:
         """Give the connections back."""
@@ -246,6 +240,22 @@ def storage_url(storage: str | Path) -> URL:
 def shown(url: URL) -> str:
     """A URL as messages show it, without its password; an SQLite file by its path."""
     return str(url.database) if url.drivername == "sqlite" else url.render_as_string(hide_password=True)
+
+
+def _make(backend: RDBStorage, name: str, url: URL) -> int:
+    try:
+        return backend.create_new_study([StudyDirection.MAXIMIZE], name)
+    except DuplicatedStudyError:
+        raise StudyError(f"another search has just made study {name!r} in {shown(url)}") from None
+
+
+def _is_bare(backend: RDBStorage, study_id: int) -> bool:
+    """Whether a study has been made, now or by a search that was killed at that moment, and nothing more."""
+    return (
+        backend.get_study_directions(study_id) == [StudyDirection.MAXIMIZE]
+        and not backend.get_study_user_attrs(study_id)
+        and backend.get_n_trials(study_id) == 0
+    )
 
 
 def _connect(url: URL) -> RDBStorage:

@@ -239,6 +239,17 @@ def test_a_study_of_another_search_is_refused(tmp_path: Path) -> None:
         Study.open(path, "foreign", identity)
 
 
+def test_a_study_that_a_killed_search_has_just_made_is_taken_up(tmp_path: Path) -> None:
+    path, identity = tmp_path / "study.db", {"seed": 3}
+    optuna.create_study(study_name="s", storage=f"sqlite:///{path}", direction="maximize")
+    assert Study.open(path, "s", identity, {"pending": 9}).identity == {"seed": 3, "pending": 9}
+    assert Study.open(path, "s", identity, {"pending": 3}).identity["pending"] == 9
+    used = optuna.create_study(study_name="used", storage=f"sqlite:///{path}", direction="maximize")
+    used.enqueue_trial({})
+    with pytest.raises(StudyError, match="not one of this project"):
+        Study.open(path, "used", identity)
+
+
 def test_two_searches_of_one_study_notice_each_other(tmp_path: Path) -> None:
     studies = [Study.open(tmp_path / "study.db", "s", {"seed": 0}) for _ in range(2)]
     genotype = SPACE.genotype((0,) * len(SPACE.sizes))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
@@ -267,6 +268,7 @@ def test_settings_are_plain_and_checked() -> None:
         ({"minibatch": 7.5}, "is like 20, not 7.5"),
         ({"minibatch": "many"}, "is like 20, not 'many'"),
         ({"standardize": 1}, "is like True, not 1"),
+        ({"weight_scale": math.nan}, r"is at most 1e\+09, not nan"),
         ({"minibatch": 0}, "no controller can have"),
     ):
         with pytest.raises(ValueError, match=match):
