@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from huggingface_hub import constants
+from huggingface_hub import constants, file_download
 from safetensors.torch import save_file
 
 from nasnet_det import FAMILY
@@ -185,6 +185,8 @@ def test_weights_from_a_hub(server: Server, cache: Path, tmp_path: Path, monkeyp
     server.headers[path] = {"ETag": f'"{hashlib.sha256(content).hexdigest()}"', "X-Repo-Commit": "0" * 40}
     template = server.url("{repo_id}/resolve/{revision}/{filename}")
     monkeypatch.setattr(constants, "HUGGINGFACE_CO_URL_TEMPLATE", template)
+    # Clients before 1.0 have it under a name of their own.
+    monkeypatch.setattr(file_download, "HUGGINGFACE_CO_URL_TEMPLATE", template, raising=False)
     monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "hub"))
     weights = PublishedWeights("small.hub", NETWORK, f"{HUB}owner/repository")
     model = fresh()
