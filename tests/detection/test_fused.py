@@ -58,10 +58,7 @@ def test_both_stages(small_config: Any, name: str) -> None:
 @torch.no_grad()
 def test_predictions_are_equal(small_config: Any) -> None:
     model = detector(small_config)
-    # Features of random weights are in the thousands: boxes would leave the image.
-    head, heads = model.proposal_generator.head, model.roi_heads
-    for layer in (head.objectness, head.boxes, heads.class_layer, heads.box_layer):
-        layer.weight.mul_(1e-3)
+    model.proposal_generator.head.objectness.weight.mul_(1e-3)
     fused = optimize_for_inference(model)
     for seed in range(3):
         image = torch.randint(0, 256, (3, 60, 90), generator=torch.Generator().manual_seed(seed), dtype=torch.uint8)
