@@ -27,6 +27,7 @@ from torch.optim.swa_utils import get_ema_multi_avg_fn
 from nasnet_det.drop_path import ScheduledDropPath, set_drop_path_progress
 from nasnet_det.plain_values import shown
 from nasnet_det.training.execution import Execution, capture
+from nasnet_det.training.optimizer_state import load_state
 from nasnet_det.training.recipe import Recipe, RecipeError
 from nasnet_det.training.world import World
 
@@ -165,7 +166,7 @@ class Trainer:
             raise ValueError(f"its step is {shown(step)}, of {self.total_steps}")
         self.model.load_state_dict(state["model"])
         twin = _optimizer(copy.deepcopy(self.model), self.recipe)
-        _load_optimizer(self.optimizer, state["optimizer"], twin, step)
+        load_state(self.optimizer, state["optimizer"], twin, step)
         if self.average is not None:
             self.average.load_state_dict(state["average"])
         self.step_number = step
@@ -291,50 +292,3 @@ def _made(what: str, options: Mapping[str, Any]) -> Iterator[None]:
     except (ArithmeticError, AssertionError, AttributeError, LookupError, RuntimeError, TypeError, ValueError) as error:
         reason = " ".join(str(error).split())[:300]
         raise RecipeError(f"{what} cannot be made with {shown(dict(options))}: {reason}") from None
-
-
-def _load_optimizer(
-    optimizer: torch.optim.Optimizer, state: Mapping[str, Any], twin: torch.optim.Optimizer, steps: int
-) -> None:
-    """Load an optimizer's state and see that it is one of ``steps`` steps of such an optimizer: PyTorch would notice at
-    the next. ``twin`` is the same optimizer, of a copy of the weights; it takes a step to show what one makes."""
-    weights = [weight for group in twin.param_groups for weight in group["params"]]
-    for weight in weights:
-        weight.grad = torch.ones_like(weight)
-    fresh = twin.state_dict()["param_groups"]
-    twin.step()
-    optimizer.load_state_dict(dict(state))
-    found, stepped = optimizer.state_dict(), twin.state_dict()
-    groups = zip(found["param_groups"], state["param_groups"], fresh, stepped["param_groups"], strict=True)
-    for group, given, before, after in groups:
-        moving = {"lr", *(name for name in after if after[name] != before.get(name))}
-        if str(given["params"]) != str(after["params"]) or _settings(group, moving) != _settings(after, moving):
-            raise ValueError("its optimizer has other settings")
-        _check_values({name: value for name, value in group.items() if name in moving}, after, steps)
-    for number, values in found["state"].items():
-        if number not in stepped["state"] or not stepped["state"][number].keys() <= values.keys():
-            raise ValueError("its optimizer's state is not whole")
-        # What later steps make, as Lookahead's do, is like the weight.
-        likeness = dict.fromkeys(values, weights[number]) | stepped["state"][number]
-        _check_values(values, likeness, steps)
-
-
-def _settings(group: Mapping[str, Any], moving: set[str]) -> dict[str, Any]:
-    """The settings that no step changes, with their types: a tensor is never compared with a number."""
-    return {name: (_form(value), value) for name, value in group.items() if name not in moving}
-
-
-def _check_values(values: Mapping[str, Any], likeness: Mapping[str, Any], steps: int) -> None:
-    for name, value in values.items():
-        counts = "step" in str(name)
-        if _form(value) != _form(likeness[name]) or (counts and not 0 <= float(value) <= steps):
-            raise ValueError(f"its optimizer's {shown(name)} does not fit")
-
-
-def _form(value: Any) -> Any:
-    """The type, of a tensor with its shape; whole numbers are counted among the others."""
-    if torch.is_tensor(value):
-        return value.shape, value.dtype, value.layout, value.is_meta
-    if isinstance(value, (list, tuple)):
-        return [_form(item) for item in value]
-    return float if type(value) is int else type(value)
