@@ -22,29 +22,33 @@ def _filtered(
     channel: tl.tensor,
     height: tl.tensor,
     width: tl.tensor,
-    KERNEL: tl.constexpr,
-    BORDER: tl.constexpr,
+    ROWS: tl.constexpr,
+    COLUMNS: tl.constexpr,
+    TOP: tl.constexpr,
+    LEFT: tl.constexpr,
     RELU: tl.constexpr,
-    STRIDE: tl.constexpr,
+    DOWN: tl.constexpr,
+    ACROSS: tl.constexpr,
     DILATION: tl.constexpr,
     CHANNELS: tl.constexpr,
     BLOCK_PLACES: tl.constexpr,
     BLOCK_CHANNELS: tl.constexpr,
 ) -> tl.tensor:
-    """A tile of ReLU and depthwise convolution, in float32; ``BORDER`` is what SAME adds above and on the left."""
+    """A tile of ReLU and depthwise convolution of ``ROWS x COLUMNS``, in float32. ``TOP`` and ``LEFT`` are what SAME
+    adds above and on the left, ``DOWN`` and ``ACROSS`` the strides: numbers, for Triton 3.6 takes no tuple here."""
     total = tl.zeros([BLOCK_PLACES, BLOCK_CHANNELS], dtype=tl.float32)
     is_channel = channel < CHANNELS
-    for i in range(KERNEL[0]):
-        y = row * STRIDE[0] + i * DILATION - BORDER[0]
-        for j in tl.static_range(KERNEL[1]):
-            z = column * STRIDE[1] + j * DILATION - BORDER[1]
+    for i in range(ROWS):
+        y = row * DOWN + i * DILATION - TOP
+        for j in tl.static_range(COLUMNS):
+            z = column * ACROSS + j * DILATION - LEFT
             inside = is_place & (y >= 0) & (y < height) & (z >= 0) & (z < width)
             source = ((image * height + y) * width + z) * CHANNELS
             mask = inside[:, None] & is_channel[None, :]
             value = tl.load(x + source[:, None] + channel[None, :], mask=mask, other=0.0).to(tl.float32)
             if RELU:
                 value = tl.where(value < 0.0, 0.0, value)  # a maximum would lose what is no number
-            tap = (i * KERNEL[1] + j) * CHANNELS
+            tap = (i * COLUMNS + j) * CHANNELS
             factor = tl.load(weight + tap + channel, mask=is_channel, other=0.0).to(tl.float32)
             total += value * factor[None, :]
     return total
@@ -90,10 +94,13 @@ def depthwise_kernel(
                 channel,
                 height,
                 width,
-                KERNELS[branch],
-                BORDERS[branch],
+                KERNELS[branch][0],
+                KERNELS[branch][1],
+                BORDERS[branch][0],
+                BORDERS[branch][1],
                 RELUS[branch],
-                STRIDE,
+                STRIDE[0],
+                STRIDE[1],
                 DILATION,
                 CHANNELS,
                 BLOCK_PLACES,
@@ -155,7 +162,7 @@ def separable_kernel(
     for result in tl.static_range(len(HAS_SHIFT)):
         if tl.program_id(2) == result:
             total = tl.zeros([BLOCK_PLACES, BLOCK_OUT], dtype=tl.float32)
-            for branch in tl.static_range(FIRST[result], FIRST[result + 1]):
+            for branch in tl.static_range(tl.constexpr(FIRST[result]), tl.constexpr(FIRST[result + 1])):
                 for start in range(0, CHANNELS, BLOCK_CHANNELS):
                     channel = start + tl.arange(0, BLOCK_CHANNELS)
                     tile = _filtered(
@@ -168,10 +175,13 @@ def separable_kernel(
                         channel,
                         height,
                         width,
-                        KERNELS[branch],
-                        BORDERS[branch],
+                        KERNELS[branch][0],
+                        KERNELS[branch][1],
+                        BORDERS[branch][0],
+                        BORDERS[branch][1],
                         RELUS[branch],
-                        STRIDE,
+                        STRIDE[0],
+                        STRIDE[1],
                         DILATION,
                         CHANNELS,
                         BLOCK_PLACES,
@@ -189,7 +199,7 @@ def separable_kernel(
                     total = tl.dot(tile, factor, total, input_precision="ieee")
             if HAS_SHIFT[result]:
                 total += tl.load(shifts[result] + out, mask=is_out, other=0.0).to(tl.float32)[None, :]
-            for other in tl.static_range(FIRST_OTHER[result], FIRST_OTHER[result + 1]):
+            for other in tl.static_range(tl.constexpr(FIRST_OTHER[result]), tl.constexpr(FIRST_OTHER[result + 1])):
                 total += FACTORS[other] * tl.load(others[other] + target, mask=mask, other=0.0).to(tl.float32)
             if ACTIVATES[result]:
                 total = tl.where(total < 0.0, 0.0, total)
