@@ -18,15 +18,15 @@ Pair = tuple[int, int]
 
 
 def same_padding(size: int, kernel: int, stride: int, dilation: int = 1) -> tuple[int, int]:
-    """The places to add before and after one axis of ``size`` places.
+    """The places to add before and after one axis of ``size`` places; below zero, so many are cut off.
 
-    What comes before decides which places a window covers, and is TensorFlow's to the place. After, one or more places
-    may be added that no window reaches: so every kernel yields the output size ``(size - 1) // stride + 1`` by the same
-    expression, which a symbolic size needs.
+    TensorFlow's to the place, but that where a window is smaller than its stride, the places after the last window are
+    cut. So the windows always end where the axis does, and the output has ``(size - 1) // stride + 1`` places without
+    a remainder, for which PyTorch's pooling would ask of a symbolic size.
     """
     reach = (kernel - 1) * dilation + 1
     before = (reach - stride + -size % stride) // 2 if reach >= stride else 0
-    return before, reach - 1 - before
+    return before, (size - 1) // stride * stride + reach - size - before
 
 
 def pad_same(x: Tensor, kernel: Pair, stride: Pair, dilation: int = 1, value: float = 0.0) -> Tensor:

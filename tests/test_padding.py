@@ -36,7 +36,7 @@ def test_padding_covers_the_same_places_as_tensorflow(size: int, kernel: int, st
     reach = (kernel - 1) * dilation + 1
     out = (size + before + after - reach) // stride + 1
     assert out == -(-size // stride)
-    assert before >= 0 and after >= 0
+    assert before >= 0 and size + before + after == (out - 1) * stride + reach
     places = [[i * stride - before + k * dilation for k in range(kernel)] for i in range(out)]
     assert [[p for p in w if 0 <= p < size] for w in places] == windows(size, kernel, stride, dilation)
 
