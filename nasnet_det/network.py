@@ -8,6 +8,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import partial
+from numbers import Integral
 from pathlib import Path
 from typing import Any
 
@@ -77,8 +78,10 @@ class NASNet(nn.Module):
         super().__init__()
         self.genotype = as_genotype(genotype)
         stages = tuple(num_cells) if isinstance(num_cells, Iterable) else (num_cells,) * 3
-        if type(stem_channels) is not int:
-            raise ValueError(f"stem_channels is a whole number, not {stem_channels!r:.60}")
+        numbers = {"stem_channels": (stem_channels, 1), "num_classes": (num_classes, 0), "in_chans": (in_chans, 1)}
+        for name, (number, least) in numbers.items():
+            if not isinstance(number, Integral) or isinstance(number, bool) or number < least:
+                raise ValueError(f"{name} is a whole number of at least {least}, not {number!r:.60}")
         self.max_stride = _check_numbers(stages, num_filters, stem, output_stride)
         self.num_classes, self.num_filters, self.stages = num_classes, num_filters, stages
         self.grad_checkpointing = False
@@ -337,14 +340,14 @@ def _joined(output: tuple[Tensor, ...]) -> Tensor:
 def _check_numbers(stages: Sequence[int], num_filters: int, stem: str, output_stride: int | None) -> int | None:
     """Refuse numbers that make no network; give the largest stride, None for no limit."""
     if stem not in ("imagenet", "cifar"):
-        raise ValueError(f"stem is 'imagenet' or 'cifar', not {stem!r}")
+        raise ValueError(f"stem is 'imagenet' or 'cifar', not {stem!r:.60}")
     if not stages or any(type(n) is not int or n < 1 for n in stages):
-        raise ValueError(f"num_cells is the normal cells of each stage, at least 1, not {stages}")
+        raise ValueError(f"num_cells is the normal cells of each stage, at least 1, not {stages!r:.60}")
     least = 2**IMAGENET_STEM_CELLS if stem == "imagenet" else 1
     if type(num_filters) is not int or num_filters < least:
-        raise ValueError(f"num_filters is a whole number of at least {least} with this stem, not {num_filters}")
+        raise ValueError(f"num_filters is a whole number of at least {least} with this stem, not {num_filters!r:.60}")
     first, count = (2, len(stages) + IMAGENET_STEM_CELLS) if stem == "imagenet" else (1, len(stages))
     strides = [first * 2**i for i in range(count)]
     if output_stride is not None and output_stride not in strides:
-        raise ValueError(f"output_stride is one of {strides} for this network, not {output_stride}")
+        raise ValueError(f"output_stride is one of {strides} for this network, not {output_stride!r:.60}")
     return output_stride

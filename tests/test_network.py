@@ -173,6 +173,10 @@ def test_every_published_cell_trains(name: str) -> None:
         ({"num_filters": 3}, "num_filters"),
         ({"stem": "mnist"}, "'imagenet' or 'cifar'"),
         ({"output_stride": 64}, r"\[2, 4, 8, 16, 32\]"),
+        ({"num_classes": -1}, "num_classes is a whole number of at least 0, not -1"),
+        ({"num_classes": [3]}, "num_classes is"),
+        ({"in_chans": 0}, "in_chans is"),
+        ({"stem_channels": 1.5}, "stem_channels is"),
     ],
 )
 def test_impossible_numbers_are_refused(arguments: dict, says: str) -> None:

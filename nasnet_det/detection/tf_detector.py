@@ -16,33 +16,33 @@ import numpy as np
 import torch
 import yaml
 from detectron2.config import CfgNode, get_cfg
-from torch import Tensor
+from torch import Tensor, nn
 
 from nasnet_det.detection import add_nasnet_config
 from nasnet_det.detection.backbone import build_network
 from nasnet_det.detection.config import network_arguments, read_config
-from nasnet_det.detection.identity import DIGEST
+from nasnet_det.detection.identity import DIGEST, genotype_digest
 from nasnet_det.detection.pipeline_config import follow
 from nasnet_det.detection.protobuf_text import PipelineConfigError, parse
+from nasnet_det.detection.rpn import NASNetRPN, RPNHead
 from nasnet_det.detection.split import FirstStage, SecondStage
 from nasnet_det.files import replacing, write_text
 from nasnet_det.weights import WeightsError, read_arrays
 from nasnet_det.weights.arrays import located
-from nasnet_det.weights.layout import Arrays, to_state_dict
+from nasnet_det.weights.layout import Arrays, read_tensor, to_state_dict
 from nasnet_det.weights.tf_slim import AVERAGE
 from nasnet_det.weights.tf_slim import FORMAT as TF_SLIM
 
 logger = logging.getLogger(__name__)
 
 _SCOPES = ("FirstStageFeatureExtractor/", "SecondStageFeatureExtractor/")
-_RPN = {
-    "conv": "Conv",
-    "objectness": "FirstStageBoxPredictor/ClassPredictor",
-    "boxes": "FirstStageBoxPredictor/BoxEncodingPredictor",
-}
+#: Where a checkpoint keeps each layer of the heads.
 _HEADS = {
-    "class_layer": "SecondStageBoxPredictor/ClassPredictor",
-    "box_layer": "SecondStageBoxPredictor/BoxEncodingPredictor",
+    "proposal_generator.head.conv": "Conv",
+    "proposal_generator.head.objectness": "FirstStageBoxPredictor/ClassPredictor",
+    "proposal_generator.head.boxes": "FirstStageBoxPredictor/BoxEncodingPredictor",
+    "roi_heads.class_layer": "SecondStageBoxPredictor/ClassPredictor",
+    "roi_heads.box_layer": "SecondStageBoxPredictor/BoxEncodingPredictor",
 }
 _YXHW_TO_XYWH = [1, 0, 3, 2]
 
@@ -71,7 +71,7 @@ def read_detector(checkpoint: str | Path, cfg: CfgNode) -> dict[str, Tensor]:
         )
         if pipeline is not None:
             _follow(pipeline, cfg)
-    missing = [f"{name}/weights" for name in (*_RPN.values(), *_HEADS.values()) if f"{name}/weights" not in arrays]
+    missing = [f"{name}/weights" for name in _HEADS.values() if f"{name}/weights" not in arrays]
     if missing or not all(any(name.startswith(scope) for name in arrays) for scope in _SCOPES):
         what = missing[0] if missing else f"{_SCOPES[0]}... or {_SCOPES[1]}..."
         raise WeightsError(f"{checkpoint}: is no checkpoint of faster_rcnn_nas: it lacks {what}")
@@ -82,7 +82,10 @@ def read_detector(checkpoint: str | Path, cfg: CfgNode) -> dict[str, Tensor]:
             f"{list(cfg.MODEL.NASNET.IMAGE_SIZE)}, {cfg.MODEL.RPN.POST_NMS_TOPK_TEST} proposals, and "
             "otherwise as the base config says"
         )
-    return state_dict(arrays, cfg)
+    try:
+        return state_dict(arrays, cfg)
+    except WeightsError as error:
+        raise WeightsError(f"{checkpoint}: {error}") from None
 
 
 def state_dict(arrays: Arrays, cfg: CfgNode) -> dict[str, Tensor]:
@@ -92,26 +95,28 @@ def state_dict(arrays: Arrays, cfg: CfgNode) -> dict[str, Tensor]:
         WeightsError: if they do not fit.
     """
     arguments = {**network_arguments(cfg), "norm": "FrozenBN", "pretrained": "", "freeze_at": 0}
-    lower, upper = (FirstStage(build_network(**arguments)), SecondStage(build_network(**arguments)))
-    whole = build_network(**arguments)
+    with torch.device("meta"):  # for names and shapes alone
+        whole = build_network(**arguments)
+        lower, upper = FirstStage(build_network(**arguments)), SecondStage(build_network(**arguments))
+        heads = _heads(cfg, lower, upper)
     del whole._buffers[DIGEST]
     slim = {
         name.removeprefix(scope): value for scope in _SCOPES for name, value in arrays.items() if name.startswith(scope)
     }
-    network = to_state_dict(whole, slim, TF_SLIM)
+    network = {**to_state_dict(whole, slim, TF_SLIM), DIGEST: genotype_digest(whole.genotype)}
     state: dict[str, Tensor] = {}
-    for prefix, half in (("backbone.network.", lower.network), ("roi_heads.second_stage.network.", upper.network)):
-        own = half.state_dict()
-        state.update({prefix + name: own[name] if name == DIGEST else network[name] for name in own})
-    for name, scope in _RPN.items():
-        state[f"proposal_generator.head.{name}.weight"] = _tensor(arrays, f"{scope}/weights").permute(3, 2, 0, 1)
-        state[f"proposal_generator.head.{name}.bias"] = _tensor(arrays, f"{scope}/biases")
-    for name, scope in _HEADS.items():
-        state[f"roi_heads.{name}.weight"] = _tensor(arrays, f"{scope}/weights").t()
-        state[f"roi_heads.{name}.bias"] = _tensor(arrays, f"{scope}/biases")
+    for path, half in (("backbone.network", lower.network), ("roi_heads.second_stage.network", upper.network)):
+        state.update({f"{path}.{name}": network[name] for name in half.state_dict()})
+    for path, (scope, layer) in heads.items():
+        kind = "linear" if isinstance(layer, nn.Linear) else "conv"
+        for source, parameter, axes in (("weights", "weight", kind), ("biases", "bias", "")):
+            like = layer.get_parameter(parameter)
+            state[f"{path}.{parameter}"] = read_tensor(
+                arrays, f"{scope}/{source}", f"{path}.{parameter}", like, axes, TF_SLIM
+            )
     for parameter in ("weight", "bias"):
-        for layer in ("proposal_generator.head.boxes", "roi_heads.box_layer"):
-            name = f"{layer}.{parameter}"
+        for path in ("proposal_generator.head.boxes", "roi_heads.box_layer"):
+            name = f"{path}.{parameter}"
             state[name] = state[name].unflatten(0, (-1, 4))[:, _YXHW_TO_XYWH].flatten(0, 1)
         name = f"roi_heads.class_layer.{parameter}"
         state[name] = state[name].roll(-1, dims=0)
@@ -172,13 +177,14 @@ def _describe(arrays: Arrays, cfg: CfgNode, known_classes: bool, origin: str | P
     """Set the network's numbers from the shapes of a checkpoint's variables."""
     node, scope = cfg.MODEL.NASNET, _SCOPES[0]
     normal = {int(found[1]) for name in arrays if (found := re.match(r"\w+StageFeatureExtractor/cell_(\d+)/", name))}
+    if not normal or len(normal) % 3:
+        raise WeightsError(f"{origin}: holds {len(normal)} normal cells, expected as many in each of three stages")
     node.NUM_CELLS = len(normal) // 3
-    try:
-        node.NUM_FILTERS = int(np.shape(arrays[f"{scope}cell_0/1x1/weights"])[-1])
-        node.STEM_CHANNELS = int(np.shape(arrays[f"{scope}conv0/weights"])[-1])
-    except KeyError as error:
-        raise WeightsError(f"{origin}: is no checkpoint of faster_rcnn_nas: it lacks {error.args[0]}") from None
-    classes = np.shape(arrays[f"{_HEADS['class_layer']}/biases"])[-1] - 1
+    node.NUM_FILTERS = _last_side(arrays, f"{scope}cell_0/1x1/weights", 4, origin)
+    node.STEM_CHANNELS = _last_side(arrays, f"{scope}conv0/weights", 4, origin)
+    classes = _last_side(arrays, f"{_HEADS['roi_heads.class_layer']}/biases", 1, origin) - 1
+    if classes < 1:
+        raise WeightsError(f"{origin}: its classifier knows no class but the background")
     if known_classes and classes != cfg.MODEL.ROI_HEADS.NUM_CLASSES:
         raise WeightsError(
             f"{origin}: holds {classes} classes, but the pipeline config beside it "
@@ -189,7 +195,25 @@ def _describe(arrays: Arrays, cfg: CfgNode, known_classes: bool, origin: str | P
         node.LABEL_IDS = []
 
 
-def _tensor(arrays: Arrays, name: str) -> Tensor:
+def _heads(cfg: CfgNode, lower: FirstStage, upper: SecondStage) -> dict[str, tuple[str, nn.Module]]:
+    """The layers of the heads by their names in the detector, each with where a checkpoint keeps it."""
+    rpn: RPNHead = NASNetRPN.from_config(cfg, lower.output_shape())["head"]
+    classes = cfg.MODEL.ROI_HEADS.NUM_CLASSES
+    layers = {
+        "conv": rpn.conv,
+        "objectness": rpn.objectness,
+        "boxes": rpn.boxes,
+        "class_layer": nn.Linear(upper.out_channels, classes + 1),
+        "box_layer": nn.Linear(upper.out_channels, 4 * classes),
+    }
+    return {path: (scope, layers[path.rpartition(".")[2]]) for path, scope in _HEADS.items()}
+
+
+def _last_side(arrays: Arrays, name: str, rank: int, origin: str | Path) -> int:
+    """The last axis' places of a variable with that many axes."""
     if name not in arrays:
-        raise WeightsError(f"the checkpoint lacks {name}")
-    return torch.from_numpy(np.array(arrays[name], dtype=np.float32))
+        raise WeightsError(f"{origin}: is no checkpoint of faster_rcnn_nas: it lacks {name}")
+    shape = np.shape(arrays[name])
+    if len(shape) != rank or 0 in shape:
+        raise WeightsError(f"{origin}: {name} has the shape {shape}, expected {rank} axes with places")
+    return int(shape[-1])

@@ -208,6 +208,26 @@ def to_state_dict(model: NASNet, arrays: Arrays, fmt: Format, as_stored: bool = 
     return state
 
 
+def read_tensor(arrays: Arrays, source: str, name: str, like: Tensor, kind: str, fmt: Format) -> Tensor:
+    """One tensor of a layer that no network of cells has.
+
+    Args:
+        arrays: the file's tensors by name.
+        source: its name in the file.
+        name: its name in the model, for messages.
+        like: the model's tensor, for its shape.
+        kind: of layer, see :class:`Format`; empty for what is stored with the model's own axes.
+        fmt: the file's format.
+
+    Raises:
+        WeightsError: if it is missing, of another shape or type, or not finite.
+    """
+    if source not in arrays:
+        raise WeightsError(f"this {fmt.title} lacks {source}, which {name} is read from: the file is not whole")
+    axes = _AXES.get(kind) if fmt.channels_last else None
+    return _read(arrays[source], _Target(name, source, axes, tuple(like.shape), classes=False), fmt)
+
+
 def _cell_units(path: str, cell: Any, plan: CellPlan, index: int) -> Iterator[Unit]:
     for i, fit in enumerate(cell.fits):
         if any(True for _ in fit.parameters()):

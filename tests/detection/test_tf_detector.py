@@ -144,6 +144,22 @@ def test_what_is_missing_is_named(checkpoint: dict[str, np.ndarray], tmp_path: P
         read_detector(tmp_path, base_config())
 
 
+@pytest.mark.parametrize(
+    ("name", "shape"),
+    [
+        ("Conv/weights", (3, 512)),
+        ("SecondStageBoxPredictor/BoxEncodingPredictor/biases", (4 * CLASSES + 1,)),
+        ("SecondStageBoxPredictor/ClassPredictor/biases", ()),
+        ("FirstStageFeatureExtractor/cell_0/1x1/weights", (1, 1, 0, 10**6)),
+        ("FirstStageFeatureExtractor/conv0/weights", (3,)),
+    ],
+)
+def test_a_variable_of_another_shape_is_named(checkpoint: Any, tmp_path: Path, name: str, shape: tuple) -> None:
+    checkpoint[name] = np.zeros(shape, np.float32)
+    with pytest.raises(WeightsError, match=rf"(?s){re.escape(str(tmp_path))}.*{name.partition('/')[2]}.*shape"):
+        read_detector(tmp_path, base_config())
+
+
 def test_another_width_is_refused(checkpoint: Any, tmp_path: Path) -> None:
     cfg = base_config()
     read_detector(tmp_path, cfg)

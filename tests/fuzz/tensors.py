@@ -8,6 +8,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -91,3 +92,15 @@ def ordered(state: dict[Any, Any], case: Case) -> Any:
     """The same in another kind of container."""
     wrapped: tuple[Any, ...] = (state, collections.OrderedDict(state), {"state_dict": state}, [state], {"model": state})
     return state if case.pristine else case.random.choice(wrapped)
+
+
+def as_arrays(value: Any) -> Any:
+    """Tensors as arrays, where they can be; None where they cannot."""
+    if isinstance(value, dict):
+        return {name: as_arrays(inner) for name, inner in value.items()}
+    if torch.is_tensor(value) and value.layout == torch.strided and not value.is_meta:
+        try:
+            return np.ascontiguousarray(value.detach().resolve_conj().numpy()) if value.numel() < 10**6 else None
+        except (TypeError, RuntimeError):
+            return None
+    return None if torch.is_tensor(value) else value

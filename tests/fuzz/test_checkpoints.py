@@ -10,7 +10,6 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
@@ -23,7 +22,7 @@ from nasnet_det.training.run_folder import RunFolder
 from tests.fuzz.conftest import Fuzz
 from tests.fuzz.engine import Case
 from tests.fuzz.mutate import ODD, spoil_bytes, spoil_value
-from tests.fuzz.tensors import Hostile, ordered, ran, spoil_tensors
+from tests.fuzz.tensors import Hostile, as_arrays, ordered, ran, spoil_tensors
 
 SETTINGS = {"title": "fuzz"}
 
@@ -135,7 +134,7 @@ def test_detector_checkpoint(ending: str, fuzz: Fuzz) -> None:
             buffer = io.BytesIO()
             torch.save(saved, buffer)
             return buffer.getvalue()
-        return pickle.dumps(_as_numpy(saved), protocol=case.random.choice((2, 4)))
+        return pickle.dumps(as_arrays(saved), protocol=case.random.choice((2, 4)))
 
     def attempt(case: Case) -> None:
         path = case.folder / f"weights.{ending}"
@@ -146,18 +145,6 @@ def test_detector_checkpoint(ending: str, fuzz: Fuzz) -> None:
         model.load_state_dict(tensors)
 
     fuzz(attempt, share=0.4)
-
-
-def _as_numpy(value: Any) -> Any:
-    """Tensors as arrays, where they can be."""
-    if isinstance(value, dict):
-        return {name: _as_numpy(inner) for name, inner in value.items()}
-    if torch.is_tensor(value) and value.layout == torch.strided and not value.is_meta:
-        try:
-            return np.ascontiguousarray(value.detach().resolve_conj().numpy()) if value.numel() < 10**6 else None
-        except (TypeError, RuntimeError):
-            return None
-    return None if torch.is_tensor(value) else value
 
 
 def test_last_checkpoint(fuzz: Fuzz) -> None:

@@ -21,7 +21,7 @@ from nasnet_det.weights.tf_slim import AVERAGE
 from tests.fuzz.conftest import Fuzz
 from tests.fuzz.engine import Case
 from tests.fuzz.mutate import spoil_bytes, spoil_value
-from tests.fuzz.tensors import ordered, ran, spoil_tensors
+from tests.fuzz.tensors import as_arrays, ordered, ran, spoil_tensors
 from tests.weights.stored import small, stored, write_keras
 
 TENSORS = {"stem.conv.weight": torch.arange(54.0).reshape(2, 3, 3, 3), "b": torch.ones(300), "c": torch.tensor(3)}
@@ -201,5 +201,24 @@ def test_weights_named_tensors(fuzz: Fuzz) -> None:
             arrays[name] = case.random.choice((*odd, arrays[case.random.choice(sorted(arrays))]))
         with case.allows(WeightsError):
             read_state_dict(model, arrays)
+
+    fuzz(attempt, share=0.25)
+
+
+def test_weights_of_a_detector(fuzz: Fuzz, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Variables of a TF detector, a few spoiled: whole, or refused; what its shapes say is not believed blindly."""
+    pytest.importorskip("detectron2")
+    from nasnet_det.detection import tf_detector
+    from tests.detection.test_tf_detector import arrays
+
+    whole = {name: torch.from_numpy(np.asarray(value)) for name, value in arrays().items()}
+
+    def attempt(case: Case) -> None:
+        given = {name: as_arrays(value) for name, value in spoil_tensors(whole, case, hostile=False).items()}
+        read = {str(name): value for name, value in given.items() if value is not None}
+        monkeypatch.setattr(tf_detector, "read_arrays", lambda path: read)
+        with case.allows(WeightsError, naming=case.folder):
+            state = tf_detector.read_detector(case.folder / "model.ckpt", tf_detector.base_config())
+            assert all(torch.isfinite(value).all() for value in state.values())
 
     fuzz(attempt, share=0.25)
