@@ -90,7 +90,7 @@ def save_program(program: Program, path: str | Path) -> dict[str, float]:
 
     Raises:
         ValueError: for a path of another ending.
-        ImportError: if ONNX is wanted and ``onnx``, ``onnxscript`` or ``onnxruntime`` is not installed.
+        ModuleNotFoundError: if ONNX is wanted and ``onnxscript`` or ``onnxruntime`` is not installed; it names the extra.
         ExportError: if an output differs by more than :data:`TOLERANCE`; nothing is then written.
     """
     path = Path(path)
@@ -98,7 +98,7 @@ def save_program(program: Program, path: str | Path) -> dict[str, float]:
         raise ValueError(f"{path}: an exported model's path ends in {' or '.join(FORMATS)}")
     if path.suffix == ".onnx":
         for needed in ("onnxscript", "onnxruntime"):
-            import_module(needed)  # what is missing is told before the work
+            _imported(needed)  # what is missing is told before the work
     save, run = (_save_onnx, _run_onnx) if path.suffix == ".onnx" else (_save_package, _run_package)
     with _quiet(), torch.no_grad(), replacing(path) as part:
         free: dict[int, Any] = dict.fromkeys(program.dynamic, torch.export.Dim.AUTO)
@@ -138,8 +138,7 @@ def description(path: str | Path) -> dict[str, Any]:
     """
     path = Path(path)
     if path.suffix == ".onnx":
-        import onnx
-
+        onnx = _imported("onnx")
         try:
             entries = onnx.load(path, load_external_data=False).metadata_props
         except Exception as error:  # protobuf's and the system's
@@ -190,6 +189,14 @@ def _refuse_pickles(path: Path) -> None:
                 raise ValueError(f"{name} is an object of its own or of an old form, which is not read")
 
 
+def _imported(name: str) -> Any:
+    """A module of the extra ``export``."""
+    try:
+        return import_module(name)
+    except ModuleNotFoundError as error:
+        raise ModuleNotFoundError(f"ONNX needs {name}: pip install 'nasnet-det[export]'", name=error.name) from error
+
+
 def _unreadable(path: str | Path, error: Exception) -> ExportError:
     reason = (str(error).strip().splitlines() or [type(error).__name__])[0][:300]
     return ExportError(f"{path} cannot be read as an exported model ({type(error).__name__}: {reason})")
@@ -213,8 +220,7 @@ def _described(program: Program) -> str:
 
 
 def _run_onnx(path: Path, example: Tensor) -> list[Tensor]:
-    import onnxruntime
-
+    onnxruntime = _imported("onnxruntime")
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 3
     session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])

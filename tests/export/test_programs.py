@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import sys
+import types
 from pathlib import Path
 from typing import Any
 
@@ -79,3 +81,15 @@ def test_a_file_that_gives_something_else_does_not_take_a_good_ones_place(tmp_pa
         save_program(Program(Fickle(), torch.ones(2), ["y"]), path)
     assert path.read_text() == "good"
     assert list(tmp_path.iterdir()) == [path]
+
+
+@pytest.mark.parametrize("missing", ["onnxscript", "onnxruntime"])
+def test_what_is_not_installed_is_named_with_its_extra(
+    missing: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for module in ("onnxscript", "onnxruntime"):
+        monkeypatch.setitem(sys.modules, module, None if module == missing else types.ModuleType(module))
+    program = Program(nn.Identity(), torch.ones(1, 3, 4, 4), ["maps"])
+    with pytest.raises(ModuleNotFoundError, match=rf"{missing}.*pip install 'nasnet-det\[export\]'"):
+        save_program(program, tmp_path / "model.onnx")
+    assert not list(tmp_path.iterdir())
