@@ -90,7 +90,7 @@ def save_program(program: Program, path: str | Path) -> dict[str, float]:
 
     Raises:
         ValueError: for a path of another ending.
-        ModuleNotFoundError: if ONNX is wanted and ``onnxscript`` or ``onnxruntime`` is not installed; it names the extra.
+        ModuleNotFoundError: if ONNX is wanted and ``onnxscript`` or ``onnxruntime`` is not installed.
         ExportError: if an output differs by more than :data:`TOLERANCE`; nothing is then written.
     """
     path = Path(path)
