@@ -3,12 +3,10 @@ zoo. They are data: nothing in them is executed, and what comes out are tensors 
 
 from __future__ import annotations
 
-import codecs
 import pickle
 import struct
-from collections import OrderedDict
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any
 
 import numpy as np
 import torch
@@ -16,6 +14,7 @@ from safetensors import SafetensorError
 from torch import Tensor
 
 from nasnet_det.detection.identity import CheckpointError
+from nasnet_det.plain_pickle import from_pickle
 from nasnet_det.plain_values import shown
 
 #: What the readers of a damaged or hostile file raise.
@@ -32,7 +31,10 @@ def read_checkpoint_file(file: str) -> dict[str, Any]:
         CheckpointError: if it is damaged, wants code to be run, or holds other things than tensors as its weights.
     """
     try:
-        data = _plain_pickle(file) if file.endswith(".pkl") else torch.load(file, map_location="cpu", weights_only=True)
+        if file.endswith(".pkl"):
+            data = from_pickle(Path(file).read_bytes(), encoding="latin1")
+        else:
+            data = torch.load(file, map_location="cpu", weights_only=True)
     except MALFORMED as error:
         raise refused(file, error) from error
     if not isinstance(data, dict):
@@ -55,30 +57,6 @@ def refused(file: str, error: BaseException) -> CheckpointError:
         f"{file} is not a checkpoint that can be read ({reason}): give one that training saved or "
         "nasnet-det convert-detector wrote"
     )
-
-
-class _PlainUnpickler(pickle.Unpickler):
-    """Makes numpy arrays, and what needs no import: numbers, texts, lists, dictionaries."""
-
-    _allowed: ClassVar[dict[tuple[str, str], Any]] = {
-        **{(f"numpy.{core}.multiarray", "_reconstruct"): np.zeros(0).__reduce__()[0] for core in ("core", "_core")},
-        **{(f"numpy.{core}.multiarray", "scalar"): np.float32(0).__reduce__()[0] for core in ("core", "_core")},
-        **{(f"numpy.{core}.numeric", "_frombuffer"): np.zeros(1).__reduce_ex__(5)[0] for core in ("core", "_core")},
-        ("numpy", "ndarray"): np.ndarray,
-        ("numpy", "dtype"): np.dtype,
-        ("collections", "OrderedDict"): OrderedDict,
-        ("_codecs", "encode"): codecs.encode,  # bytes, as protocol 2 writes them
-    }
-
-    def find_class(self, module: str, name: str) -> Any:
-        if (module, name) in self._allowed:
-            return self._allowed[module, name]
-        raise pickle.UnpicklingError(f"it wants {module}.{name}, which no weights need; nothing in it was executed")
-
-
-def _plain_pickle(file: str) -> Any:
-    with Path(file).open("rb") as content:
-        return _PlainUnpickler(content, encoding="latin1").load()
 
 
 def _tensors(state: Any, file: str) -> dict[str, Tensor]:

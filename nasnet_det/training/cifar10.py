@@ -8,13 +8,12 @@ pickled dictionaries. Source of both: https://www.cs.toronto.edu/~kriz/cifar.htm
 from __future__ import annotations
 
 import hashlib
-import io
-import pickle
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
+
+from nasnet_det.plain_pickle import from_pickle
 
 #: The classes, by label.
 CLASSES = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
@@ -133,16 +132,14 @@ def parse_binary(content: bytes, origin: str = "batch") -> Images:
 
 
 def parse_pickled(content: bytes, origin: str = "batch") -> Images:
-    """The images of one pickled batch, read by an unpickler that makes arrays, bytes, lists and dictionaries only.
+    """The images of one pickled batch, read as data (:func:`nasnet_det.plain_pickle.from_pickle`).
 
     Raises:
         DataError: if it holds anything else, or not what a batch holds.
     """
     try:
-        batch = _Unpickler(io.BytesIO(content), encoding="bytes").load()
+        batch = from_pickle(content, encoding="bytes")
         data, labels = np.asarray(batch[b"data"]), np.asarray(batch[b"labels"])
-    except DataError as error:
-        raise DataError(f"{origin}: {error}") from None
     except Exception as error:  # an unpickler raises almost anything on bytes that are no pickle
         raise DataError(f"{origin}: not a pickled CIFAR-10 batch ({type(error).__name__}: {error})") from None
     if data.dtype != np.uint8 or data.shape != (len(labels), RECORD_BYTES - 1) or labels.ndim != 1:
@@ -169,17 +166,6 @@ def split(number: int, validation: int, train: int, seed: int) -> tuple[np.ndarr
         raise DataError(f"cannot take {train} training and {validation} validation images of {number}")
     order = np.random.RandomState(seed).permutation(number)  # the one generator whose stream numpy never changes
     return order[number - train :][::-1].copy(), order[:validation].copy()
-
-
-class _Unpickler(pickle.Unpickler):
-    """Makes numpy arrays of plain numbers, and what needs no import: bytes, numbers, lists, dictionaries."""
-
-    def find_class(self, module: str, name: str) -> Any:
-        if module in ("numpy.core.multiarray", "numpy._core.multiarray") and name == "_reconstruct":
-            return np.zeros(0).__reduce__()[0]
-        if (module, name) in (("numpy", "ndarray"), ("numpy", "dtype")):
-            return getattr(np, name)
-        raise DataError(f"the pickle wants {module}.{name}, which no CIFAR-10 batch holds; not loaded")
 
 
 def _images(pixels: np.ndarray, labels: np.ndarray, origin: str) -> Images:
