@@ -19,6 +19,7 @@ from nasnet_det.drop_path import set_drop_path_progress
 from nasnet_det.family import FAMILY
 from nasnet_det.genotypes import GenotypeError
 from nasnet_det.network import NASNet
+from nasnet_det.plain_values import shown
 from nasnet_det.weights.published import PRETRAINED, load_published
 
 
@@ -54,7 +55,7 @@ def build_network(
         WeightsError: for weights that cannot be had, or are another network's.
     """
     if network not in FAMILY:
-        raise ConfigError(f"MODEL.NASNET.NETWORK is one of {', '.join(FAMILY)}, not {network!r}")
+        raise ConfigError(f"MODEL.NASNET.NETWORK is one of {', '.join(FAMILY)}, not {shown(network)}")
     arguments = FAMILY[network].network_arguments()
     given = {
         "genotype": genotype,
@@ -101,7 +102,7 @@ def norm_layer(norm: str, eps: float, momentum: float) -> Callable[[int], nn.Mod
     except KeyError:
         known = False
     if not known:
-        raise ConfigError(f"MODEL.NASNET.NORM is FrozenBN, BN, SyncBN, GN or LN, not {norm!r}")
+        raise ConfigError(f"MODEL.NASNET.NORM is FrozenBN, BN, SyncBN, GN or LN, not {shown(norm)}")
     return partial(get_norm, norm)
 
 
