@@ -102,6 +102,7 @@ class Convolution(nn.Module):
         sides = [
             same_padding(x.shape[axis - 2], self.kernel[axis], self.stride[axis], self.dilation) for axis in (0, 1)
         ]
+        # Less after than before is a window smaller than its stride, which the places after the last do not reach.
         if any(before < after for before, after in sides):
             return None
         return sides[0][0], sides[1][0]
