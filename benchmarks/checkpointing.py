@@ -30,7 +30,7 @@ from typing import Any
 
 import timm
 import torch
-from kept import keep
+from save_results import keep
 from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves

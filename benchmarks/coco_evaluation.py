@@ -23,13 +23,13 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from kept import keep
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
+from save_results import keep
 
-from nasnet_det.detection.coco_format import read_annotations, read_results
-from nasnet_det.detection.evaluation import available_backends, evaluate
-from nasnet_det.files import write_text
+from nasnet_det.detection.data.coco_format import read_annotations, read_results
+from nasnet_det.detection.evaluation.evaluation import available_backends, evaluate
+from nasnet_det.safe_io.files import write_text
 
 WIDTH, HEIGHT, CATEGORIES, OBJECTS = 640, 480, 80, 7.3
 

@@ -26,7 +26,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from kept import keep
+from save_results import keep
 
 import nasnet_det
 
@@ -68,7 +68,7 @@ def build(variant: dict[str, Any], size: int, device: str) -> torch.nn.Module:
     from detectron2.modeling import build_model
 
     from nasnet_det.detection import add_nasnet_config
-    from nasnet_det.detection.fused import for_inference
+    from nasnet_det.detection.modeling.fused import for_inference
 
     cfg = get_cfg()
     add_nasnet_config(cfg)

@@ -25,16 +25,17 @@ from typing import Any
 
 import torch
 
-from nasnet_det.files import write_text
-from nasnet_det.genotypes import Genotype, as_genotype
+from nasnet_det.cli.main import command
+from nasnet_det.genotypes.genotype import Genotype
+from nasnet_det.genotypes.published import as_genotype
+from nasnet_det.safe_io.files import write_text
 from nasnet_det.search.child import ChildConfig, check_child_config, train_child
 from nasnet_det.search.command import assignments, recipe_of, searching
 from nasnet_det.search.report import read_findings
 from nasnet_det.search.run_folder import SEARCH, RunFolder
 from nasnet_det.search.space import SPACES
-from nasnet_det.search.strategies import uniform
+from nasnet_det.search.strategies.base import uniform
 from nasnet_det.search.study import best
-from nasnet_det_cli import command
 
 
 @dataclass(frozen=True)

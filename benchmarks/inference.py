@@ -34,10 +34,10 @@ import timm
 import torch
 from torch import Tensor, nn
 
-from nasnet_det.family import FAMILY
-from nasnet_det.files import write_text
+from nasnet_det.export.packages import DTYPES, load_package, save_package
 from nasnet_det.fusion import optimize_for_inference
-from nasnet_det.packaging import DTYPES, load_package, save_package
+from nasnet_det.models.family import FAMILY
+from nasnet_det.safe_io.files import write_text
 from nasnet_det.weights.arrays import import_tensorflow
 
 TIMM = {"nasnet_a_large": "nasnetalarge", "pnasnet_5_large": "pnasnet5large"}

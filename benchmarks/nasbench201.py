@@ -26,8 +26,8 @@ from typing import Any
 
 import numpy as np
 
-from nasnet_det.files import replacing, write_text
-from nasnet_det.search.registry import DEFAULT, NAMES, make_strategy
+from nasnet_det.safe_io.files import replacing, write_text
+from nasnet_det.search.strategies.registry import DEFAULT, NAMES, make_strategy
 
 SIZES = (5,) * 6
 STRATEGIES = ("ppo", "ppo_paper", "reinforce", "random", "evolution", "default")

@@ -25,12 +25,12 @@ from typing import Any
 
 import numpy as np
 import optuna
-from kept import keep
+from save_results import keep
 
 from nasnet_det.search.child import ChildResult
 from nasnet_det.search.driver import Progress, Search
-from nasnet_det.search.registry import make_strategy
 from nasnet_det.search.space import SPACES
+from nasnet_det.search.strategies.registry import make_strategy
 from nasnet_det.search.study import Study
 from nasnet_det.search.workers import Job, Outcome
 

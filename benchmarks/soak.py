@@ -31,13 +31,13 @@ from typing import Any
 import numpy as np
 import timm
 import torch
-from kept import keep
 from PIL import Image
+from save_results import keep
 from torch import Tensor
 
 import nasnet_det
 from nasnet_det.fusion import optimize_for_inference
-from nasnet_det.genotypes import Block, CellGenotype, Genotype
+from nasnet_det.genotypes.genotype import Block, CellGenotype, Genotype
 from nasnet_det.training.engine import Trainer, seed_step
 from nasnet_det.training.execution import Execution
 from nasnet_det.training.recipe import load_recipe
@@ -118,7 +118,7 @@ def live_tensors() -> int:
         return sum(issubclass(type(thing), Tensor) for thing in gc.get_objects())
 
 
-def soak(name: str, step: Callable[[int], Any], steps: int, say: Callable[[str], None] = print) -> Road:
+def soak(name: str, step: Callable[[int], Any], steps: int, log: Callable[[str], None] = print) -> Road:
     """Take steps and look at memory from a quarter of them on."""
     marks = {round(steps * (0.25 + 0.75 * look / (LOOKS - 1))) for look in range(LOOKS)}
     looks, began = [], time.monotonic()
@@ -127,7 +127,7 @@ def soak(name: str, step: Callable[[int], Any], steps: int, say: Callable[[str],
         if number in marks:
             looks.append(Look(number, round(resident(), 2), live_tensors()))
             if len(looks) % 5 == 1:
-                say(f"{name}: step {number} of {steps}, {looks[-1].megabytes:.1f} MB, {looks[-1].tensors} tensors")
+                log(f"{name}: step {number} of {steps}, {looks[-1].megabytes:.1f} MB, {looks[-1].tensors} tensors")
     return Road.of(name, steps, round(time.monotonic() - began, 1), looks)
 
 
@@ -173,7 +173,7 @@ def detector_training(folder: Path, steps: int, stack: ExitStack) -> Callable[[i
     """Steps of detectron2's loop by this project's trainer, hooks, writers and checkpoints with them."""
     from detectron2.utils.events import EventStorage
 
-    from nasnet_det.detection.trainer import Trainer as DetectorTrainer
+    from nasnet_det.detection.engine.trainer import Trainer as DetectorTrainer
 
     name = stack.enter_context(_registered(folder))
     cfg = _toy_config(
@@ -197,8 +197,8 @@ def detector_predictions(folder: Path, steps: int, stack: ExitStack) -> Callable
     """Predictions from pictures to detections."""
     from detectron2.modeling import build_model
 
-    from nasnet_det.detection.predictor import Predictor
-    from nasnet_det.detection.trainer import Checkpointer
+    from nasnet_det.detection.engine.predictor import Predictor
+    from nasnet_det.detection.engine.trainer import Checkpointer
 
     cfg = _toy_config(folder)
     torch.manual_seed(0)
@@ -218,8 +218,8 @@ def _toy_config(folder: Path, **more: Any) -> Any:
     from nasnet_det.detection.config import read_config
 
     GENOTYPE.save(folder / "cell.json")
-    places = {"MODEL.NASNET.GENOTYPE": str(folder / "cell.json"), "OUTPUT_DIR": str(folder)}
-    values = {**TOY, **places, **{key.replace("__", "."): value for key, value in more.items()}}
+    positions = {"MODEL.NASNET.GENOTYPE": str(folder / "cell.json"), "OUTPUT_DIR": str(folder)}
+    values = {**TOY, **positions, **{key.replace("__", "."): value for key, value in more.items()}}
     return read_config(CONFIG, [part for pair in values.items() for part in pair])
 
 
@@ -263,12 +263,12 @@ ROADS: dict[str, Callable[[Path, int, ExitStack], Callable[[int], Any]]] = {
 }
 
 
-def run(names: Sequence[str], steps: int, say: Callable[[str], None] = print) -> Iterator[Road]:
+def run(names: Sequence[str], steps: int, log: Callable[[str], None] = print) -> Iterator[Road]:
     """Take every road, one after the other."""
     for name in names:
         with ExitStack() as stack:
             folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="nasnet_det-soak-")))
-            yield soak(name, ROADS[name](folder, steps, stack), steps, say)
+            yield soak(name, ROADS[name](folder, steps, stack), steps, log)
 
 
 def parse(argv: Sequence[str] | None) -> argparse.Namespace:

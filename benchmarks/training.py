@@ -29,7 +29,7 @@ from typing import Any
 import timm
 import torch
 from darts_style import DartsStyleStep
-from kept import keep
+from save_results import keep
 
 import nasnet_det
 from nasnet_det.training.engine import Trainer

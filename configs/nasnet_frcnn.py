@@ -22,14 +22,14 @@ from detectron2.solver import WarmupParamScheduler
 from detectron2.solver.build import get_default_optimizer_params
 from fvcore.common.param_scheduler import MultiStepParamScheduler
 
-from nasnet_det.detection.backbone import build_network
-from nasnet_det.detection.datasets import MINIVAL, TRAIN, register_coco_splits
-from nasnet_det.detection.evaluator import CocoEvaluator
-from nasnet_det.detection.rcnn import NASNetRCNN
-from nasnet_det.detection.roi_heads import NASNetROIHeads
-from nasnet_det.detection.rpn import GridAnchorGenerator, NASNetRPN, RPNHead
-from nasnet_det.detection.solver import clipped_sgd
-from nasnet_det.detection.split import FirstStage, SecondStage
+from nasnet_det.detection.data.datasets import MINIVAL, TRAIN, register_coco_splits
+from nasnet_det.detection.engine.solver import clipped_sgd
+from nasnet_det.detection.evaluation.evaluator import CocoEvaluator
+from nasnet_det.detection.modeling.backbone import build_network
+from nasnet_det.detection.modeling.rcnn import NASNetRCNN
+from nasnet_det.detection.modeling.roi_heads import NASNetROIHeads
+from nasnet_det.detection.modeling.rpn import GridAnchorGenerator, NASNetRPN, RPNHead
+from nasnet_det.detection.modeling.split import FirstStage, SecondStage
 
 register_coco_splits()
 COCO_IDS = [i for i in range(1, 91) if i not in (12, 26, 29, 30, 45, 66, 68, 69, 71, 83)]

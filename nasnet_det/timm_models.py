@@ -1,6 +1,7 @@
 """What timm sees: the registered models, their data and where their published weights lie.
 
-Every entry point is made from a line of :data:`nasnet_det.family.FAMILY`. ``nasnet`` builds a network of any genotype::
+Every entry point is made from a row of :data:`nasnet_det.models.family.FAMILY`. ``nasnet`` builds a network of any
+genotype::
 
     timm.create_model("nasnet", genotype="my_cell.json", num_cells=4, num_filters=44)
 """
@@ -11,8 +12,8 @@ from typing import Any
 
 from timm.models import build_model_with_cfg, generate_default_cfgs, register_model
 
-from nasnet_det.family import FAMILY, Variant
-from nasnet_det.network import NASNet
+from nasnet_det.models.family import FAMILY, Variant
+from nasnet_det.models.network import NASNet
 from nasnet_det.weights.timm_hooks import checkpoint_filter, timm_overlay
 
 __all__ = []
@@ -92,5 +93,5 @@ for _name, _variant in FAMILY.items():
 
 @register_model
 def nasnet(pretrained: bool = False, **kwargs: Any) -> NASNet:
-    """A network of any genotype: takes every argument of :class:`nasnet_det.network.NASNet`."""
+    """A network of any genotype: takes every argument of :class:`nasnet_det.models.network.NASNet`."""
     return _create("nasnet", pretrained, **kwargs)

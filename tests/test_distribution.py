@@ -78,12 +78,11 @@ def test_the_wheel_holds_the_package_whole_and_nothing_else(wheel: zipfile.ZipFi
     held = {name for name in wheel.namelist() if ".dist-info/" not in name}
     expected = {f"nasnet_det/{name}" for name in files(Path("nasnet_det"))}
     expected |= {f"nasnet_det/configs/{name}" for name in files(Path("configs"))}
-    expected |= {f"nasnet_det_tools/{name}" for name in files(Path("tools"))} | {"nasnet_det_cli.py"}
     assert held == expected
-    for needed in ("nasnet_det/py.typed", "nasnet_det/configs/nasnet_frcnn.yaml", "nasnet_det_tools/predict.py"):
+    for needed in ("nasnet_det/py.typed", "nasnet_det/configs/nasnet_frcnn.yaml", "nasnet_det/cli/predict.py"):
         assert needed in held
     assert any(name.startswith("nasnet_det/training/recipes/") for name in held)
-    assert any(name.startswith("nasnet_det/detection/data/samples/") for name in held)
+    assert any(name.startswith("nasnet_det/detection/assets/samples/") for name in held)
 
 
 def test_the_metadata(metadata: email.message.Message, wheel: zipfile.ZipFile) -> None:
@@ -94,7 +93,7 @@ def test_the_metadata(metadata: email.message.Message, wheel: zipfile.ZipFile) -
     required = [line.split(";")[0].strip() for line in metadata.get_all("Requires-Dist", []) if "extra ==" not in line]
     assert required and all(">=" in line for line in required), "every dependency has its oldest version"
     (scripts,) = (name for name in wheel.namelist() if name.endswith("entry_points.txt"))
-    assert "nasnet-det = nasnet_det_cli:main" in wheel.read(scripts).decode()
+    assert "nasnet-det = nasnet_det.cli.main:main" in wheel.read(scripts).decode()
     assert any(name.endswith("licenses/LICENSE") for name in wheel.namelist())
 
 
@@ -121,8 +120,8 @@ def test_the_wheel_works_where_no_checkout_is(wheel: zipfile.ZipFile, tmp_path: 
     wheel.extractall(tmp_path / "site")
     code = (
         f"import sys; sys.path.insert(0, {str(tmp_path / 'site')!r})\n"
-        "import nasnet_det_cli, nasnet_det, nasnet_det_tools\n"
-        "print(nasnet_det_cli.__file__, nasnet_det.__file__, list(nasnet_det_tools.__path__)[0], sep='\\n')\n"
+        "import nasnet_det; from nasnet_det.cli import main as nasnet_det_cli\n"
+        "print(nasnet_det_cli.__file__, nasnet_det.__file__, sep='\\n')\n"
         "nasnet_det_cli.main(['draw', 'nasnet_a'])\n"
         "try:\n    import detectron2\nexcept ImportError:\n    sys.exit()\n"
         "from nasnet_det.detection.config import find_config\n"
@@ -130,6 +129,6 @@ def test_the_wheel_works_where_no_checkout_is(wheel: zipfile.ZipFile, tmp_path: 
     )
     done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
-    *places, picture = done.stdout.split()[:4]
-    assert all(place.startswith(str(tmp_path / "site")) for place in [*places, *done.stdout.split()[4:]])
+    *positions, picture = done.stdout.split()[:4]
+    assert all(place.startswith(str(tmp_path / "site")) for place in [*positions, *done.stdout.split()[3:]])
     assert "<svg" in (tmp_path / picture).read_text()

@@ -21,8 +21,8 @@ from torch import nn
 from torch.export import Dim
 
 from nasnet_det import FAMILY, Genotype, as_genotype
-from nasnet_det.network import NASNet
-from tests.test_operations import randomize
+from nasnet_det.models.network import NASNet
+from tests.models.test_operations import randomize
 
 NAMES = [*FAMILY, "nasnet"]
 FEW = ["nasnet_a_large", "nasnet_a_cifar_6_at_768", "amoebanet_c", "nasnet"]
@@ -142,8 +142,8 @@ def test_layer_decay_groups_every_parameter(name: str) -> None:
     assert sum(len(group["params"]) for group in groups) == len(list(model.parameters()))
     scales = {id(p): group["lr_scale"] for group in groups for p in group["params"]}
     assert scales[id(model.fc.weight)] == 1.0
-    chain = [model.stem.conv.weight, model.cells["cell_0"].fits[0].conv.weight]
-    chain += [model.cells["cell_2"].fits[0].conv.weight, model.fc.weight]
+    chain = [model.stem.conv.weight, model.cells["cell_0"].preprocess[0].conv.weight]
+    chain += [model.cells["cell_2"].preprocess[0].conv.weight, model.fc.weight]
     assert sorted(scales[id(p)] for p in chain) == [scales[id(p)] for p in chain]
     assert len({scales[id(p)] for p in chain}) == 4
     create_optimizer_v2(model, "sgd", lr=0.1, layer_decay=0.9)
@@ -254,7 +254,7 @@ def test_weights_of_other_channels_and_classes_are_adapted(tmp_path: Path) -> No
     overlay = {"file": str(tmp_path / "weights.pth")}
     one = tiny("nasnet", pretrained=True, pretrained_cfg_overlay=overlay, in_chans=1, num_classes=5)
     torch.testing.assert_close(one.stem.conv.weight, source.stem.conv.weight.sum(1, keepdim=True))
-    assert torch.equal(one.cells["cell_1"].fits[0].conv.weight, source.cells["cell_1"].fits[0].conv.weight)
+    assert torch.equal(one.cells["cell_1"].preprocess[0].conv.weight, source.cells["cell_1"].preprocess[0].conv.weight)
 
 
 def test_the_released_networks_say_where_their_weights_lie() -> None:

@@ -14,9 +14,9 @@ from typing import Any
 def add_nasnet_config(cfg: Any) -> None:
     """Register every part and data set with detectron2 and give ``cfg`` the node ``MODEL.NASNET``; harmless if done
     before."""
-    from nasnet_det.detection import backbone, rcnn
     from nasnet_det.detection.config import add_node
-    from nasnet_det.detection.datasets import register_coco_splits
+    from nasnet_det.detection.data.datasets import register_coco_splits
+    from nasnet_det.detection.modeling import backbone, rcnn
 
     del backbone, rcnn  # imported for what they register
     register_coco_splits()

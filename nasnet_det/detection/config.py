@@ -12,7 +12,7 @@ import yaml
 from detectron2.config import CfgNode, get_cfg
 
 from nasnet_det.detection import add_nasnet_config
-from nasnet_det.plain_values import check_extent
+from nasnet_det.safe_io.values import check_extent
 
 #: Of another library's message, which may repeat a whole file.
 _LONGEST = 600
@@ -104,7 +104,7 @@ def add_node(cfg: CfgNode) -> None:
 def default_node() -> CfgNode:
     """The node with its defaults."""
     node = CfgNode()
-    # The network: a member of nasnet_det.family.FAMILY, whose numbers hold where the next keys do not say another.
+    # The network: a member of nasnet_det.models.family.FAMILY; the next keys override its numbers.
     node.NETWORK = "nasnet_a_mobile"
     # A genotype's JSON file or a published name; "" for the network's own.
     node.GENOTYPE = ""
@@ -155,7 +155,7 @@ def default_node() -> CfgNode:
 
 
 def network_arguments(cfg: CfgNode) -> dict[str, Any]:
-    """What ``cfg`` says to :func:`nasnet_det.detection.backbone.build_network`."""
+    """What ``cfg`` says to :func:`nasnet_det.detection.modeling.backbone.build_network`."""
     node = cfg.MODEL.NASNET
     return {
         "network": node.NETWORK,

@@ -80,16 +80,16 @@ def draw_accuracy(points: Sequence[NetworkPoint], path: str | Path | None = None
 
 
 def _label(
-    axes: Axes, places: Sequence[tuple[float, float]], points: Sequence[NetworkPoint], colors: Mapping[str, str]
+    axes: Axes, positions: Sequence[tuple[float, float]], points: Sequence[NetworkPoint], colors: Mapping[str, str]
 ) -> None:
     """Put each point's label beside it, a thin line between them where it had to go further away."""
     dots = axes.figure.dpi / 72
-    pixels = [(float(x), float(y)) for x, y in axes.transData.transform(places)]
+    pixels = [(float(x), float(y)) for x, y in axes.transData.transform(positions)]
     sizes = [(text_width(point.label, LABEL_SIZE) * 72 * dots + 2, LABEL_SIZE * 1.2 * dots) for point in points]
     area = Rectangle(axes.bbox.x0, axes.bbox.y0, axes.bbox.x1, axes.bbox.y1)
     back = axes.transData.inverted()
     for point, place, pixel, label in zip(
-        points, places, pixels, place_labels(pixels, sizes, area, MARK_SIZE / 2 * dots), strict=True
+        points, positions, pixels, place_labels(pixels, sizes, area, MARK_SIZE / 2 * dots), strict=True
     ):
         x, y = back.transform(((label.x0 + label.x1) / 2, (label.y0 + label.y1) / 2))
         text = axes.text(x, y, point.label, ha="center", va="center", family=FONT, size=LABEL_SIZE, parse_math=False)

@@ -18,7 +18,7 @@ from matplotlib.path import Path as Curve
 
 from nasnet_det.draw.figures import FONT, save_figure, text_width
 from nasnet_det.draw.layout import BOX_HEIGHT, Box, CellLayout, Edge, lay_out
-from nasnet_det.genotypes import CellGenotype, Genotype
+from nasnet_det.genotypes.genotype import CellGenotype, Genotype
 
 FONT_SIZE = 9.0
 LINE = 0.145  # inches from one line of a label to the next

@@ -11,7 +11,7 @@ from matplotlib.figure import Figure
 from matplotlib.font_manager import FontProperties
 from matplotlib.textpath import TextPath
 
-from nasnet_det.files import replacing
+from nasnet_det.safe_io.files import replacing
 
 #: matplotlib brings this font along, so a picture's labels have the same width on every machine.
 FONT = "DejaVu Sans"

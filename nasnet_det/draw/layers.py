@@ -14,7 +14,7 @@ from functools import partial
 from itertools import pairwise
 from typing import Literal
 
-from nasnet_det.genotypes import CellGenotype
+from nasnet_det.genotypes.genotype import CellGenotype
 
 ItemKind = Literal["input", "block", "lane", "output"]
 
@@ -89,13 +89,13 @@ def build_graph(cell: CellGenotype, num_inputs: int, output_width: float, joins:
     block_width, reach = 2 * box_width + BOX_GAP, (box_width + BOX_GAP) / 2
     items = [add("input", state, 0, box_width) for state in range(num_inputs)]
     items += [add("block", s, layer_of[s], block_width, reach) for s in range(num_inputs, len(layer_of))]
-    outputs = [add("output", number, top, output_width) for number in range(1 if joins else len(cell.joined))]
+    outputs = [add("output", number, top, output_width) for number in range(1 if joins else len(cell.concat))]
 
     readers: list[list[tuple[int, Item, int]]] = [[] for _ in items]  # of each state: layer, item, side
     for item, block in zip(items[num_inputs:], cell.blocks, strict=True):
         readers[block.left].append((layer_of[item.state], item, -1))
         readers[block.right].append((layer_of[item.state], item, 1))
-    for number, state in enumerate(cell.joined):
+    for number, state in enumerate(cell.concat):
         readers[state].append((top, outputs[0 if joins else number], 0))
 
     for state, wanted in enumerate(readers):

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from nasnet_det.draw.layers import Graph, Item, Link, build_graph, order_graph
-from nasnet_det.genotypes import CellGenotype
+from nasnet_det.genotypes.genotype import CellGenotype
 
 BoxKind = Literal["input", "operation", "combiner", "concat", "output"]
 
@@ -58,8 +58,8 @@ def lay_out(cell: CellGenotype, num_inputs: int, passes_all: bool, box_width: fl
         box_width: the width of inputs, operations, combiners and outputs, enough for their labels.
         wide: the least width of the box that concatenates several states.
     """
-    joins = len(cell.joined) > 1 and not passes_all
-    graph = build_graph(cell, num_inputs, max(wide, 0.22 * len(cell.joined)) if joins else box_width, joins, box_width)
+    joins = len(cell.concat) > 1 and not passes_all
+    graph = build_graph(cell, num_inputs, max(wide, 0.22 * len(cell.concat)) if joins else box_width, joins, box_width)
     order_graph(graph)
     return _Picture(cell, num_inputs, joins, box_width).draw(graph)
 

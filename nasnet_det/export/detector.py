@@ -19,11 +19,11 @@ from detectron2.modeling.roi_heads import StandardROIHeads
 from detectron2.structures import Boxes
 from torch import Tensor, nn
 
-from nasnet_det.detection.predictor import categories_of
-from nasnet_det.detection.rcnn import NASNetRCNN
-from nasnet_det.detection.roi_heads import NASNetROIHeads
-from nasnet_det.detection.rpn import NASNetRPN
-from nasnet_det.detection.suppression import Found, clip, select, suppress_classes, suppress_sets
+from nasnet_det.detection.engine.predictor import categories_of
+from nasnet_det.detection.modeling.rcnn import NASNetRCNN
+from nasnet_det.detection.modeling.roi_heads import NASNetROIHeads
+from nasnet_det.detection.modeling.rpn import NASNetRPN
+from nasnet_det.detection.modeling.suppression import Found, batched_nms, clip, multiclass_nms, suppress_classes
 from nasnet_det.export.programs import Program
 
 OUTPUTS = ("boxes", "scores", "classes", "num_detections")
@@ -59,9 +59,9 @@ class FixedDetector(nn.Module):
             how many of the D there are, ``()``; the rest is zero.
         """
         features = self.model.backbone(((image - self.model.pixel_mean) / self.model.pixel_std)[None])
-        proposals, exist = self.propose(features)
+        proposals, valid = self.propose(features)
         boxes, scores = self.classify(features, proposals)
-        return self.select(boxes, scores, exist)
+        return self.multiclass_nms(boxes, scores, valid)
 
     def propose(self, features: Mapping[str, Tensor]) -> tuple[Tensor, Tensor]:
         """Proposals ``(K, 4)``, K fixed, and which of them exist."""
@@ -71,7 +71,7 @@ class FixedDetector(nn.Module):
         """Boxes ``(K, C, 4)`` and scores ``(K, C)`` of K proposals for C classes."""
         raise NotImplementedError
 
-    def select(self, boxes: Tensor, scores: Tensor, exist: Tensor) -> Detections:
+    def multiclass_nms(self, boxes: Tensor, scores: Tensor, valid: Tensor) -> Detections:
         """What :meth:`forward` returns, of the candidates that exist."""
         raise NotImplementedError
 
@@ -87,11 +87,11 @@ class PaperDetector(FixedDetector):
     def propose(self, features: Mapping[str, Tensor]) -> tuple[Tensor, Tensor]:
         """See :meth:`NASNetRPN.forward`."""
         features_in = features[self.rpn.in_feature]
-        logits, terms = self.rpn.head(features_in)
+        logits, deltas = self.rpn.head(features_in)
         anchors = clip(self.rpn.anchor_generator([features_in])[0].tensor, self.image_size)
         limit = self.rpn.max_proposals[1]
-        boxes, _, exist = self.rpn.best(anchors, logits[0], terms[0], self.image_size, limit)
-        return boxes, exist
+        boxes, _, valid = self.rpn.best(anchors, logits[0], deltas[0], self.image_size, limit)
+        return boxes, valid
 
     def classify(self, features: Mapping[str, Tensor], proposals: Tensor) -> tuple[Tensor, Tensor]:
         """See :meth:`NASNetROIHeads.forward`."""
@@ -104,11 +104,11 @@ class PaperDetector(FixedDetector):
         boxes = self.heads.box_transform.apply_deltas(self.heads.box_layer(pooled).float(), proposals)
         return boxes.unflatten(1, (self.heads.num_classes, 4)), scores
 
-    def select(self, boxes: Tensor, scores: Tensor, exist: Tensor) -> Detections:
-        """See :func:`nasnet_det.detection.suppression.select`: boxes are suppressed, then clipped, then counted."""
+    def multiclass_nms(self, boxes: Tensor, scores: Tensor, valid: Tensor) -> Detections:
+        """Suppress, clip and count boxes; see :func:`nasnet_det.detection.modeling.suppression.select`."""
         heads = self.heads
         limits = (heads.score_threshold, heads.nms_threshold, heads.per_class, heads.total)
-        found = heads.label_ids.to_classes(select(boxes, scores, exist, self.image_size, *limits))
+        found = heads.label_ids.to_classes(multiclass_nms(boxes, scores, valid, self.image_size, *limits))
         return counted(found.first(heads.total))
 
 
@@ -124,9 +124,9 @@ class PyramidDetector(FixedDetector):
         """See detectron2's ``find_top_rpn_proposals``: boxes are clipped, then suppressed level by level."""
         maps = [features[name] for name in self.rpn.in_features]
         anchors = self.rpn.anchor_generator(maps)
-        logits, terms = self.rpn.rpn_head(maps)
+        logits, deltas = self.rpn.rpn_head(maps)
         found = []
-        for level_anchors, level_logits, level_terms in zip(anchors, logits, terms, strict=True):
+        for level_anchors, level_logits, level_terms in zip(anchors, logits, deltas, strict=True):
             scores = level_logits[0].permute(1, 2, 0).flatten()
             deltas = level_terms[0].unflatten(0, (-1, 4)).permute(2, 3, 0, 1).flatten(0, 2)
             best = scores.topk(min(len(scores), self.rpn.pre_nms_topk[False])).indices
@@ -135,25 +135,25 @@ class PyramidDetector(FixedDetector):
             usable = boxes.isfinite().all(dim=1) & scores.isfinite()
             boxes = clip(boxes, self.image_size)
             usable &= ((boxes[:, 2:] - boxes[:, :2]) > self.rpn.min_box_size).all(dim=1)
-            kept, exist = suppress_sets(boxes[None], scores[None], usable[None], self.rpn.nms_thresh, len(scores))
-            found.append((boxes[kept[0]], scores[kept[0]], exist[0]))
-        boxes, scores, exist = (torch.cat(parts) for parts in zip(*found, strict=True))
-        none = torch.zeros_like(exist)
-        best = Found(boxes, scores, none, none, exist).first(self.rpn.post_nms_topk[False])
-        return best.boxes, best.exist
+            kept, valid = batched_nms(boxes[None], scores[None], usable[None], self.rpn.nms_thresh, len(scores))
+            found.append((boxes[kept[0]], scores[kept[0]], valid[0]))
+        boxes, scores, valid = (torch.cat(parts) for parts in zip(*found, strict=True))
+        none = torch.zeros_like(valid)
+        best = Found(boxes, scores, none, none, valid).first(self.rpn.post_nms_topk[False])
+        return best.boxes, best.valid
 
     def classify(self, features: Mapping[str, Tensor], proposals: Tensor) -> tuple[Tensor, Tensor]:
         """See detectron2's ``FastRCNNOutputLayers.inference``."""
         pooled = pool([features[name] for name in self.heads.box_in_features], proposals, self.heads.box_pooler)
-        logits, terms = self.heads.box_predictor(self.heads.box_head(pooled))
-        boxes = self.heads.box_predictor.box2box_transform.apply_deltas(terms, proposals).unflatten(1, (-1, 4))
+        logits, deltas = self.heads.box_predictor(self.heads.box_head(pooled))
+        boxes = self.heads.box_predictor.box2box_transform.apply_deltas(deltas, proposals).unflatten(1, (-1, 4))
         return boxes.expand(-1, self.heads.num_classes, 4), logits.softmax(dim=1)[:, :-1]
 
-    def select(self, boxes: Tensor, scores: Tensor, exist: Tensor) -> Detections:
+    def multiclass_nms(self, boxes: Tensor, scores: Tensor, valid: Tensor) -> Detections:
         """See detectron2's ``fast_rcnn_inference_single_image``: boxes are clipped, then suppressed class by class."""
         predictor = self.heads.box_predictor
-        exist = exist & (boxes.isfinite().all(dim=2) & scores.isfinite()).all(dim=1)
-        eligible = exist[:, None] & (scores > predictor.test_score_thresh)
+        valid = valid & (boxes.isfinite().all(dim=2) & scores.isfinite()).all(dim=1)
+        eligible = valid[:, None] & (scores > predictor.test_score_thresh)
         boxes, limit = clip(boxes, self.image_size), predictor.test_topk_per_image
         return counted(suppress_classes(boxes, scores, eligible, predictor.test_nms_thresh, limit).first(limit))
 
@@ -176,8 +176,8 @@ def fixed_detector(model: GeneralizedRCNN, image_size: tuple[int, int]) -> Fixed
 
 def counted(found: Found) -> Detections:
     """Zeros for those that do not exist, and the number of those that do."""
-    exist = found.exist
-    return found.boxes * exist[:, None], found.scores * exist, found.classes * exist, exist.sum()
+    valid = found.valid
+    return found.boxes * valid[:, None], found.scores * valid, found.classes * valid, valid.sum()
 
 
 def pool(maps: list[Tensor], boxes: Tensor, pooler: ROIPooler) -> Tensor:

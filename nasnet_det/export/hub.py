@@ -17,8 +17,8 @@ from typing import Any
 from huggingface_hub import HfApi
 from timm.models._hub import save_for_hf
 
-from nasnet_det.family import FAMILY
-from nasnet_det.network import NASNet
+from nasnet_det.models.family import FAMILY
+from nasnet_det.models.network import NASNet
 
 _CARD = """\
 ---

@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 
-from nasnet_det.detection.suppression import suppress
+from nasnet_det.detection.modeling.suppression import suppress
 
 
 def onnx_translations() -> dict[Any, Callable[..., Any]]:
@@ -15,7 +15,7 @@ def onnx_translations() -> dict[Any, Callable[..., Any]]:
 
     - ``nasnet_det::suppress`` (``detection/suppression.py``) becomes one ``NonMaxSuppression``;
     - stable sorting ``TopK``, which gives the earlier of equal values first;
-    - the embedding bag of :func:`nasnet_det.detection.crops.crop_and_resize`, whose bags are all of one size, a
+    - the embedding bag of :func:`nasnet_det.models.tf_image.crop_and_resize`, whose bags are all of one size, a
       weighted sum of gathers, where the exporter's own translation loops over the bags.
     """
     from onnxscript import opset18 as op

@@ -20,8 +20,8 @@ import torch
 from torch import Tensor, nn
 
 from nasnet_det.export.operators import onnx_translations
-from nasnet_det.files import replacing
-from nasnet_det.plain_values import from_json
+from nasnet_det.safe_io.files import replacing
+from nasnet_det.safe_io.values import parse_json
 
 FORMATS = (".onnx", ".pt2")
 #: Further than this from PyTorch's, relative to the largest value, an output counts as another one.
@@ -148,7 +148,7 @@ def description(path: str | Path) -> dict[str, Any]:
         with _opened(path) as archive:
             text = _member(archive, f"/extra/{_DESCRIPTION}").decode("utf-8", "replace")
     try:
-        found = from_json(text)
+        found = parse_json(text)
     except ValueError as error:
         raise _unreadable(path, error) from None
     if not isinstance(found, dict):
@@ -180,7 +180,7 @@ def _refuse_pickles(path: Path) -> None:
         for name in archive.namelist():
             parts = name.split("/")
             if name.endswith("_config.json"):
-                payloads = from_json(archive.read(name).decode())["config"].values()
+                payloads = parse_json(archive.read(name).decode())["config"].values()
                 if any(payload["use_pickle"] for payload in payloads):
                     raise ValueError(f"{name} asks for pickles, which are not read")
             elif name.endswith(".pt"):

@@ -16,7 +16,7 @@ from torch import nn
 
 from nasnet_det.fusion.cuda_graphs import owners, use_graphs
 from nasnet_det.fusion.network import FusedNASNet
-from nasnet_det.network import NASNet
+from nasnet_det.models.network import NASNet
 
 __all__ = ["optimize_for_inference"]
 

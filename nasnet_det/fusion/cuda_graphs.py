@@ -66,14 +66,14 @@ class GraphedForward:
         self.module = module
         self.recorded: OrderedDict[Hashable, Recorded] = OrderedDict()
         self.weights: list[tuple[int, int]] = []
-        self.places: list[tuple[dict[str, Any], str]] = []
+        self.positions: list[tuple[dict[str, Any], str]] = []
         self.gave_up = False
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         if not self._can_record(args, kwargs):
             return self._own(*args, **kwargs)
         (images,) = args
-        if self._weights() != self.weights or not self.places:
+        if self._weights() != self.weights or not self.positions:
             self._look_again()
         key = (images.shape, images.stride(), images.dtype, images.device, torch.is_autocast_enabled("cuda"))
         if key not in self.recorded:
@@ -94,7 +94,7 @@ class GraphedForward:
     def _weights(self) -> list[tuple[int, int]]:
         """Where every weight lies and how often it was changed; asked for at every call, so without a walk through the
         modules."""
-        tensors = [tensor for holder, name in self.places if (tensor := holder.get(name)) is not None]
+        tensors = [tensor for holder, name in self.positions if (tensor := holder.get(name)) is not None]
         return [(tensor.data_ptr(), 0 if tensor.is_inference() else tensor._version) for tensor in tensors]
 
     def _look_again(self) -> None:
@@ -102,7 +102,7 @@ class GraphedForward:
         holders: list[dict[str, Any]] = []
         for module in self.module.modules():
             holders += [module._parameters, module._buffers]
-        self.places = [(holder, name) for holder in holders for name in holder]
+        self.positions = [(holder, name) for holder in holders for name in holder]
         self.weights = self._weights()
 
     def _can_record(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> bool:

@@ -24,7 +24,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from nasnet_det.fusion.fallback import fault_of, warn_once
-from nasnet_det.padding import Pair, pad_same, same_padding
+from nasnet_det.models.padding import Pair, pad_same, same_padding
 
 #: The pointwise product joins the launch up to so many channels of its result: these fit in one tile, so that nothing
 #: is filtered twice.
@@ -153,10 +153,10 @@ def depthwise(branches: Sequence[Branch], stride: Pair = (1, 1), dilation: int =
 
     xs = [_channels_last(branch.x) for branch in branches]
     made = [_result(xs[0], xs[0].shape[1], stride) for _ in branches]
-    places = made[0].numel() // xs[0].shape[1]
+    positions = made[0].numel() // xs[0].shape[1]
     channels, block = xs[0].shape[1], _block(xs[0].shape[1], 64)
-    grid = (-(-places // _BLOCK_PLACES), -(-channels // block), len(branches))
-    if not places * channels:
+    grid = (-(-positions // _BLOCK_PLACES), -(-channels // block), len(branches))
+    if not positions * channels:
         return made
     with _on(xs[0]):
         depthwise_kernel[grid](
@@ -166,7 +166,7 @@ def depthwise(branches: Sequence[Branch], stride: Pair = (1, 1), dilation: int =
             tuple(made),
             *xs[0].shape[2:],
             *made[0].shape[2:],
-            places,
+            positions,
             **_geometry(branches, stride, dilation),
             HAS_SHIFT=tuple(branch.bias is not None for branch in branches),
             ACTIVATES=tuple(branch.activates for branch in branches),
@@ -189,11 +189,11 @@ def separable(products: Sequence[Product], stride: Pair = (1, 1), dilation: int 
     out = products[0].weight.shape[0]
     made = [_result(xs[0], out, stride) for _ in products]
     others = [_channels_last(other) for product in products for other in product.others]
-    places, block = made[0].numel() // out, _block(out, MOST_OUT)
-    if not places:
+    positions, block = made[0].numel() // out, _block(out, MOST_OUT)
+    if not positions:
         return made
     with _on(xs[0]):
-        separable_kernel[-(-places // _BLOCK_PLACES), -(-out // block), len(products)](
+        separable_kernel[-(-positions // _BLOCK_PLACES), -(-out // block), len(products)](
             tuple(xs),
             tuple(branch.weight for branch in branches),
             tuple(product.weight for product in products),
@@ -202,7 +202,7 @@ def separable(products: Sequence[Product], stride: Pair = (1, 1), dilation: int 
             tuple(made),
             *xs[0].shape[2:],
             *made[0].shape[2:],
-            places,
+            positions,
             **_geometry(branches, stride, dilation),
             FIRST=(0, *accumulate(len(product.branches) for product in products)),
             FIRST_OTHER=(0, *accumulate(len(product.others) for product in products)),

@@ -13,13 +13,13 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from nasnet_det.cells import Add, AddNorm, Cell, CellBlock, Concat
-from nasnet_det.drop_path import ScheduledDropPath
 from nasnet_det.fusion.fallback import warn_once
 from nasnet_det.fusion.fold import folded, scale_and_shift
 from nasnet_det.fusion.steps import Combination, Convolution, Join, Relu, Subsample
-from nasnet_det.operations import ConvNorm, FactorizedReduction, SeparableConvNorm
-from nasnet_det.padding import AvgPool2dSame, Conv2dSame, MaxPool2dSame
+from nasnet_det.models.cells import Add, AddNorm, Cell, CellBlock, Concat
+from nasnet_det.models.drop_path import ScheduledDropPath
+from nasnet_det.models.operations import ConvNorm, FactorizedReduction, SeparableConvNorm
+from nasnet_det.models.padding import AvgPool2dSame, Conv2dSame, MaxPool2dSame
 
 
 class CannotFuse(Exception):
@@ -89,10 +89,12 @@ class Graph:
         """ReLU of a value, made once."""
         return self.add(Relu(), value, same="relu")
 
-    def subsample(self, value: int, stride: int, places: int = 0) -> int:
+    def subsample(self, value: int, stride: int, positions: int = 0) -> int:
         """Every ``stride``-th place of a value, made once."""
         return (
-            value if stride == 1 and places == 0 else self.add(Subsample(stride, places), value, same=(stride, places))
+            value
+            if stride == 1 and positions == 0
+            else self.add(Subsample(stride, positions), value, same=(stride, positions))
         )
 
     def settle(self, state: Sum, like: Tensor) -> int:
@@ -146,7 +148,7 @@ def read_cell(cell: nn.Module, like: Tensor, alone: bool = False) -> tuple[Graph
         raise CannotFuse(f"how {type(cell).__name__} is wired is unknown")
     if any(module._forward_hooks or module._forward_pre_hooks for module in cell.modules()):
         raise CannotFuse("it has hooks, which a fused cell would not call")
-    reader = _Reader(cell, like, 1 if alone else len(cell.fits))
+    reader = _Reader(cell, like, 1 if alone else len(cell.preprocess))
     outputs = reader.outputs()
     return reader.graph, reader.graph.merge_relus(outputs)
 
@@ -161,23 +163,23 @@ class _Reader:
 
     def outputs(self) -> tuple[int, ...]:
         """The values that the cell returns."""
-        joined = []
-        for state in self.cell.genotype.joined:
+        concat = []
+        for state in self.cell.genotype.concat:
             value = self.state(state)
-            if str(state) in self.cell.joins:
-                value = self.settle(self.read(self.cell.joins[str(state)], value))
-            joined.append(value)
-        return tuple(joined) if self.cell.passes_all else (self.join(joined),)
+            if str(state) in self.cell.concat_proj:
+                value = self.settle(self.read(self.cell.concat_proj[str(state)], value))
+            concat.append(value)
+        return tuple(concat) if self.cell.passes_all else (self.join(concat),)
 
     def state(self, number: int) -> int:
         """The value of one of the cell's states."""
         if number not in self.settled:
-            fits = len(self.cell.fits)
-            if number < fits:
+            preprocess = len(self.cell.preprocess)
+            if number < preprocess:
                 # Without a previous state the current one, unprojected, takes its place.
-                made = self.read(self.cell.fits[number], number if number < self.graph.num_inputs else 0)
+                made = self.read(self.cell.preprocess[number], number if number < self.graph.num_inputs else 0)
             else:
-                made = self.block(self.cell.blocks[number - fits])
+                made = self.block(self.cell.blocks[number - preprocess])
             self.settled[number] = self.settle(made)
         return self.settled[number]
 
@@ -265,10 +267,10 @@ def _read_separable(reader: _Reader, module: Any, value: int) -> Sum:
 def _read_factorized_reduction(reader: _Reader, module: Any, value: int) -> Sum:
     """Two products on subsampled values, one of them shifted; the norm's channels go to the path that makes them."""
     value = reader.activated(module.act, value)
-    stride, places = module.scale.stride, module.scale.dilation
+    stride, positions = module.scale.stride, module.scale.dilation
     halves = (
         reader.convolved(module.path1, nn.Identity(), reader.graph.subsample(value, stride)),
-        reader.convolved(module.path2, nn.Identity(), reader.graph.subsample(value, stride, places)),
+        reader.convolved(module.path2, nn.Identity(), reader.graph.subsample(value, stride, positions)),
     )
     terms = scale_and_shift(module.bn)
     if terms is None:

@@ -7,14 +7,14 @@ from collections.abc import Iterator, Sequence
 import torch
 from torch import Tensor, nn
 
-from nasnet_det.ends import StemConv
 from nasnet_det.fusion import depthwise
 from nasnet_det.fusion.fallback import warn_once
 from nasnet_det.fusion.fold import folded
 from nasnet_det.fusion.graph import CannotFuse, Graph, read_cell
 from nasnet_det.fusion.schedule import schedule
 from nasnet_det.fusion.steps import Relu
-from nasnet_det.network import NASNet
+from nasnet_det.models.network import NASNet
+from nasnet_det.models.stem import StemConv
 
 
 class FusedCell(nn.Module):
@@ -45,7 +45,7 @@ class FusedCell(nn.Module):
         self.tasks = schedule(list(self.steps), self.reads, self.makes, self.outputs)
 
     def forward(self, *inputs: Tensor) -> tuple[Tensor, ...]:
-        """The contract of :class:`nasnet_det.cells.Cell`, with inputs activated where ``wants_activated`` says so."""
+        """The contract of :class:`nasnet_det.models.cells.Cell`, with inputs activated where ``wants_activated``."""
         values = dict(enumerate(inputs))
         if self.tasks and depthwise.is_covered(inputs[0]):
             for task in self.tasks:

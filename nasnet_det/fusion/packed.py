@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from nasnet_det.padding import Pair
+from nasnet_det.models.padding import Pair
 
 
 def is_covered(x: Tensor, weight: Tensor) -> bool:

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from nasnet_det.fusion import depthwise
 from nasnet_det.fusion.steps import Combination, Convolution, Relu
-from nasnet_det.padding import Pair
+from nasnet_det.models.padding import Pair
 
 Values = dict[int, Tensor]
 
@@ -127,7 +127,7 @@ class _Wiring:
             and all(self.is_filter(reader) for reader in self.readers.get(self.makes[i], ()))
         }
 
-    def joined(self, i: int, outputs: Sequence[int]) -> list[int]:
+    def concat(self, i: int, outputs: Sequence[int]) -> list[int]:
         """The depthwise convolutions whose launch step ``i`` can join: all that it multiplies, if it is a sum of few
         channels that alone reads them and whose other states are there before; else none."""
         step, reads = self.steps[i], self.reads[i]
@@ -138,13 +138,13 @@ class _Wiring:
             return []
         filters = [cast(Convolution, self.steps[maker]) for maker in makers]
         depth = self.group(makers[0])[0]
-        fits = (
+        preprocess = (
             len({self.group(maker) for maker in makers}) == 1
             and all(self.readers[value] == [i] and value not in outputs for value in reads[: step.products])
             and all(self.depth.get(value, 0) < depth for value in reads[step.products :])
             and not any(one.relu or one.bias is not None for one in filters)
         )
-        return makers if fits else []
+        return makers if preprocess else []
 
 
 def schedule(
@@ -158,8 +158,8 @@ def schedule(
     """
     wiring = _Wiring(steps, reads, makes)
     absorbed = wiring.absorbed(outputs)
-    joins = {i: makers for i in range(len(steps)) if (makers := wiring.joined(i, outputs))}
-    taken = {maker for makers in joins.values() for maker in makers}
+    concat_proj = {i: makers for i in range(len(steps)) if (makers := wiring.concat(i, outputs))}
+    taken = {maker for makers in concat_proj.values() for maker in makers}
 
     def filter_of(i: int) -> Filter:
         value = reads[i][0]
@@ -170,10 +170,10 @@ def schedule(
     ordinary: dict[int, list[Task]] = {}
     for i, step in enumerate(steps):
         depth = wiring.depth[makes[i]]
-        if i in joins:
+        if i in concat_proj:
             combination = cast(Combination, step)
-            key = (*wiring.group(joins[i][0]), combination.channels)
-            part = Part(makes[i], tuple(map(filter_of, joins[i])), combination, reads[i][combination.products :])
+            key = (*wiring.group(concat_proj[i][0]), combination.channels)
+            part = Part(makes[i], tuple(map(filter_of, concat_proj[i])), combination, reads[i][combination.products :])
             groups.setdefault(key, []).append(part)
         elif wiring.is_filter(i):
             if i not in taken:

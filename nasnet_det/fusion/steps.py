@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from nasnet_det.fusion import depthwise, packed
-from nasnet_det.padding import Pair, pad_same, same_padding, shift, subsample
+from nasnet_det.models.padding import Pair, pad_same, same_padding, shift, subsample
 
 
 def _constant(tensor: Tensor, like: Tensor) -> nn.Parameter:
@@ -31,16 +31,16 @@ class Relu(nn.Module):
 
 
 class Subsample(nn.Module):
-    """Every ``stride``-th row and column, after a shift of ``places`` up and left (factorized reduction)."""
+    """Every ``stride``-th row and column, after a shift of ``positions`` up and left (factorized reduction)."""
 
-    def __init__(self, stride: int, places: int = 0) -> None:
+    def __init__(self, stride: int, positions: int = 0) -> None:
         super().__init__()
-        self.stride, self.places = stride, places
+        self.stride, self.positions = stride, positions
 
     def forward(self, x: Tensor) -> Tensor:
         if torch.compiler.is_compiling():  # one expression for every size, which a symbolic size needs
-            return subsample(shift(x, self.places) if self.places else x, self.stride)
-        taken = x[:, :, self.places :: self.stride, self.places :: self.stride]
+            return subsample(shift(x, self.positions) if self.positions else x, self.stride)
+        taken = x[:, :, self.positions :: self.stride, self.positions :: self.stride]
         height, width = (-(-size // self.stride) for size in x.shape[-2:])
         below, right = height - taken.shape[-2], width - taken.shape[-1]
         return functional.pad(taken, (0, right, 0, below)) if below or right else taken

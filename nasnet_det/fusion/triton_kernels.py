@@ -64,7 +64,7 @@ def depthwise_kernel(
     width: tl.tensor,
     out_height: tl.tensor,
     out_width: tl.tensor,
-    places: tl.tensor,
+    positions: tl.tensor,
     KERNELS: tl.constexpr,
     BORDERS: tl.constexpr,
     RELUS: tl.constexpr,
@@ -81,7 +81,7 @@ def depthwise_kernel(
     channel = tl.program_id(1) * BLOCK_CHANNELS + tl.arange(0, BLOCK_CHANNELS)
     row, column = (place // out_width) % out_height, place % out_width
     image = place // (out_width * out_height)
-    is_place, is_channel = place < places, channel < CHANNELS
+    is_place, is_channel = place < positions, channel < CHANNELS
     for branch in tl.static_range(len(KERNELS)):
         if tl.program_id(2) == branch:
             total = _filtered(
@@ -127,7 +127,7 @@ def separable_kernel(
     width: tl.tensor,
     out_height: tl.tensor,
     out_width: tl.tensor,
-    places: tl.tensor,
+    positions: tl.tensor,
     KERNELS: tl.constexpr,
     BORDERS: tl.constexpr,
     RELUS: tl.constexpr,
@@ -156,7 +156,7 @@ def separable_kernel(
     out = tl.program_id(1) * BLOCK_OUT + tl.arange(0, BLOCK_OUT)
     row, column = (place // out_width) % out_height, place % out_width
     image = place // (out_width * out_height)
-    is_place, is_out = place < places, out < OUT_CHANNELS
+    is_place, is_out = place < positions, out < OUT_CHANNELS
     target = place[:, None] * OUT_CHANNELS + out[None, :]
     mask = is_place[:, None] & is_out[None, :]
     for result in tl.static_range(len(HAS_SHIFT)):

@@ -14,11 +14,12 @@ from typing import Any, Literal, get_args, get_type_hints
 
 import torch
 
-from nasnet_det.genotypes import Genotype, as_genotype
-from nasnet_det.network import NASNet
-from nasnet_det.plain_values import listed, shown
-from nasnet_det.training.cifar10 import CLASSES, split
-from nasnet_det.training.cifar_batches import CifarAugmentation, CifarBatches, read_once
+from nasnet_det.genotypes.genotype import Genotype
+from nasnet_det.genotypes.published import as_genotype
+from nasnet_det.models.network import NASNet
+from nasnet_det.safe_io.values import format_names, format_value
+from nasnet_det.training.data.cifar10 import CLASSES, split
+from nasnet_det.training.data.cifar_batches import CifarAugmentation, CifarBatches, read_once
 from nasnet_det.training.engine import Diverged, Trainer, own_randomness, seed_step
 from nasnet_det.training.execution import Execution, choose_execution
 from nasnet_det.training.recipe import Recipe
@@ -108,7 +109,7 @@ class ChildConfig:
         """
         known = [field.name for field in fields(cls)]
         if unknown := [key for key in data if key not in known]:
-            raise ValueError(f"no such child setting: {listed(unknown)}; known: {', '.join(known)}")
+            raise ValueError(f"no such child setting: {format_names(unknown)}; known: {', '.join(known)}")
         rules = data.get("stop_rules", ())
         if isinstance(rules, list):
             rules = tuple(tuple(rule) if isinstance(rule, list) else rule for rule in rules)
@@ -117,7 +118,7 @@ class ChildConfig:
             value = getattr(config, setting)
             if not _fits(setting, value, hint):
                 kind = _KINDS.get(hint) or " or ".join(map(str, get_args(hint)))
-                raise ValueError(f"child setting {setting} cannot be {shown(value)}; it is {kind}")
+                raise ValueError(f"child setting {setting} cannot be {format_value(value)}; it is {kind}")
         return config
 
 

@@ -12,8 +12,8 @@ from typing import Any
 
 import torch
 
-from nasnet_det.genotypes import COMBINERS
-from nasnet_det.plain_values import from_json, shown
+from nasnet_det.genotypes.genotype import COMBINERS
+from nasnet_det.safe_io.values import format_value, parse_json
 from nasnet_det.search.child import ChildConfig
 from nasnet_det.search.driver import Progress
 from nasnet_det.search.space import SPACES, Space
@@ -79,9 +79,9 @@ def assignments(words: Sequence[str]) -> dict[str, Any]:
     for word in words:
         key, equals, text = word.partition("=")
         if not (key and equals):
-            raise ValueError(f"{shown(word)} is not of the form KEY=VALUE")
+            raise ValueError(f"{format_value(word)} is not of the form KEY=VALUE")
         try:
-            found[key] = from_json(text)
+            found[key] = parse_json(text)
         except ValueError:
             found[key] = text
     return found

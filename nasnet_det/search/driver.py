@@ -14,10 +14,10 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from nasnet_det.genotypes import Genotype
+from nasnet_det.genotypes.genotype import Genotype
 from nasnet_det.search.child import ChildResult
 from nasnet_det.search.schedule import Schedule
-from nasnet_det.search.strategies import Decisions, Strategy
+from nasnet_det.search.strategies.base import Decisions, Strategy
 from nasnet_det.search.study import Study
 from nasnet_det.search.workers import Job, Workers
 

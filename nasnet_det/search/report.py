@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from nasnet_det.draw import draw_genotype, draw_search_curves
-from nasnet_det.files import write_text
+from nasnet_det.safe_io.files import write_text
 from nasnet_det.search.run_folder import RETRAINED, SEARCH, RunFolder
 from nasnet_det.search.study import Finding, Study, StudyError, best
 

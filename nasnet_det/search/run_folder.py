@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from nasnet_det.files import write_text
+from nasnet_det.safe_io.files import write_text
 from nasnet_det.search.study import Study, StudyError, storage_url
 
 try:

@@ -22,9 +22,9 @@ import numpy as np
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 
-from nasnet_det.files import replacing
-from nasnet_det.plain_values import from_json, shown
-from nasnet_det.search.strategies import Decisions, Strategy
+from nasnet_det.safe_io.files import replacing
+from nasnet_det.safe_io.values import format_value, parse_json
+from nasnet_det.search.strategies.base import Decisions, Strategy
 from nasnet_det.search.study import Record, StudyError
 
 #: Trials after which the state is written though nothing forces it: so that a restart need not repeat more.
@@ -168,7 +168,7 @@ def read_state(path: Path) -> dict[str, Any] | None:
         text = metadata["state"]
         if metadata.get("sha256", _digest(text, arrays)) != _digest(text, arrays):
             raise ValueError("it was changed since it was written")
-        state: dict[str, Any] = from_json(text)
+        state: dict[str, Any] = parse_json(text)
         for name, array in arrays.items():
             *parents, last = name.split("/")
             inner = state
@@ -181,7 +181,7 @@ def read_state(path: Path) -> dict[str, Any] | None:
 
 
 def _damaged(path: Path, error: Exception) -> StudyError:
-    return StudyError(f"{path} is damaged ({shown(str(error))}); remove it, and its content is worked out again")
+    return StudyError(f"{path} is damaged ({format_value(str(error))}); remove it, and its content is worked out again")
 
 
 def _digest(text: str, arrays: Mapping[str, np.ndarray]) -> str:

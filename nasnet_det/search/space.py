@@ -22,9 +22,9 @@ from math import comb, prod
 from numbers import Integral
 from typing import Any
 
-from nasnet_det.genotypes import COMBINERS, OPERATIONS, Block, CellGenotype, Genotype
-from nasnet_det.plain_values import listed, shown
-from nasnet_det.search.strategies import Decisions
+from nasnet_det.genotypes.genotype import COMBINERS, OPERATIONS, Block, CellGenotype, Genotype
+from nasnet_det.safe_io.values import format_names, format_value
+from nasnet_det.search.strategies.base import Decisions
 
 #: The thirteen operations of the paper's section 2, in its order.
 PAPER_OPERATIONS = (
@@ -70,19 +70,19 @@ class Space:
 
     def __post_init__(self) -> None:
         if type(self.blocks) is not int or self.blocks < 1:
-            raise SpaceError(f"a cell has at least one block, not {shown(self.blocks)}")
+            raise SpaceError(f"a cell has at least one block, not {format_value(self.blocks)}")
         for what, names, known in (
             ("operations", self.operations, OPERATIONS),
             ("combiners", self.combiners, COMBINERS),
         ):
             if not isinstance(names, tuple) or not all(isinstance(name, str) for name in names):
-                raise SpaceError(f"{what} are a list of names, not {shown(names)}")
+                raise SpaceError(f"{what} are a list of names, not {format_value(names)}")
             if unknown := [name for name in names if name not in known]:
-                raise SpaceError(f"unknown {what}: {listed(unknown)}; known: {', '.join(known)}")
+                raise SpaceError(f"unknown {what}: {format_names(unknown)}; known: {', '.join(known)}")
             if not names or len(set(names)) < len(names):
-                raise SpaceError(f"a space has {what} to choose from, each once, not {shown(list(names))}")
+                raise SpaceError(f"a space has {what} to choose from, each once, not {format_value(list(names))}")
         if not isinstance(self.passes_all, bool):
-            raise SpaceError(f"passes_all is true or false, not {shown(self.passes_all)}")
+            raise SpaceError(f"passes_all is true or false, not {format_value(self.passes_all)}")
 
     @property
     def num_inputs(self) -> int:
@@ -115,12 +115,12 @@ class Space:
             SpaceError: if there are too many or too few, or one is none of its choices.
         """
         sizes = self.sizes
-        count = len(decisions) if isinstance(decisions, Sequence) else shown(decisions)
+        count = len(decisions) if isinstance(decisions, Sequence) else format_value(decisions)
         if count != len(sizes):
             raise SpaceError(f"an architecture of this space takes {len(sizes)} decisions, not {count}")
         for i, (decision, size) in enumerate(zip(decisions, sizes, strict=True)):
             if isinstance(decision, bool) or not isinstance(decision, Integral) or not 0 <= decision < size:
-                raise SpaceError(f"decision {i} has {size} choices; {shown(decision)} is none of them")
+                raise SpaceError(f"decision {i} has {size} choices; {format_value(decision)} is none of them")
         half = len(sizes) // 2
         return Genotype(self._cell(decisions[:half]), self._cell(decisions[half:]), passes_all=self.passes_all)
 
@@ -144,9 +144,9 @@ class Space:
         for kind, cell in genotype.cells.items():
             if made.cells[kind].blocks != cell.blocks:
                 raise SpaceError(f"the {kind} cell does not read all of its inputs, as it must in this space")
-            if genotype.passes_all != self.passes_all or made.cells[kind].joined != cell.joined:
+            if genotype.passes_all != self.passes_all or made.cells[kind].concat != cell.concat:
                 raise SpaceError(
-                    f"the {kind} cell's output is not that of this space, which is {list(made.cells[kind].joined)}"
+                    f"the {kind} cell's output is not that of this space, which is {list(made.cells[kind].concat)}"
                 )
         return tuple(found)
 
@@ -159,7 +159,7 @@ class Space:
         """Read what :meth:`to_dict` gave."""
         known = {field.name for field in fields(cls)}
         if unknown := [key for key in data if key not in known]:
-            raise SpaceError(f"a space has no {listed(unknown)}")
+            raise SpaceError(f"a space has no {format_names(unknown)}")
         lists = {key: tuple(v) for key, v in data.items() if key in ("operations", "combiners") and isinstance(v, list)}
         return cls(**{**data, **lists})
 
@@ -177,8 +177,8 @@ class Space:
             for number, row in enumerate(rows)
         )
         states = range(self.num_inputs + self.blocks)
-        joined = states[self.num_inputs :] if self.passes_all else [s for s in states if s not in reads]
-        return CellGenotype(blocks, tuple(joined))
+        concat = states[self.num_inputs :] if self.passes_all else [s for s in states if s not in reads]
+        return CellGenotype(blocks, tuple(concat))
 
     def _reads(self, choices: Sequence[int]) -> list[int]:
         """The states that the blocks of a cell read, two a block."""

@@ -28,9 +28,9 @@ from optuna.trial import FrozenTrial, TrialState
 from sqlalchemy.engine import URL, make_url
 from sqlalchemy.exc import SQLAlchemyError
 
-from nasnet_det.genotypes import Genotype
+from nasnet_det.genotypes.genotype import Genotype
 from nasnet_det.search.child import ChildResult
-from nasnet_det.search.strategies import Decisions
+from nasnet_det.search.strategies.base import Decisions
 
 #: Statuses that carry an accuracy; any other is recorded as Optuna's FAIL.
 MEASURED = ("ok", "stopped_early")
@@ -108,14 +108,14 @@ class Study:
             except KeyError:
                 if identity is None:
                     known = ", ".join(study.study_name for study in backend.get_all_studies()) or "none"
-                    raise StudyError(f"{shown(url)} has no study called {name!r}; it has: {known}") from None
+                    raise StudyError(f"{format_url(url)} has no study called {name!r}; it has: {known}") from None
                 study_id = _make(backend, name, url)
             recorded = backend.get_study_user_attrs(study_id).get("identity")
             if identity is not None and _is_bare(backend, study_id):
                 recorded = {**(adopt or {}), **identity}
                 backend.set_study_user_attr(study_id, "identity", recorded)
             if not isinstance(recorded, dict):
-                raise StudyError(f"study {name!r} in {shown(url)} is not one of this project; choose another name")
+                raise StudyError(f"study {name!r} in {format_url(url)} is not one of this project; choose another name")
             _check_identity(name, url, recorded, identity or {})
             return cls(backend, study_id, recorded)
 
@@ -237,7 +237,7 @@ def storage_url(storage: str | Path) -> URL:
         ) from None
 
 
-def shown(url: URL) -> str:
+def format_url(url: URL) -> str:
     """A URL as messages show it, without its password; an SQLite file by its path."""
     return str(url.database) if url.drivername == "sqlite" else url.render_as_string(hide_password=True)
 
@@ -246,7 +246,7 @@ def _make(backend: RDBStorage, name: str, url: URL) -> int:
     try:
         return backend.create_new_study([StudyDirection.MAXIMIZE], name)
     except DuplicatedStudyError:
-        raise StudyError(f"another search has just made study {name!r} in {shown(url)}") from None
+        raise StudyError(f"another search has just made study {name!r} in {format_url(url)}") from None
 
 
 def _is_bare(backend: RDBStorage, study_id: int) -> bool:
@@ -289,12 +289,12 @@ def _storage_errors(url: URL) -> Iterator[None]:
     try:
         yield
     except ImportError as error:
-        raise StudyError(f"{shown(url)}: its driver is not installed ({_first_line(error)})") from None
+        raise StudyError(f"{format_url(url)}: its driver is not installed ({_first_line(error)})") from None
     except (SQLAlchemyError, StorageInternalError, OSError) as error:
         cause = error.__cause__ if isinstance(error, StorageInternalError) and error.__cause__ else error
         words = _first_line(getattr(cause, "orig", None) or cause)
         advice = "free space on its disk, then give the same command" if _full(words) else "is it there and running?"
-        raise StudyError(f"the study's database {shown(url)} cannot be used: {words}; {advice}") from None
+        raise StudyError(f"the study's database {format_url(url)} cannot be used: {words}; {advice}") from None
 
 
 def _full(words: str) -> bool:
@@ -310,7 +310,7 @@ def _check_identity(name: str, url: URL, recorded: Mapping[str, Any], wanted: Ma
     differences = list(_differences(recorded, wanted))
     if differences:
         raise StudyError(
-            f"study {name!r} in {shown(url)} is of another search: {'; '.join(differences[:4])}. "
+            f"study {name!r} in {format_url(url)} is of another search: {'; '.join(differences[:4])}. "
             "Give the settings it was made with, or another --out"
         )
 

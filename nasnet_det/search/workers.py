@@ -6,7 +6,7 @@ from collections import deque
 from dataclasses import dataclass
 from typing import Protocol
 
-from nasnet_det.genotypes import Genotype
+from nasnet_det.genotypes.genotype import Genotype
 from nasnet_det.search.child import ChildConfig, ChildResult, DeviceLost, check_child_config, train_child
 
 

@@ -6,7 +6,7 @@ import argparse
 
 import torch
 
-from nasnet_det.genotypes import as_genotype
+from nasnet_det.genotypes.published import as_genotype
 from nasnet_det.training.execution import Execution, choose_execution
 from nasnet_det.training.models import ModelChoice, ModelError
 from nasnet_det.training.recipe import Recipe, RecipeError, load_recipe

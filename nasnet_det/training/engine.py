@@ -24,8 +24,8 @@ from torch.nn import functional
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.optim.swa_utils import get_ema_multi_avg_fn
 
-from nasnet_det.drop_path import ScheduledDropPath, set_drop_path_progress
-from nasnet_det.plain_values import shown
+from nasnet_det.models.drop_path import ScheduledDropPath, set_drop_path_progress
+from nasnet_det.safe_io.values import format_value
 from nasnet_det.training.execution import Execution, capture
 from nasnet_det.training.optimizer_state import load_state
 from nasnet_det.training.recipe import Recipe, RecipeError
@@ -163,7 +163,7 @@ class Trainer:
         """
         step = state["step"]
         if type(step) is not int or not 0 <= step <= self.total_steps:
-            raise ValueError(f"its step is {shown(step)}, of {self.total_steps}")
+            raise ValueError(f"its step is {format_value(step)}, of {self.total_steps}")
         self.model.load_state_dict(state["model"])
         twin = _optimizer(copy.deepcopy(self.model), self.recipe)
         load_state(self.optimizer, state["optimizer"], twin, step)
@@ -262,7 +262,7 @@ def _mixup(recipe: Recipe, num_classes: int) -> Any:
 
 
 def _optimizer(model: nn.Module, recipe: Recipe) -> torch.optim.Optimizer:
-    with _made(f"optimizer {shown(recipe.optimizer)}", recipe.optimizer_options):
+    with _made(f"optimizer {format_value(recipe.optimizer)}", recipe.optimizer_options):
         optimizer = create_optimizer_v2(
             model,
             opt=recipe.optimizer,
@@ -281,7 +281,7 @@ def _check_numbers(made: Any, settings: Mapping[str, Any]) -> None:
     for key, value in settings.items():
         default = known[key].default if key in known else None
         if type(default) in (int, float) and type(value) not in (int, float):
-            raise TypeError(f"{key} is a number, not {shown(value)}")
+            raise TypeError(f"{key} is a number, not {format_value(value)}")
 
 
 @contextmanager
@@ -291,4 +291,4 @@ def _made(what: str, options: Mapping[str, Any]) -> Iterator[None]:
         yield
     except (ArithmeticError, AssertionError, AttributeError, LookupError, RuntimeError, TypeError, ValueError) as error:
         reason = " ".join(str(error).split())[:300]
-        raise RecipeError(f"{what} cannot be made with {shown(dict(options))}: {reason}") from None
+        raise RecipeError(f"{what} cannot be made with {format_value(dict(options))}: {reason}") from None

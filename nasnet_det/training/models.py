@@ -20,10 +20,10 @@ from timm.models import save_for_hf
 from torch import nn
 
 import nasnet_det.timm_models  # noqa: F401 - registers the family
-from nasnet_det.family import FAMILY
-from nasnet_det.genotypes import Genotype
-from nasnet_det.plain_values import from_json, shown
-from nasnet_det.training.cifar10 import MEAN, STD
+from nasnet_det.genotypes.genotype import Genotype
+from nasnet_det.models.family import FAMILY
+from nasnet_det.safe_io.values import format_value, parse_json
+from nasnet_det.training.data.cifar10 import MEAN, STD
 
 LOCAL = "local-dir:"
 _AUXILIARY = "aux_head."
@@ -89,7 +89,7 @@ class ModelChoice:
             return timm.create_model(self.architecture, **given)
         except (ArithmeticError, AttributeError, LookupError, RuntimeError, TypeError, ValueError) as error:
             reason = " ".join(str(error).split())[:400]
-            raise ModelError(f"{shown(self.architecture)[1:-1]} cannot be built: {reason}") from None
+            raise ModelError(f"{format_value(self.architecture)[1:-1]} cannot be built: {reason}") from None
 
     def build_for_training(
         self, num_classes: int, image_size: int, drop_rate: float, drop_path_rate: float, auxiliary: bool
@@ -135,7 +135,7 @@ def read_config(folder: Path) -> dict[str, Any]:
     """
     path = folder / "config.json"
     try:
-        config = from_json(path.read_text(encoding="utf-8"))
+        config = parse_json(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise ModelError(f"{folder} is no saved model: it has no config.json") from None
     except (OSError, ValueError) as error:
@@ -144,7 +144,7 @@ def read_config(folder: Path) -> dict[str, Any]:
         raise ModelError(f"{path} names no architecture: it is no timm model")
     for key in ("model_args", "pretrained_cfg"):
         if not isinstance(config.setdefault(key, {}), dict):
-            raise ModelError(f"{path}: {key} is {shown(config[key])}, expected names and values")
+            raise ModelError(f"{path}: {key} is {format_value(config[key])}, expected names and values")
     return config
 
 

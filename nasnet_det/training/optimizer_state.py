@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 
-from nasnet_det.plain_values import shown
+from nasnet_det.safe_io.values import format_value
 
 
 def load_state(
@@ -54,7 +54,7 @@ def _check_values(values: Mapping[str, Any], likeness: Mapping[str, Any], steps:
     for name, value in values.items():
         counts = "step" in str(name)
         if _form(value) != _form(likeness[name]) or (counts and not 0 <= float(value) <= steps):
-            raise ValueError(f"its optimizer's {shown(name)} does not fit")
+            raise ValueError(f"its optimizer's {format_value(name)} does not fit")
 
 
 def _form(value: Any) -> Any:

@@ -12,7 +12,7 @@ from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any, Literal, get_args, get_type_hints
 
-from nasnet_det.plain_values import from_yaml, listed, shown
+from nasnet_det.safe_io.values import format_names, format_value, parse_yaml
 
 FOLDER = Path(__file__).parent / "recipes"
 
@@ -97,7 +97,7 @@ class Recipe:
             raise RecipeError(f"{origin}: a recipe is a mapping of settings, not {type(data).__name__}")
         known = {f.name for f in fields(cls)}
         if unknown := sorted(str(key) for key in data if key not in known):
-            raise RecipeError(f"{origin}: unknown settings {listed(unknown)}; known: {', '.join(sorted(known))}")
+            raise RecipeError(f"{origin}: unknown settings {format_names(unknown)}; known: {', '.join(sorted(known))}")
         if missing := [key for key in ("name", "data", "epochs", "batch_size", "learning_rate") if key not in data]:
             raise RecipeError(f"{origin}: lacks {', '.join(missing)}")
         try:
@@ -115,7 +115,7 @@ class Recipe:
         for assignment in assignments:
             path, equals, text = assignment.partition("=")
             if not equals:
-                raise RecipeError(f"a setting is given as key=value, not {shown(assignment)}")
+                raise RecipeError(f"a setting is given as key=value, not {format_value(assignment)}")
             outer, _, inner = path.strip().partition(".")
             value = _yaml(text, assignment)
             if inner and isinstance(settings.get(outer), Mapping):
@@ -182,9 +182,9 @@ def _is_file(path: Path) -> bool:
 
 def _yaml(text: str, origin: str) -> Any:
     try:
-        return from_yaml(text)
+        return parse_yaml(text)
     except ValueError as error:
-        raise RecipeError(f"{shown(origin)[1:-1]}: not YAML ({str(error)[:_LONGEST]})") from None
+        raise RecipeError(f"{format_value(origin)[1:-1]}: not YAML ({str(error)[:_LONGEST]})") from None
 
 
 def _number(value: Any) -> Any:
@@ -211,11 +211,11 @@ def _check(recipe: Recipe) -> None:
         value = getattr(recipe, name)
         choices = get_args(hint) if getattr(hint, "__origin__", None) is Literal else ()
         if choices and value not in choices:
-            raise RecipeError(f"{name} is one of {', '.join(choices)}, not {shown(value)}")
+            raise RecipeError(f"{name} is one of {', '.join(choices)}, not {format_value(value)}")
         if hint is str and not isinstance(value, str):
-            raise RecipeError(f"{name} is text, not {shown(value)}")
+            raise RecipeError(f"{name} is text, not {format_value(value)}")
         if "Mapping" in str(hint) and not isinstance(value, Mapping):
-            raise RecipeError(f"{name} is a mapping of settings, not {shown(value)}")
+            raise RecipeError(f"{name} is a mapping of settings, not {format_value(value)}")
         if isinstance(value, Mapping):
             _check_mapping(name, value)
         if hint in (int, float):
@@ -226,14 +226,14 @@ def _check_mapping(name: str, settings: Mapping[str, Any]) -> None:
     for key, value in settings.items():
         for number in value if isinstance(value, (list, tuple)) else [value]:
             if isinstance(number, (int, float)) and not abs(number) <= _LARGEST:
-                where = shown(f"{name}.{key}")[1:-1]
-                raise RecipeError(f"{where} is a number of at most {_LARGEST:g}, not {shown(number)}")
+                where = format_value(f"{name}.{key}")[1:-1]
+                raise RecipeError(f"{where} is a number of at most {_LARGEST:g}, not {format_value(number)}")
 
 
 def _check_number(name: str, value: Any, kind: type) -> None:
     if type(value) not in (int, kind) or not abs(value) <= _LARGEST:
         what = f"{'whole ' if kind is int else ''}number of at most {_LARGEST:g}"
-        raise RecipeError(f"{name} is a {what}, not {shown(value)}")
+        raise RecipeError(f"{name} is a {what}, not {format_value(value)}")
     if value < _LEAST.get(name, 0):
         raise RecipeError(f"{name} is at least {_LEAST.get(name, 0):g}, not {value}")
     if name in _BELOW_ONE and value >= 1:

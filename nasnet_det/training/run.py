@@ -200,7 +200,7 @@ class _Loop:
         )
         self.history.append(report)
         self.loss = self._no_loss()
-        if self.keeper is not None and trainer.world.leads:
+        if self.keeper is not None and trainer.world.is_main_process:
             self.keeper.log(self.history)
         self._keep()
         return report
@@ -235,7 +235,7 @@ class _Loop:
         return images_seen
 
     def _keep(self) -> None:
-        if self.keeper is not None and self.trainer.world.leads:
+        if self.keeper is not None and self.trainer.world.is_main_process:
             partial = {"loss": float(self.loss.loss), "steps": self.loss.steps}
             history = [report.to_dict() for report in self.history]
             self.keeper.save({**self.trainer.state_dict(), "history": history, "partial": partial})

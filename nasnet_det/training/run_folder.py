@@ -13,8 +13,8 @@ from typing import Any
 
 import torch
 
-from nasnet_det.files import replacing, write_text
-from nasnet_det.plain_values import from_json
+from nasnet_det.safe_io.files import replacing, write_text
+from nasnet_det.safe_io.values import parse_json
 from nasnet_det.training.run import EpochReport, RunError
 
 FORMAT = "nasnet_det.training_run"
@@ -106,7 +106,7 @@ class RunFolder:
 
     def _compare(self, described: Path) -> None:
         try:
-            found = from_json(described.read_text(encoding="utf-8"))
+            found = parse_json(described.read_text(encoding="utf-8"))
         except (OSError, ValueError) as error:
             raise RunError(f"{described} cannot be read ({error})") from None
         if not isinstance(found, dict) or found.pop("format", None) != FORMAT:

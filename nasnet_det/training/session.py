@@ -78,7 +78,7 @@ class Session:
             load_weights(network, self.pretrained)
         return Trainer(network, recipe, data.steps_per_epoch, data.num_classes, self.execution, self.world)
 
-    def run(self, data: Batches, say: Callable[[str], None]) -> list[EpochReport]:
+    def run(self, data: Batches, log: Callable[[str], None]) -> list[EpochReport]:
         """Train to the end, or take up where the folder's checkpoint stands; save the model beside it.
 
         Raises:
@@ -86,16 +86,16 @@ class Session:
             Diverged, Stopped: see :func:`~nasnet_det.training.run.fit`.
             OSError: if a file cannot be written; the last good ones are still there.
         """
-        keeper = RunFolder(self.folder, self.settings()) if self.world.leads else _Reader(self.folder)
+        keeper = RunFolder(self.folder, self.settings()) if self.world.is_main_process else _Reader(self.folder)
         with own_randomness(self.execution.device), stop_on_signal() as should_stop:
             trainer = self.trainer(data)
-            bar = tqdm(total=trainer.total_steps, unit="step", disable=None if self.world.leads else True)
+            bar = tqdm(total=trainer.total_steps, unit="step", disable=None if self.world.is_main_process else True)
             try:
-                history = fit(trainer, data, self.seed, keeper, _reporter(self, say), _ticker(bar), should_stop)
+                history = fit(trainer, data, self.seed, keeper, _reporter(self, log), _ticker(bar), should_stop)
             finally:
                 bar.close()
                 keeper.close()
-        if self.world.leads:
+        if self.world.is_main_process:
             keeper.plot(history)
             weights = trainer.measured_model.state_dict()
             place = self.folder / "model"
@@ -150,10 +150,10 @@ class _Reader:
         """Nothing is open."""
 
 
-def _reporter(session: Session, say: Callable[[str], None]) -> Callable[[EpochReport], None]:
+def _reporter(session: Session, log: Callable[[str], None]) -> Callable[[EpochReport], None]:
     def report(epoch: EpochReport) -> None:
-        if session.world.leads:
-            say(
+        if session.world.is_main_process:
+            log(
                 f"epoch {epoch.epoch}/{session.recipe.epochs}  loss {epoch.train_loss:.4f}  "
                 f"validation loss {epoch.validation_loss:.4f}  top-1 {100 * epoch.top1:.2f}  "
                 f"top-5 {100 * epoch.top5:.2f}  lr {epoch.learning_rate:.3g}  "

@@ -18,11 +18,11 @@ from PIL import Image
 from timm.data import ImageNetInfo
 from torch import Tensor, nn
 
-from nasnet_det.detection.crops import resize_bilinear
-from nasnet_det.training.cifar10 import DataError
+from nasnet_det.models.tf_image import resize_bilinear
+from nasnet_det.training.data.cifar10 import DataError
+from nasnet_det.training.data.image_folder import Loader, Pictures, Preprocessing, validation_folder
 from nasnet_det.training.engine import Evaluation, evaluate
 from nasnet_det.training.execution import Execution
-from nasnet_det.training.image_folder import Loader, Pictures, Preprocessing, validation_folder
 
 
 @dataclass(frozen=True)

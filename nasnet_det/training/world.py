@@ -19,7 +19,7 @@ class World:
     local_rank: int = 0
 
     @property
-    def leads(self) -> bool:
+    def is_main_process(self) -> bool:
         """Whether this process writes files and reports."""
         return self.rank == 0
 

@@ -1,5 +1,7 @@
 """Published weights: where they lie, how they are fetched and kept, and how each format is read."""
 
+import timm  # noqa: F401 - see nasnet_det.models
+
 from nasnet_det.weights.arrays import read_arrays, read_checkpoint
 from nasnet_det.weights.formats import FORMATS, detect, read_state_dict
 from nasnet_det.weights.layout import WeightsError, to_state_dict

@@ -24,9 +24,9 @@ import numpy as np
 import torch
 from safetensors import SafetensorError
 
-from nasnet_det.plain_values import listed, shown
+from nasnet_det.safe_io.values import format_names, format_value
+from nasnet_det.weights.formats.tf_slim import preferred
 from nasnet_det.weights.layout import Arrays, WeightsError, one_line
-from nasnet_det.weights.tf_slim import preferred
 
 #: What the readers of damaged or hostile files raise.
 _MALFORMED = (
@@ -85,7 +85,7 @@ def located(path: str | Path) -> Iterator[Path]:
         if path.is_dir():
             path = _in_folder(path)
     except OSError as error:  # a name that is too long, a folder that may not be looked into
-        raise WeightsError(f"{listed([path])}: cannot be read ({error.strerror})") from None
+        raise WeightsError(f"{format_names([path])}: cannot be read ({error.strerror})") from None
     if _is_tar(path):
         with tempfile.TemporaryDirectory(prefix="nasnet_det-") as folder:
             _unpack(path, Path(folder))
@@ -144,7 +144,7 @@ def _unpack(archive: Path, folder: Path) -> None:
             for number, member in enumerate(tar):
                 inside = PurePosixPath(member.name)
                 if inside.is_absolute() or ".." in inside.parts:
-                    what = f"its member {shown(member.name)} lies outside the archive"
+                    what = f"its member {format_value(member.name)} lies outside the archive"
                     raise WeightsError(f"{archive}: {what}: not unpacked")
                 if number >= _MOST_MEMBERS:
                     raise WeightsError(f"{archive}: has more than {_MOST_MEMBERS} members: no archive of weights")

@@ -17,7 +17,7 @@ from typing import Any
 import torch
 from filelock import FileLock
 
-from nasnet_det.files import replacing, write_text
+from nasnet_det.safe_io.files import replacing, write_text
 from nasnet_det.weights.download import check_digest, fetched, file_digest
 from nasnet_det.weights.layout import WeightsError, one_line
 

@@ -16,11 +16,11 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from nasnet_det.genotypes import Genotype
-from nasnet_det.network import NASNet
-from nasnet_det.operations import ConvNorm, FactorizedReduction, SeparableConvNorm
-from nasnet_det.plain_values import listed
-from nasnet_det.plan import CellPlan, Stem, plan_cells
+from nasnet_det.genotypes.genotype import Genotype
+from nasnet_det.models.network import NASNet
+from nasnet_det.models.operations import ConvNorm, FactorizedReduction, SeparableConvNorm
+from nasnet_det.models.plan import CellPlan, Stem, plan_cells
+from nasnet_det.safe_io.values import format_names
 
 Arrays = Mapping[str, Any]
 NOTHING = r"(?!)"  # matches no name
@@ -106,7 +106,7 @@ class Format:
         """The classes of a file's classifier, the background among them; 0 if it has no classifier."""
         return len(self.prepare(arrays).get(self.classifier_tensor("bias"), ()))
 
-    def fits(self, classes: int, wanted: int) -> bool:
+    def preprocess(self, classes: int, wanted: int) -> bool:
         """Whether a file's classifier of ``classes`` can be read by a network of ``wanted``."""
         return classes in ((wanted, wanted + 1) if self.has_background else (wanted,))
 
@@ -133,7 +133,7 @@ class _Target:
         if len(shape) != len(self.shape):
             return self
         stored = shape if self.axes is None else tuple(shape[axis] for axis in self.axes)
-        if self.classes and not fmt.fits(stored[0], self.shape[0]):
+        if self.classes and not fmt.preprocess(stored[0], self.shape[0]):
             return replace(self, shape=(stored[0], *self.shape[1:]))
         if self.name == "stem.conv.weight":
             return replace(self, shape=(self.shape[0], stored[1], *self.shape[2:]))
@@ -229,10 +229,10 @@ def read_tensor(arrays: Arrays, source: str, name: str, like: Tensor, kind: str,
 
 
 def _cell_units(path: str, cell: Any, plan: CellPlan, index: int) -> Iterator[Unit]:
-    for i, fit in enumerate(cell.fits):
+    for i, fit in enumerate(cell.preprocess):
         if any(True for _ in fit.parameters()):
             place = "other" if cell.passes_all else ("current", "previous")[i]
-            yield Unit(f"{path}.fits.{i}", fit, place, plan, i, index=index)
+            yield Unit(f"{path}.preprocess.{i}", fit, place, plan, i, index=index)
     for number, block in enumerate(cell.blocks):
         for side in ("left", "right"):
             operation = getattr(block, side)
@@ -241,9 +241,9 @@ def _cell_units(path: str, cell: Any, plan: CellPlan, index: int) -> Iterator[Un
                 inner = f"{path}.blocks.{number}.{side}" + (f".{name}" if name else "")
                 yield Unit(inner, module, "block", plan, number, side, step, index)
         yield Unit(f"{path}.blocks.{number}.combine", block.combine, "other", plan, number, index=index)
-    for state, join in cell.joins.items():
+    for state, join in cell.concat_proj.items():
         if isinstance(join, (ConvNorm, FactorizedReduction)):
-            yield Unit(f"{path}.joins.{state}", join, "join", plan, int(state), index=index)
+            yield Unit(f"{path}.concat_proj.{state}", join, "join", plan, int(state), index=index)
 
 
 def _index(plan: CellPlan, stages: Sequence[int]) -> int:
@@ -296,7 +296,8 @@ def _check_names(model: NASNet, arrays: Arrays, fmt: Format, targets: Sequence[_
         )
     if left_over:
         raise WeightsError(
-            f"this {fmt.title} holds {listed(left_over[:1])}{_more(left_over)}, which this network has no place for; "
+            f"this {fmt.title} holds {format_names(left_over[:1])}{_more(left_over)}, which this network has no place "
+            "for; "
             f"{_describe(model)}: name the network that the weights were made for"
         )
 
@@ -325,7 +326,7 @@ def _fit_classes(array: np.ndarray, target: _Target, fmt: Format) -> np.ndarray:
     """Leave out the background's row; refuse any other number of classes."""
     axis = array.ndim - 1 if fmt.channels_last else 0
     classes, wanted = array.shape[axis], target.source_shape[axis]
-    if not fmt.fits(classes, wanted):
+    if not fmt.preprocess(classes, wanted):
         raise WeightsError(
             f"{target.source} in this {fmt.title} has {classes} classes, but {wrong_classes(classes, wanted)}"
         )
@@ -364,7 +365,7 @@ def _more(names: list[Any]) -> str:
 
 
 def _instead(names: list[str]) -> str:
-    return f", and holds {listed(names[:1])}{_more(names)}, which the network has no place for" if names else ""
+    return f", and holds {format_names(names[:1])}{_more(names)}, which the network has no place for" if names else ""
 
 
 def _describe(model: NASNet) -> str:

@@ -14,8 +14,8 @@ from safetensors.torch import save_file
 from timm.models import adapt_input_conv
 from torch import Tensor
 
-from nasnet_det.family import FAMILY
-from nasnet_det.network import NASNet
+from nasnet_det.models.family import FAMILY
+from nasnet_det.models.network import NASNet
 from nasnet_det.weights.arrays import read_arrays
 from nasnet_det.weights.cache import cache_folder, cached, is_cached
 from nasnet_det.weights.download import HUB, Unreachable, from_hub, is_remote

@@ -9,7 +9,7 @@ from typing import Any
 from timm.models import resolve_pretrained_cfg
 from torch import Tensor
 
-from nasnet_det.network import NASNet
+from nasnet_det.models.network import NASNet
 from nasnet_det.weights.arrays import read_arrays
 from nasnet_det.weights.download import HUB
 from nasnet_det.weights.formats import detect
@@ -81,7 +81,7 @@ def _from_source(source: str, name: str, kwargs: Mapping[str, Any]) -> dict[str,
     fmt = detect(arrays)
     cfg = resolve_pretrained_cfg(name, kwargs.get("pretrained_cfg"), kwargs.get("pretrained_cfg_overlay"))
     stored, asked = fmt.num_classes(arrays), kwargs.get("num_classes")
-    classes = next((n for n in (asked, cfg.num_classes) if n and fmt.fits(stored, n)), stored)
+    classes = next((n for n in (asked, cfg.num_classes) if n and fmt.preprocess(stored, n)), stored)
     if asked is None and classes != cfg.num_classes:
         what = wrong_classes(classes, cfg.num_classes)
         raise WeightsError(f"{source}: {what} (num_classes=N makes a new one of N classes)")

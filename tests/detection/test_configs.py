@@ -18,9 +18,9 @@ from detectron2.utils.events import EventStorage
 
 from nasnet_det.detection import add_nasnet_config, setup_environment
 from nasnet_det.detection.config import ConfigError, read_config
-from nasnet_det.detection.predictor import load_config
-from nasnet_det.detection.rcnn import build_detector
-from nasnet_det.published_cells import PUBLISHED
+from nasnet_det.detection.engine.predictor import load_config
+from nasnet_det.detection.modeling.rcnn import build_detector
+from nasnet_det.genotypes.published import PUBLISHED
 from tests.detection.conftest import CONFIGS
 
 NAMES = sorted(path.name for path in CONFIGS.glob("*.yaml") if not path.name.startswith("base"))

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-import nasnet_det_cli
+from nasnet_det.cli import main as nasnet_det_cli
 
 PROJECT = Path(__file__).resolve().parents[2]
 #: Every page of the documentation, README first.

@@ -32,9 +32,9 @@ def thin_checkpoint(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator
     pytest.importorskip("detectron2")
     from detectron2.data import DatasetCatalog, MetadataCatalog
 
-    from nasnet_det.detection import tf_detector
-    from nasnet_det.detection.demo import DATASET
-    from tests.detection.test_tf_detector import arrays
+    from nasnet_det.detection.convert import tf_detector
+    from nasnet_det.detection.engine.demo import DATASET
+    from tests.detection.convert.test_tf_detector import arrays
 
     (tmp_path / "model.ckpt.index").touch()
     with tarfile.open(tmp_path / "faster_rcnn_nas_coco_2018_01_28.tar.gz", "w:gz") as archive:

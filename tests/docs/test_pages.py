@@ -11,8 +11,8 @@ from typing import Any
 
 import pytest
 
-from nasnet_det import operations
-from nasnet_det.genotypes import OPERATIONS, Genotype
+from nasnet_det.genotypes.genotype import OPERATIONS, Genotype
+from nasnet_det.models import operations
 from tests.docs import table, tried, world
 from tests.docs.pages import PAGES, Block, Command, blocks, commands
 

@@ -104,7 +104,7 @@ def _check_recipe(data: str) -> Callable[[argparse.Namespace], None]:
 
 def _check_search(options: argparse.Namespace) -> None:
     from nasnet_det.search.command import assignments, child_config, space_asked
-    from nasnet_det.search.registry import DEFAULT, make_strategy
+    from nasnet_det.search.strategies.registry import DEFAULT, make_strategy
 
     child_config(options)
     name = DEFAULT if options.strategy == "default" else options.strategy

@@ -14,10 +14,10 @@ import torch
 from PIL import Image
 from safetensors.torch import save_file
 
-from nasnet_det.detection.minival import minival_ids
-from nasnet_det.genotypes import Block, CellGenotype, Genotype
-from nasnet_det.published_cells import PUBLISHED
-from nasnet_det.training.cifar10 import TEST_BATCH, TRAIN_BATCHES, to_binary
+from nasnet_det.detection.data.minival import minival_ids
+from nasnet_det.genotypes.genotype import Block, CellGenotype, Genotype
+from nasnet_det.genotypes.published import PUBLISHED
+from nasnet_det.training.data.cifar10 import TEST_BATCH, TRAIN_BATCHES, to_binary
 from nasnet_det.training.models import ModelChoice, save_local_dir
 from tests.docs.pages import PROJECT
 from tests.training.conftest import made_images

@@ -8,9 +8,9 @@ import pytest
 from PIL import Image
 
 from nasnet_det.draw import draw_cell, draw_genotype, operation_label, save_figure
-from nasnet_det.genotypes import OPERATIONS, Block, CellGenotype, Genotype
-from nasnet_det.operations import register_operation
-from nasnet_det.published_cells import PUBLISHED
+from nasnet_det.genotypes.genotype import OPERATIONS, Block, CellGenotype, Genotype
+from nasnet_det.genotypes.published import PUBLISHED
+from nasnet_det.models.operations import register_operation
 
 
 def texts(figure) -> list[str]:
@@ -52,7 +52,7 @@ def test_states_passed_on_are_outputs_of_their_own() -> None:
 
 
 def test_labels_stay_within_their_boxes(monkeypatch: pytest.MonkeyPatch) -> None:
-    from nasnet_det import operations
+    from nasnet_det.models import operations
 
     monkeypatch.setattr(operations, "_BUILDERS", dict(operations._BUILDERS))
     monkeypatch.delitem(OPERATIONS, "a_very_long_name_of_an_operation_9x9", raising=False)

@@ -9,8 +9,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from nasnet_det.draw.layout import BOX_HEIGHT, Box, CellLayout, Edge, lay_out
-from nasnet_det.genotypes import COMBINERS, OPERATIONS, Block, CellGenotype, Genotype, unused_states
-from nasnet_det.published_cells import PUBLISHED
+from nasnet_det.genotypes.genotype import COMBINERS, OPERATIONS, Block, CellGenotype, Genotype, unused_states
+from nasnet_det.genotypes.published import PUBLISHED
 
 WIDTH, WIDE = 0.6, 1.1
 
@@ -32,8 +32,8 @@ def cells(draw: st.DrawFn) -> tuple[CellGenotype, int, bool]:
     )
     created = set(range(num_inputs, num_inputs + count))
     also = draw(st.sets(st.integers(0, num_inputs + count - 1)))
-    joined = created if passes_all else also | set(unused_states(blocks, num_inputs))
-    return CellGenotype(blocks, tuple(sorted(joined))), num_inputs, passes_all
+    concat = created if passes_all else also | set(unused_states(blocks, num_inputs))
+    return CellGenotype(blocks, tuple(sorted(concat))), num_inputs, passes_all
 
 
 def made(cell: CellGenotype, num_inputs: int, passes_all: bool) -> CellLayout:
@@ -104,14 +104,14 @@ def test_any_cell_is_drawn_whole_and_clear(made_of: tuple[CellGenotype, int, boo
         assert not any(inside(point, box) for point in way(edge) for box in layout.boxes)
         assert edge.start[1] < edge.end[1], "data flows upwards"
 
-    triples, joined = shown(layout)
+    triples, concat = shown(layout)
     expected = Counter(
         (num_inputs + number, operation, state)
         for number, block in enumerate(cell.blocks)
         for state, operation in block.sides
     )
     assert triples == expected
-    assert joined == list(cell.joined)
+    assert concat == list(cell.concat)
     assert Counter(box.name for box in layout.boxes if box.kind == "combiner") == Counter(
         block.combine for block in cell.blocks
     )

@@ -12,7 +12,7 @@ pytest.importorskip("detectron2")
 
 from detectron2.modeling import build_model
 
-from nasnet_det.detection.predictor import load_config
+from nasnet_det.detection.engine.predictor import load_config
 from nasnet_det.export import description, save_program
 from nasnet_det.export.detector import detector_program, fixed_detector
 from nasnet_det.export.operators import suppress

@@ -8,10 +8,10 @@ import triton
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 
-from nasnet_det.detection.suppression_kernel import suppression_kernel
+from nasnet_det.detection.modeling.suppression_kernel import suppression_kernel
 from nasnet_det.fusion.triton_kernels import depthwise_kernel, separable_kernel
 
-SIZES = dict.fromkeys(("height", "width", "out_height", "out_width", "places"), "i32")
+SIZES = dict.fromkeys(("height", "width", "out_height", "out_width", "positions"), "i32")
 GEOMETRY = {
     "KERNELS": ((3, 3), (5, 5), (1, 7)),
     "BORDERS": ((1, 1), (2, 2), (0, 3)),

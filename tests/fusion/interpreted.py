@@ -14,9 +14,9 @@ from torch.nn import functional
 from nasnet_det.fusion import depthwise, optimize_for_inference
 from nasnet_det.fusion.depthwise import Branch, Product, arranged
 from nasnet_det.fusion.fallback import fault_of, warn_once
-from nasnet_det.network import NASNet
-from nasnet_det.padding import pad_same
-from tests.test_operations import randomize
+from nasnet_det.models.network import NASNet
+from nasnet_det.models.padding import pad_same
+from tests.models.test_operations import randomize
 
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 ROUNDING = {torch.float32: 2e-6, torch.float16: 2e-3, torch.bfloat16: 2e-2}

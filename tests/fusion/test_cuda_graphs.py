@@ -16,9 +16,9 @@ from torch import Tensor, nn
 from nasnet_det.fusion import cuda_graphs, optimize_for_inference
 from nasnet_det.fusion.cuda_graphs import GraphedForward, Recorded
 from nasnet_det.fusion.fallback import warn_once
-from nasnet_det.network import NASNet
+from nasnet_det.models.network import NASNet
 from tests.fusion.test_optimize import SMALL, difference
-from tests.test_operations import randomize
+from tests.models.test_operations import randomize
 
 
 @pytest.fixture

@@ -15,10 +15,10 @@ from nasnet_det.fusion import depthwise, optimize_for_inference
 from nasnet_det.fusion.depthwise import Branch, Product
 from nasnet_det.fusion.fallback import warn_once
 from nasnet_det.fusion.schedule import Task, schedule
-from nasnet_det.network import NASNet
-from nasnet_det.published_cells import PUBLISHED
+from nasnet_det.genotypes.published import PUBLISHED
+from nasnet_det.models.network import NASNet
 from tests.fusion.test_optimize import SMALL, difference
-from tests.test_operations import randomize
+from tests.models.test_operations import randomize
 
 ROOT = Path(__file__).parents[2]
 
@@ -76,11 +76,11 @@ def test_every_depthwise_convolution_is_launched_once(name: str) -> None:
 def test_wide_sums_keep_their_product() -> None:
     """Where a result needs more than one tile, each of them would filter again."""
     fused = optimize_for_inference(NASNet(num_cells=1, num_filters=depthwise.MOST_OUT))
-    joined = {
+    concat = {
         name: any(part.sum is not None for task in cell.tasks for part in task.parts)
         for name, cell in fused.cells.items()
     }
-    assert joined["cell_stem_1"] and joined["cell_0"] and not joined["reduction_cell_0"]
+    assert concat["cell_stem_1"] and concat["cell_0"] and not concat["reduction_cell_0"]
 
 
 def test_a_cell_without_depthwise_convolutions_has_no_schedule() -> None:

@@ -17,18 +17,18 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 from torchvision.ops import FrozenBatchNorm2d
 
-from nasnet_det import operations
 from nasnet_det.fusion import optimize_for_inference
 from nasnet_det.fusion.graph import warn_once
 from nasnet_det.fusion.network import FusedCell
 from nasnet_det.fusion.steps import Combination, Convolution, Relu
-from nasnet_det.genotypes import OPERATIONS, Genotype
-from nasnet_det.network import NASNet
-from nasnet_det.operations import register_operation
-from nasnet_det.padding import AvgPool2dSame
-from nasnet_det.published_cells import PUBLISHED
-from tests.test_genotypes import genotypes
-from tests.test_operations import randomize
+from nasnet_det.genotypes.genotype import OPERATIONS, Genotype
+from nasnet_det.genotypes.published import PUBLISHED
+from nasnet_det.models import operations
+from nasnet_det.models.network import NASNet
+from nasnet_det.models.operations import register_operation
+from nasnet_det.models.padding import AvgPool2dSame
+from tests.genotypes.test_genotype import genotypes
+from tests.models.test_operations import randomize
 
 SMALL = {"num_cells": 1, "num_filters": 8, "num_classes": 5}
 TWO_STAGES = {**SMALL, "num_cells": (1, 1), "stem": "cifar"}
@@ -205,7 +205,7 @@ def test_an_unknown_operation_runs_as_it_is_and_says_so_once(monkeypatch: pytest
         lambda i, o, settings, scale: nn.Sequential(nn.SiLU(), nn.Conv2d(i, o, 1, scale.stride)),
     )
     try:
-        cell = {"blocks": [[0, 1, "swish_conv", "sep_conv_3x3", "add"]], "joined": [2]}
+        cell = {"blocks": [[0, 1, "swish_conv", "sep_conv_3x3", "add"]], "concat": [2]}
         network = randomize(NASNet({"normal": cell, "reduction": cell}, **SMALL)).double()
         with pytest.warns(UserWarning, match="does not know SiLU") as record:
             fused = optimize_for_inference(network)

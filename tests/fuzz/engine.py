@@ -172,6 +172,6 @@ def _note(count: Count, number: int, error: BaseException) -> None:
     """Keep the first of each kind of failure: its type, and where it came from."""
     cause = error.__cause__ if isinstance(error, Wrong) and error.__cause__ else error
     frames = traceback.extract_tb(cause.__traceback__)
-    places = [f"{Path(frame.filename).name}:{frame.lineno}" for frame in frames][-3:]
-    key = f"{type(error).__name__} at {' > '.join(places)}"
+    positions = [f"{Path(frame.filename).name}:{frame.lineno}" for frame in frames][-3:]
+    key = f"{type(error).__name__} at {' > '.join(positions)}"
     count.failures.setdefault(key, f"case {number}: {key}\n      {type(error).__name__}: {str(error)[:400]}")

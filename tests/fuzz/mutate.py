@@ -94,11 +94,11 @@ def spoil_value(value: Any, case: Case, odd: Sequence[Any] = ()) -> Any:
     random = case.random
     root = [copy.deepcopy(value)]
     for _ in range(random.choice((1, 1, 1, 2, 3))):
-        places = list(_places(root))
-        if not places:
+        positions = list(_places(root))
+        if not positions:
             break
-        parent, key = random.choice(places)
-        _spoil_place(parent, key, places, [*ODD, *odd], random)
+        parent, key = random.choice(positions)
+        _spoil_place(parent, key, positions, [*ODD, *odd], random)
     return root[0] if root else None
 
 
@@ -178,7 +178,7 @@ def _places(value: Any) -> Any:
             yield from _places(inner)
 
 
-def _spoil_place(parent: Any, key: Any, places: list[Any], odd: Sequence[Any], random: Random) -> None:
+def _spoil_place(parent: Any, key: Any, positions: list[Any], odd: Sequence[Any], random: Random) -> None:
     kind = random.randrange(8)
     if kind == 0:
         del parent[key]
@@ -187,7 +187,7 @@ def _spoil_place(parent: Any, key: Any, places: list[Any], odd: Sequence[Any], r
     elif kind == 1:
         parent[random.choice(("", "x", f"{key}s", str(key).upper(), "\ud800", "a" * 3000))] = parent.pop(key)
     elif kind == 2:
-        other, name = random.choice(places)
+        other, name = random.choice(positions)
         try:
             parent[key], other[name] = copy.deepcopy(other[name]), copy.deepcopy(parent[key])
         except (KeyError, IndexError):  # one of them has just gone

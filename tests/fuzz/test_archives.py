@@ -16,8 +16,8 @@ from typing import Any
 import pytest
 import torch
 
-from nasnet_det.training.cifar10 import DataError
-from nasnet_det.training.cifar10_source import official_batches
+from nasnet_det.training.data.cifar10 import DataError
+from nasnet_det.training.data.cifar10_source import official_batches
 from nasnet_det.weights import WeightsError, arrays, read_arrays
 from tests.fuzz.conftest import Fuzz
 from tests.fuzz.engine import Case

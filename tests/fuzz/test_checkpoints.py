@@ -115,9 +115,9 @@ def test_run_description(fuzz: Fuzz) -> None:
 def test_detector_checkpoint(ending: str, fuzz: Fuzz) -> None:
     """What MODEL.WEIGHTS names: this project's and detectron2's own files, of tensors and of arrays."""
     pytest.importorskip("detectron2")
-    from nasnet_det.detection.backbone import build_network
-    from nasnet_det.detection.identity import CheckpointError
-    from nasnet_det.detection.trainer import Checkpointer
+    from nasnet_det.detection.convert.identity import CheckpointError
+    from nasnet_det.detection.engine.trainer import Checkpointer
+    from nasnet_det.detection.modeling.backbone import build_network
 
     torch.manual_seed(0)
     network = build_network("nasnet_a_mobile", "darts_v2", 1, 4, 4, norm="BN")
@@ -150,8 +150,8 @@ def test_detector_checkpoint(ending: str, fuzz: Fuzz) -> None:
 def test_last_checkpoint(fuzz: Fuzz) -> None:
     """The file that names the checkpoint which a run goes on from."""
     pytest.importorskip("detectron2")
-    from nasnet_det.detection.identity import CheckpointError
-    from nasnet_det.detection.trainer import Checkpointer
+    from nasnet_det.detection.convert.identity import CheckpointError
+    from nasnet_det.detection.engine.trainer import Checkpointer
 
     model = nn.Linear(2, 2)
 

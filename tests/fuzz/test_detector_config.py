@@ -13,16 +13,16 @@ pytest.importorskip("detectron2")
 
 from detectron2.config import CfgNode
 
-from nasnet_det.detection.backbone import build_network
 from nasnet_det.detection.config import ConfigError, network_arguments, read_config
-from nasnet_det.detection.pipeline_config import follow
-from nasnet_det.detection.predictor import load_config
-from nasnet_det.detection.protobuf_text import PipelineConfigError, parse
-from nasnet_det.detection.rcnn import build_detector
-from nasnet_det.genotypes import GenotypeError
+from nasnet_det.detection.convert.pipeline_config import follow
+from nasnet_det.detection.convert.protobuf_text import PipelineConfigError, parse
+from nasnet_det.detection.engine.predictor import load_config
+from nasnet_det.detection.modeling.backbone import build_network
+from nasnet_det.detection.modeling.rcnn import build_detector
+from nasnet_det.genotypes.genotype import GenotypeError
 from nasnet_det.weights import WeightsError
 from tests.detection.conftest import CONFIGS, SMALL
-from tests.detection.test_pipeline_config import PIPELINE
+from tests.detection.convert.test_pipeline_config import PIPELINE
 from tests.fuzz.conftest import Fuzz
 from tests.fuzz.engine import Case
 from tests.fuzz.mutate import spoil_settings, spoil_text, spoil_value

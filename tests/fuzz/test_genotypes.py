@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from nasnet_det import NASNet
-from nasnet_det.genotypes import OPERATIONS, Genotype, GenotypeError, as_genotype
-from nasnet_det.published_cells import PUBLISHED
+from nasnet_det.genotypes.genotype import OPERATIONS, Genotype, GenotypeError
+from nasnet_det.genotypes.published import PUBLISHED, as_genotype
 from tests.fuzz.conftest import Fuzz
 from tests.fuzz.engine import Case
 from tests.fuzz.mutate import json_of, spoil_bytes, spoil_settings, spoil_value

@@ -13,8 +13,8 @@ import torch
 from torch import nn
 
 from nasnet_det.export import ExportError, Program, description, load_package, save_program
-from nasnet_det.packaging import FORMAT, PackageError, PackageInfo, read_info
-from nasnet_det.packaging import load_package as load_native
+from nasnet_det.export.packages import FORMAT, PackageError, PackageInfo, read_info
+from nasnet_det.export.packages import load_package as load_native
 from tests.fuzz.conftest import Fuzz
 from tests.fuzz.engine import Case
 from tests.fuzz.mutate import spoil_bytes, spoil_value

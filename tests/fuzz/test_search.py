@@ -12,9 +12,9 @@ pytest.importorskip("optuna")
 
 from nasnet_det.search.child import ChildConfig, child_network
 from nasnet_det.search.command import assignments
-from nasnet_det.search.registry import STRATEGIES, make_strategy
 from nasnet_det.search.schedule import Schedule
 from nasnet_det.search.space import SPACES, Space, SpaceError
+from nasnet_det.search.strategies.registry import STRATEGIES, make_strategy
 from nasnet_det.search.study import Record, StudyError
 from tests.fuzz.conftest import Fuzz
 from tests.fuzz.engine import Case

@@ -7,8 +7,8 @@ import torch
 import yaml
 from torch import nn
 
-from nasnet_det.training.cifar10 import DataError
-from nasnet_det.training.cifar_batches import CifarAugmentation
+from nasnet_det.training.data.cifar10 import DataError
+from nasnet_det.training.data.cifar_batches import CifarAugmentation
 from nasnet_det.training.engine import Trainer
 from nasnet_det.training.execution import Execution
 from nasnet_det.training.models import ModelChoice, ModelError

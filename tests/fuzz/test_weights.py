@@ -16,8 +16,8 @@ from safetensors.torch import save as safetensors_bytes
 
 from nasnet_det.weights import FORMATS, WeightsError, load_published, read_arrays
 from nasnet_det.weights.formats import read_state_dict
+from nasnet_det.weights.formats.tf_slim import AVERAGE
 from nasnet_det.weights.layout import Arrays
-from nasnet_det.weights.tf_slim import AVERAGE
 from tests.fuzz.conftest import Fuzz
 from tests.fuzz.engine import Case
 from tests.fuzz.mutate import spoil_bytes, spoil_value
@@ -208,8 +208,8 @@ def test_weights_named_tensors(fuzz: Fuzz) -> None:
 def test_weights_of_a_detector(fuzz: Fuzz, monkeypatch: pytest.MonkeyPatch) -> None:
     """Variables of a TF detector, a few spoiled: whole, or refused; what its shapes say is not believed blindly."""
     pytest.importorskip("detectron2")
-    from nasnet_det.detection import tf_detector
-    from tests.detection.test_tf_detector import arrays
+    from nasnet_det.detection.convert import tf_detector
+    from tests.detection.convert.test_tf_detector import arrays
 
     whole = {name: torch.from_numpy(np.asarray(value)) for name, value in arrays().items()}
 

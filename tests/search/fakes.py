@@ -10,11 +10,11 @@ from pathlib import Path
 
 import optuna
 
-from nasnet_det.genotypes import Genotype
+from nasnet_det.genotypes.genotype import Genotype
 from nasnet_det.search.child import ChildResult
 from nasnet_det.search.driver import Progress, Search
-from nasnet_det.search.registry import make_strategy
 from nasnet_det.search.space import Space
+from nasnet_det.search.strategies.registry import make_strategy
 from nasnet_det.search.study import Study
 from nasnet_det.search.workers import Evaluator, InProcess, Workers
 

@@ -11,10 +11,10 @@ import numpy as np
 import pytest
 import torch
 
-from nasnet_det.genotypes import Block, CellGenotype, Genotype
+from nasnet_det.genotypes.genotype import Block, CellGenotype, Genotype
 from nasnet_det.search import child
 from nasnet_det.search.child import ChildConfig, ChildResult, DeviceLost, check_child_config, train_child
-from nasnet_det.training.cifar10 import TEST_BATCH, TRAIN_BATCHES, DataError, Images, to_binary
+from nasnet_det.training.data.cifar10 import TEST_BATCH, TRAIN_BATCHES, DataError, Images, to_binary
 from nasnet_det.training.run import EpochReport
 
 SMALL = CellGenotype((Block(0, 1, "sep_conv_3x3", "max_pool_3x3"),), (2,))

@@ -16,12 +16,12 @@ pytest.importorskip("ray")
 pytest.importorskip("optuna")
 import ray
 
-from nasnet_det.genotypes import Genotype
-from nasnet_det.published_cells import PUBLISHED
+from nasnet_det.genotypes.genotype import Genotype
+from nasnet_det.genotypes.published import PUBLISHED
 from nasnet_det.search.child import ChildResult
 from nasnet_det.search.ray_workers import RayWorkers
 from nasnet_det.search.workers import Job, WorkersError
-from nasnet_det.training.cifar10 import DataError
+from nasnet_det.training.data.cifar10 import DataError
 from tests.search.fakes import FakeChild, outcome, run_search
 from tests.search.test_search import kill_at_random, same_state
 

@@ -18,11 +18,11 @@ pytest.importorskip("optuna")
 import optuna
 import sqlalchemy
 
-from nasnet_det.genotypes import Genotype
+from nasnet_det.genotypes.genotype import Genotype
 from nasnet_det.search.child import ChildResult, DeviceLost
 from nasnet_det.search.driver import child_seed
-from nasnet_det.search.registry import make_strategy
 from nasnet_det.search.schedule import Schedule, read_state
+from nasnet_det.search.strategies.registry import make_strategy
 from nasnet_det.search.study import Study, StudyError, best, storage_url
 from nasnet_det.search.workers import InProcess, Job, Outcome, WorkersError
 from tests.search.fakes import SPACE, FakeChild, outcome, run_search

@@ -11,10 +11,10 @@ import pytest
 import torch
 
 from nasnet_det import NASNet
-from nasnet_det.genotypes import Genotype
-from nasnet_det.published_cells import PUBLISHED
+from nasnet_det.genotypes.genotype import Genotype
+from nasnet_det.genotypes.published import PUBLISHED
 from nasnet_det.search.space import PAPER_OPERATIONS, SPACES, Space, SpaceError
-from nasnet_det.search.strategies import uniform
+from nasnet_det.search.strategies.base import uniform
 
 
 def test_the_paper_s_space() -> None:
@@ -59,7 +59,7 @@ def test_thousands_of_genotypes_survive_every_form(name: str) -> None:
         assert Genotype.from_json(genotype.to_json()) == genotype
         for cell in genotype.cells.values():
             read = {state for block in cell.blocks for state, _ in block.sides}
-            assert read | set(cell.joined) == set(range(space.num_inputs + space.blocks))
+            assert read | set(cell.concat) == set(range(space.num_inputs + space.blocks))
 
 
 def check_alive(genotype: Genotype) -> None:
@@ -93,7 +93,7 @@ def test_thousands_of_architectures_are_alive(name: str) -> None:
 def test_inputs_that_no_block_reads_are_joined() -> None:
     space = Space(1, ("identity",), ("add",))
     genotype = space.genotype((0, 0, 0, 0, 0) * 2)
-    assert genotype.normal.joined == (1, 2)
+    assert genotype.normal.concat == (1, 2)
     check_alive(genotype)
 
 

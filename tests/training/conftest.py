@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from nasnet_det.training.cifar10 import TEST_BATCH, TRAIN_BATCHES, Images, to_binary
+from nasnet_det.training.data.cifar10 import TEST_BATCH, TRAIN_BATCHES, Images, to_binary
 
 #: In each of the six batches.
 IMAGES = 20

@@ -16,7 +16,7 @@ import pytest
 import timm
 import torch
 
-from nasnet_det.genotypes import Block, CellGenotype, Genotype
+from nasnet_det.genotypes.genotype import Block, CellGenotype, Genotype
 
 TOOLS = Path(__file__).parents[2] / "tools"
 Command = Callable[[list[str]], int]

@@ -13,8 +13,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from nasnet_det.drop_path import ScheduledDropPath
-from nasnet_det.network import NASNet
+from nasnet_det.models.drop_path import ScheduledDropPath
+from nasnet_det.models.network import NASNet
 from nasnet_det.training.engine import Trainer, evaluate, own_randomness, seed_step
 from nasnet_det.training.execution import Execution, choose_execution
 from nasnet_det.training.recipe import Recipe, RecipeError

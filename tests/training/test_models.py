@@ -9,7 +9,7 @@ import pytest
 import timm
 import torch
 
-from nasnet_det.genotypes import Block, CellGenotype, Genotype
+from nasnet_det.genotypes.genotype import Block, CellGenotype, Genotype
 from nasnet_det.training.models import ModelChoice, ModelError, load_weights, save_local_dir
 
 SMALL = CellGenotype((Block(0, 1, "sep_conv_3x3", "max_pool_3x3"),), (2,))

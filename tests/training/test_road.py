@@ -18,8 +18,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from nasnet_det.genotypes import Genotype
-from nasnet_det.training.cifar10 import TEST_BATCH, TRAIN_BATCHES, Images, to_binary
+from nasnet_det.genotypes.genotype import Genotype
+from nasnet_det.training.data.cifar10 import TEST_BATCH, TRAIN_BATCHES, Images, to_binary
 
 PROJECT = Path(__file__).parents[2]
 BATCH = 30

@@ -11,9 +11,9 @@ from typing import Any
 import pytest
 import torch
 
-from nasnet_det.genotypes import Block, CellGenotype, Genotype
-from nasnet_det.training.cifar10 import load_cifar10
-from nasnet_det.training.cifar_batches import CifarAugmentation, CifarBatches
+from nasnet_det.genotypes.genotype import Block, CellGenotype, Genotype
+from nasnet_det.training.data.cifar10 import load_cifar10
+from nasnet_det.training.data.cifar_batches import CifarAugmentation, CifarBatches
 from nasnet_det.training.engine import Diverged
 from nasnet_det.training.execution import choose_execution
 from nasnet_det.training.models import ModelChoice

@@ -10,9 +10,9 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 
-from nasnet_det.training.cifar10 import DataError
+from nasnet_det.training.data.cifar10 import DataError
+from nasnet_det.training.data.image_folder import Preprocessing
 from nasnet_det.training.execution import choose_execution
-from nasnet_det.training.image_folder import Preprocessing
 from nasnet_det.training.validation import SlimEvaluation, label_names, validate, with_image_size
 
 INPUT = Preprocessing((3, 32, 32), (0.5, 0.5, 0.5), (0.5, 0.5, 0.5))
@@ -22,13 +22,13 @@ CPU = choose_execution("cpu")
 class Colour(nn.Module):
     """Tells the brightest channel; its classes are the three synsets among others."""
 
-    def __init__(self, places: list[int], num_classes: int) -> None:
+    def __init__(self, positions: list[int], num_classes: int) -> None:
         super().__init__()
-        self.places, self.num_classes = places, num_classes
+        self.positions, self.num_classes = positions, num_classes
 
     def forward(self, x: Tensor) -> Tensor:
         logits = torch.zeros(len(x), self.num_classes)
-        logits[:, self.places] = x.mean(dim=(2, 3))
+        logits[:, self.positions] = x.mean(dim=(2, 3))
         return logits
 
 
@@ -36,12 +36,12 @@ class Colour(nn.Module):
 def test_accuracy_over_some_of_the_models_classes(image_folder: Path, slim: bool) -> None:
     names = label_names({}, 1000)
     assert names is not None
-    places = [list(names).index(synset) for synset in ("n01440764", "n01443537", "n01484850")]
-    model, counted = Colour(places, 1000), []
+    positions = [list(names).index(synset) for synset in ("n01440764", "n01443537", "n01484850")]
+    model, counted = Colour(positions, 1000), []
     found = validate(model, image_folder, INPUT, CPU, names, slim, batch_size=5, workers=0, progress=counted.append)
     assert (found.top1, found.top5, found.images) == (1.0, 1.0, 12)
     assert counted == [5, 5, 2]
-    wrong = validate(Colour(places[::-1], 1000), image_folder / "val", INPUT, CPU, names, slim, workers=0)
+    wrong = validate(Colour(positions[::-1], 1000), image_folder / "val", INPUT, CPU, names, slim, workers=0)
     assert wrong.top1 == pytest.approx(1 / 3)
 
 

@@ -140,7 +140,7 @@ def test_tf_slim_names_have_no_place_for_other_operations() -> None:
 
 
 def test_own_files_hold_any_genotype() -> None:
-    cell = {"blocks": [[0, 1, "sep_conv_3x3", "conv_3x3", "add_layer_norm"]], "joined": [2]}
+    cell = {"blocks": [[0, 1, "sep_conv_3x3", "conv_3x3", "add_layer_norm"]], "concat": [2]}
     for genotype in ("amoebanet_b", "enas", {"normal": cell, "reduction": cell}):
         model = small(genotype=genotype)
         assert_same(read_state_dict(model, model.state_dict()), model)

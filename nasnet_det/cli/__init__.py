@@ -1,0 +1,1 @@
+"""The commands of ``nasnet-det``, one module each; ``main.py`` dispatches to them."""

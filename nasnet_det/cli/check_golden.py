@@ -1,0 +1,63 @@
+"""Compare this package's networks with what the original implementations computed.
+
+    nasnet-det check-golden FOLDER...
+
+Each folder holds a checkpoint in its original format, an input and the outputs of the original implementation; its
+meta.json tells which network it is. Prints a line per tensor with its relative error (norm of the difference over norm
+of the reference). Exits with 0 if all are within their bounds, 1 if any is not, 2 if a folder cannot be compared.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+from nasnet_det.cli.main import command
+from nasnet_det.golden.classifier import Comparison, GoldenError, compare_classifier, is_classifier, read_meta
+
+
+def compare(folder: Path) -> Iterator[Comparison]:
+    """Compare one folder of any kind.
+
+    Raises:
+        GoldenError, WeightsError: if it cannot be compared.
+    """
+    meta = read_meta(folder)
+    if is_classifier(meta):
+        return compare_classifier(folder, meta)
+    if (folder / "pipeline.pbtxt").is_file():
+        from nasnet_det.golden.detector import compare_detector
+
+        return compare_detector(folder, meta)
+    raise GoldenError(
+        f"{folder / 'meta.json'}: neither a classifier's (hparams or arguments) nor a detector's (pipeline.pbtxt "
+        "beside it)"
+    )
+
+
+@command
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the tool; gives its exit status."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("folders", nargs="+", type=Path, metavar="FOLDER")
+    options = parser.parse_args(argv)
+    compared, exceeded = 0, 0
+    for folder in options.folders:
+        for result in compare(folder):
+            compared += 1
+            exceeded += not result.passed
+            print(f"{folder.name:<28} {result.name:<24} {result.error:9.2e}  {_verdict(result)}", flush=True)
+    print(f"{compared} tensors of {len(options.folders)} folders compared, {exceeded} beyond their bounds")
+    return 1 if exceeded else 0
+
+
+def _verdict(result: Comparison) -> str:
+    if result.bound is None:
+        return result.note
+    return f"{'within' if result.passed else 'BEYOND'} {result.bound:g}" + (f"  ({result.note})" if result.note else "")
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,121 @@
+"""Make the data sets of COCO ready that the paper and the configs use, or say what to download where.
+
+    nasnet-det prepare-coco ROOT
+
+ROOT is the folder that DETECTRON2_DATASETS names (the default: what it names now, or datasets); COCO lies in ROOT/coco.
+Run it again after each download: it makes what can be made and says what is left.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Collection, Sequence
+from pathlib import Path
+
+from nasnet_det.cli.main import command
+from nasnet_det.detection.data.coco_format import named, read_annotations
+from nasnet_det.detection.data.datasets import MINIVAL, SERVER, SPLITS, TRAIN, CocoSplit, datasets_root
+from nasnet_det.detection.data.minival import minival_ids, select_minival, select_training, write_annotations
+
+
+def parse(argv: Sequence[str] | None) -> argparse.Namespace:
+    """The command line."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("root", type=Path, nargs="?", default=datasets_root(), metavar="ROOT")
+    parser.add_argument("--only", nargs="+", choices=SPLITS, default=list(SPLITS), help="just these data sets")
+    parser.add_argument("--minival-ids", type=Path, metavar="FILE", help="other ids than the paper's, one a line")
+    return parser.parse_args(argv)
+
+
+@command
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command; 0 if all data sets asked for are ready, 2 if something is missing."""
+    args = parse(argv)
+    coco = args.root / "coco"
+    ids = read_ids(args.minival_ids) if args.minival_ids else minival_ids()
+    make(coco, args.only, ids)
+    missing = [name for name in args.only if not report(name, SPLITS[name], coco)]
+    if {TRAIN, "coco_2017_val"} <= set(args.only) - set(missing):
+        report_overlap(coco)
+    if missing:
+        print(f"error: {len(missing)} of {len(args.only)} data sets are not ready; see above", file=sys.stderr)
+        return 2
+    print(f"all ready; set DETECTRON2_DATASETS={args.root}")
+    return 0
+
+
+def read_ids(path: Path) -> frozenset[int]:
+    """Image ids, one a line.
+
+    Raises:
+        ValueError: if something else stands there.
+    """
+    try:
+        return frozenset(map(int, path.read_text(encoding="utf-8").split()))
+    except ValueError as error:
+        raise ValueError(f"{path} is no list of image ids, one a line ({error})") from None
+
+
+def make(coco: Path, names: Collection[str], ids: frozenset[int]) -> None:
+    """Make minival's annotations and its training set's, where asked for, out of date and possible."""
+    wanted = [name for name in (MINIVAL, TRAIN) if name in names and _is_due(coco, SPLITS[name])]
+    if not wanted:
+        return
+    print("reading the official annotations of 2014; the training set takes a minute and some gigabytes of memory")
+    val2014 = read_annotations(coco / SPLITS[MINIVAL].sources[0])
+    for name in wanted:
+        if name == MINIVAL:
+            made = select_minival(val2014, ids)
+        else:
+            made = select_training(read_annotations(coco / SPLITS[TRAIN].sources[0]), val2014, ids)
+        path = coco / SPLITS[name].annotations
+        write_annotations(path, made)
+        print(f"written: {path}: {len(made['images'])} images, {len(made['annotations'])} annotations")
+
+
+def report(name: str, split: CocoSplit, coco: Path) -> bool:
+    """Say whether a data set is ready, and if not, what to download where; whether it is."""
+    path = coco / split.annotations
+    needed = [coco / source for source in split.sources] or [path]
+    downloads = [] if path.is_file() or all(map(Path.is_file, needed)) else [split.archive]
+    absent = [folder for folder in split.folders if not (coco / folder).is_dir()]
+    downloads += [f"zips/{folder}.zip" for folder in absent]
+    for download in downloads:
+        print(f"missing  {name} ({split.purpose}): download {SERVER}/{download} and unpack it in {coco}")
+    if downloads:
+        return False
+    images = [coco / ("" if split.sources else split.folders[0]) / name for name in _image_names(path)]
+    present = {file for folder in split.folders for file in (coco / folder).iterdir()}
+    lost = [image for image in images if image not in present]
+    if lost:
+        print(f"missing  {name} ({split.purpose}): {len(lost)} of {len(images)} images: {named(lost)}")
+        return False
+    print(f"ready    {name} ({split.purpose}): {len(images)} images")
+    return True
+
+
+def report_overlap(coco: Path) -> None:
+    """Say how many images of val2017 a detector trained on the paper's training set has seen."""
+    seen = {Path(name).stem[-12:] for name in _image_names(coco / SPLITS[TRAIN].annotations)}
+    judged = {Path(name).stem for name in _image_names(coco / SPLITS["coco_2017_val"].annotations)}
+    print(
+        f"note: {len(seen & judged)} of val2017's {len(judged)} images are in {TRAIN}: a detector trained on that "
+        f"(as the converted TensorFlow checkpoints were) is judged on {MINIVAL} or test-dev, never on val2017"
+    )
+
+
+def _is_due(coco: Path, split: CocoSplit) -> bool:
+    """Whether all sources of a made file are there, and it is not, or is older than one of them."""
+    path, sources = coco / split.annotations, [coco / source for source in split.sources]
+    if not all(source.is_file() for source in sources):
+        return False
+    return not path.is_file() or path.stat().st_mtime < max(source.stat().st_mtime for source in sources)
+
+
+def _image_names(annotations: Path) -> list[str]:
+    return [image["file_name"] for image in read_annotations(annotations)["images"]]
+
+
+if __name__ == "__main__":
+    sys.exit(main())

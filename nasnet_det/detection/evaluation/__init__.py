@@ -1,0 +1,1 @@
+"""COCO evaluation and the evaluator that detectron2 calls."""

@@ -1,0 +1,1 @@
+"""Backbones and the split detector, as detectron2 registers them."""

@@ -1,0 +1,204 @@
+"""Backbones for detectron2: the network's maps at every stride, plain or through a feature pyramid."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import Any
+
+from detectron2.config import CfgNode
+from detectron2.layers import FrozenBatchNorm2d, ShapeSpec, get_norm
+from detectron2.modeling import BACKBONE_REGISTRY, FPN, Backbone
+from detectron2.modeling.backbone.fpn import LastLevelMaxPool, LastLevelP6P7
+from detectron2.utils.events import get_event_storage, has_event_storage
+from torch import Tensor, nn
+
+from nasnet_det.detection.config import ConfigError, network_arguments
+from nasnet_det.detection.convert.identity import remember_genotype
+from nasnet_det.genotypes.genotype import GenotypeError
+from nasnet_det.models.drop_path import set_drop_path_progress
+from nasnet_det.models.family import FAMILY
+from nasnet_det.models.network import NASNet
+from nasnet_det.safe_io.values import format_value
+from nasnet_det.weights.published import PRETRAINED, load_published
+
+
+def build_network(
+    network: str = "nasnet_a_mobile",
+    genotype: Any = "",
+    num_cells: int | Sequence[int] = 0,
+    num_filters: int = 0,
+    stem_channels: int = 0,
+    norm: str = "FrozenBN",
+    bn_momentum: float = 0.0,
+    pretrained: str = "",
+    drop_path_rate: float = 0.0,
+    grad_checkpoint: bool = False,
+    freeze_at: int = 0,
+) -> NASNet:
+    """A network without classifier for detection.
+
+    Args:
+        network: a member of :data:`nasnet_det.models.family.FAMILY`.
+        genotype: what :func:`nasnet_det.genotypes.genotype.as_genotype` takes; empty for the network's own.
+        num_cells, num_filters, stem_channels: instead of the network's own; 0 for these.
+        norm: ``FrozenBN``, ``BN``, ``SyncBN``, or another name that detectron2's ``get_norm`` knows.
+        bn_momentum: PyTorch's momentum of batch norms; 0 for the network's own.
+        pretrained: ``published``, a local file, or empty for random weights.
+        drop_path_rate: 1 - ScheduledDropPath's final keep probability.
+        grad_checkpoint: see :meth:`NASNet.set_grad_checkpointing`.
+        freeze_at: how many of the maps by stride, counted from the stem's, are frozen with everything below them.
+
+    Raises:
+        ConfigError: for an unknown network or numbers that make none.
+        GenotypeError: for an illegal genotype.
+        WeightsError: for weights that cannot be had, or are another network's.
+    """
+    if network not in FAMILY:
+        raise ConfigError(f"MODEL.NASNET.NETWORK is one of {', '.join(FAMILY)}, not {format_value(network)}")
+    arguments = FAMILY[network].network_arguments()
+    given = {
+        "genotype": genotype,
+        "num_cells": num_cells,
+        "num_filters": num_filters,
+        "stem_channels": stem_channels,
+    }
+    arguments.update({key: value for key, value in given.items() if value})
+    eps, momentum = arguments["bn_eps"], bn_momentum or arguments["bn_momentum"]
+    layer = norm_layer(norm, eps, momentum)
+    try:
+        model = NASNet(**arguments, norm_layer=layer, num_classes=0, drop_path_rate=drop_path_rate)
+    except GenotypeError:
+        raise
+    except (ArithmeticError, TypeError, ValueError) as error:
+        raise ConfigError(f"MODEL.NASNET describes no network: {error}") from None
+    model.set_grad_checkpointing(grad_checkpoint)
+    if pretrained == "published" and network not in PRETRAINED:
+        raise ConfigError(
+            f"MODEL.NASNET.PRETRAINED is 'published', but no weights of {network} are: {', '.join(PRETRAINED)} have "
+            "some; name a local file, or '' for random weights"
+        )
+    if pretrained:
+        load_published(model, network if pretrained == "published" else pretrained)
+    freeze_below(model, freeze_at)
+    remember_genotype(model)
+    return model
+
+
+def norm_layer(norm: str, eps: float, momentum: float) -> Callable[[int], nn.Module]:
+    """What makes normalization layers of one kind; batch norms of every kind have the network's own numbers.
+
+    Raises:
+        ConfigError: if there is no such kind.
+    """
+    if norm == "FrozenBN":
+        return partial(FrozenBatchNorm2d, eps=eps)
+    if norm == "BN":
+        return partial(nn.BatchNorm2d, eps=eps, momentum=momentum)
+    if norm == "SyncBN":
+        return partial(nn.SyncBatchNorm, eps=eps, momentum=momentum)
+    try:
+        known = get_norm(norm, 32) is not None
+    except KeyError:
+        known = False
+    if not known:
+        raise ConfigError(f"MODEL.NASNET.NORM is FrozenBN, BN, SyncBN, GN or LN, not {format_value(norm)}")
+    return partial(get_norm, norm)
+
+
+def advance_drop_path(module: nn.Module, steps: int) -> None:
+    """Set how far ScheduledDropPath has come by detectron2's own iteration count, at the start of a forward pass.
+
+    Args:
+        module: whose paths are dropped.
+        steps: iterations until the final probability is reached.
+    """
+    if module.training and has_event_storage():
+        set_drop_path_progress(module, get_event_storage().iter / steps)
+
+
+class NASNetBackbone(Backbone):
+    """A network's maps by stride: ``c1`` is the stem convolution's (not activated), ``c2`` the first stem cell's, and
+    ``c3``, ``c4``, ``c5`` the activated ends of the three stages. Nothing above the last map asked for is built.
+
+    Args:
+        network: a network that this backbone takes over.
+        out_features: the maps to give.
+        drop_path_steps: see :func:`advance_drop_path`.
+
+    Raises:
+        ConfigError: for a map that the network does not have.
+    """
+
+    def __init__(self, network: NASNet, out_features: Sequence[str], drop_path_steps: int = 250000) -> None:
+        super().__init__()
+        names = [f"c{info['reduction'].bit_length() - 1}" for info in network.feature_info]
+        unknown = [name for name in out_features if name not in names]
+        if unknown or not out_features:
+            raise ConfigError(f"this network's maps are {', '.join(names)}; OUT_FEATURES asks for {list(out_features)}")
+        self._out_features = [name for name in names if name in out_features]
+        self._indices = [names.index(name) for name in self._out_features]
+        infos = dict(zip(names, network.feature_info, strict=True))
+        self._out_feature_channels = {name: infos[name]["num_chs"] for name in self._out_features}
+        self._out_feature_strides = {name: infos[name]["reduction"] for name in self._out_features}
+        network.prune_intermediate_layers(self._indices)
+        self.network, self.drop_path_steps = network, drop_path_steps
+
+    def forward(self, x: Tensor) -> dict[str, Tensor]:
+        """Maps images ``(N, 3, H, W)`` in [-1, 1] to ``{name: (N, channels, H/stride, W/stride)}``, sizes rounded up
+        (exact where H and W are multiples of the last stride)."""
+        advance_drop_path(self, self.drop_path_steps)
+        maps = self.network.forward_intermediates(x, self._indices, stop_early=True, intermediates_only=True)
+        return dict(zip(self._out_features, maps, strict=True))
+
+
+def freeze_below(network: NASNet, freeze_at: int) -> None:
+    """Freeze the stem (``freeze_at`` >= 1) and the cells up to the map of that number: no gradients, fixed norms."""
+    if freeze_at < 1:
+        return
+    end = network.feature_ends[min(freeze_at, len(network.feature_ends)) - 1]
+    frozen = {"stem": network.stem, **{plan.name: network.cells[plan.name] for plan in network.plan[:end]}}
+    for name, module in frozen.items():
+        module = FrozenBatchNorm2d.convert_frozen_batchnorm(module)
+        for parameter in module.parameters():
+            parameter.requires_grad = False
+        if name == "stem":
+            network.stem = module
+        else:
+            network.cells[name] = module
+
+
+@BACKBONE_REGISTRY.register()
+def build_nasnet_backbone(cfg: CfgNode, input_shape: ShapeSpec) -> NASNetBackbone:
+    """The plain maps ``MODEL.NASNET.OUT_FEATURES``."""
+    del input_shape
+    return NASNetBackbone(
+        build_network(**network_arguments(cfg)),
+        cfg.MODEL.NASNET.OUT_FEATURES,
+        cfg.MODEL.NASNET.DROP_PATH_STEPS,
+    )
+
+
+def _fpn(cfg: CfgNode, bottom_up: NASNetBackbone, top_block: nn.Module) -> FPN:
+    return FPN(
+        bottom_up=bottom_up,
+        in_features=cfg.MODEL.FPN.IN_FEATURES,
+        out_channels=cfg.MODEL.FPN.OUT_CHANNELS,
+        norm=cfg.MODEL.FPN.NORM,
+        top_block=top_block,
+        fuse_type=cfg.MODEL.FPN.FUSE_TYPE,
+    )
+
+
+@BACKBONE_REGISTRY.register()
+def build_nasnet_fpn_backbone(cfg: CfgNode, input_shape: ShapeSpec) -> FPN:
+    """``p2`` to ``p5`` and a subsampled ``p6``, for Faster and Cascade R-CNN."""
+    return _fpn(cfg, build_nasnet_backbone(cfg, input_shape), LastLevelMaxPool())
+
+
+@BACKBONE_REGISTRY.register()
+def build_retinanet_nasnet_fpn_backbone(cfg: CfgNode, input_shape: ShapeSpec) -> FPN:
+    """``p3`` to ``p5``, and ``p6`` and ``p7`` convolved from ``c5``, for RetinaNet."""
+    bottom_up = build_nasnet_backbone(cfg, input_shape)
+    channels = bottom_up.output_shape()["c5"].channels
+    return _fpn(cfg, bottom_up, LastLevelP6P7(channels, cfg.MODEL.FPN.OUT_CHANNELS, in_feature="c5"))

@@ -1,0 +1,1 @@
+"""Cells as data: the genotype, the published cells, and their JSON, TF-slim and DARTS forms."""

@@ -1,0 +1,1 @@
+"""Comparison with the recorded outputs of the original TensorFlow and Keras implementations."""

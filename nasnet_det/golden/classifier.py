@@ -1,0 +1,209 @@
+"""Comparing a network with what the original implementation computed: folders of a checkpoint, an input and outputs.
+
+A folder holds ``meta.json`` (from which alone the network is built), ``image.npz``, ``outputs.npz`` and the checkpoint
+in its original format. The arrays are channels last; maps may be stored at every 4th row and column.
+"""
+
+from __future__ import annotations
+
+import json
+import zipfile
+import zlib
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from nasnet_det.models.network import NASNet
+from nasnet_det.models.plan import slim_stages
+from nasnet_det.weights.arrays import read_arrays
+from nasnet_det.weights.formats import read_state_dict
+from nasnet_det.weights.layout import WeightsError, one_line
+
+#: The largest relative error of a classifier's tensors, in float32 on the CPU.
+CLASSIFIER_BOUND = 2e-6
+_STORED_EVERY = 4
+
+
+class GoldenError(ValueError):
+    """A folder that cannot be compared: says which file or entry, and what was expected."""
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """One tensor: the norm of the difference over the norm of the reference.
+
+    Args:
+        name: the tensor's name in the folder.
+        error: the relative error.
+        bound: the largest error allowed; None for a tensor that is shown only.
+        note: what there is to say about it.
+    """
+
+    name: str
+    error: float
+    bound: float | None
+    note: str = ""
+
+    @property
+    def passed(self) -> bool:
+        """Whether the error is within the bound; not a number never is."""
+        return self.bound is None or self.error <= self.bound
+
+
+def relative_error(found: np.ndarray, reference: np.ndarray) -> float:
+    """Norm of the difference over norm of the reference, both in double precision; infinite for a difference from 0."""
+    difference = float(np.linalg.norm(found.astype(np.float64).ravel() - reference.astype(np.float64).ravel()))
+    norm = float(np.linalg.norm(reference.astype(np.float64).ravel()))
+    return difference / norm if norm else (0.0 if difference == 0.0 else float("inf"))
+
+
+def read_meta(folder: Path) -> dict[str, Any]:
+    """A folder's ``meta.json``.
+
+    Raises:
+        GoldenError: if it is missing or no JSON object.
+    """
+    path = folder / "meta.json"
+    try:
+        meta = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise GoldenError(f"{path}: cannot be read ({one_line(error)})") from None
+    if not isinstance(meta, dict):
+        raise GoldenError(f"{path}: expected a JSON object")
+    return meta
+
+
+def is_classifier(meta: Mapping[str, Any]) -> bool:
+    """Whether a folder is a TF-slim or Keras classifier's."""
+    return "hparams" in meta or "arguments" in meta
+
+
+def classifier_of(meta: Mapping[str, Any]) -> NASNet:
+    """The network that a classifier's ``meta.json`` describes, not yet with its weights.
+
+    Raises:
+        GoldenError: if an entry is missing or describes a network that is not built here.
+    """
+    try:
+        numbers = _slim_numbers(meta) if "hparams" in meta else _keras_numbers(meta)
+        return NASNet(**numbers)
+    except KeyError as error:
+        raise GoldenError(f"meta.json lacks {error}, which the network is built from") from None
+    except (TypeError, ValueError, AttributeError, IndexError) as error:
+        raise GoldenError(f"meta.json describes no network that is built here: {one_line(error)}") from None
+
+
+def end_points(model: NASNet, x: Tensor) -> dict[str, Tensor]:
+    """What TF-slim calls end points, from images ``(N, in_chans, H, W)`` in [-1, 1].
+
+    ``Stem`` (of the last stem cell), ``Cell_0``, ``Reduction_Cell_0``, ... are raw cell outputs ``(N, C, h, w)``;
+    ``global_pool`` is ``(N, C)``, ``Logits`` and ``Predictions`` are ``(N, classes)``.
+    """
+    outputs = {0: model.forward_stem(x)}
+    found = {"Stem": outputs[0][0]}
+    last = outputs[0]
+    for number, last in model.run_cells(outputs, 0, len(model.plan)):
+        name = model.plan[number - 1].name
+        if name.startswith("cell_stem"):
+            name = "Stem"
+        found["_".join(part.capitalize() for part in name.split("_"))] = torch.cat(last, dim=1)
+    pooled = torch.relu(torch.cat(last, dim=1)).mean(dim=(2, 3))
+    logits = model.fc(pooled)
+    return {**found, "global_pool": pooled, "Logits": logits, "Predictions": logits.softmax(dim=1)}
+
+
+@torch.no_grad()
+def compare_classifier(folder: Path, meta: Mapping[str, Any]) -> Iterator[Comparison]:
+    """Run a classifier's folder and compare every stored tensor, float32 on the CPU.
+
+    Raises:
+        GoldenError: if a file or an entry is missing or of another shape than the network gives.
+        WeightsError: if the checkpoint is damaged or not this network's.
+    """
+    model = classifier_of(meta).eval()
+    checkpoint = folder / ("model.ckpt" if "hparams" in meta else "weights.h5")
+    arrays = read_arrays(checkpoint)
+    try:
+        model.load_state_dict(read_state_dict(model, arrays))
+    except WeightsError as error:
+        raise WeightsError(f"{checkpoint}: {error}") from None
+    image = arrays_of(folder / "image.npz")
+    in_chans = model.get_submodule("stem.conv").in_channels
+    if "image" not in image or image["image"].ndim != 4 or image["image"].shape[3] != in_chans:
+        raise GoldenError(
+            f"{folder / 'image.npz'}: expected an array 'image': images, height, width, {in_chans} channels"
+        )
+    x = torch.from_numpy(image["image"]).float().permute(0, 3, 1, 2).contiguous()
+    found = {name: _channels_last(value) for name, value in end_points(model, x).items()}
+    for name, reference in arrays_of(folder / "outputs.npz").items():
+        known = {**found, "logits": found["Logits"], "logits_keras": found["Logits"]}
+        if name not in known:
+            raise GoldenError(f"{folder / 'outputs.npz'}: {name!r} is no end point of this network: {', '.join(found)}")
+        value = as_stored(known[name], reference, f"{folder / 'outputs.npz'}: {name}")
+        keras = name == "logits_keras"
+        note = "Keras's own pooling counts a border of zeros: shown, not judged" if keras else ""
+        yield Comparison(name, relative_error(value, reference), None if keras else CLASSIFIER_BOUND, note)
+
+
+def _slim_numbers(meta: Mapping[str, Any]) -> dict[str, Any]:
+    hparams, variables = meta["hparams"], meta["variables"]
+    if hparams.get("filter_scaling_rate", 2.0) != 2.0 or hparams.get("use_bounded_activation", False):
+        raise ValueError("filter_scaling_rate is 2 and use_bounded_activation false in every published network")
+    filters = hparams["num_conv_filters"]
+    cifar = "l1_stem_3x3/weights" in variables
+    first = variables["l1_stem_3x3/weights" if cifar else "conv0/weights"]
+    return {
+        "num_cells": slim_stages(hparams["num_cells"], hparams.get("num_reduction_layers", 2)),
+        "num_filters": filters,
+        "stem": "cifar" if cifar else "imagenet",
+        "stem_channels": int((filters if cifar else 32) * hparams["stem_multiplier"]),
+        "skip_reduction_layer_input": bool(hparams["skip_reduction_layer_input"]),
+        "bn_eps": 1e-5 if cifar else 1e-3,
+        "in_chans": first[2],
+        "num_classes": meta["num_classes"],
+    }
+
+
+def _keras_numbers(meta: Mapping[str, Any]) -> dict[str, Any]:
+    arguments = meta["arguments"]
+    if arguments.get("filter_multiplier", 2) != 2:
+        raise ValueError("filter_multiplier is 2 in every published network")
+    return {
+        "num_cells": arguments["num_blocks"],
+        "num_filters": arguments["penultimate_filters"] // 24,
+        "stem_channels": arguments["stem_block_filters"],
+        "skip_reduction_layer_input": arguments["skip_reduction"],
+        "in_chans": arguments["input_shape"][2],
+        "num_classes": meta["classes"],
+    }
+
+
+def arrays_of(path: Path) -> dict[str, np.ndarray]:
+    """The arrays of an ``.npz`` file by name.
+
+    Raises:
+        GoldenError: if it cannot be read.
+    """
+    try:
+        with np.load(path, allow_pickle=False) as file:
+            return dict(file)
+    except (OSError, ValueError, EOFError, KeyError, zipfile.BadZipFile, zlib.error) as error:
+        raise GoldenError(f"{path}: cannot be read ({one_line(error)})") from None
+
+
+def _channels_last(value: Tensor) -> np.ndarray:
+    return (value.permute(0, 2, 3, 1) if value.ndim == 4 else value).numpy()
+
+
+def as_stored(value: np.ndarray, reference: np.ndarray, where: str) -> np.ndarray:
+    """The places of a map that the folder keeps."""
+    if value.ndim == 4 and value.shape != reference.shape:
+        value = value[:, ::_STORED_EVERY, ::_STORED_EVERY]
+    if value.shape != reference.shape:
+        raise GoldenError(f"{where} has the shape {reference.shape}, but the network gives {value.shape}")
+    return value

@@ -1,0 +1,186 @@
+"""One cell for every genotype: normal, reduction and stem cells alike.
+
+Sources: paper section 2 and figures 3 and 4; TF-slim ``nasnet_utils.py`` (``NasNetABaseCell``) decides the details.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from nasnet_det.genotypes.genotype import Block, CellGenotype
+from nasnet_det.models.drop_path import ScheduledDropPath
+from nasnet_det.models.operations import ConvNorm, LayerSettings, Scale, build_operation, fit
+
+
+class StateShape(NamedTuple):
+    """What is known of a state before it exists: its channels, how often the image was halved to make it, and by how
+    much later kernels are dilated because a halving was left out (networks of limited output stride)."""
+
+    channels: int
+    level: int
+    dilation: int = 1
+
+    def scale_to(self, other: StateShape) -> Scale:
+        """The scale of an operation that takes this state to the level of ``other``, at most one above."""
+        if not 0 <= other.level - self.level <= 1:
+            raise ValueError(f"a state {other.level - self.level} halvings away cannot be made to fit in one step")
+        halves = other.level > self.level and other.dilation == self.dilation
+        return Scale(2 if halves else 1, self.dilation, other.dilation)
+
+
+class Concat(nn.Module):
+    """Join states along the channels."""
+
+    def forward(self, *states: Tensor) -> Tensor:
+        return torch.cat(states, dim=1)
+
+
+class AddNorm(nn.Module):
+    """Add two states, then normalize each example over groups of channels: one group is layer normalization, a group
+    a channel instance normalization (paper appendix B)."""
+
+    def __init__(self, groups: int, channels: int, settings: LayerSettings) -> None:
+        super().__init__()
+        self.norm = nn.GroupNorm(groups, channels, **settings.factory)
+
+    def forward(self, left: Tensor, right: Tensor) -> Tensor:
+        return self.norm(left + right)
+
+
+class Add(nn.Module):
+    """Add two states."""
+
+    def forward(self, left: Tensor, right: Tensor) -> Tensor:
+        return left + right
+
+
+def build_combiner(name: str, filters: int, settings: LayerSettings) -> tuple[nn.Module, int]:
+    """The module of a combiner and the channels of what it makes from two states of ``filters`` channels."""
+    if name == "concat":
+        return Concat(), 2 * filters
+    if name == "add_layer_norm":
+        return AddNorm(1, filters, settings), filters
+    if name == "add_instance_norm":
+        return AddNorm(filters, filters, settings), filters
+    return Add(), filters
+
+
+class CellBlock(nn.Module):
+    """Two operations on two states and the combiner of their results.
+
+    Paths are dropped after every operation except the identity, as in ``_apply_conv_operation``.
+    """
+
+    def __init__(
+        self,
+        genotype: Block,
+        channels: Sequence[int],
+        scales: Sequence[Scale],
+        filters: int,
+        settings: LayerSettings,
+        drop_path: ScheduledDropPath,
+    ) -> None:
+        super().__init__()
+        self.genotype = genotype
+        self.left, self.right = (
+            build_operation(operation, channels[state], filters, settings, scales[state])
+            for state, operation in genotype.sides
+        )
+        self.left_drop, self.right_drop = (
+            nn.Identity() if operation == "identity" else drop_path for _, operation in genotype.sides
+        )
+        self.combine, self.out_channels = build_combiner(genotype.combine, filters, settings)
+
+    def forward(self, states: Sequence[Tensor]) -> Tensor:
+        left = self.left_drop(self.left(states[self.genotype.left]))
+        right = self.right_drop(self.right(states[self.genotype.right]))
+        return self.combine(left, right)
+
+
+class Cell(nn.Module):
+    """A cell of a genotype.
+
+    Its inputs are made to fit first: the current state through ReLU, 1x1 convolution and normalization, the previous
+    one only where its size or width differs. Without a previous state (the first cell of a network) the raw current
+    one takes its place, unprojected. A genotype that passes all states on has as many inputs as blocks, each made to
+    fit only where its width differs. Operations on inputs carry the cell's stride.
+
+    Args:
+        genotype: the blocks and the joined states.
+        inputs: channels and level of each input: ``(current, previous)``, or all states of the cell below; just
+            ``(current,)`` where there is no previous state.
+        filters: F, the channels of every operation's result.
+        scale: stride 1 for a normal cell, 2 for a reduction.
+        settings: how layers are made.
+        drop_prob: ScheduledDropPath's final probability in this cell.
+        passes_all: pass the created states on one by one instead of joining them.
+
+    Raises:
+        ValueError: if an input lies on a level that a cell cannot fit in one step.
+    """
+
+    def __init__(
+        self,
+        genotype: CellGenotype,
+        inputs: Sequence[StateShape],
+        filters: int,
+        scale: Scale,
+        settings: LayerSettings,
+        drop_prob: float = 0.0,
+        passes_all: bool = False,
+    ) -> None:
+        super().__init__()
+        self.genotype, self.passes_all = genotype, passes_all
+        self.drop_path = ScheduledDropPath(drop_prob, settings.device)
+        current = inputs[0]
+        self.preprocess = nn.ModuleList()
+        channels = []
+        for number, shape in enumerate(inputs):
+            if number == 0 and not passes_all:
+                self.preprocess.append(ConvNorm(shape.channels, filters, settings))
+            else:
+                self.preprocess.append(fit(shape.channels, filters, settings, shape.scale_to(current)))
+            channels.append(filters)
+        if len(inputs) == 1 and not passes_all:
+            self.preprocess.append(nn.Identity())
+            channels.append(current.channels)
+        num_inputs = len(channels)
+
+        scales = [scale] * num_inputs + [scale.halved()] * len(genotype.blocks)
+        self.blocks = nn.ModuleList()
+        for block in genotype.blocks:
+            made = CellBlock(block, channels, scales, filters, settings, self.drop_path)
+            self.blocks.append(made)
+            channels.append(made.out_channels)
+
+        # An input that is joined must have the size and width of what the cell creates (TF: "reduction_{state}").
+        self.concat_proj = nn.ModuleDict()
+        for state in genotype.concat:
+            if state < num_inputs and (scale.changes or channels[state] != filters):
+                self.concat_proj[str(state)] = fit(channels[state], filters, settings, scale, relu=False)
+                channels[state] = filters
+        self.concat = Concat()
+        widths = [channels[state] for state in genotype.concat]
+        level = current.level + scale.changes
+        #: The shape of each tensor that the cell returns.
+        self.out_shapes = tuple(
+            StateShape(width, level, scale.dilation_after) for width in (widths if passes_all else [sum(widths)])
+        )
+
+    def forward(self, *inputs: Tensor) -> tuple[Tensor, ...]:
+        """Maps the inputs, each ``(N, channels, H, W)`` (a previous one may be twice as large), to the cell's outputs:
+        one ``(N, channels, ceil(H/stride), ceil(W/stride))`` tensor, or every created state."""
+        if len(inputs) < len(self.preprocess):
+            inputs = (*inputs, inputs[0])
+        states = [fit(x) for fit, x in zip(self.preprocess, inputs, strict=True)]
+        for block in self.blocks:
+            states.append(block(states))
+        concat = [
+            self.concat_proj[str(s)](states[s]) if str(s) in self.concat_proj else states[s]
+            for s in self.genotype.concat
+        ]
+        return tuple(concat) if self.passes_all else (self.concat(*concat),)

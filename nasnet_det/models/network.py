@@ -1,0 +1,365 @@
+"""The network: a stem, stages of normal cells with a reduction cell between them, a classifier.
+
+Its wiring is data (``plan.py``). Sources: paper figure 2; TF-slim ``nets/nasnet/nasnet.py`` decides the details.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from functools import partial
+from numbers import Integral
+from pathlib import Path
+from typing import Any
+
+import torch
+from timm.layers import create_classifier
+from timm.models._features import feature_take_indices
+from torch import Tensor, nn
+
+from nasnet_det.genotypes.genotype import Genotype
+from nasnet_det.genotypes.published import as_genotype
+from nasnet_det.models.cells import Cell, StateShape
+from nasnet_det.models.checkpointing import checkpointed
+from nasnet_det.models.operations import LayerSettings, Scale
+from nasnet_det.models.plan import IMAGENET_STEM_CELLS, CellPlan, Stem, plan_cells
+from nasnet_det.models.stem import AuxiliaryHead, StemConv, initialize
+
+
+class NASNet(nn.Module):
+    """A network of any genotype, with timm's interface.
+
+    Args:
+        genotype: a :class:`Genotype`, its JSON form, a published name, or a JSON file's path.
+        num_cells: N, the normal cells of each of three stages; or the normal cells of every stage, one by one.
+        num_filters: F of the first stage. In the paper's ``N @ P`` notation F = P / 24 for NASNet-A.
+        stem: ``imagenet`` (3x3 stride 2 VALID convolution, then two reduction cells) or ``cifar`` (3x3 convolution).
+        stem_channels: channels of the first convolution.
+        skip_reduction_layer_input: see :func:`plan_cells`.
+        bn_eps: batch norm's epsilon; 1e-3 in the ImageNet networks, 1e-5 in the CIFAR ones.
+        bn_momentum: PyTorch's momentum, 1 - TF's decay.
+        norm_layer: another normalization layer, made by ``norm_layer(channels)``.
+        num_classes: classes of the classifier; 0 for none.
+        in_chans: channels of the image.
+        global_pool: timm's name of the global pooling; ``''`` for none.
+        output_stride: the largest stride; reductions beyond it are replaced by dilation. None for all of them.
+        drop_rate: dropout before the classifier.
+        drop_path_rate: 1 - ScheduledDropPath's final keep probability.
+        aux_head: whether the model has the auxiliary head; in training it then returns ``(logits, aux_logits)``.
+        img_size: the training size, which the auxiliary head's last convolution depends on.
+        device, dtype: where parameters are made.
+
+    Raises:
+        GenotypeError: for an illegal genotype.
+        ValueError: for numbers that make no network, naming them.
+    """
+
+    def __init__(
+        self,
+        genotype: Genotype | Mapping[str, Any] | str | Path = "nasnet_a",
+        num_cells: int | Sequence[int] = 4,
+        num_filters: int = 44,
+        stem: Stem = "imagenet",
+        stem_channels: int = 32,
+        skip_reduction_layer_input: bool = False,
+        bn_eps: float = 1e-3,
+        bn_momentum: float = 0.0003,
+        norm_layer: Callable[[int], nn.Module] | None = None,
+        num_classes: int = 1000,
+        in_chans: int = 3,
+        global_pool: str = "avg",
+        output_stride: int | None = None,
+        drop_rate: float = 0.0,
+        drop_path_rate: float = 0.0,
+        aux_head: bool = False,
+        img_size: int | tuple[int, int] = 224,
+        device: torch.device | str | None = None,
+        dtype: torch.dtype | None = None,
+    ) -> None:
+        super().__init__()
+        self.genotype = as_genotype(genotype)
+        stages = tuple(num_cells) if isinstance(num_cells, Iterable) else (num_cells,) * 3
+        numbers = {"stem_channels": (stem_channels, 1), "num_classes": (num_classes, 0), "in_chans": (in_chans, 1)}
+        for name, (number, least) in numbers.items():
+            if not isinstance(number, Integral) or isinstance(number, bool) or number < least:
+                raise ValueError(f"{name} is a whole number of at least {least}, not {number!r:.60}")
+        self.max_stride = _check_numbers(stages, num_filters, stem, output_stride)
+        self.num_classes, self.num_filters, self.stages = num_classes, num_filters, stages
+        self.grad_checkpointing = False
+
+        if norm_layer is None:
+            norm_layer = partial(nn.BatchNorm2d, eps=bn_eps, momentum=bn_momentum, device=device, dtype=dtype)
+        settings = LayerSettings(norm_layer, device, dtype)
+        self.plan = plan_cells(stages, num_filters, stem, skip_reduction_layer_input)
+        if stem == "imagenet":
+            self.stem: nn.Module = StemConv(in_chans, stem_channels, settings, stride=2, valid=True)
+            first = StateShape(stem_channels, 1)
+        else:
+            self.stem = StemConv(in_chans, stem_channels, settings, stride=1, valid=False)
+            first = StateShape(stem_channels, 0)
+
+        width = self.genotype.num_inputs if self.genotype.passes_all else 1
+        #: The shapes of every output: the stem convolution's, then each cell's.
+        self.out_shapes: list[tuple[StateShape, ...]] = [(first,) * width]
+        self.cells = nn.ModuleDict()
+        for number, plan in enumerate(self.plan):
+            inputs = self._inputs(plan, self.out_shapes)
+            cell = Cell(
+                self.genotype.reduction if plan.reduces else self.genotype.normal,
+                inputs,
+                plan.filters,
+                self._scale(inputs[0], plan.reduces),
+                settings,
+                drop_prob=drop_path_rate * (number + 1) / len(self.plan),
+                passes_all=self.genotype.passes_all,
+            )
+            self.cells[plan.name] = cell
+            self.out_shapes.append(cell.out_shapes)
+
+        #: timm's description of the tapped outputs: the stem's two lowest, and the end of every stage.
+        self.feature_ends = [0, 1] if stem == "imagenet" else []
+        self.feature_ends += [
+            i + 1
+            for i, plan in enumerate(self.plan)
+            if plan.stage >= 0 and (i + 1 == len(self.plan) or self.plan[i + 1].stage > plan.stage)
+        ]
+        self.feature_info = [self._feature_info(end) for end in self.feature_ends]
+
+        self.num_features = self.head_hidden_size = self._channels(len(self.plan))
+        self.act = nn.ReLU()
+        self.global_pool, self.head_drop, self.fc = create_classifier(
+            self.num_features, num_classes, pool_type=global_pool, drop_rate=drop_rate, device=device, dtype=dtype
+        )
+        self.head_hidden_size = self.num_features * self.global_pool.feat_mult()
+        self.aux_head: AuxiliaryHead | None = None
+        if aux_head:
+            self.aux_output = self.cut
+            size = self._map_size(img_size, self.aux_output)
+            self.aux_head = AuxiliaryHead(self._channels(self.aux_output), num_classes, size, settings)
+        initialize(self)
+        self.register_load_state_dict_pre_hook(_rename_old_keys)
+
+    @property
+    def _model_args(self) -> dict[str, Any]:
+        """What timm writes into a saved model's config: the arguments, a genotype by value rather than by path."""
+        return self.__dict__.get("_arguments", {})
+
+    @_model_args.setter
+    def _model_args(self, arguments: Mapping[str, Any]) -> None:
+        travels = {"genotype": self.genotype.to_dict()} if "genotype" in arguments else {}
+        self.__dict__["_arguments"] = {**arguments, **travels}
+
+    @property
+    def cut(self) -> int:
+        """The output just below the last reduction: where the auxiliary head reads and a detector cuts (section 4 of
+        the paper; TF Object Detection API ``faster_rcnn_nas``)."""
+        reductions = [i for i, plan in enumerate(self.plan) if plan.reduces and plan.stage > 0]
+        if not reductions:
+            raise ValueError("a network of one stage has no reduction to cut it at")
+        return reductions[-1]
+
+    def run_cells(
+        self, outputs: dict[int, tuple[Tensor, ...]], start: int, stop: int
+    ) -> Iterator[tuple[int, tuple[Tensor, ...]]]:
+        """Run cells ``start`` to ``stop - 1``, yielding each one's output number and output.
+
+        Args:
+            outputs: the outputs that those cells read from below, by number. Outputs that no later cell of the network
+                reads are dropped from it as soon as they can be.
+        """
+        for i in range(start, stop):
+            plan = self.plan[i]
+            inputs = self._inputs(plan, outputs)
+            outputs[i + 1] = self._run_cell(self.cells[plan.name], inputs)
+            for number in [n for n in outputs if n <= i and not self._is_read(n, after=i)]:
+                del outputs[number]
+            yield i + 1, outputs[i + 1]
+
+    def forward_stem(self, x: Tensor) -> tuple[Tensor, ...]:
+        """Maps an image ``(N, in_chans, H, W)`` in [-1, 1] to output 0, once for each input of the first cell."""
+        return (self.stem(x),) * len(self.out_shapes[0])
+
+    def forward_features(self, x: Tensor) -> Tensor:
+        """Maps ``(N, in_chans, H, W)`` to the activated last map ``(N, num_features, H/32, W/32)``."""
+        return self._forward_maps(x)[0]
+
+    def forward_head(self, x: Tensor, pre_logits: bool = False) -> Tensor:
+        """Maps the last map to logits ``(N, num_classes)``, or to the pooled features before them."""
+        x = self.head_drop(self.global_pool(x))
+        return x if pre_logits else self.fc(x)
+
+    def forward(self, x: Tensor) -> Tensor | tuple[Tensor, Tensor]:
+        """Maps ``(N, in_chans, H, W)`` to logits ``(N, num_classes)``; in training with an auxiliary head to logits and
+        auxiliary logits."""
+        features, auxiliary = self._forward_maps(x)
+        logits = self.forward_head(features)
+        if auxiliary is None or self.aux_head is None:
+            return logits
+        return logits, self.aux_head(auxiliary)
+
+    def forward_intermediates(
+        self,
+        x: Tensor,
+        indices: int | list[int] | None = None,
+        norm: bool = False,
+        stop_early: bool = False,
+        output_fmt: str = "NCHW",
+        intermediates_only: bool = False,
+    ) -> Any:
+        """The activated maps at the tapped outputs (``feature_info``), as the next cell reads them; index 0 of an
+        ImageNet network is the stem convolution's, not activated, as timm's ``nasnetalarge`` gives it.
+
+        Args:
+            x: images ``(N, in_chans, H, W)``.
+            indices: the last n taps if a number, all if None.
+            norm: unused: no normalization ends the network.
+            stop_early: run no cell above the last tap asked for.
+            output_fmt: only ``NCHW``.
+            intermediates_only: return only the list of maps, not the pair of the last map and that list.
+        """
+        if output_fmt != "NCHW":
+            raise ValueError(f"output_fmt is NCHW, not {output_fmt!r}")
+        take, max_index = feature_take_indices(len(self.feature_ends), indices)
+        ends = [self.feature_ends[i] for i in take]
+        outputs = {0: self.forward_stem(x)}
+        maps = {0: outputs[0][0]} if 0 in ends else {}
+        stop = self.feature_ends[max_index] if stop_early else len(self.plan)
+        last: tuple[Tensor, ...] = outputs[0]
+        for number, last in self.run_cells(outputs, 0, stop):
+            if number in ends:
+                maps[number] = self._activated(last)
+        intermediates = [maps[end] for end in ends]
+        if intermediates_only:
+            return intermediates
+        return (self._activated(last) if stop else last[0]), intermediates
+
+    def prune_intermediate_layers(
+        self, indices: int | list[int] = 1, prune_norm: bool = False, prune_head: bool = True
+    ) -> list[int]:
+        """Remove the cells above the last tap asked for, and the head, which cannot read what is left."""
+        take, max_index = feature_take_indices(len(self.feature_ends), indices)
+        keep = self.feature_ends[max_index]
+        pruned = keep < len(self.plan)
+        for plan in self.plan[keep:]:
+            del self.cells[plan.name]
+        self.plan = self.plan[:keep]
+        if prune_head or pruned:
+            self.num_features = self._channels(keep)
+            self.aux_head = None
+            self.reset_classifier(0, "")
+        return take
+
+    def get_classifier(self) -> nn.Module:
+        """The linear layer."""
+        return self.fc
+
+    def reset_classifier(self, num_classes: int, global_pool: str | None = None) -> None:
+        """Replace the classifier, and the auxiliary one with it; 0 classes for none."""
+        self.num_classes = num_classes
+        parameter = next(self.parameters())
+        place: dict[str, Any] = {"device": parameter.device, "dtype": parameter.dtype}
+        pool = self.global_pool.pool_type if global_pool is None else global_pool
+        self.global_pool, self.fc = create_classifier(self.num_features, num_classes, pool_type=pool, **place)
+        self.head_hidden_size = self.num_features * self.global_pool.feat_mult()
+        if self.aux_head is not None:
+            self.aux_head.fc = nn.Linear(self.aux_head.fc.in_features, num_classes, **place)
+            initialize(self.aux_head.fc)
+        if num_classes > 0:
+            initialize(self.fc)
+
+    def set_grad_checkpointing(self, enable: bool = True) -> None:
+        """Keep only the cells' outputs in training and compute the rest again in the backward pass."""
+        self.grad_checkpointing = enable
+
+    def group_matcher(self, coarse: bool = False) -> dict[str, Any]:
+        """timm's layer groups, for layer-wise learning rates: the stem, then each cell (or stage, if coarse)."""
+        order = {plan.name: (plan.stage if coarse else i) for i, plan in enumerate(self.plan)}
+        stem = [name for name in order if name.startswith("cell_stem")]
+        return {
+            "stem": "|".join([r"^stem\.", *(rf"^cells\.{name}\." for name in stem)]),
+            "blocks": [(rf"^cells\.{name}\.", (i,)) for name, i in order.items() if name not in stem],
+        }
+
+    def _forward_maps(self, x: Tensor) -> tuple[Tensor, Tensor | None]:
+        """The activated last map, and the auxiliary head's map where there is one to train."""
+        outputs = {0: self.forward_stem(x)}
+        wants_auxiliary = self.training and self.aux_head is not None
+        auxiliary = None
+        last: tuple[Tensor, ...] = outputs[0]
+        for number, last in self.run_cells(outputs, 0, len(self.plan)):
+            if wants_auxiliary and number == self.aux_output:
+                auxiliary = _joined(last)
+        return (self._activated(last) if self.plan else last[0]), auxiliary
+
+    def _run_cell(self, cell: nn.Module, inputs: Sequence[Tensor]) -> tuple[Tensor, ...]:
+        if self.grad_checkpointing and self.training and torch.is_grad_enabled():
+            return checkpointed(cell, inputs)
+        return cell(*inputs)
+
+    def _inputs(self, plan: CellPlan, outputs: Mapping[int, tuple[Any, ...]] | Sequence[tuple[Any, ...]]) -> tuple:
+        """What a cell reads of all outputs: the current and the previous one, or all states of the current one."""
+        if self.genotype.passes_all or plan.previous is None:
+            return outputs[plan.current]
+        return outputs[plan.current][0], outputs[plan.previous][0]
+
+    def _is_read(self, number: int, after: int) -> bool:
+        """Whether a cell after cell ``after`` reads output ``number``."""
+        return any(number in (plan.current, plan.previous) for plan in self.plan[after + 1 :])
+
+    def _scale(self, state: StateShape, reduces: bool) -> Scale:
+        if not reduces:
+            return Scale(1, state.dilation, state.dilation)
+        if self.max_stride is not None and 2 ** (state.level + 1) > self.max_stride:
+            return Scale(1, state.dilation, 2 * state.dilation)
+        return Scale(2)
+
+    def _channels(self, output: int) -> int:
+        shapes = self.out_shapes[output]
+        return sum(shape.channels for shape in shapes) if output else shapes[0].channels
+
+    def _feature_info(self, output: int) -> dict[str, Any]:
+        shape = self.out_shapes[output][0]
+        module = f"cells.{self.plan[output - 1].name}" if output else "stem"
+        return {"num_chs": self._channels(output), "reduction": 2**shape.level // shape.dilation, "module": module}
+
+    def _map_size(self, img_size: int | tuple[int, int], output: int) -> tuple[int, int]:
+        """Height and width of an output for images of one size: the VALID stem, then halves rounded up."""
+        sides = [img_size, img_size] if isinstance(img_size, int) else list(img_size)
+        shape, first = self.out_shapes[output][0], self.out_shapes[0][0]
+        stride = 2 ** (shape.level - first.level) // shape.dilation
+        sides = [(side - 1) // 2 if first.level else side for side in sides]
+        height, width = (math.ceil(side / stride) for side in sides)
+        return height, width
+
+    def _activated(self, output: tuple[Tensor, ...]) -> Tensor:
+        return self.act(_joined(output))
+
+
+def _joined(output: tuple[Tensor, ...]) -> Tensor:
+    return output[0] if len(output) == 1 else torch.cat(output, dim=1)
+
+
+def _check_numbers(stages: Sequence[int], num_filters: int, stem: str, output_stride: int | None) -> int | None:
+    """Refuse numbers that make no network; give the largest stride, None for no limit."""
+    if stem not in ("imagenet", "cifar"):
+        raise ValueError(f"stem is 'imagenet' or 'cifar', not {stem!r:.60}")
+    if not stages or any(type(n) is not int or n < 1 for n in stages):
+        raise ValueError(f"num_cells is the normal cells of each stage, at least 1, not {stages!r:.60}")
+    least = 2**IMAGENET_STEM_CELLS if stem == "imagenet" else 1
+    if type(num_filters) is not int or num_filters < least:
+        raise ValueError(f"num_filters is a whole number of at least {least} with this stem, not {num_filters!r:.60}")
+    first, count = (2, len(stages) + IMAGENET_STEM_CELLS) if stem == "imagenet" else (1, len(stages))
+    strides = [first * 2**i for i in range(count)]
+    if output_stride is not None and output_stride not in strides:
+        raise ValueError(f"output_stride is one of {strides} for this network, not {output_stride!r:.60}")
+    return output_stride
+
+
+def _rename_old_keys(module: nn.Module, state_dict: dict[str, Any], prefix: str, *unused: Any) -> None:
+    """A load hook for state dicts of release 0.1, in which projections of inputs and outputs had other names."""
+    del module, unused
+    for key in [key for key in state_dict if key.startswith(f"{prefix}cells.")]:
+        cell, _, name = key.removeprefix(f"{prefix}cells.").partition(".")
+        for old, new in (("fits.", "preprocess."), ("joins.", "concat_proj.")):
+            if name.startswith(old):
+                state_dict[f"{prefix}cells.{cell}.{new}{name.removeprefix(old)}"] = state_dict.pop(key)

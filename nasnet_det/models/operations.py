@@ -1,0 +1,269 @@
+"""What a genotype's names mean: the table from an operation's name to its module.
+
+Every convolution follows the order ReLU, convolution, batch norm, without bias (paper appendix A.4). A separable
+convolution is applied twice, with nothing between its depthwise and pointwise parts. All padding is TensorFlow's SAME.
+Sources: TF-slim ``nasnet_utils.py``; for the convolutions that NASNet-A does not use, ``tensorflow/tpu``
+``amoeba_net/network_utils.py``, written for the same search space.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from nasnet_det.genotypes.genotype import OPERATIONS
+from nasnet_det.models.padding import AvgPool2dSame, Conv2dSame, MaxPool2dSame, shift, subsample
+
+Kernel = int | tuple[int, int]
+
+
+@dataclass(frozen=True)
+class LayerSettings:
+    """How the layers of one network are made.
+
+    ``norm`` makes a normalization layer of a number of channels; ``device`` and ``dtype`` are where parameters live.
+    """
+
+    norm: Callable[..., nn.Module]
+    device: torch.device | str | None = None
+    dtype: torch.dtype | None = None
+
+    @property
+    def factory(self) -> dict[str, Any]:
+        """The keyword arguments that place parameters."""
+        return {"device": self.device, "dtype": self.dtype}
+
+
+@dataclass(frozen=True)
+class Scale:
+    """How an operation changes the size of a map.
+
+    ``stride`` is 1 or 2. In a network of limited output stride (an "atrous" one) a stride of 2 is replaced by
+    ``dilation`` becoming ``dilation_after`` from there on; elsewhere both are 1.
+    """
+
+    stride: int = 1
+    dilation: int = 1
+    dilation_after: int = 1
+
+    @property
+    def changes(self) -> bool:
+        """Whether this is a reduction, by stride or by dilation."""
+        return self.stride > 1 or self.dilation_after != self.dilation
+
+    def halved(self) -> Scale:
+        """The scale of what follows."""
+        return Scale(1, self.dilation_after, self.dilation_after)
+
+
+class ConvNorm(nn.Module):
+    """(ReLU,) convolution, normalization: ``(N, in, H, W)`` to ``(N, out, ceil(H/s), ceil(W/s))``."""
+
+    def __init__(
+        self,
+        in_channels: int,
+        out_channels: int,
+        settings: LayerSettings,
+        kernel: Kernel = 1,
+        scale: Scale = Scale(),
+        relu: bool = True,
+        dilation: int = 1,
+    ) -> None:
+        super().__init__()
+        self.act = nn.ReLU() if relu else nn.Identity()
+        # Of a pair of kernels (1x7 then 7x1) each strides along its own axis only.
+        sides = (kernel, kernel) if isinstance(kernel, int) else kernel
+        keeps = [side == 1 and sides != (1, 1) for side in sides]
+        strides = (1 if keeps[0] else scale.stride, 1 if keeps[1] else scale.stride)
+        # A 1x1 kernel has no reach, so its dilation says nothing.
+        rate = 1 if kernel == 1 else scale.dilation * dilation
+        self.conv: nn.Conv2d = Conv2dSame(
+            in_channels, out_channels, kernel, (strides[0], strides[1]), rate, **settings.factory
+        )
+        self.bn = settings.norm(out_channels)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.bn(self.conv(self.act(x)))
+
+
+class SeparableConvNorm(nn.Module):
+    """ReLU, depthwise convolution, pointwise convolution, normalization; nothing between the two convolutions."""
+
+    def __init__(
+        self,
+        in_channels: int,
+        out_channels: int,
+        settings: LayerSettings,
+        kernel: Kernel,
+        scale: Scale = Scale(),
+        dilation: int = 1,
+    ) -> None:
+        super().__init__()
+        self.act = nn.ReLU()
+        self.depthwise = Conv2dSame(
+            in_channels,
+            in_channels,
+            kernel,
+            scale.stride,
+            scale.dilation * dilation,
+            groups=in_channels,
+            **settings.factory,
+        )
+        self.pointwise = Conv2dSame(in_channels, out_channels, 1, **settings.factory)
+        self.bn = settings.norm(out_channels)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.bn(self.pointwise(self.depthwise(self.act(x))))
+
+
+class FactorizedReduction(nn.Module):
+    """Halve a map without losing places: two subsampled 1x1 paths, the second shifted by one pixel; concat, norm.
+
+    Maps ``(N, in, H, W)`` to ``(N, out, ceil(H/2), ceil(W/2))`` (TF-slim ``factorized_reduction``).
+    """
+
+    def __init__(
+        self, in_channels: int, out_channels: int, settings: LayerSettings, scale: Scale, relu: bool = True
+    ) -> None:
+        super().__init__()
+        self.scale = scale
+        self.act = nn.ReLU() if relu else nn.Identity()
+        self.path1 = Conv2dSame(in_channels, out_channels // 2, 1, **settings.factory)
+        self.path2 = Conv2dSame(in_channels, out_channels - out_channels // 2, 1, **settings.factory)
+        self.bn = settings.norm(out_channels)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.act(x)
+        first = self.path1(subsample(x, self.scale.stride))
+        second = self.path2(subsample(shift(x, self.scale.dilation), self.scale.stride))
+        return self.bn(torch.cat((first, second), dim=1))
+
+
+Builder = Callable[[int, int, LayerSettings, Scale], nn.Module]
+
+
+def build_operation(
+    name: str, in_channels: int, out_channels: int, settings: LayerSettings, scale: Scale = Scale()
+) -> nn.Module:
+    """The module of one operation: ``(N, in, H, W)`` to ``(N, out, ceil(H/stride), ceil(W/stride))``.
+
+    Raises:
+        KeyError: if no operation has that name.
+    """
+    return _BUILDERS[name](in_channels, out_channels, settings, scale)
+
+
+def register_operation(name: str, description: str, builder: Builder) -> None:
+    """Let genotypes use a new operation (see ``docs/new-operation.md``).
+
+    Args:
+        name: the name in genotypes.
+        description: what pictures and tables call it.
+        builder: makes its module from input channels, output channels, settings and scale.
+
+    Raises:
+        ValueError: if the name is taken.
+    """
+    if name in _BUILDERS:
+        raise ValueError(f"there is an operation called {name!r} already")
+    OPERATIONS[name] = description
+    _BUILDERS[name] = builder
+
+
+def fit(in_channels: int, out_channels: int, settings: LayerSettings, scale: Scale, relu: bool = True) -> nn.Module:
+    """What makes a state fit another size or width: factorized reduction, 1x1 convolution, or nothing."""
+    if scale.changes:
+        return FactorizedReduction(in_channels, out_channels, settings, scale, relu)
+    if in_channels != out_channels:
+        return ConvNorm(in_channels, out_channels, settings, relu=relu)
+    return nn.Identity()
+
+
+def _identity(in_channels: int, out_channels: int, settings: LayerSettings, scale: Scale) -> nn.Module:
+    if scale.changes or in_channels != out_channels:
+        return ConvNorm(in_channels, out_channels, settings, scale=scale)
+    return nn.Identity()
+
+
+def _pool(
+    kind: type[MaxPool2dSame] | type[AvgPool2dSame],
+    kernel: int,
+    in_channels: int,
+    out_channels: int,
+    settings: LayerSettings,
+    scale: Scale,
+) -> nn.Module:
+    pool = kind(kernel, scale.stride, scale.dilation)
+    if in_channels == out_channels:
+        return pool
+    return nn.Sequential(pool, ConvNorm(in_channels, out_channels, settings, relu=False))
+
+
+def _separable(
+    kernel: int,
+    times: int,
+    dilation: int,
+    in_channels: int,
+    out_channels: int,
+    settings: LayerSettings,
+    scale: Scale,
+) -> nn.Module:
+    layers = []
+    for _ in range(times):
+        layers.append(SeparableConvNorm(in_channels, out_channels, settings, kernel, scale, dilation))
+        in_channels, scale = out_channels, scale.halved()
+    return nn.Sequential(*layers)
+
+
+def _plain(in_channels: int, out_channels: int, settings: LayerSettings, scale: Scale) -> nn.Module:
+    return ConvNorm(in_channels, out_channels, settings, scale=scale)
+
+
+def _bottleneck(
+    kernels: tuple[Kernel, ...],
+    share: float,
+    dilation: int,
+    in_channels: int,
+    out_channels: int,
+    settings: LayerSettings,
+    scale: Scale,
+) -> nn.Module:
+    """A dense convolution at a share of the width, between 1x1 convolutions (``network_utils.py``); at full width
+    where that share would leave no channel."""
+    width = int(share * out_channels)
+    inner = width or out_channels
+    layers: list[nn.Module] = [ConvNorm(in_channels, width, settings)] if width else []
+    channels = width or in_channels
+    for kernel in kernels:
+        layers.append(ConvNorm(channels, inner, settings, kernel, scale, dilation=dilation))
+        channels = inner
+    if width:
+        layers.append(ConvNorm(width, out_channels, settings))
+    return nn.Sequential(*layers)
+
+
+_BUILDERS: dict[str, Builder] = {
+    "identity": _identity,
+    "conv_1x1": _plain,
+    "conv_3x3": partial(_bottleneck, (3,), 1 / 4, 1),
+    "conv_1x3_3x1": partial(_bottleneck, ((1, 3), (3, 1)), 3 / 8, 1),
+    "conv_1x7_7x1": partial(_bottleneck, ((1, 7), (7, 1)), 1 / 4, 1),
+    "conv_7x1_1x7": partial(_bottleneck, ((7, 1), (1, 7)), 1 / 4, 1),
+    "dil_conv_3x3": partial(_bottleneck, (3,), 1 / 4, 2),
+    "sep_conv_3x3": partial(_separable, 3, 2, 1),
+    "sep_conv_5x5": partial(_separable, 5, 2, 1),
+    "sep_conv_7x7": partial(_separable, 7, 2, 1),
+    "dil_sep_conv_5x5": partial(_separable, 5, 2, 2),
+    "dil_sep_conv_3x3_once": partial(_separable, 3, 1, 2),
+    "dil_sep_conv_5x5_once": partial(_separable, 5, 1, 2),
+    "avg_pool_3x3": partial(_pool, AvgPool2dSame, 3),
+    "max_pool_2x2": partial(_pool, MaxPool2dSame, 2),
+    "max_pool_3x3": partial(_pool, MaxPool2dSame, 3),
+    "max_pool_5x5": partial(_pool, MaxPool2dSame, 5),
+    "max_pool_7x7": partial(_pool, MaxPool2dSame, 7),
+}

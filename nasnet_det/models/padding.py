@@ -1,0 +1,144 @@
+"""TensorFlow's SAME convolution and pooling, exact at any input size.
+
+SAME pads so that the output has ``ceil(size / stride)`` places. At stride 2 the padding depends on the size's parity:
+an even size gets one row less before than after, an odd size the same on both sides. PyTorch's symmetric ``padding``
+can express only the odd case, and padding with zeros before an average pool counts the border; both make the ports
+in use approximate (``tensorflow/python/ops/nn_ops.py`` documents the rule).
+
+The arithmetic below is plain ``+ - // %`` on sizes, so it also holds for the symbolic sizes of ``torch.export``.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+Pair = tuple[int, int]
+
+
+def same_padding(size: int, kernel: int, stride: int, dilation: int = 1) -> tuple[int, int]:
+    """The places to add before and after one axis of ``size`` places; below zero, so many are cut off.
+
+    TensorFlow's to the place, but that where a window is smaller than its stride, the places after the last window are
+    cut. So the windows always end where the axis does, and the output has ``(size - 1) // stride + 1`` places without
+    a remainder, for which PyTorch's pooling would ask of a symbolic size.
+    """
+    reach = (kernel - 1) * dilation + 1
+    before = (reach - stride + -size % stride) // 2 if reach >= stride else 0
+    return before, (size - 1) // stride * stride + reach - size - before
+
+
+def pad_same(x: Tensor, kernel: Pair, stride: Pair, dilation: int = 1, value: float = 0.0) -> Tensor:
+    """Pad ``(N, C, H, W)`` for a window of ``kernel`` places with ``value``, as SAME does."""
+    top, bottom = same_padding(x.shape[-2], kernel[0], stride[0], dilation)
+    left, right = same_padding(x.shape[-1], kernel[1], stride[1], dilation)
+    return functional.pad(x, (left, right, top, bottom), value=value)
+
+
+def _pair(value: int | Pair) -> Pair:
+    return (value, value) if isinstance(value, int) else value
+
+
+def _is_symmetric(kernel: Pair, stride: Pair) -> bool:
+    """Whether SAME is plain symmetric padding whatever the size."""
+    return stride == (1, 1) and all(side % 2 == 1 for side in kernel)
+
+
+class Conv2dSame(nn.Conv2d):
+    """A 2-D convolution without bias, padded as TensorFlow's SAME.
+
+    Maps ``(N, in_channels, H, W)`` to ``(N, out_channels, ceil(H / stride), ceil(W / stride))``.
+    """
+
+    def __init__(
+        self,
+        in_channels: int,
+        out_channels: int,
+        kernel: int | Pair,
+        stride: int | Pair = 1,
+        dilation: int = 1,
+        groups: int = 1,
+        device: torch.device | str | None = None,
+        dtype: torch.dtype | None = None,
+    ) -> None:
+        sides, strides = _pair(kernel), _pair(stride)
+        border = ((sides[0] - 1) * dilation // 2, (sides[1] - 1) * dilation // 2)
+        self.pads_itself = _is_symmetric(sides, strides)
+        super().__init__(
+            in_channels,
+            out_channels,
+            sides,
+            stride=strides,
+            padding=border if self.pads_itself else 0,
+            dilation=dilation,
+            groups=groups,
+            bias=False,
+            device=device,
+            dtype=dtype,
+        )
+
+    def forward(self, x: Tensor) -> Tensor:
+        if not self.pads_itself:
+            kernel, stride = (self.kernel_size[0], self.kernel_size[1]), (self.stride[0], self.stride[1])
+            x = pad_same(x, kernel, stride, self.dilation[0])
+        return super().forward(x)
+
+
+class MaxPool2dSame(nn.Module):
+    """Max pooling padded as SAME: the border never wins. Maps ``(N, C, H, W)`` to ``(N, C, ceil(H/s), ceil(W/s))``."""
+
+    def __init__(self, kernel: int, stride: int = 1, dilation: int = 1) -> None:
+        super().__init__()
+        self.kernel, self.stride, self.dilation = kernel, stride, dilation
+
+    def forward(self, x: Tensor) -> Tensor:
+        window, stride = _pair(self.kernel), _pair(self.stride)
+        if _is_symmetric(window, stride) and self.dilation == 1:
+            return functional.max_pool2d(x, self.kernel, 1, self.kernel // 2)
+        # The least finite value, not -inf, which some backends turn to NaN; every window holds a real place anyway.
+        x = pad_same(x, window, stride, self.dilation, value=torch.finfo(x.dtype).min)
+        return functional.max_pool2d(x, self.kernel, self.stride, dilation=self.dilation)
+
+    def extra_repr(self) -> str:
+        return f"{self.kernel}, stride={self.stride}, dilation={self.dilation}"
+
+
+class AvgPool2dSame(nn.Module):
+    """Average pooling padded as SAME: the mean over the real places of each window, the border not counted.
+
+    Maps ``(N, C, H, W)`` to ``(N, C, ceil(H/s), ceil(W/s))``.
+    """
+
+    def __init__(self, kernel: int, stride: int = 1, dilation: int = 1) -> None:
+        super().__init__()
+        self.kernel, self.stride, self.dilation = kernel, stride, dilation
+
+    def forward(self, x: Tensor) -> Tensor:
+        window, stride = _pair(self.kernel), _pair(self.stride)
+        if _is_symmetric(window, stride) and self.dilation == 1:
+            return functional.avg_pool2d(x, self.kernel, 1, self.kernel // 2, count_include_pad=False)
+        # Sum over the padded window, divided by how many of its places are real. One channel of ones counts them.
+        ones = torch.ones((1, 1, x.shape[-2], x.shape[-1]), dtype=x.dtype, device=x.device)
+        return self._mean_with_zeros(x) / self._mean_with_zeros(ones)
+
+    def _mean_with_zeros(self, x: Tensor) -> Tensor:
+        x = pad_same(x, _pair(self.kernel), _pair(self.stride), self.dilation)
+        if self.dilation == 1:
+            return functional.avg_pool2d(x, self.kernel, self.stride)
+        positions = self.kernel * self.kernel
+        weight = torch.full((x.shape[1], 1, self.kernel, self.kernel), 1.0 / positions, dtype=x.dtype, device=x.device)
+        return functional.conv2d(x, weight, stride=self.stride, dilation=self.dilation, groups=x.shape[1])
+
+    def extra_repr(self) -> str:
+        return f"{self.kernel}, stride={self.stride}, dilation={self.dilation}"
+
+
+def subsample(x: Tensor, stride: int) -> Tensor:
+    """Every ``stride``-th row and column of ``(N, C, H, W)``: TF-slim's 1x1 average pool with VALID padding."""
+    return functional.avg_pool2d(pad_same(x, (1, 1), (stride, stride)), 1, stride) if stride > 1 else x
+
+
+def shift(x: Tensor, positions: int) -> Tensor:
+    """``(N, C, H, W)`` moved up and left by ``positions``, zeros entering at the bottom and right (``path2``)."""
+    return functional.pad(x, (-positions, positions, -positions, positions))

@@ -1,0 +1,80 @@
+"""The wiring of a network, written down as data: which cell stands where, and what it reads.
+
+Everything else follows from it: what is built, which output a cell reads, where features are tapped, what is pruned,
+and where a detector cuts the network in two. Sources: paper figure 2; TF-slim ``nets/nasnet/nasnet.py``
+(``_build_nasnet_base``) decides the details.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+from typing import Literal
+
+Stem = Literal["imagenet", "cifar"]
+IMAGENET_STEM_CELLS = 2
+
+
+@dataclass(frozen=True)
+class CellPlan:
+    """One cell's place in the network.
+
+    Outputs are numbered in the order they are made; 0 is the stem convolution's, ``i + 1`` is that of cell ``i``.
+
+    Args:
+        name: TF-slim's scope: ``cell_stem_0``, ``cell_7``, ``reduction_cell_1``.
+        reduces: whether it is the genotype's reduction cell.
+        current: the output it reads as its current state.
+        previous: the output it reads as its previous state; None for the first cell.
+        filters: F of this cell.
+        stage: how many reductions lie below its output, the stem's not counted; -1 for stem cells.
+    """
+
+    name: str
+    reduces: bool
+    current: int
+    previous: int | None
+    filters: int
+    stage: int
+
+
+def plan_cells(
+    stages: Sequence[int], num_filters: int, stem: Stem = "imagenet", skip_reduction_layer_input: bool = False
+) -> tuple[CellPlan, ...]:
+    """The wiring of a network.
+
+    Args:
+        stages: the number of normal cells before the first reduction, between reductions, and after the last.
+        num_filters: F of the first stage; it doubles at every reduction. The ImageNet stem's cells have F/4 and F/2.
+        stem: ``imagenet`` puts two reduction cells below the first stage, ``cifar`` none.
+        skip_reduction_layer_input: the first normal cell after a reduction takes as its previous state what the
+            reduction took as its own (the released large network), instead of the output just below the reduction.
+    """
+    plans: list[CellPlan] = []
+    outputs: list[int | None] = [None, 0]  # TF-slim's cell_outputs
+
+    def add(name: str, reduces: bool, filters: int, stage: int, previous: int | None) -> None:
+        plans.append(CellPlan(name, reduces, len(plans), previous, filters, stage))
+        outputs.append(len(plans))
+
+    if stem == "imagenet":
+        for i in range(IMAGENET_STEM_CELLS):
+            add(f"cell_stem_{i}", True, num_filters // 2 ** (IMAGENET_STEM_CELLS - i), -1, outputs[-2])
+    number = 0
+    for stage, num_cells in enumerate(stages):
+        filters = num_filters * 2**stage
+        skipped = outputs[-2]
+        if stage:
+            add(f"reduction_cell_{stage - 1}", True, filters, stage, outputs[-2])
+        for i in range(num_cells):
+            previous = skipped if i == 0 and skip_reduction_layer_input else outputs[-2]
+            add(f"cell_{number}", False, filters, stage, previous)
+            number += 1
+    return tuple(plans)
+
+
+def slim_stages(num_cells: int, num_reductions: int = 2) -> tuple[int, ...]:
+    """Normal cells per stage from their total: TF-slim's ``calc_reduction_layers``."""
+    positions = [0, *(int(k / (num_reductions + 1) * num_cells) for k in range(1, num_reductions + 1)), num_cells]
+    return tuple(after - before for before, after in pairwise(positions))

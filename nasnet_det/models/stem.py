@@ -1,0 +1,82 @@
+"""What stands at a network's ends: the first convolution, the auxiliary head, and how weights begin."""
+
+from __future__ import annotations
+
+import math
+
+from torch import Tensor, nn
+
+from nasnet_det.models.operations import LayerSettings
+
+
+class StemConv(nn.Module):
+    """The first convolution, 3x3, and its normalization; VALID and stride 2 for ImageNet, SAME for CIFAR."""
+
+    def __init__(self, in_chans: int, out_channels: int, settings: LayerSettings, stride: int, valid: bool) -> None:
+        super().__init__()
+        padding = 0 if valid else 1
+        self.conv = nn.Conv2d(in_chans, out_channels, 3, stride, padding, bias=False, **settings.factory)
+        self.bn = settings.norm(out_channels)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.bn(self.conv(x))
+
+
+class AuxiliaryHead(nn.Module):
+    """TF-slim's ``_build_aux_head``: 5x5 average pool of stride 3, 1x1 convolution to 128, a convolution over the whole
+    remaining map to 768, a linear layer; batch norm and ReLU after each convolution.
+
+    Args:
+        map_size: height and width of the ``(N, in_channels, H, W)`` map that it reads.
+    """
+
+    def __init__(self, in_channels: int, num_classes: int, map_size: tuple[int, int], settings: LayerSettings) -> None:
+        super().__init__()
+        if min(map_size) < 5:
+            raise ValueError(f"the auxiliary head pools 5x5 windows, but at this image size its map is {map_size}")
+        self.map_size = map_size
+        remaining = ((map_size[0] - 5) // 3 + 1, (map_size[1] - 5) // 3 + 1)
+        self.act = nn.ReLU()
+        self.pool = nn.AvgPool2d(5, stride=3)
+        self.project = nn.Conv2d(in_channels, 128, 1, bias=False, **settings.factory)
+        self.bn0 = settings.norm(128)
+        self.whole = nn.Conv2d(128, 768, remaining, bias=False, **settings.factory)
+        self.bn1 = settings.norm(768)
+        self.fc = nn.Linear(768, num_classes, **settings.factory)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Maps ``(N, in_channels, H, W)`` to logits ``(N, num_classes)``.
+
+        Raises:
+            ValueError: if the map is not of the size that the head was made for.
+        """
+        if tuple(x.shape[-2:]) != self.map_size:
+            raise ValueError(
+                f"the auxiliary head was made for maps of {self.map_size}, not {tuple(x.shape[-2:])}: "
+                "create the model with img_size set to the training size"
+            )
+        x = self.act(self.bn0(self.project(self.pool(self.act(x)))))
+        x = self.act(self.bn1(self.whole(x)))
+        return self.fc(x.flatten(1))
+
+
+def initialize(model: nn.Module) -> None:
+    """TF-slim's ``variance_scaling_initializer(mode='FAN_OUT')`` for convolutions and linear layers, zero biases.
+
+    A truncated normal of standard deviation ``sqrt(1.3 * 2 / fan_out)``, cut at two of them; a depthwise kernel's fan
+    out is its area.
+    """
+    for module in model.modules():
+        if isinstance(module, nn.Conv2d):
+            area = module.kernel_size[0] * module.kernel_size[1]
+            _truncated_normal(module.weight, area * (module.out_channels // module.groups))
+        elif isinstance(module, nn.Linear):
+            _truncated_normal(module.weight, module.out_features)
+            nn.init.zeros_(module.bias)
+
+
+def _truncated_normal(weight: Tensor, fan_out: int) -> None:
+    if not fan_out:
+        raise ValueError("a layer would have no channel: the network needs more filters")
+    std = math.sqrt(1.3 * 2.0 / fan_out)
+    nn.init.trunc_normal_(weight, std=std, a=-2 * std, b=2 * std)

@@ -1,0 +1,1 @@
+"""Reading and writing without surprises: whole files or none, pickles as data, values of outside checked."""

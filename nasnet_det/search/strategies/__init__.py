@@ -1,0 +1,1 @@
+"""Search strategies: their contract, and one module for each kind."""

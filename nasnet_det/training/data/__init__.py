@@ -1,0 +1,1 @@
+"""Image classification data: CIFAR-10 and image folders."""

@@ -1,0 +1,71 @@
+"""The demo, run as a user runs it, with a network small enough for a test; and in earnest where there is time."""
+
+from __future__ import annotations
+
+import json
+import runpy
+from pathlib import Path
+
+import pytest
+
+pytest.importorskip("detectron2")
+from detectron2.data import DatasetCatalog, MetadataCatalog
+
+main = runpy.run_path(str(Path(__file__).parents[2] / "tools" / "demo.py"))["main"]
+
+SMALL = ["MODEL.NASNET.NUM_FILTERS", "8", "MODEL.NASNET.NUM_CELLS", "1"]
+SMALL += ["INPUT.MIN_SIZE_TRAIN", "(64,)", "INPUT.MIN_SIZE_TEST", "64"]
+SHORT = ["SOLVER.MAX_ITER", "3", "TEST.EVAL_PERIOD", "3", "SOLVER.CHECKPOINT_PERIOD", "2"]
+
+
+@pytest.fixture(autouse=True)
+def forget_the_dataset() -> None:
+    for catalog in (DatasetCatalog, MetadataCatalog):
+        if "nasnet_demo" in catalog:
+            catalog.remove("nasnet_demo")
+
+
+def test_it_trains_judges_and_draws(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    output = tmp_path / "out"
+    assert main(["--output", str(output), *SMALL, *SHORT]) == 1
+    printed = capsys.readouterr().out
+    assert "not learnt" in printed and "AP50" in printed
+    assert len(list((output / "pictures").glob("*.jpg"))) == 9
+    assert (output / "overview.jpg").is_file() and (output / "config.yaml").is_file()
+    assert json.loads((output / "scores.json").read_text())["AP50"] < 90
+
+    # A finished run is shown again, not trained again; --restart begins anew.
+    trained = (output / "model_final.pth").stat().st_mtime_ns
+    assert main(["--output", str(output), *SMALL, *SHORT]) == 1
+    assert "holds a finished run" in capsys.readouterr().out
+    assert (output / "model_final.pth").stat().st_mtime_ns == trained
+    (output / "notes.txt").write_text("a file of the user's")
+    assert main(["--output", str(output), "--restart", *SMALL, *SHORT]) == 1
+    assert (output / "model_final.pth").stat().st_mtime_ns != trained
+    assert (output / "notes.txt").is_file()
+
+
+def test_a_stopped_run_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture) -> None:
+    from nasnet_det.detection.engine.demo import Watch
+
+    def stop(watch: Watch) -> None:
+        if watch.trainer.iter == 1:
+            raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Watch, "after_step", stop)
+        assert main(["--output", str(tmp_path), *SMALL, *SHORT]) == 130
+    assert "goes on" in capsys.readouterr().err
+    assert main(["--output", str(tmp_path), *SMALL, *SHORT]) == 1
+    assert "going on from step 2" in capsys.readouterr().out
+
+
+def test_a_folder_that_is_none_is_an_error(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    assert main(["--data", str(tmp_path), "--output", str(tmp_path / "out")]) == 2
+    assert capsys.readouterr().err.startswith("error: ")
+
+
+@pytest.mark.slow
+def test_nine_photographs_are_learnt(tmp_path: Path) -> None:
+    assert main(["--output", str(tmp_path)]) == 0
+    assert json.loads((tmp_path / "scores.json").read_text())["AP50"] >= 90

@@ -1,0 +1,244 @@
+"""``nasnet-det``: its verbs, and what every tool does about a mistake, Ctrl-C, a lost reader, a missing extra."""
+
+from __future__ import annotations
+
+import errno
+import os
+import re
+import subprocess
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+import pytest
+
+from nasnet_det.cli.main import TOOLS, TRACEBACK, command, explain, main, overview, summary
+from nasnet_det.genotypes.genotype import GenotypeError
+from nasnet_det.training.run import Stopped
+
+pytest.importorskip("nasnet_det.cli", reason="the checkout is not installed: pip install -e .")
+
+FOLDER = Path(__file__).parents[2] / "nasnet_det" / "cli"
+NEEDS_DETECTRON2 = ("convert-detector", "demo", "predict", "train")
+NEEDS_OPTUNA = ("search", "retrain", "report", "export-cell")
+
+
+@pytest.fixture(autouse=True)
+def own_place(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """An empty folder to be in, and a command line of one's own."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "argv", ["nasnet-det"])
+    monkeypatch.delenv(TRACEBACK, raising=False)
+
+
+def python(code: str) -> subprocess.CompletedProcess[str]:
+    """Run a program with the verbs in reach."""
+    return subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+
+
+def status_of(words: list[str]) -> int:
+    """The exit status of a command line, wherever it is found out."""
+    try:
+        return main(words)
+    except SystemExit as end:
+        return int(end.code or 0)
+
+
+def test_every_tool_has_a_verb_and_a_line_in_the_help(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert sorted(TOOLS.values()) == sorted({path.stem for path in FOLDER.glob("*.py")} - {"__init__", "main"})
+    monkeypatch.setenv("COLUMNS", "200")
+    lines = overview().splitlines()
+    for verb, tool in TOOLS.items():
+        said = summary(FOLDER / f"{tool}.py")
+        assert len(said) > 20 and f"  {verb:18}{said}" in lines
+
+
+def test_the_help_and_the_version_import_nothing_heavy() -> None:
+    code = (
+        "import sys; from nasnet_det.cli import main as nasnet_det_cli\n"
+        "print([nasnet_det_cli.main([word]) for word in ('--help', '--version')])\n"
+        "print(sorted({'torch', 'timm', 'numpy'} & sys.modules.keys()))"
+    )
+    done = python(code)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.splitlines()[-2:] == ["[0, 0]", "[]"]
+    assert re.search(r"^nasnet-det \d+\.\d+\.\d+", done.stdout, re.MULTILINE)
+
+
+@pytest.mark.parametrize(
+    ("word", "meant"),
+    [
+        ("serch", "is 'search' meant?"),
+        ("train_net.py", "is 'train' meant?"),
+        ("model_table", "is 'table' meant?"),
+        ("convert_detector", "is 'convert-detector' meant?"),
+        ("qqq", "there is no verb 'qqq'; nasnet-det --help"),
+    ],
+)
+def test_an_unknown_verb(word: str, meant: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main([word]) == 2
+    said = capsys.readouterr()
+    assert meant in said.err and said.err.count("\n") == 1 and not said.out
+
+
+def test_no_verb(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main([]) == 2
+    assert capsys.readouterr().err == "error: no verb was given; nasnet-det --help lists them\n"
+
+
+@pytest.mark.parametrize("verb", TOOLS)
+def test_a_verb_s_help_is_its_tool_s(verb: str, capsys: pytest.CaptureFixture[str]) -> None:
+    for module, verbs in (("detectron2", NEEDS_DETECTRON2), ("optuna", NEEDS_OPTUNA)):
+        if verb in verbs:
+            pytest.importorskip(module)
+    assert status_of([verb, "--help"]) == 0
+    said = capsys.readouterr().out
+    assert said.startswith(f"usage: nasnet-det {verb} ")
+    assert f"nasnet-det {verb} " in said.split("usage: ", 1)[1][len(verb) + 12 :], "no example"
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        ("table no_such_model", "no such model: no_such_model"),
+        ("table nasnet_a_mobile --write nowhere.md", "nowhere.md"),
+        ("build-backbone no_cell.json", "no_cell.json"),
+        ("convert nothing.h5 out.safetensors", "no such file"),
+        ("check-golden nowhere", "meta.json: cannot be read"),
+        ("prepare-cifar10 data --source nothing.tar.gz", "nothing.tar.gz"),
+        ("train-cifar nowhere --out runs", "nowhere"),
+        ("train-cifar nowhere --out runs --epochs many", "invalid int value: 'many'"),
+        ("train-imagenet nowhere --out runs", "nowhere"),
+        ("validate nowhere --model no_such_model", "no_such_model"),
+        ("demo --data nowhere", "nowhere"),
+        ("demo SOLVER.BASE_LRR 1", "is SOLVER.BASE_LR meant?"),
+        ("prepare-coco nowhere", "5 of 5 data sets are not ready"),
+        ("convert-detector nowhere out", "no such file"),
+        ("train --config-file nowhere.yaml", "by name there are"),
+        ("train", "no config: give one with --config-file"),
+        ("predict --config-file nowhere.yaml x.jpg", "names no image"),
+        ("evaluate --annotations nothing.json --results none.json", "nothing.json"),
+        ("search --data nowhere --out runs --trials 1 --workers 0", "nowhere"),
+        ("retrain nowhere --data nowhere", "nowhere is not a folder"),
+        ("report nowhere --out out", "nowhere is not a folder"),
+        ("export-cell . --out cell.json", "not the folder of a search"),
+        ("draw no_cell", "no_cell"),
+        ("draw nasnet_a --out cell.gif", "cell.gif"),
+        ("draw-accuracy --out picture.gif", "picture.gif"),
+        ("export no_such_model --out model.onnx", "no_such_model"),
+        ("export nasnet_a_mobile --out model.tflite", "model.tflite"),
+        ("package model.pt2 --model no_such_model", "no_such_model"),
+        ("package model.pt2 --show", "no such package"),
+    ],
+)
+def test_mistakes_are_one_line_and_status_2(words: str, said: str, capsys: pytest.CaptureFixture[str]) -> None:
+    verb = words.split()[0]
+    for module, verbs in (("detectron2", NEEDS_DETECTRON2), ("optuna", NEEDS_OPTUNA), ("fvcore", ("table",))):
+        if verb in verbs:
+            pytest.importorskip(module)
+    assert status_of(words.split()) == 2
+    last = capsys.readouterr().err.strip().splitlines()[-1]
+    assert "error: " in last and said in last
+
+
+@pytest.mark.parametrize(
+    ("verbs", "module", "extra"),
+    [(NEEDS_DETECTRON2, "detectron2", "detection"), (NEEDS_OPTUNA, "optuna", "search")],
+)
+def test_a_missing_extra_is_named_with_its_command(verbs: Sequence[str], module: str, extra: str) -> None:
+    """As a verb and as a script: every tool that needs it ends alike."""
+    blocked = f"import runpy, sys; from pathlib import Path; sys.modules[{module!r}] = None\n"
+    code = blocked + (
+        "from nasnet_det.cli import main as nasnet_det_cli\n"
+        f"for verb in {tuple(verbs)!r}:\n"
+        "    script = str(Path(nasnet_det_cli.__file__).parent / (nasnet_det_cli.TOOLS[verb] + '.py'))\n"
+        "    for run in (lambda: nasnet_det_cli.main([verb]), lambda: runpy.run_path(script, run_name='__main__')):\n"
+        "        try:\n"
+        "            print(run())\n"
+        "        except SystemExit as end:\n"
+        "            print(end.code)\n"
+    )
+    done = python(code)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.split() == ["2"] * 2 * len(verbs)
+    lines = done.stderr.splitlines()
+    assert len(lines) == 2 * len(verbs)
+    assert all(f"{module} is not installed: pip install 'nasnet-det[{extra}]'" in line for line in lines)
+
+
+@pytest.mark.skipif(os.name != "posix", reason="pipes as POSIX has them")
+@pytest.mark.parametrize("words", [["--help"], ["draw", "--help"]])
+def test_a_reader_that_leaves_is_no_error(words: list[str]) -> None:
+    reading, writing = os.pipe()
+    os.close(reading)
+    run = [sys.executable, "-m", "nasnet_det.cli.main", *words]
+    buffered = {key: value for key, value in os.environ.items() if key != "PYTHONUNBUFFERED"}
+    done = subprocess.run(run, stdout=writing, stderr=subprocess.PIPE, text=True, check=False, env=buffered)
+    os.close(writing)
+    assert (done.returncode, done.stderr) == (141, "")
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="there is no device that is always full")
+def test_output_that_cannot_be_written_is_an_error() -> None:
+    with Path("/dev/full").open("w") as full:
+        run = [sys.executable, "-m", "nasnet_det.cli.main", "--help"]
+        done = subprocess.run(run, stdout=full, stderr=subprocess.PIPE, text=True, check=False)
+    assert done.returncode == 2 and done.stderr.startswith("error: [Errno 28]")
+
+
+def raising(error: BaseException) -> int:
+    """The status of a tool that ends so."""
+
+    @command
+    def tool(argv: Sequence[str] | None = None) -> int:
+        raise error
+
+    return tool([])
+
+
+@pytest.mark.parametrize(
+    ("error", "status", "words"),
+    [
+        (KeyboardInterrupt(), 130, "stopped"),
+        (KeyboardInterrupt("stopped; go on"), 130, "stopped; go on"),
+        (Stopped("stopped after step 3"), 130, "stopped after step 3"),
+        (GenotypeError("no cell"), 2, "error: no cell"),
+        (ValueError("seven"), 2, "error: seven"),
+        (FileNotFoundError(errno.ENOENT, "No such file", "a.json"), 2, "error: a.json: No such file"),
+        (OSError(errno.ENOSPC, "No space left", "a.pt"), 2, "error: a.pt: No space left; what was there before"),
+        (MemoryError(), 2, "error: the device's memory does not suffice"),
+        (ModuleNotFoundError("No module", name="onnxscript"), 2, "error: onnxscript is not installed: pip install"),
+    ],
+)
+def test_what_an_error_says(
+    error: BaseException, status: int, words: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert raising(error) == status
+    assert capsys.readouterr().err.startswith(words)
+    monkeypatch.setenv(TRACEBACK, "1")
+    if isinstance(error, Exception):
+        with pytest.raises(type(error)):
+            raising(error)
+
+
+def test_a_fault_of_the_program_keeps_its_traceback() -> None:
+    with pytest.raises(RuntimeError, match="a bug"):
+        raising(RuntimeError("a bug"))
+    assert explain(KeyError("a bug")) is None
+
+
+def test_configs_are_found_by_name(tmp_path: Path) -> None:
+    pytest.importorskip("detectron2")
+    from nasnet_det.detection.config import ConfigError, find_config, read_config
+
+    shipped = sorted((FOLDER.parents[1] / "configs").glob("*.yaml"))
+    for file in shipped:
+        for name in (file.stem, file.name, f"configs/{file.name}", file):
+            assert find_config(name) == file
+    assert read_config("fpn_mobile").MODEL.NASNET.NETWORK == "nasnet_a_mobile"
+    for name in ("nasnet_frcn", "elsewhere/nasnet_frcnn.yaml", "/configs/nasnet_frcnn.yaml", "nasnet_frcnn.py", "."):
+        with pytest.raises(ConfigError, match=f"config {re.escape(name)}: .* by name there are base, .*nasnet_frcnn"):
+            find_config(name)
+    (tmp_path / "nasnet_frcnn.yaml").write_text("VERSION: 2\n")
+    assert find_config("nasnet_frcnn.yaml") == Path("nasnet_frcnn.yaml")
+    assert find_config("nasnet_frcnn") in shipped

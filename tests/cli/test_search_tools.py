@@ -1,0 +1,147 @@
+"""The search commands as a user gives them, on data made here."""
+
+from __future__ import annotations
+
+import json
+import runpy
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+pytest.importorskip("optuna")
+import timm
+
+from nasnet_det.genotypes.genotype import Genotype
+from nasnet_det.training.data.cifar10 import TEST_BATCH, TRAIN_BATCHES, Images, to_binary
+
+TOOLS = Path(__file__).parents[2] / "tools"
+search, retrain_cells, export_cell, search_report = (
+    runpy.run_path(str(TOOLS / f"{name}.py"))["main"]
+    for name in ("search", "retrain_cells", "export_cell", "search_report")
+)
+CHILD = ("official_data=false", "epochs=1", "num_filters=4", "num_cells=1", "train_images=32", "validation_images=32")
+SPACE = ("--blocks", "1", "--operations", "identity", "conv_1x1", "avg_pool_3x3")
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    root = tmp_path_factory.mktemp("cifar")
+    rng = np.random.default_rng(0)
+    for name in (*TRAIN_BATCHES, TEST_BATCH):
+        images = Images(rng.integers(0, 255, (20, 3, 32, 32)).astype(np.uint8), np.arange(20, dtype=np.uint8) % 10)
+        (root / f"{name}.bin").write_bytes(to_binary(images))
+    return root
+
+
+def run(out: Path, data: Path, *more: str, trials: int = 3) -> int:
+    arguments = ("--data", str(data), "--out", str(out), "--trials", str(trials), *SPACE)
+    return search([*arguments, "--workers", "0", "--device", "cpu", "--child", *CHILD, "batch_size=16", *more])
+
+
+@pytest.fixture(scope="module")
+def searched(data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    out = tmp_path_factory.mktemp("runs") / "s1"
+    assert run(out, data, "--strategy", "ppo") == 0
+    return out
+
+
+def test_a_search_is_continued_and_exported(
+    searched: Path, data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert (searched / "study.db").is_file()
+    assert run(searched, data, "--strategy", "ppo", trials=5) == 0
+    said = capsys.readouterr().out
+    assert "3 of 5 trials were done before" in said and "5/5" in said and "best 0." in said
+
+    path = tmp_path / "my_cell.json"
+    assert export_cell([str(searched), "--top", "1", "--out", str(path)]) == 0
+    genotype = Genotype.load(path)
+    assert genotype.name == "my_cell" and "s1, trial" in str(genotype.source)
+    model = timm.create_model("nasnet", genotype=str(path), num_cells=1, num_filters=8, stem_channels=8)
+    assert model.genotype == genotype
+    assert export_cell([str(searched), "--top", "2", "--out", str(path)]) == 0
+    assert (tmp_path / "my_cell-2.json").is_file()
+
+
+def test_the_second_phase_ranks_and_the_report_shows(
+    searched: Path, data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    child = ("--child", "epochs=2", "--data", str(data), "--device", "cpu", "--workers", "0")
+    assert retrain_cells([str(searched), "--top", "2", *child]) == 0
+    said = capsys.readouterr().out
+    assert "2 architectures, 2 epochs each" in said and "2/2" in said
+    assert retrain_cells([str(searched), "--top", "2", *child]) == 0  # nothing is done twice
+    assert "model     0" not in capsys.readouterr().out
+
+    assert run(tmp_path / "random", data, "--strategy", "random", "--seed", "1") == 0
+    report = tmp_path / "report"
+    assert search_report([str(searched), str(tmp_path / "random"), "--out", str(report), "--draw", "1"]) == 0
+    text = (report / "report.md").read_text()
+    assert "Second phase: 2 retrained" in text and "| random | random | 3 |" in text
+    for name in ("search_curves.png", "s1-1.svg", "s1-1.json", "s1-search.csv", "s1-retrained.csv", "random-1.json"):
+        assert (report / name).stat().st_size > 0
+    assert "retrained s1" in str(Genotype.load(report / "s1-1.json").source)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (("--strategy", "annealing"), "no strategy is called 'annealing'"),
+        (("--set", "minibatch"), "not of the form KEY=VALUE"),
+        (("--strategy", "ppo", "--set", "speed=3"), "strategy ppo has no setting 'speed'"),
+        (("--storage", "postgresql://u:secret@127.0.0.1:1/d"), "127.0.0.1:1/d cannot be used"),
+        (("--ray", "127.0.0.1:1", "--workers", "1"), "nothing answers at Ray address 127.0.0.1:1"),
+        (("--operations", "conv_9x9"), "unknown operations: conv_9x9"),
+        (("--child", "colour=red"), "no such child setting: colour"),
+        (("--data", "nowhere"), "nowhere"),
+    ],
+)
+def test_mistakes_are_named_before_any_child_is_trained(
+    arguments: tuple[str, ...], words: str, data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    if "--ray" in arguments:
+        pytest.importorskip("ray")
+    if "--storage" in arguments:
+        pytest.importorskip("psycopg2")
+    given = ["--data", str(data), "--out", str(tmp_path / "s"), "--trials", "2", "--workers", "0", "--device", "cpu"]
+    assert search([*given, "--child", *CHILD, *arguments]) == 2
+    output = capsys.readouterr()
+    assert output.err.startswith("error: ") and words in output.err and output.err.count("\n") == 1
+    assert "secret" not in output.err and "trial " not in output.out
+
+
+def test_workers_without_ray_name_the_extra(
+    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.delitem(sys.modules, "nasnet_det.search.ray_workers", raising=False)
+    monkeypatch.setitem(sys.modules, "ray", None)
+    assert run(tmp_path / "s", data, "--workers", "1") == 2
+    assert "Ray is not installed" in (said := capsys.readouterr().err) and "'nasnet-det[search]'" in said
+
+
+def test_another_space_recipe_or_folder_is_refused(
+    searched: Path, data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run(searched, data, "--strategy", "ppo", "--combiners", "add") == 2
+    assert "space.combiners is" in capsys.readouterr().err
+    longer = [word.replace("epochs=1", "epochs=3") for word in (*CHILD, "batch_size=16")]
+    assert run(searched, data, "--strategy", "ppo", "--child", *longer) == 2
+    assert "recipe.epochs is 1 there and 3 here" in capsys.readouterr().err
+    assert run(searched, data, "--strategy", "random") == 2
+    assert "strategy.name is ppo there and random here" in capsys.readouterr().err
+    assert run(searched, data, "--strategy", "ppo", "--study", "other") == 2
+    assert "is of study 's1'" in capsys.readouterr().err
+    assert export_cell([str(tmp_path), "--out", str(tmp_path / "x.json")]) == 2
+    assert "not the folder of a search" in capsys.readouterr().err
+
+
+def test_one_search_at_a_time(searched: Path, data: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    from nasnet_det.search.run_folder import RunFolder
+
+    with RunFolder(searched).locked():
+        assert run(searched, data, "--strategy", "ppo") == 2
+    assert "another search is at work" in capsys.readouterr().err
+    noted = json.loads((searched / "search.json").read_text())
+    assert noted == {"storage": None, "study": "s1"}

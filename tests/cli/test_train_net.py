@@ -1,0 +1,166 @@
+"""tools/train_net.py, and detectron2's own scripts, as a user calls them."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import pytest
+import torch
+
+detectron2 = pytest.importorskip("detectron2")
+
+from tests.detection.conftest import CONFIGS, options  # noqa: E402 (needs detectron2)
+
+ROOT = Path(__file__).resolve().parents[2]
+#: detectron2's own tools, which its wheel lays beside it.
+OTHERS = Path(detectron2.__file__).parents[1] / "tools"
+
+
+@pytest.fixture(scope="module")
+def tool() -> ModuleType:
+    """The script, by its path: a package named tools may lie in site-packages."""
+    spec = importlib.util.spec_from_file_location("train_net_of_nasnet_det", ROOT / "tools" / "train_net.py")
+    assert spec is not None and spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def arguments(dataset: str, output: Path, **more: Any) -> list[str]:
+    """The command line for a small run on a data set."""
+    values = {
+        "DATASETS.TRAIN": (dataset,),
+        "DATASETS.TEST": (dataset,),
+        "OUTPUT_DIR": output,
+        "MODEL.ROI_HEADS.NUM_CLASSES": 2,
+        "INPUT.MIN_SIZE_TRAIN": (64,),
+        "INPUT.MIN_SIZE_TEST": 64,
+    }
+    pairs = options(**{key.replace(".", "__"): value for key, value in {**values, **more}.items()})
+    return ["--config-file", str(CONFIGS / "fpn_mobile.yaml"), *map(str, pairs)]
+
+
+def test_train_then_evaluate_then_resume(
+    tool: ModuleType,
+    tiny_coco: str,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    output = tmp_path / "out"
+    assert tool.main(arguments(tiny_coco, output)) == 0
+    state = torch.load(output / "model_final.pth", weights_only=True)
+    assert state["trainer"]["iteration"] == 1
+    results = output / "inference" / "coco_instances_results.json"
+    assert isinstance(json.loads(results.read_text()), list)
+    results.unlink()
+
+    evaluated = arguments(tiny_coco, tmp_path / "eval", MODEL__WEIGHTS=output / "model_final.pth")
+    assert tool.main(["--eval-only", *evaluated]) == 0
+    assert (tmp_path / "eval" / "inference" / "coco_instances_results.json").is_file()
+
+    assert tool.main(["--resume", *arguments(tiny_coco, output, SOLVER__MAX_ITER=3)]) == 0
+    assert torch.load(output / "model_final.pth", weights_only=True)["trainer"]["iteration"] == 2
+    assert "Traceback" not in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("more", "says"),
+    [
+        ({"MODEL.NASNET.NUM_FILTER": 8}, "is MODEL.NASNET.NUM_FILTERS meant"),
+        ({"MODEL.NASNET.NETWORK": "nasnet_b"}, "MODEL.NASNET.NETWORK is one of"),
+        ({"MODEL.NASNET.GENOTYPE": "nowhere.json"}, "no such genotype file"),
+        ({"MODEL.WEIGHTS": "nowhere.pth"}, "no checkpoint nowhere.pth"),
+        ({"DATASETS.TRAIN": ("nothing_registered",)}, "no data set 'nothing_registered'"),
+        ({"MODEL.ROI_HEADS.NUM_CLASSES": 1}, "has 2 classes"),
+    ],
+)
+def test_a_user_s_mistake_is_one_line(
+    tool: ModuleType,
+    tiny_coco: str,
+    tmp_path: Path,
+    more: dict[str, Any],
+    says: str,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    assert tool.main(arguments(tiny_coco, tmp_path / "out", **more)) == 2
+    (line,) = [line for line in capsys.readouterr().err.splitlines() if line.startswith("error: ")]
+    assert says in line
+
+
+def test_a_checkpoint_of_another_genotype_is_one_line(
+    tool: ModuleType,
+    tiny_coco: str,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    assert tool.main(arguments(tiny_coco, tmp_path / "a", DATASETS__TEST=())) == 0
+    more = {"MODEL.WEIGHTS": tmp_path / "a" / "model_final.pth", "MODEL.NASNET.GENOTYPE": "pnasnet_5"}
+    assert tool.main(arguments(tiny_coco, tmp_path / "b", **more)) == 2
+    assert "of another network than the config's (pnasnet_5)" in capsys.readouterr().err
+
+
+def test_without_a_config_it_says_which(tool: ModuleType, capsys: pytest.CaptureFixture[str]) -> None:
+    assert tool.main([]) == 2
+    assert "configs/nasnet_frcnn.yaml" in capsys.readouterr().err
+
+
+def coco_root(annotations: Path, root: Path) -> Path:
+    """A folder in which a small data set takes the place of minival and of the paper's training set."""
+    from detectron2.data.datasets.builtin_meta import COCO_CATEGORIES
+
+    from nasnet_det.detection.data.datasets import MINIVAL, SPLITS, TRAIN
+
+    data = json.loads(annotations.read_text())
+    data["categories"] = [{"id": entry["id"], "name": entry["name"]} for entry in COCO_CATEGORIES if entry["isthing"]]
+    for image in data["images"]:
+        image["file_name"] = str(annotations.parent / image["file_name"])
+    for name in (MINIVAL, TRAIN):
+        file = root / "coco" / SPLITS[name].annotations
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_text(json.dumps(data))
+    return root
+
+
+def run(script: str, root: Path, *more: str) -> str:
+    """Run one of detectron2's own scripts, unmodified, in a process of its own."""
+    if not (OTHERS / script).is_file():
+        pytest.skip(f"detectron2 was installed without {script}")
+    environment = {**os.environ, "DETECTRON2_ENV_MODULE": "nasnet_det.detection", "DETECTRON2_DATASETS": str(root)}
+    environment["PYTHONPATH"] = os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")])
+    command = [sys.executable, "-W", "ignore", str(OTHERS / script), *more]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr[-2000:]
+    return done.stdout
+
+
+def test_detectron2_s_own_train_net_runs_the_paper_s_config(tiny_coco: str, tmp_path: Path) -> None:
+    root = coco_root(tmp_path / "annotations.json", tmp_path / "datasets")
+    pairs = [str(part) for part in options(OUTPUT_DIR=tmp_path / "out")]
+    run("train_net.py", root, "--config-file", str(CONFIGS / "nasnet_frcnn.yaml"), *pairs)
+    assert (tmp_path / "out" / "model_final.pth").is_file()
+
+
+def test_detectron2_s_own_lazyconfig_train_net_runs_the_twin(tiny_coco: str, tmp_path: Path) -> None:
+    root = coco_root(tmp_path / "annotations.json", tmp_path / "datasets")
+    halves = ("model.backbone.network", "model.roi_heads.second_stage.network")
+    small = {"pretrained": "", "num_filters": 8, "num_cells": 1, "norm": "BN"}
+    overrides = [f"{half}.{key}={value}" for half in halves for key, value in small.items()]
+    overrides += [
+        "model.proposal_generator.head.in_channels=160",
+        "model.proposal_generator.max_proposals=[30,12]",
+        "model.image_size=[128,128]",
+        "dataloader.train.num_workers=0",
+        "dataloader.test.num_workers=0",
+        "train.device=cpu",
+        "train.max_iter=2",
+        f"train.output_dir={tmp_path / 'out'}",
+    ]
+    run("lazyconfig_train_net.py", root, "--config-file", str(CONFIGS / "nasnet_frcnn.py"), *overrides)
+    assert (tmp_path / "out" / "model_final.pth").is_file()

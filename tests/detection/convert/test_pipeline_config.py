@@ -1,0 +1,130 @@
+"""What a pipeline config says, in detectron2's keys."""
+
+from __future__ import annotations
+
+import logging
+from typing import Any
+
+import pytest
+
+pytest.importorskip("detectron2")
+
+from nasnet_det.detection.convert.pipeline_config import follow
+from nasnet_det.detection.convert.protobuf_text import PipelineConfigError, parse
+
+PIPELINE = """
+model { faster_rcnn {
+  num_classes: 37
+  image_resizer { fixed_shape_resizer { height: 320 width: 640 } }
+  feature_extractor { type: "faster_rcnn_nas" }
+  first_stage_anchor_generator { grid_anchor_generator {
+    scales: [0.5, 1.0] aspect_ratios: 0.5 aspect_ratios: 2.0 height_stride: 16 width_stride: 16 } }
+  first_stage_nms_iou_threshold: 0.65
+  first_stage_nms_score_threshold: 0.01
+  first_stage_max_proposals: 50
+  first_stage_minibatch_size: 128
+  first_stage_localization_loss_weight: 2.0
+  first_stage_objectness_loss_weight: 0.5
+  initial_crop_size: 14
+  maxpool_kernel_size: 2
+  maxpool_stride: 2
+  second_stage_box_predictor { mask_rcnn_box_predictor { use_dropout: false } }
+  second_stage_batch_size: 32
+  second_stage_balance_fraction: 0.5
+  second_stage_localization_loss_weight: 3.0
+  second_stage_post_processing {
+    batch_non_max_suppression {
+      score_threshold: 0.05 iou_threshold: 0.55 max_detections_per_class: 70 max_total_detections: 80 }
+    score_converter: SOFTMAX
+  }
+} }
+train_config {
+  batch_size: 2
+  optimizer { momentum_optimizer {
+    learning_rate { manual_step_learning_rate {
+      initial_learning_rate: 0.1
+      schedule { step: 0 learning_rate: 0.0004 }
+      schedule { step: 600 learning_rate: 0.0001 }
+      schedule { step: 900 learning_rate: 0.000025 } } }
+    momentum_optimizer_value: 0.8 } }
+  gradient_clipping_by_norm: 5.0
+  num_steps: 1200
+}
+"""
+
+
+def followed(text: str, small_config: Any) -> Any:
+    cfg = small_config("nasnet_frcnn.yaml")
+    follow(parse(text), cfg)
+    return cfg
+
+
+def test_every_field_is_followed(small_config: Any) -> None:
+    cfg = followed(PIPELINE, small_config)
+    rpn, heads, node = cfg.MODEL.RPN, cfg.MODEL.ROI_HEADS, cfg.MODEL.NASNET
+    assert heads.NUM_CLASSES == 37
+    assert node.IMAGE_SIZE == [320, 640]
+    assert cfg.MODEL.ANCHOR_GENERATOR.SIZES == [[128, 256]]
+    assert cfg.MODEL.ANCHOR_GENERATOR.ASPECT_RATIOS == [[2.0, 0.5]]
+    assert (rpn.NMS_THRESH, node.RPN_SCORE_THRESH, rpn.BATCH_SIZE_PER_IMAGE) == (0.65, 0.01, 128)
+    assert (rpn.POST_NMS_TOPK_TEST, rpn.POST_NMS_TOPK_TRAIN) == (50, 50)
+    assert (rpn.LOSS_WEIGHT, rpn.LOSS_WEIGHT * rpn.BBOX_REG_LOSS_WEIGHT) == (0.5, 2.0)
+    assert (node.CROP_SIZE, node.CROP_POOL_KERNEL, node.CROP_POOL_STRIDE) == (14, 2, 2)
+    assert (heads.BATCH_SIZE_PER_IMAGE, heads.POSITIVE_FRACTION) == (32, 0.5)
+    assert cfg.MODEL.ROI_BOX_HEAD.BBOX_REG_LOSS_WEIGHT == 3.0
+    assert (heads.SCORE_THRESH_TEST, heads.NMS_THRESH_TEST) == (0.05, 0.55)
+    assert (node.DETECTIONS_PER_CLASS, cfg.TEST.DETECTIONS_PER_IMAGE) == (70, 80)
+    solver = cfg.SOLVER
+    assert (solver.IMS_PER_BATCH, solver.BASE_LR, solver.MOMENTUM, solver.MAX_ITER) == (2, 0.0004, 0.8, 1200)
+    assert (solver.STEPS, solver.GAMMA) == ([600, 900], 0.25)
+    assert (solver.CLIP_GRADIENTS.CLIP_TYPE, solver.CLIP_GRADIENTS.CLIP_VALUE) == ("norm", 5.0)
+
+
+def test_what_is_left_out_has_the_defaults_of_the_api(small_config: Any) -> None:
+    short = """faster_rcnn {
+      feature_extractor { type: 'faster_rcnn_nas' } image_resizer { fixed_shape_resizer { height: 64 width: 64 } }
+      second_stage_post_processing { score_converter: SOFTMAX } initial_crop_size: 17 }"""
+    cfg = followed(short, small_config)
+    assert cfg.MODEL.RPN.POST_NMS_TOPK_TEST == 300
+    assert cfg.MODEL.RPN.BBOX_REG_LOSS_WEIGHT == cfg.MODEL.ROI_BOX_HEAD.BBOX_REG_LOSS_WEIGHT == 1.0
+    assert cfg.MODEL.ROI_HEADS.NMS_THRESH_TEST == 0.6
+    assert cfg.SOLVER.MAX_ITER == small_config("nasnet_frcnn.yaml").SOLVER.MAX_ITER
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "says"),
+    [
+        ("faster_rcnn_nas", "faster_rcnn_resnet101", "feature_extractor.type"),
+        ("fixed_shape_resizer", "keep_aspect_ratio_resizer", "fixed_shape_resizer"),
+        ("score_converter: SOFTMAX", "score_converter: SIGMOID", "score_converter"),
+        ("score_converter: SOFTMAX", "", "score_converter"),
+        ("height_stride: 16", "height_stride: 8", "height_stride"),
+        ("initial_crop_size: 14", "first_stage_atrous_rate: 2", "first_stage_atrous_rate"),
+        ("score_threshold: 0.05", "soft_nms_sigma: 0.5", "soft_nms_sigma"),
+        ("use_dropout: false", "use_dropout: true", "use_dropout"),
+        ("num_classes: 37", "num_classes: many", "num_classes: expected int"),
+        ("aspect_ratios: 2.0", "aspect_ratios: 0.0", "aspect_ratios are numbers above 0, not 0.0"),
+        ("scales: [0.5, 1.0]", "scales: [0.5, large]", "scales are numbers above 0, not 'large'"),
+        ("faster_rcnn {", "ssd {", "no faster_rcnn but ssd"),
+    ],
+)
+def test_what_is_not_supported_is_refused(before: str, after: str, says: str, small_config: Any) -> None:
+    with pytest.raises(PipelineConfigError, match=says):
+        followed(PIPELINE.replace(before, after, 1), small_config)
+
+
+def test_what_is_not_understood_is_named(small_config: Any, caplog: pytest.LogCaptureFixture) -> None:
+    with caplog.at_level(logging.WARNING):
+        followed(PIPELINE.replace("num_classes: 37", "num_classes: 37 hard_example_miner { }"), small_config)
+    assert "model.faster_rcnn.hard_example_miner" in caplog.text
+
+
+@pytest.mark.parametrize(("step", "rate"), [("learning_rate: 0.000025", "0.00005"), ("learning_rate: 0.0001", "0.0")])
+def test_a_schedule_that_cannot_be_said_stays(
+    step: str, rate: str, small_config: Any, caplog: pytest.LogCaptureFixture
+) -> None:
+    assert step in PIPELINE
+    with caplog.at_level(logging.WARNING):
+        cfg = followed(PIPELINE.replace(step, f"learning_rate: {rate}"), small_config)
+    assert cfg.SOLVER.BASE_LR == small_config("nasnet_frcnn.yaml").SOLVER.BASE_LR
+    assert "do not fall by one factor" in caplog.text

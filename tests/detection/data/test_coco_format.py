@@ -1,0 +1,248 @@
+"""COCO's files: what is refused, by which words, and what is written."""
+
+from __future__ import annotations
+
+import json
+import zipfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from nasnet_det.detection.data import coco_format
+from nasnet_det.detection.data.coco_format import (
+    CocoFormatError,
+    check_annotations,
+    check_results,
+    check_true_masks,
+    named,
+    read_annotations,
+    read_results,
+    write_submission,
+)
+
+
+def annotations() -> dict[str, Any]:
+    return {
+        "images": [{"id": 7, "width": 40, "height": 30, "file_name": "a.jpg"}],
+        "categories": [{"id": 1, "name": "person"}, {"id": 3, "name": "car"}],
+        "annotations": [{"id": 1, "image_id": 7, "category_id": 3, "bbox": [1, 2, 3.5, 4]}],
+    }
+
+
+def results() -> list[dict[str, Any]]:
+    return [{"image_id": 7, "category_id": 3, "bbox": [1.0, 2.0, 3.0, 4.0], "score": 0.5}]
+
+
+def write(folder: Path, data: Any) -> Path:
+    path = folder / "file.json"
+    path.write_text(json.dumps(data))
+    return path
+
+
+def test_left_out_fields_are_filled_in(tmp_path: Path) -> None:
+    found = read_annotations(write(tmp_path, annotations()))["annotations"][0]
+    assert (found["iscrowd"], found["area"]) == (0, 14.0)
+
+
+def test_a_file_of_image_information_is_read(tmp_path: Path) -> None:
+    data = annotations()
+    del data["annotations"]
+    assert "annotations" not in read_annotations(write(tmp_path, data))
+
+
+def change(key: str, value: Any, group: str = "annotations") -> Callable[[dict[str, Any]], None]:
+    return lambda data: data[group][0].update({key: value})
+
+
+@pytest.mark.parametrize(
+    ("spoil", "words"),
+    [
+        (lambda data: data.pop("images"), "no list of 'images'"),
+        (lambda data: data.update(annotations={}), "expected a list"),
+        (change("image_id", 8), r"1 of 1 entries name a image_id .* 1 images: 8"),
+        (change("category_id", 2), "category_id that is not among the annotation file's 2 categories: 2"),
+        (change("category_id", "3"), "'category_id' must be a whole number, not '3'"),
+        (change("bbox", [1, 2, 3]), "'bbox' must be"),
+        (change("bbox", [1, 2, -3, 4]), "width and height at least 0"),
+        (change("bbox", [1, 2, float("nan"), 4]), "finite"),
+        (lambda data: data["annotations"][0].pop("bbox"), "entry 0 has no 'bbox'"),
+        (lambda data: data["annotations"].append(data["annotations"][0]), "annotations: id is not unique: 1"),
+        (lambda data: data["images"].append(data["images"][0]), "images: id is not unique: 7"),
+        (lambda data: data["categories"].append("car"), "entry 2 is a text, not an object"),
+    ],
+)
+def test_bad_annotations_are_one_clear_error(tmp_path: Path, spoil: Callable[[Any], Any], words: str) -> None:
+    data = annotations()
+    spoil(data)
+    with pytest.raises(CocoFormatError, match=words) as error:
+        read_annotations(write(tmp_path, data))
+    assert "file.json" in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("spoil", "words"),
+    [
+        (lambda r: r[0].update(image_id=1), "name a image_id"),
+        (lambda r: r[0].update(category_id=2), "name a category_id"),
+        (lambda r: r[0].update(score="high"), "'score' must be a number"),
+        (lambda r: r[0].update(score=float("inf")), "finite"),
+        (lambda r: r[0].update(bbox="wide"), "'bbox' must be"),
+        (lambda r: r[0].update(score=True), "'score' must be a number"),
+        (lambda r: r[0].pop("score"), "entry 0 has no 'score'"),
+        (lambda r: r.append(5), "entry 1 is a number, not an object"),
+    ],
+)
+def test_bad_results_are_one_clear_error(tmp_path: Path, spoil: Callable[[Any], Any], words: str) -> None:
+    data = results()
+    spoil(data)
+    with pytest.raises(CocoFormatError, match=words):
+        read_results(write(tmp_path, data), annotations())
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("{", "is not JSON"),
+        ('{"images": []}', "is it an annotation file"),
+        ("3", "not a number"),
+        ("\xff", "is not JSON"),
+    ],
+)
+def test_files_of_another_kind(tmp_path: Path, text: str, words: str) -> None:
+    path = tmp_path / "file.json"
+    path.write_text(text)
+    with pytest.raises(CocoFormatError, match=words):
+        read_results(path, annotations())
+
+
+def test_files_that_are_not_there_or_not_text(tmp_path: Path) -> None:
+    with pytest.raises(CocoFormatError, match=r"none\.json does not exist"):
+        read_annotations(tmp_path / "none.json")
+    with pytest.raises(CocoFormatError, match="cannot be read"):
+        read_annotations(tmp_path)
+    (tmp_path / "binary").write_bytes(b"\xff\xfe\x00")
+    with pytest.raises(CocoFormatError, match="cannot be read"):
+        read_annotations(tmp_path / "binary")
+    with pytest.raises(CocoFormatError, match="is it a results file"):
+        read_annotations(write(tmp_path, results()))
+
+
+def test_masks_are_checked(tmp_path: Path) -> None:
+    def read(mask: Any) -> None:
+        data = [{"image_id": 7, "category_id": 3, "score": 0.5, "segmentation": mask}]
+        read_results(write(tmp_path, data), annotations(), segmentation=True)
+
+    read({"size": [30, 40], "counts": "`U1"})
+    with pytest.raises(CocoFormatError, match="compressed RLE"):
+        read([[1, 1, 2, 2, 3, 3]])
+    with pytest.raises(CocoFormatError, match="not that of image 7"):
+        read({"size": [40, 30], "counts": "1"})
+
+
+def test_submission_is_named_and_packed_as_the_server_asks(tmp_path: Path) -> None:
+    many = [results()[0] | {"score": i / 200} for i in range(150)]
+    path, archive = write_submission(many, tmp_path, "NASNet-A")
+    assert path.name == "detections_test-dev2017_NASNet-A_results.json"
+    assert archive.name == "detections_test-dev2017_NASNet-A_results.zip"
+    with zipfile.ZipFile(archive) as file:
+        assert file.namelist() == [path.name]
+        packed = json.loads(file.read(path.name))
+    assert packed == json.loads(path.read_text())
+    assert sorted(r["score"] for r in packed) == [i / 200 for i in range(50, 150)]
+    with pytest.raises(ValueError, match="algorithm"):
+        write_submission(many, tmp_path, "../NASNet_A")
+
+
+def test_garbage_collection_goes_on_afterwards() -> None:
+    with pytest.raises(RuntimeError), coco_format.collection_paused():
+        assert not coco_format.gc.isenabled()
+        raise RuntimeError
+    assert coco_format.gc.isenabled()
+
+
+def test_named() -> None:
+    assert named(["a", "b"]) == "a, b"
+    assert named(range(5)) == "0, 1, 2 and 2 more"
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "words"),
+    [
+        ("bbox", ["1", "2", "3", "4"], "'bbox' must be"),
+        ("bbox", [10**400, 1, 1, 1], "'bbox' must be"),
+        ("id", 10**30, "must be a whole number below"),
+        ("area", "large", "'area' must be a number"),
+        ("area", float("nan"), "'area' must be a finite number"),
+        ("iscrowd", 2, "'iscrowd' must be 0 or 1"),
+    ],
+)
+def test_what_the_evaluations_cannot_take_is_refused(key: str, value: object, words: str) -> None:
+    entry = {"id": 1, "image_id": 1, "category_id": 1, "bbox": [1, 2, 3, 4], key: value}
+    data = {"images": [{"id": 1}], "categories": [{"id": 1}], "annotations": [entry]}
+    with pytest.raises(CocoFormatError, match=words):
+        check_annotations(data, "x")
+
+
+def test_a_crowd_may_be_a_truth_value() -> None:
+    entry = {"id": 1, "image_id": 1, "category_id": 1, "bbox": [1, 2, 3, 4], "iscrowd": True}
+    check_annotations({"images": [{"id": 1}], "categories": [{"id": 1}], "annotations": [entry]}, "x")
+    assert entry["iscrowd"] == 1 and type(entry["iscrowd"]) is int
+
+
+@pytest.mark.parametrize("counts", ["Xo0", "\x00", "o", "00000O", "1"])
+def test_masks_that_are_not_of_their_image_are_refused(counts: str) -> None:
+    result = {"image_id": 1, "category_id": 1, "score": 0.5, "segmentation": {"size": [4, 5], "counts": counts}}
+    annotations = {"images": [{"id": 1, "height": 4, "width": 5}], "categories": [{"id": 1}]}
+    with pytest.raises(CocoFormatError, match="RLE is damaged"):
+        check_results([result], annotations, segmentation=True)
+
+
+def test_masks_as_cocos_own_code_writes_them_are_taken() -> None:
+    masks = pytest.importorskip("pycocotools.mask")
+    random = np.random.default_rng(0)
+    for height, width, share in ((4, 5, 0.5), (80, 100, 0.02), (300, 2, 0.9), (37, 41, 0.0), (9, 9, 1.1)):
+        mask = masks.encode(np.asfortranarray(random.random((height, width)) < share, dtype=np.uint8))
+        result = {"image_id": 1, "category_id": 1, "score": 0.5}
+        result["segmentation"] = {"size": [height, width], "counts": mask["counts"].decode()}
+        annotations = {"images": [{"id": 1, "height": height, "width": width}], "categories": [{"id": 1}]}
+        check_results([result], annotations, segmentation=True)
+
+
+@pytest.mark.parametrize(
+    ("mask", "size"),
+    [
+        (None, [30, 40]),
+        ([], [30, 40]),
+        ([[1, 1, 5, 5]], [30, 40]),
+        ([[1, 1, 5, 1, 5, 10**9]], [30, 40]),
+        ([[1, 1, 5, 1, 5, float("nan")]], [30, 40]),
+        ([[1, 1, 5, 1, "5", 5]], [30, 40]),
+        ([[1, 1, 5, 1, 5, 5]], [30, None]),
+        ([[1, 1, 5, 1, 5, 5]], [2**20, 2**20]),
+        ({"size": [40, 30], "counts": [1200]}, [30, 40]),
+        ({"size": [30, 40], "counts": [1199]}, [30, 40]),
+        ({"size": [30, 40], "counts": "\x00"}, [30, 40]),
+    ],
+)
+def test_true_masks_that_cannot_be_compared_are_refused(mask: object, size: list[Any]) -> None:
+    truth = annotations()
+    for image in truth["images"]:
+        image |= dict(zip(("height", "width"), size, strict=True))
+    for entry in truth["annotations"]:
+        entry["segmentation"] = mask
+    with pytest.raises(CocoFormatError, match="annotation 1"):
+        check_true_masks(truth)
+
+
+def test_true_masks_are_polygons_or_rles() -> None:
+    polygon = [1, 1, 5.5, 1, 5, 41.0]
+    for mask in ([polygon, [1, 1, 2, 2]], {"size": [30, 40], "counts": [1200]}, {"size": [30, 40], "counts": "`U1"}):
+        truth = annotations()
+        for image in truth["images"]:
+            image |= {"height": 30, "width": 40}
+        for entry in truth["annotations"]:
+            entry["segmentation"] = mask
+        check_true_masks(truth)

@@ -1,0 +1,132 @@
+"""The demo's data: what is bundled, what is taken of a COCO folder, what is refused."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+pytest.importorskip("detectron2")
+from nasnet_det.detection.data.coco_format import CocoFormatError, read_annotations
+from nasnet_det.detection.data.dataset_checks import load_checked
+from nasnet_det.detection.engine import demo
+from nasnet_det.detection.engine.demo import (
+    DATASET,
+    ChooseThreads,
+    FixStatistics,
+    choose_images,
+    find_coco_folder,
+    prepare,
+    sample_folder,
+)
+
+
+def content(boxes: dict[int, list[list[int]]], crowd: int | None = None) -> dict[str, Any]:
+    images = [{"id": i, "file_name": f"{i}.jpg", "width": 120, "height": 60} for i in boxes]
+    annotations = []
+    for image, own in boxes.items():
+        for box in own:
+            entry = {"id": len(annotations) + 1, "image_id": image, "category_id": 1 + image % 2, "bbox": box}
+            annotations.append(entry | {"iscrowd": int(image == crowd), "area": box[2] * box[3]})
+    categories = [{"id": 2, "name": "dog"}, {"id": 1, "name": "cat"}, {"id": 3, "name": "cow"}]
+    return {"images": images, "annotations": annotations, "categories": categories}
+
+
+def test_the_bundled_photographs_are_whole_and_annotated_within_their_borders() -> None:
+    folder = sample_folder()
+    annotations = read_annotations(folder.annotations)
+    licenses = {entry["id"] for entry in annotations["licenses"]}
+    assert len(annotations["images"]) >= 8
+    for image in annotations["images"]:
+        with Image.open(folder.images / image["file_name"]) as file:
+            assert np.asarray(file.convert("RGB")).shape == (image["height"], image["width"], 3)
+        assert image["license"] in licenses and image["source"]
+        boxes = [entry["bbox"] for entry in annotations["annotations"] if entry["image_id"] == image["id"]]
+        assert boxes
+        for x, y, width, height in boxes:
+            assert x >= 0 and y >= 0 and x + width <= image["width"] and y + height <= image["height"]
+
+
+def test_easy_images_are_chosen_and_only_their_categories_kept() -> None:
+    big, small, tiny = [5, 5, 40, 40], [5, 5, 12, 40], [5, 5, 4, 40]
+    data = content({7: [big], 2: [big, big], 1: [big, small], 3: [tiny], 4: [], 5: [big] * 9, 6: [big]}, crowd=6)
+    chosen = choose_images(data, 2)
+    assert [image["id"] for image in chosen["images"]] == [2, 7]
+    assert len(chosen["annotations"]) == 3
+    assert [category["name"] for category in chosen["categories"]] == ["dog", "cat"]
+    # Where large objects are too few, smaller ones do.
+    assert [image["id"] for image in choose_images(data, 8)["images"]] == [1, 2, 7]
+    with pytest.raises(CocoFormatError, match="no image shows"):
+        choose_images(content({3: [tiny]}), 8)
+
+
+def test_forms_of_a_coco_folder(tmp_path: Path) -> None:
+    with pytest.raises(CocoFormatError, match="is no COCO folder"):
+        find_coco_folder(tmp_path)
+    (tmp_path / "annotations.json").touch()
+    assert find_coco_folder(tmp_path).images == tmp_path
+    (tmp_path / "images").mkdir()
+    assert find_coco_folder(tmp_path).images == tmp_path / "images"
+    for name in ("train2017", "val2017"):
+        (tmp_path / "annotations").mkdir(exist_ok=True)
+        (tmp_path / "annotations" / f"instances_{name}.json").touch()
+        (tmp_path / name).mkdir()
+    assert find_coco_folder(tmp_path).images == tmp_path / "train2017"
+    (tmp_path / "train2017").rmdir()
+    assert find_coco_folder(tmp_path).annotations == tmp_path / "annotations" / "instances_val2017.json"
+
+
+def test_what_was_chosen_is_registered_and_a_run_on_other_images_is_not_overwritten(tmp_path: Path) -> None:
+    big = [5, 5, 40, 40]
+    (tmp_path / "annotations.json").write_text(json.dumps(content({1: [big], 2: [big], 4: [big]})))
+    for i in (1, 2, 4):
+        Image.new("RGB", (120, 60)).save(tmp_path / f"{i}.jpg")
+    folder = find_coco_folder(tmp_path)
+    assert prepare(folder, 2, tmp_path / "out") == ["cat", "dog"]
+    assert [record["image_id"] for record in load_checked([DATASET])] == [1, 2]
+    assert prepare(folder, 2, tmp_path / "out") == ["cat", "dog"]
+    with pytest.raises(CocoFormatError, match="a run on other images"):
+        prepare(folder, 3, tmp_path / "out")
+    assert [record["image_id"] for record in load_checked([DATASET])] == [1, 2]
+
+
+def test_coco_mini_has_enough_easy_images(shared: Path) -> None:
+    folder = find_coco_folder(shared / "data" / "coco_mini")
+    assert len(choose_images(read_annotations(folder.annotations), 8)["images"]) == 8
+
+
+def test_statistics_are_fixed_from_a_step_on() -> None:
+    norm = torch.nn.BatchNorm2d(2)
+    hook = FixStatistics(first=5)
+    hook.trainer = SimpleNamespace(model=torch.nn.Sequential(norm), iter=4)
+    hook.before_step()
+    norm(torch.randn(3, 2, 4, 4))
+    before = norm.running_mean.clone()
+    assert before.abs().sum() > 0
+    hook.trainer.iter = 5
+    hook.before_step()
+    norm(torch.randn(3, 2, 4, 4))
+    assert torch.equal(norm.running_mean, before)
+
+
+@pytest.mark.parametrize(("slow", "fast"), [(4, 1), (1, 4)])
+def test_the_faster_number_of_threads_is_kept(monkeypatch: pytest.MonkeyPatch, slow: int, fast: int) -> None:
+    clock, threads = [0.0], [4]
+    monkeypatch.setattr(demo.time, "perf_counter", lambda: clock[0])
+    monkeypatch.setattr(torch, "get_num_threads", lambda: threads[0])
+    monkeypatch.setattr(torch, "set_num_threads", lambda number: threads.__setitem__(0, number))
+    hook = ChooseThreads()
+    hook.trainer = SimpleNamespace(start_iter=10, iter=10)
+    hook.before_train()
+    for step in range(10, 20):
+        hook.trainer.iter = step
+        hook.before_step()
+        clock[0] += {slow: 3.0, fast: 1.0}[threads[0]]
+        hook.after_step()
+    assert threads[0] == fast

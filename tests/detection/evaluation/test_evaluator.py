@@ -1,0 +1,95 @@
+"""detectron2's evaluator: instances in, COCO's numbers or the server's files out."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+pytest.importorskip("detectron2")
+pytest.importorskip("pycocotools")
+from detectron2.data import MetadataCatalog
+from detectron2.structures import Boxes, Instances
+
+from nasnet_det.detection.evaluation.evaluator import CocoEvaluator
+
+BOXES = {1: [5.0, 5.0, 20.0, 25.0], 2: [0.0, 0.0, 30.0, 30.0]}
+CATEGORY = {1: 3, 2: 9}
+
+
+@pytest.fixture
+def dataset(tmp_path: Path) -> Iterator[Path]:
+    """A registered set of two images, an object each, of two categories with ids 3 and 9."""
+    annotations = []
+    for i, (x0, y0, x1, y1) in BOXES.items():
+        annotations.append({"id": i, "image_id": i, "category_id": CATEGORY[i], "bbox": [x0, y0, x1 - x0, y1 - y0]})
+    data = {
+        "images": [{"id": i, "width": 40, "height": 40, "file_name": f"{i}.jpg"} for i in BOXES],
+        "categories": [{"id": 9, "name": "car"}, {"id": 3, "name": "person"}],
+        "annotations": annotations,
+    }
+    (tmp_path / "set.json").write_text(json.dumps(data))
+    MetadataCatalog.get("evaluated").set(json_file=str(tmp_path / "set.json"))
+    yield tmp_path
+    MetadataCatalog.remove("evaluated")
+
+
+def found(image: int, classes: list[int]) -> dict[str, Any]:
+    boxes = torch.tensor([BOXES[image]] * len(classes))
+    scores, predicted = torch.linspace(0.9, 0.5, len(classes)), torch.tensor(classes)
+    return {"instances": Instances((40, 40), pred_boxes=Boxes(boxes), scores=scores, pred_classes=predicted)}
+
+
+def record(image: int, **more: Any) -> dict[str, Any]:
+    return {"image_id": image, "file_name": f"{image}.jpg", **more}
+
+
+def test_perfect_detections_score_100(dataset: Path) -> None:
+    evaluator = CocoEvaluator("evaluated", dataset / "out")
+    evaluator.process([record(2)], [found(2, [1])])
+    evaluator.process([record(1)], [found(1, [0])])
+    scores = evaluator.evaluate()["bbox"]
+    assert scores["AP"] == pytest.approx(100) and scores["AP-car"] == pytest.approx(100)
+    assert math.isnan(scores["APl"])
+    written = json.loads((dataset / "out" / "coco_instances_results.json").read_text())
+    assert [(r["image_id"], r["category_id"], r["bbox"]) for r in written] == [
+        (1, 3, [5.0, 5.0, 15.0, 20.0]),
+        (2, 9, [0.0, 0.0, 30.0, 30.0]),
+    ]
+    evaluator.reset()
+    assert evaluator.evaluate()["bbox"]["AP"] == 0.0
+
+
+def test_unreadable_images_count_as_without_detections(dataset: Path, caplog: pytest.LogCaptureFixture) -> None:
+    evaluator = CocoEvaluator("evaluated")
+    evaluator.process([record(1), record(2, unreadable=True)], [found(1, [0]), found(2, [1])])
+    scores = evaluator.evaluate()["bbox"]
+    assert scores["AP-person"] == pytest.approx(100) and scores["AP-car"] == 0.0
+    assert "1 images could not be read" in caplog.text and "2.jpg" in caplog.text
+
+
+def test_a_models_own_category_ids(dataset: Path) -> None:
+    evaluator = CocoEvaluator("evaluated", category_ids=range(1, 91))
+    evaluator.process([record(1), record(2)], [found(1, [2, 3]), found(2, [8])])
+    assert evaluator.evaluate()["bbox"]["AP"] == pytest.approx(100)
+
+
+def test_a_test_set_is_written_for_the_server(dataset: Path) -> None:
+    data = json.loads((dataset / "set.json").read_text())
+    del data["annotations"]
+    (dataset / "set.json").write_text(json.dumps(data))
+    evaluator = CocoEvaluator("evaluated", dataset / "out", algorithm="NASNet-A")
+    evaluator.process([record(1)], [found(1, [0])])
+    assert evaluator.evaluate() == {}
+    assert (dataset / "out" / "detections_test-dev2017_NASNet-A_results.zip").is_file()
+
+
+def test_a_set_without_annotation_file_is_an_error() -> None:
+    with pytest.raises(ValueError, match="no COCO annotation file"):
+        CocoEvaluator("never_registered")
+    MetadataCatalog.remove("never_registered")

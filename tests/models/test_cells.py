@@ -1,0 +1,87 @@
+"""One cell for every genotype: shapes, widths and gradients whatever is wired."""
+
+from __future__ import annotations
+
+from functools import partial
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import nn
+
+from nasnet_det.genotypes.genotype import Block, CellGenotype, Genotype
+from nasnet_det.models.cells import Cell, StateShape
+from nasnet_det.models.operations import FactorizedReduction, LayerSettings, Scale
+from tests.genotypes.test_genotype import genotypes
+
+SETTINGS = LayerSettings(partial(nn.BatchNorm2d, eps=1e-3))
+
+
+@settings(deadline=None, max_examples=60)
+@given(genotypes(max_blocks=4), st.booleans(), st.booleans(), st.integers(3, 9), st.integers(3, 9))
+def test_any_cell_builds_runs_and_trains_all_it_has(
+    genotype: Genotype, reduces: bool, halved: bool, height: int, width: int
+) -> None:
+    """Any genotype, its previous input at the same size or twice as large: right shapes, no dead parameter."""
+    cell_genotype = genotype.reduction if reduces else genotype.normal
+    scale = Scale(2 if reduces else 1)
+    previous_level = 1 if halved else 2
+    inputs = [StateShape(6, 2)] + [StateShape(5, previous_level)] * (genotype.num_inputs - 1)
+    cell = Cell(cell_genotype, inputs, 4, scale, SETTINGS, passes_all=genotype.passes_all)
+    grow = 2 if halved else 1
+    states = [torch.randn(3, 6, height, width)]
+    states += [torch.randn(3, 5, height * grow, width * grow) for _ in inputs[1:]]
+    outputs = cell(*states)
+    assert [tuple(o.shape) for o in outputs] == [
+        (3, s.channels, -(-height // scale.stride), -(-width // scale.stride)) for s in cell.out_shapes
+    ]
+    sum(o.square().sum() for o in outputs).backward()
+    read = {s for block in cell_genotype.blocks for s, _ in block.sides} | set(cell_genotype.concat)
+    for name, parameter in cell.named_parameters():
+        if name.startswith("preprocess.") and int(name.split(".")[1]) not in read:
+            continue  # an input that nothing reads
+        assert parameter.grad is not None, name
+
+
+def test_a_missing_previous_state_is_the_raw_current_one() -> None:
+    """TF-slim: ``prev_layer is None`` gives ``curr_layer``, unprojected; joined, it is made to fit without ReLU."""
+    genotype = CellGenotype((Block(0, 1, "identity", "identity"),), (1, 2))
+    cell = Cell(genotype, [StateShape(6, 0)], 4, Scale(), SETTINGS).eval()
+    assert isinstance(cell.preprocess[1], nn.Identity)
+    assert isinstance(cell.concat_proj["1"].act, nn.Identity)
+    assert cell(torch.randn(1, 6, 5, 5))[0].shape == (1, 8, 5, 5)
+
+
+def test_a_joined_input_of_a_reduction_is_reduced() -> None:
+    """AmoebaNet-C joins the current state in its reduction cell."""
+    genotype = CellGenotype((Block(0, 1, "max_pool_3x3", "max_pool_3x3"),), (0, 2))
+    cell = Cell(genotype, [StateShape(6, 0), StateShape(6, 0)], 4, Scale(2), SETTINGS)
+    assert isinstance(cell.concat_proj["0"], FactorizedReduction)
+    assert cell(torch.randn(1, 6, 5, 5), torch.randn(1, 6, 5, 5))[0].shape == (1, 8, 3, 3)
+
+
+@pytest.mark.parametrize(("combine", "channels"), [("add", 4), ("concat", 8), ("add_layer_norm", 4)])
+def test_combiners(combine: str, channels: int) -> None:
+    genotype = CellGenotype((Block(0, 1, "identity", "identity", combine),), (2,))
+    cell = Cell(genotype, [StateShape(4, 0), StateShape(4, 0)], 4, Scale(), SETTINGS)
+    (output,) = cell(torch.randn(2, 4, 5, 5), torch.randn(2, 4, 5, 5))
+    assert output.shape == (2, channels, 5, 5)
+
+
+def test_norms_after_addition_normalize_what_they_say() -> None:
+    left, right = torch.randn(2, 4, 5, 5), torch.randn(2, 4, 5, 5)
+    for combine, dims in (("add_layer_norm", (1, 2, 3)), ("add_instance_norm", (2, 3))):
+        genotype = CellGenotype((Block(0, 1, "identity", "identity", combine),), (2,))
+        cell = Cell(genotype, [StateShape(4, 0), StateShape(4, 0)], 4, Scale(), SETTINGS)
+        normalized = cell.blocks[0].combine(left, right)
+        torch.testing.assert_close(normalized.mean(dims), torch.zeros_like(normalized.mean(dims)), atol=1e-5, rtol=0)
+        torch.testing.assert_close(
+            normalized.var(dims, correction=0), torch.ones_like(normalized.mean(dims)), atol=1e-3, rtol=0
+        )
+
+
+def test_an_input_two_halvings_away_is_refused() -> None:
+    genotype = CellGenotype((Block(0, 1, "identity", "identity"),), (2,))
+    with pytest.raises(ValueError, match="halvings away"):
+        Cell(genotype, [StateShape(4, 3), StateShape(4, 1)], 4, Scale(), SETTINGS)

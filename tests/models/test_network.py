@@ -1,0 +1,184 @@
+"""The network: its wiring, its counts, and what its switches do."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+from torch import nn
+
+from nasnet_det.genotypes.published import PUBLISHED
+from nasnet_det.models.network import NASNet
+from nasnet_det.models.plan import plan_cells, slim_stages
+from tests.models.test_operations import randomize
+
+SMALL = {"num_cells": 1, "num_filters": 8, "num_classes": 5}
+
+
+def count(model: nn.Module) -> int:
+    return sum(p.numel() for p in model.parameters())
+
+
+def test_parameters_of_the_released_networks() -> None:
+    """The counts in the reference facts, and those of the goldens' meta.json."""
+    assert count(NASNet(num_cells=4, num_filters=44, device="meta")) == 5_289_978
+    large = {"num_cells": 6, "num_filters": 168, "stem_channels": 96, "skip_reduction_layer_input": True}
+    assert count(NASNet(**large, device="meta")) == 88_753_150
+    cifar = {"stem": "cifar", "num_classes": 10, "bn_eps": 1e-5}
+    assert count(NASNet(num_cells=2, num_filters=8, stem_channels=24, **cifar)) == 110_562
+
+
+def test_the_large_network_skips_the_reductions_input() -> None:
+    plan = plan_cells((6, 6, 6), 168, "imagenet", skip_reduction_layer_input=True)
+    names = ["stem", *(p.name for p in plan)]
+    reads = {p.name: (names[p.current], None if p.previous is None else names[p.previous]) for p in plan}
+    assert reads["cell_stem_0"] == ("stem", None)
+    assert reads["cell_stem_1"] == ("cell_stem_0", "stem")
+    assert reads["cell_0"] == ("cell_stem_1", "cell_stem_0")
+    assert reads["reduction_cell_0"] == ("cell_5", "cell_4")
+    assert reads["cell_6"] == ("reduction_cell_0", "cell_4")
+    assert reads["cell_7"] == ("cell_6", "reduction_cell_0")
+    assert [p.filters for p in plan[:3]] == [42, 84, 168]
+
+
+def test_the_mobile_network_does_not() -> None:
+    plan = plan_cells((4, 4, 4), 44)
+    names = ["stem", *(p.name for p in plan)]
+    reads = {p.name: names[p.previous] for p in plan if p.previous is not None}
+    assert reads["cell_4"] == "cell_3"
+
+
+def test_stages_from_a_total_as_tf_slim_counts_them() -> None:
+    assert slim_stages(18) == (6, 6, 6)
+    assert slim_stages(12) == (4, 4, 4)
+    assert slim_stages(10) == (3, 3, 4)
+
+
+def test_initialization_is_tf_slims() -> None:
+    """Truncated normal, std sqrt(1.3 * 2 / fan_out) before the cut at two of them; a depthwise fan out is its area."""
+    torch.manual_seed(0)
+    network = NASNet(num_cells=1, num_filters=64)
+    cut = 0.8796  # the standard deviation that a unit normal cut at 2 has
+    for weight, fan_out in (
+        (network.cells["cell_0"].preprocess[0].conv.weight, 64),
+        (network.cells["cell_0"].blocks[0].left[0].depthwise.weight, 25),
+        (network.fc.weight, 1000),
+    ):
+        std = math.sqrt(2.6 / fan_out)
+        assert weight.std().item() == pytest.approx(cut * std, rel=0.05)
+        assert weight.abs().max().item() <= 2 * std
+    assert not network.fc.bias.any()
+
+
+def test_auxiliary_head_only_speaks_in_training() -> None:
+    network = NASNet(**SMALL, aux_head=True, img_size=160)
+    logits, auxiliary = network(torch.randn(2, 3, 160, 160))
+    assert logits.shape == auxiliary.shape == (2, 5)
+    auxiliary.sum().backward()
+    assert network.cells["cell_0"].preprocess[0].conv.weight.grad is not None
+    assert network.cells["cell_2"].preprocess[0].conv.weight.grad is None
+    assert network.eval()(torch.randn(2, 3, 160, 160)).shape == (2, 5)
+    network.reset_classifier(7)
+    assert network.train()(torch.randn(2, 3, 160, 160))[1].shape == (2, 7)
+    with pytest.raises(ValueError, match="img_size"):
+        network(torch.randn(2, 3, 192, 192))
+    with pytest.raises(ValueError, match="5x5"):
+        NASNet(**SMALL, aux_head=True, img_size=32)
+
+
+def test_auxiliary_head_of_the_mobile_golden() -> None:
+    """The variables of ``slim_mobile``: 1x1 to 128, 4x4 to 768, linear."""
+    head = NASNet(aux_head=True, img_size=224, device="meta").aux_head
+    assert head is not None
+    assert tuple(head.project.weight.shape) == (128, 528, 1, 1)
+    assert tuple(head.whole.weight.shape) == (768, 128, 4, 4)
+
+
+@pytest.mark.parametrize("output_stride", [2, 4, 8, 16])
+def test_a_smaller_output_stride_computes_the_same_places(output_stride: int) -> None:
+    """Sizes that stay odd at every halving: the dilated network, sampled, is the strided one."""
+    network = randomize(NASNet(**SMALL))
+    dilated = randomize(NASNet(**SMALL, output_stride=output_stride))
+    dilated.load_state_dict(network.state_dict())
+    x = torch.randn(1, 3, 131, 67)
+    step = 32 // output_stride
+    expected = network.forward_features(x)
+    features = dilated.forward_features(x)
+    assert expected.shape[-2:] == (5, 3)
+    torch.testing.assert_close(features[:, :, ::step, ::step], expected, rtol=1e-3, atol=1e-4)
+    assert dilated.feature_info[-1]["reduction"] == output_stride
+
+
+@pytest.mark.parametrize("size", [(32, 32), (33, 47), (64, 100), (75, 75)])
+def test_any_size(size: tuple[int, int]) -> None:
+    network = NASNet(**SMALL).eval()
+    features = network.forward_features(torch.randn(1, 3, *size))
+    # The stem's VALID convolution, then five halvings rounded up.
+    sides = tuple(math.ceil((side - 1) // 2 / 16) for side in size)
+    assert features.shape == (1, network.num_features, *sides)
+
+
+def _step(network: NASNet, x: torch.Tensor) -> tuple[list[torch.Tensor], dict[str, torch.Tensor]]:
+    torch.manual_seed(1)
+    network.zero_grad()
+    network(x).square().sum().backward()
+    return [p.grad.clone() for p in network.parameters() if p.grad is not None], dict(network.state_dict())
+
+
+def test_checkpointing_changes_nothing_but_memory() -> None:
+    """Equal gradients with paths dropped at random, and batch norm's statistics updated once, not twice."""
+    plain = NASNet(**SMALL, drop_path_rate=0.5)
+    saved = NASNet(**SMALL, drop_path_rate=0.5)
+    saved.load_state_dict(plain.state_dict())
+    saved.set_grad_checkpointing()
+    x = torch.randn(3, 3, 64, 64)
+    expected, expected_state = _step(plain, x)
+    gradients, state = _step(saved, x)
+    torch.testing.assert_close(gradients, expected)
+    torch.testing.assert_close(state, expected_state)
+
+
+def test_all_states_can_be_passed_on() -> None:
+    """The paper's NASNet-B way of joining cells, with some wiring (the published one is not known in text)."""
+    cell = {
+        "blocks": [
+            [0, 1, "sep_conv_3x3", "identity", "add"],
+            [2, 3, "max_pool_3x3", "sep_conv_3x3", "concat"],
+            [4, 0, "avg_pool_3x3", "conv_1x1", "add_layer_norm"],
+            [5, 1, "identity", "conv_3x3", "add_instance_norm"],
+        ],
+        "concat": [4, 5, 6, 7],
+    }
+    genotype = {"passes_all": True, "normal": cell, "reduction": cell}
+    network = NASNet(genotype, **SMALL)
+    assert network.num_features == (8 + 16 + 8 + 8) * 4
+    network(torch.randn(2, 3, 64, 64)).sum().backward()
+    assert all(p.grad is not None for name, p in network.named_parameters() if not name.startswith("stem"))
+
+
+@pytest.mark.parametrize("name", PUBLISHED)
+def test_every_published_cell_trains(name: str) -> None:
+    network = NASNet(name, **SMALL)
+    network(torch.randn(2, 3, 64, 64)).square().sum().backward()
+    dead = [n for n, p in network.named_parameters() if p.grad is None]
+    assert not dead
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        ({"num_cells": 0}, "at least 1"),
+        ({"num_cells": (2, -1)}, "at least 1"),
+        ({"num_filters": 3}, "num_filters"),
+        ({"stem": "mnist"}, "'imagenet' or 'cifar'"),
+        ({"output_stride": 64}, r"\[2, 4, 8, 16, 32\]"),
+        ({"num_classes": -1}, "num_classes is a whole number of at least 0, not -1"),
+        ({"num_classes": [3]}, "num_classes is"),
+        ({"in_chans": 0}, "in_chans is"),
+        ({"stem_channels": 1.5}, "stem_channels is"),
+    ],
+)
+def test_impossible_numbers_are_refused(arguments: dict, says: str) -> None:
+    with pytest.raises(ValueError, match=says):
+        NASNet(**{**SMALL, **arguments})

@@ -1,0 +1,57 @@
+"""JSON and YAML of others: read as data, or a ValueError whatever is wrong; words for messages are short."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from nasnet_det.safe_io.values import DEEPEST, check_extent, format_names, format_value, parse_json, parse_yaml
+
+
+def test_what_is_right_is_read() -> None:
+    assert parse_json('{"a": [1, 2.5, null]}') == {"a": [1, 2.5, None]}
+    assert parse_yaml("a: &x [1, 2]\nb: *x\n") == {"a": [1, 2], "b": [1, 2]}
+
+
+@pytest.mark.parametrize("text", ["{", "[" * 100_000, "9" * 5000, "\ud800"])
+def test_json_that_cannot_be_read_is_a_value_error(text: str) -> None:
+    with pytest.raises(ValueError):
+        parse_json(text)
+
+
+LAUGHS = "\n".join(["a0: &a0 [x, x]", *(f"a{i}: &a{i} [*a{i - 1}, *a{i - 1}]" for i in range(1, 60))])
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("a: [", "expected"),
+        ("!!python/object/apply:os.getcwd []", "constructor"),
+        (LAUGHS, "aliases stand for more"),
+        ("a: &a [*a]", "deep"),
+        ("a: &a {b: *a}", "deep"),
+        ("[" * 3000, "deep"),
+        ("a: " + "[" * (DEEPEST + 2) + "]" * (DEEPEST + 2), "deep"),
+    ],
+)
+def test_yaml_that_cannot_be_read_is_a_value_error(text: str, words: str) -> None:
+    with pytest.raises(ValueError, match=words):
+        parse_yaml(text)
+
+
+def test_shared_values_are_no_bomb() -> None:
+    inner = list(range(1000))
+    check_extent([inner] * 900)
+    with pytest.raises(ValueError, match="aliases"):
+        check_extent([inner] * 1100)
+
+
+def test_a_message_shows_a_little_of_anything() -> None:
+    endless: list[Any] = []
+    endless.append(endless)
+    for value in ("a" * 10**6, list(range(10**5)), 10**5000, endless, {str(i): "b" * 100 for i in range(100)}):
+        assert 3 < len(format_value(value)) < 210
+    assert format_value("text") == "'text'"
+    assert format_names(["a", "b", 3]) == "a, b, 3"
+    assert len(format_names(["x" * 500] * 500)) < 210

@@ -1,0 +1,127 @@
+"""An ImageNet folder: timm's transforms, an order that can be taken up, unreadable images, classes by name."""
+
+from __future__ import annotations
+
+import logging
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from PIL import Image
+from timm.data import create_transform
+
+from nasnet_det.training.data.cifar10 import DataError
+from nasnet_det.training.data.image_folder import FolderBatches, Pictures, Preprocessing
+from nasnet_det.training.engine import seed_step
+from nasnet_det.training.recipe import load_recipe
+
+CPU = torch.device("cpu")
+INPUT = Preprocessing((3, 48, 48), (0.5, 0.5, 0.5), (0.5, 0.5, 0.5))
+PAPER = load_recipe("imagenet_paper_mobile").augmentation
+
+
+def _batches(root: Path, augmentation: Any = PAPER, **options: Any) -> FolderBatches:
+    settings = {"batch_size": 4, "seed": 0, "workers": 0, **options}
+    return FolderBatches(root, INPUT, augmentation, device=CPU, **settings)
+
+
+def _all(batches: Any) -> tuple[torch.Tensor, torch.Tensor]:
+    images, labels = zip(*batches, strict=True)
+    return torch.cat(images), torch.cat(labels)
+
+
+def test_validation_is_timms_preprocessing(image_folder: Path) -> None:
+    images, labels = _all(_batches(image_folder).validating())
+    transform = create_transform((3, 48, 48), interpolation="bicubic", crop_pct=0.875, mean=(0.5,) * 3, std=(0.5,) * 3)
+    with Image.open(image_folder / "val" / "n01443537" / "2.png") as image:
+        torch.testing.assert_close(images[6], transform(image), atol=1e-6, rtol=0)
+    assert labels.tolist() == [0] * 4 + [1] * 4 + [2] * 4
+
+
+def test_training_images_are_augmented_and_in_range(image_folder: Path) -> None:
+    batches = _batches(image_folder)
+    assert (batches.steps_per_epoch, batches.num_classes, batches.input_size) == (6, 3, (3, 48, 48))
+    images, labels = _all(batches.training(0))
+    assert sorted(labels.tolist()) == [0] * 8 + [1] * 8 + [2] * 8
+    assert images.shape == (24, 3, 48, 48) and images.min() >= -1 and images.max() <= 1
+    again, _ = _all(batches.training(1))
+    assert not torch.equal(images, again)
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_an_epoch_taken_up_goes_on_with_the_same_pixels(image_folder: Path, workers: int) -> None:
+    whole, _ = _all(_batches(image_folder).training(3))
+    rest, _ = _all(_batches(image_folder, workers=workers).training(3, start=4))
+    assert torch.equal(whole[16:], rest)
+
+
+def test_reading_leaves_a_steps_random_numbers_alone(image_folder: Path) -> None:
+    seed_step(0, 0)
+    expected = float(torch.rand(()))
+    seed_step(0, 0)
+    next(_batches(image_folder).training(0))
+    assert float(torch.rand(())) == expected
+
+
+def test_processes_share_an_epoch(image_folder: Path) -> None:
+    alone, _ = _all(_batches(image_folder, batch_size=8).training(0))
+    first, second = (_all(_batches(image_folder, rank=rank, world=2).training(0))[0] for rank in (0, 1))
+    together = torch.stack([first.view(3, 4, 3, 48, 48), second.view(3, 4, 3, 48, 48)], dim=1).flatten(0, 2)
+    assert torch.equal(alone, together)
+    counts = [len(_all(_batches(image_folder, rank=rank, world=5).validating())[1]) for rank in range(5)]
+    assert counts == [3, 3, 2, 2, 2]
+
+
+def test_erasing_is_on_the_device(image_folder: Path) -> None:
+    plain = {"hflip": 0.0, "scale": [1.0, 1.0], "color_jitter": 0.0}
+    erased, _ = _all(_batches(image_folder, {**plain, "re_prob": 1.0}).training(0))
+    whole, _ = _all(_batches(image_folder, plain).training(0))
+    assert ((erased == 0) & (whole != 0)).flatten(1).any(1).all()
+
+
+def test_an_unreadable_training_image_is_named_and_passed_over(
+    image_folder: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    root = tmp_path / "data"
+    shutil.copytree(image_folder, root)
+    broken = root / "train" / "n01440764" / "3.png"
+    broken.write_bytes(broken.read_bytes()[:200])
+    with caplog.at_level(logging.WARNING):
+        images, _ = _all(_batches(root).training(0))
+    assert len(images) == 24 and str(broken) in caplog.text
+    for path in (root / "train").rglob("*.png"):
+        path.write_bytes(b"")
+    with pytest.raises(DataError, match="10 images in a row"):
+        _all(_batches(root).training(0))
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_an_unreadable_validation_image_ends_it(image_folder: Path, tmp_path: Path, workers: int) -> None:
+    root = tmp_path / "data"
+    shutil.copytree(image_folder, root)
+    broken = root / "val" / "n01443537" / "1.png"
+    broken.write_bytes(b"no image")
+    with pytest.raises(DataError, match=r"n01443537/1\.png cannot be read as an image"):
+        _all(_batches(root, workers=workers).validating())
+
+
+def test_wrong_folders_and_settings_are_named(image_folder: Path, tmp_path: Path) -> None:
+    with pytest.raises(DataError, match=r"train is no folder; an ImageNet folder holds train/CLASS/"):
+        _batches(tmp_path)
+    (tmp_path / "train").mkdir()
+    with pytest.raises(DataError, match="Found 0 images"):
+        _batches(tmp_path)
+    with pytest.raises(DataError, match="24 training images do not fill a batch of 32"):
+        _batches(image_folder, batch_size=32)
+    with pytest.raises(DataError, match="augmentation has no setting colour"):
+        _batches(image_folder, {"colour": 1})
+    with pytest.raises(DataError, match="3 of its 3 classes are not the model's, as n01440764"):
+        Pictures(image_folder / "val", INPUT.evaluation_transform(), ["cat", "dog"])
+
+
+def test_labels_follow_the_names_given(image_folder: Path) -> None:
+    names = ["x", "n01484850", "n01440764", "y", "n01443537"]
+    pictures = Pictures(image_folder / "val", INPUT.evaluation_transform(), names)
+    assert [pictures[number, 0][1] for number in (0, 4, 8)] == [2, 4, 1]
