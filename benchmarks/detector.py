@@ -81,9 +81,9 @@ def build(variant: dict[str, Any], size: int, device: str) -> torch.nn.Module:
         cfg.MODEL.NASNET.IMAGE_SIZE = [size, size]
         cfg.MODEL.NASNET.CHUNK_SIZE = variant["chunk"]
         cfg.MODEL.NASNET.FUSED = variant["form"] != "plain"
-        cfg.MODEL.NASNET.CUDA_GRAPHS = variant["form"] == "graphed"
     cfg.MODEL.DEVICE = device
     cfg.MODEL.RPN.POST_NMS_TOPK_TEST = variant["proposals"]
+    cfg.merge_from_list(variant.get("options", []))
     model = for_inference(build_model(cfg).eval(), cfg)
     fix_proposals(model, variant["proposals"], size)
     return model
@@ -221,7 +221,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--size", type=int, default=400, help="height and width of the image in pixels (400)")
     parser.add_argument("--proposals", type=int, nargs="+", default=[50, 300])
     parser.add_argument("--chunks", type=int, nargs="+", default=[0, 64], help="0: sized to the device")
-    parser.add_argument("--forms", nargs="+", choices=["plain", "fused", "graphed"], default=["plain", "fused"])
+    parser.add_argument("--forms", nargs="+", choices=["plain", "fused"], default=["plain", "fused"])
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument(

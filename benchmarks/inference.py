@@ -50,7 +50,6 @@ VARIANTS = {
     "keras": "keras.applications as a TensorFlow function",
     "eager": "this project's network, channels_last",
     "fused": "optimize_for_inference of it, not compiled",
-    "fused_graphed": "the same recorded as a CUDA graph",
     "fused_compiled": "fused under torch.compile with freezing",
     "packaged": "that as an ahead-of-time package",
 }
@@ -94,11 +93,9 @@ class Setting:
             self._own["eager"] = timm.create_model(self.model).eval()
         return self._own["eager"]
 
-    def fused(self, cuda_graphs: bool = False) -> nn.Module:
+    def fused(self) -> nn.Module:
         """Folded in float32, then in the type asked for."""
-        if cuda_graphs and self.device.type != "cuda":
-            raise NoVariant("CUDA graphs need a GPU")
-        return optimize_for_inference(self.own(), cuda_graphs).to(self.device, self.dtype)
+        return optimize_for_inference(self.own()).to(self.device, self.dtype)
 
 
 def prepare(name: str, setting: Setting) -> Callable[[], Any]:
@@ -119,7 +116,6 @@ def prepare(name: str, setting: Setting) -> Callable[[], Any]:
             "timm_compiled": lambda: compiled(setting.timm()),
             "eager": lambda: setting.own().to(setting.device, setting.dtype, memory_format=torch.channels_last),
             "fused": setting.fused,
-            "fused_graphed": lambda: setting.fused(cuda_graphs=True),
             "fused_compiled": lambda: compiled(setting.fused()),
             "packaged": lambda: packaged(setting),
         }
@@ -202,7 +198,7 @@ def measure(names: list[str], setting: Setting, turns: int, calls: int) -> dict[
             continue
         wait(setting.device)
         found[name] = Measured(time.perf_counter() - start)
-        if name in ("eager", "fused", "fused_graphed", "fused_compiled", "packaged"):
+        if name in ("eager", "fused", "fused_compiled", "packaged"):
             found[name].output = output.float()
     for _ in range(turns):
         for name, run in runs.items():

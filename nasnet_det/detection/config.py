@@ -14,6 +14,8 @@ from detectron2.config import CfgNode, get_cfg
 from nasnet_det.detection import add_nasnet_config
 from nasnet_det.safe_io.values import check_extent
 
+#: Keys of ``MODEL.NASNET`` that older versions wrote into a run's ``config.yaml`` and that have no effect any more.
+REMOVED_KEYS = ("CUDA_GRAPHS",)
 #: Of another library's message, which may repeat a whole file.
 _LONGEST = 600
 
@@ -96,9 +98,11 @@ def _suggestion(cfg: CfgNode, reason: str) -> str:
 
 
 def add_node(cfg: CfgNode) -> None:
-    """Give ``cfg`` the node ``MODEL.NASNET`` if it has none."""
+    """Give ``cfg`` the node ``MODEL.NASNET`` if it has none; keys of older versions are ignored with a warning."""
     if "NASNET" not in cfg.MODEL:
         cfg.MODEL.NASNET = default_node()
+        for key in REMOVED_KEYS:
+            cfg.register_deprecated_key(f"MODEL.NASNET.{key}")
 
 
 def default_node() -> CfgNode:
@@ -145,9 +149,8 @@ def default_node() -> CfgNode:
     # Detections kept of each class; TEST.DETECTIONS_PER_IMAGE bounds their sum.
     node.DETECTIONS_PER_CLASS = 100
     # Evaluate and predict with the networks in fused form: the same function but for rounding, faster (see
-    # nasnet_det.optimize_for_inference); on a GPU perhaps recorded as CUDA graphs. Training has no use for either.
+    # nasnet_det.optimize_for_inference). Training is not affected.
     node.FUSED = False
-    node.CUDA_GRAPHS = False
     # For each class of the data set the label that the network gives it, counted from 1: the published detectors have
     # COCO's 90 category ids, of which 80 exist. Empty where they are the same.
     node.LABEL_IDS = []

@@ -1,4 +1,4 @@
-"""A network whose cells are fused: the same function of the same inputs, with the same interface."""
+"""A NASNet whose cells are fused: the same function and interface."""
 
 from __future__ import annotations
 
@@ -7,99 +7,95 @@ from collections.abc import Iterator, Sequence
 import torch
 from torch import Tensor, nn
 
-from nasnet_det.fusion import depthwise
-from nasnet_det.fusion.fallback import warn_once
-from nasnet_det.fusion.fold import folded
-from nasnet_det.fusion.graph import CannotFuse, Graph, read_cell
-from nasnet_det.fusion.schedule import schedule
+from nasnet_det.fusion.batch_norm import fold
+from nasnet_det.fusion.graph import CellGraph, UnsupportedCell, read_cell, warn_once
 from nasnet_det.fusion.steps import Relu
 from nasnet_det.models.network import NASNet
 from nasnet_det.models.stem import StemConv
 
 
 class FusedCell(nn.Module):
-    """The steps of a cell's graph, one after the other; what nothing reads any more is freed at once.
+    """The nodes of a cell's graph, run in order; a value is freed after its last reader.
 
-    An input that the cell reads only through ReLU is expected activated (``wants_activated``), so that cells which read
-    the same output share it.
+    An input that the cell reads through ReLU only is expected to have gone through ReLU (``wants_activated``), so that
+    cells that read the same output share it.
+
+    Args:
+        graph: the cell's graph.
+        outputs: the numbers of the values that the cell returns.
     """
 
-    def __init__(self, graph: Graph, outputs: Sequence[int]) -> None:
+    def __init__(self, graph: CellGraph, outputs: Sequence[int]) -> None:
         super().__init__()
         self.num_inputs = graph.num_inputs
-        self.wants_activated, stands_for = _only_activated(graph, outputs)
-        self.outputs = tuple(stands_for.get(value, value) for value in outputs)
+        self.wants_activated, replaced_by = _activated_inputs(graph, outputs)
+        self.outputs = tuple(replaced_by.get(value, value) for value in outputs)
         self.steps = nn.ModuleList()
         self.reads: list[tuple[int, ...]] = []
-        self.makes: list[int] = []
+        self.results: list[int] = []
         for number, node in enumerate(graph.nodes):
-            if node.step is not None and number not in stands_for:
+            if node.step is not None and number not in replaced_by:
                 self.steps.append(node.step)
-                self.reads.append(tuple(stands_for.get(value, value) for value in node.reads))
-                self.makes.append(number)
+                self.reads.append(tuple(replaced_by.get(value, value) for value in node.reads))
+                self.results.append(number)
         last = {value: i for i, reads in enumerate(self.reads) for value in reads}
-        self.drops = [
+        self.frees = [
             tuple(v for v in set(reads) if last[v] == i and v not in self.outputs) for i, reads in enumerate(self.reads)
         ]
-        #: The same in another order, for a GPU.
-        self.tasks = schedule(list(self.steps), self.reads, self.makes, self.outputs)
 
     def forward(self, *inputs: Tensor) -> tuple[Tensor, ...]:
-        """The contract of :class:`nasnet_det.models.cells.Cell`, with inputs activated where ``wants_activated``."""
+        """See :class:`nasnet_det.models.cells.Cell`; inputs flagged in ``wants_activated`` are passed after ReLU."""
         values = dict(enumerate(inputs))
-        if self.tasks and depthwise.is_covered(inputs[0]):
-            for task in self.tasks:
-                task.run(values)
-            return tuple(values[value] for value in self.outputs)
-        for step, reads, makes, drops in zip(self.steps, self.reads, self.makes, self.drops, strict=True):
-            values[makes] = step(*[values[value] for value in reads])
-            for value in drops:
+        for step, reads, result, frees in zip(self.steps, self.reads, self.results, self.frees, strict=True):
+            values[result] = step(*[values[value] for value in reads])
+            for value in frees:
                 del values[value]
         return tuple(values[value] for value in self.outputs)
 
 
-def _only_activated(graph: Graph, outputs: Sequence[int]) -> tuple[tuple[bool, ...], dict[int, int]]:
-    """Which inputs are read through ReLU alone, and the numbers of those ReLUs with the input of each."""
-    flags, relus = [], {}
+def _activated_inputs(graph: CellGraph, outputs: Sequence[int]) -> tuple[tuple[bool, ...], dict[int, int]]:
+    """Return which inputs are read through ReLU only, and the input that replaces each of those ReLUs."""
+    flags, replaced_by = [], {}
     for value in range(graph.num_inputs):
         readers = [number for number, node in enumerate(graph.nodes) if value in node.reads]
         flags.append(value not in outputs and all(isinstance(graph.nodes[n].step, Relu) for n in readers))
         if flags[-1]:
-            relus.update(dict.fromkeys(readers, value))
-    return tuple(flags), relus
+            replaced_by.update(dict.fromkeys(readers, value))
+    return tuple(flags), replaced_by
 
 
 class FusedNASNet(NASNet):
-    """A network of fused cells. Made by :func:`nasnet_det.fusion.optimize_for_inference` from a :class:`NASNet`."""
+    """A network of fused cells, converted from a :class:`NASNet` by
+    :func:`nasnet_det.fusion.optimize_for_inference`."""
 
     @classmethod
-    def take_over(cls, network: NASNet) -> None:
-        """Turn ``network``, in evaluation, into a fused one."""
+    def convert(cls, network: NASNet) -> None:
+        """Turn ``network``, which is in evaluation mode, into a fused one in place."""
         network.__class__ = cls
         network.requires_grad_(False)
         like = next(network.parameters(), torch.empty(0))
         _fold_stem(network.stem)
         for plan in network.plan:
             if plan.name not in network.cells:
-                continue  # a half of a detector has not all of them
+                continue  # each half of a detector has some of the cells
             cell = network.cells[plan.name]
-            alone = plan.previous is None and not network.genotype.passes_all
+            single_input = plan.previous is None and not network.genotype.passes_all
             try:
-                network.cells[plan.name] = FusedCell(*read_cell(cell, like, alone))
-            except CannotFuse as reason:
-                warn_once(f"optimize_for_inference leaves {plan.name} as it is: {reason}")
+                network.cells[plan.name] = FusedCell(*read_cell(cell, like, single_input))
+            except UnsupportedCell as reason:
+                warn_once(f"optimize_for_inference leaves {plan.name} unchanged: {reason}")
 
     def train(self, mode: bool = True) -> FusedNASNet:
-        """Raises RuntimeError for training: its norms are gone."""
+        """Raise RuntimeError for training mode, since the norms are folded."""
         if mode:
-            raise RuntimeError("a network optimized for inference cannot be trained; train the one it was made from")
+            raise RuntimeError("a network optimized for inference cannot be trained; train the original network")
         super().train(False)
         return self
 
     def run_cells(
         self, outputs: dict[int, tuple[Tensor, ...]], start: int, stop: int
     ) -> Iterator[tuple[int, tuple[Tensor, ...]]]:
-        """See :meth:`NASNet.run_cells`; ReLU of an output is computed once for all the cells that read it."""
+        """See :meth:`NASNet.run_cells`. The ReLU of an output is computed once for all cells that read it."""
         activated: dict[tuple[int, int], Tensor] = {}
         for i in range(start, stop):
             outputs[i + 1] = self._run_fused(i, outputs, activated)
@@ -120,19 +116,19 @@ class FusedNASNet(NASNet):
         sources = [(plan.current, k) for k in range(len(inputs))]
         if not self.genotype.passes_all and plan.previous is not None:
             sources = [(plan.current, 0), (plan.previous, 0)]
-        given = list(inputs)
+        arguments = list(inputs)
         for k, source in enumerate(sources):
             if cell.wants_activated[k]:
                 if source not in activated:
                     activated[source] = self.act(inputs[k])
-                given[k] = activated[source]
-        return cell(*given)
+                arguments[k] = activated[source]
+        return cell(*arguments)
 
 
 def _fold_stem(stem: nn.Module) -> None:
     if type(stem) is not StemConv:
         return
-    terms = folded(stem.conv, stem.bn)
+    terms = fold(stem.conv, stem.bn)
     if terms is not None and terms[1] is not None:
         weight, bias = (term.to(stem.conv.weight.dtype) for term in terms if term is not None)
         stem.conv.bias = nn.Parameter(bias, requires_grad=False)

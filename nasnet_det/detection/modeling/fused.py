@@ -21,6 +21,6 @@ def for_inference(model: nn.Module, cfg: CfgNode) -> nn.Module:
     if isinstance(model, DistributedDataParallel):  # a copy has no gradients to exchange
         model = model.module
     try:
-        return optimize_for_inference(model, cfg.MODEL.NASNET.CUDA_GRAPHS)
+        return optimize_for_inference(model)
     except ValueError as error:
         raise ConfigError(f"MODEL.NASNET.FUSED: {error}") from None

@@ -3,24 +3,20 @@
 Source: ``core/post_processing.py`` (``multiclass_non_max_suppression``). Boxes are suppressed as decoded, clipped to
 the image afterwards, and dropped if nothing is left of them, so fewer than the limit may remain.
 
-How many remain only a look at the numbers tells, for which the host would have to wait for a GPU. So nothing is dropped
-here: results have a fixed size, and a mask says which of them exist.
+Nothing is dropped here: results have a fixed size, and a mask tells which of them are valid, so that whole detectors
+can be exported and compiled. Only :func:`suppress` itself reads numbers back from a GPU.
 """
 
 from __future__ import annotations
 
-import importlib.util
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 from torchvision.ops import nms
 
-from nasnet_det.fusion.fallback import fault_of, warn_once
-
 #: Where boxes end at the latest; the area of a box of twice this side is still a float32.
 FAR = 4e18
-_HAS_TRITON = importlib.util.find_spec("triton") is not None
 
 
 @torch.library.custom_op("nasnet_det::suppress", mutates_args=())
@@ -43,17 +39,10 @@ def suppress(boxes: Tensor, scores: Tensor, iou_threshold: float, limit: int) ->
     best = boxes.gather(1, order[..., None].expand(-1, -1, 4))
     ordered = scores.gather(1, order)
     counts = (ordered > torch.finfo(scores.dtype).min).sum(dim=1)
-    if boxes.is_cuda and not (reason := _why_not(boxes.device)):
-        from nasnet_det.detection.modeling.suppression_kernel import suppress_sorted
-
-        kept = suppress_sorted(best, counts, iou_threshold, limit)
-    else:
-        if boxes.is_cuda:
-            warn_once(f"detections wait for the GPU at every suppression: {reason}")
-        kept = torch.full((len(boxes), limit), -1, dtype=torch.int64, device=boxes.device)
-        for number, count in enumerate(counts.tolist()):
-            found = _suppress_one(best[number, :count], ordered[number, :count], iou_threshold, limit)
-            kept[number, : len(found)] = found
+    kept = torch.full((len(boxes), limit), -1, dtype=torch.int64, device=boxes.device)
+    for number, count in enumerate(counts.tolist()):
+        found = _suppress_one(best[number, :count], ordered[number, :count], iou_threshold, limit)
+        kept[number, : len(found)] = found
     return order.gather(1, kept.clamp(min=0)).where(kept >= 0, kept) if boxes.shape[1] else kept
 
 
@@ -71,29 +60,6 @@ def _suppress_one(boxes: Tensor, scores: Tensor, iou_threshold: float, limit: in
         if len(kept) >= limit or stop == len(boxes):
             return kept[:limit]
         stop = min(len(boxes), 4 * stop)
-
-
-def _why_not(device: torch.device) -> str:
-    """What keeps a GPU from suppressing by itself; empty if nothing does."""
-    return fault_of(_trial, device) if _HAS_TRITON else "Triton is not installed"
-
-
-def _trial(device: torch.device) -> None:
-    """The kernel on a sample, beside torchvision on the CPU.
-
-    Raises:
-        ArithmeticError: if it keeps other boxes.
-    """
-    from nasnet_det.detection.modeling.suppression_kernel import suppress_sorted
-
-    corners, sides = torch.rand(2, 2, 200, 2, generator=torch.Generator().manual_seed(0), device="cpu")
-    boxes, scores = torch.cat((corners, corners + sides), dim=-1), torch.arange(200.0, 0.0, -1.0, device="cpu")
-    counts, limit = torch.tensor([200, 70], device="cpu"), 40
-    found = suppress_sorted(boxes.to(device), counts.to(device), 0.3, limit).cpu()
-    for number, count in enumerate(counts.tolist()):
-        kept = _suppress_one(boxes[number, :count], scores[:count], 0.3, limit)
-        if found[number, : len(kept)].tolist() != kept.tolist() or (found[number, len(kept) :] >= 0).any():
-            raise ArithmeticError("other boxes than torchvision's")
 
 
 def batched_nms(

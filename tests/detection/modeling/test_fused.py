@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -13,10 +14,9 @@ pytest.importorskip("detectron2")
 from detectron2.modeling import build_model
 from torch import Tensor
 
-from nasnet_det.detection.config import ConfigError
+from nasnet_det.detection.config import ConfigError, read_config
 from nasnet_det.detection.modeling.fused import for_inference
 from nasnet_det.fusion import optimize_for_inference
-from nasnet_det.fusion.cuda_graphs import GraphedForward
 from nasnet_det.fusion.network import FusedCell, FusedNASNet
 from tests.models.test_operations import randomize
 
@@ -101,10 +101,15 @@ def test_the_config_asks_for_it(small_config: Any) -> None:
     assert for_inference(model, small_config("nasnet_frcnn_mobile_600.yaml")) is model
     fused = for_inference(model, small_config("nasnet_frcnn_mobile_600.yaml", MODEL__NASNET__FUSED=True))
     assert isinstance(fused.backbone.network, FusedNASNet) and not isinstance(model.backbone.network, FusedNASNet)
-    both = {"MODEL__NASNET__FUSED": True, "MODEL__NASNET__CUDA_GRAPHS": True}
-    graphed = for_inference(model, small_config("nasnet_frcnn_mobile_600.yaml", **both))
-    recorded = {name for name, module in graphed.named_modules() if isinstance(module.forward, GraphedForward)}
-    assert recorded == {"backbone", "roi_heads.second_stage"}
+
+
+def test_a_key_of_older_versions_is_ignored(small_config: Any, tmp_path: Path) -> None:
+    """A run's config.yaml holds every key that its version had."""
+    cfg = small_config("nasnet_frcnn_mobile_600.yaml", MODEL__NASNET__CUDA_GRAPHS=True)
+    assert "CUDA_GRAPHS" not in cfg.MODEL.NASNET
+    file = tmp_path / "config.yaml"
+    file.write_text("MODEL: {NASNET: {CUDA_GRAPHS: true, FUSED: true}}")
+    assert read_config(file).MODEL.NASNET.FUSED
 
 
 def test_a_pyramid_s_backbone_too(small_config: Any) -> None:

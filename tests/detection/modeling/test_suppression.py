@@ -3,17 +3,11 @@
 from __future__ import annotations
 
 import math
-import os
-import subprocess
-import sys
-from pathlib import Path
 
 import pytest
 import torch
 
 from nasnet_det.detection.modeling.suppression import Found, batched_nms, clip, exceed, has_area, multiclass_nms
-
-ROOT = Path(__file__).parents[3]
 
 
 def overlap(a: list[float], b: list[float]) -> float:
@@ -147,14 +141,3 @@ def test_limits_per_class_and_in_all() -> None:
         everything += [(float(scores[candidates[i], label]), label) for i in order]
     expected = sorted(everything, reverse=True)[:15]
     assert [label for _, label in expected] == labels.tolist()
-
-
-def test_the_kernel_s_numbers() -> None:
-    """In Triton's interpreter, which must be chosen before Triton is imported: in a process of its own."""
-    pytest.importorskip("triton")
-    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
-    if not torch.cuda.is_available():
-        environment["TRITON_INTERPRET"] = "1"
-    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "tests/detection/interpreted.py"]
-    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stdout[-5000:] + done.stderr[-2000:]

@@ -1,7 +1,7 @@
-"""Batch norm folded into the convolution before it.
+"""Folding of batch norms into the convolution before them.
 
-With its statistics fixed a batch norm is ``scale * x + shift`` per channel, so ``norm(conv(x))`` is a convolution with
-scaled kernels and a bias. Everything is computed in double precision and rounded once, to the weights' type.
+With fixed statistics a batch norm is ``scale * x + shift`` per channel, so ``norm(conv(x))`` equals one convolution
+with scaled kernels and a bias. Everything is computed in double precision and rounded once, to the weights' dtype.
 """
 
 from __future__ import annotations
@@ -11,11 +11,11 @@ from torch import Tensor, nn
 
 
 def scale_and_shift(norm: nn.Module) -> tuple[Tensor, Tensor] | None:
-    """The ``(scale, shift)`` of each channel that ``norm`` applies in evaluation, in double precision; None if it is no
-    batch norm with fixed statistics.
+    """Return the ``(scale, shift)`` per channel that ``norm`` applies in evaluation mode, in double precision, or None
+    if ``norm`` is not a batch norm with fixed statistics.
 
-    Knows PyTorch's batch norms, synchronized or not, and ``FrozenBatchNorm2d`` as torchvision and detectron2 have it
-    (by name: neither is needed to import this).
+    Handles PyTorch's batch norms, synchronized or not, and ``FrozenBatchNorm2d`` of torchvision and detectron2 (by
+    name, so that neither has to be installed).
     """
     kind = type(norm)
     is_batch_norm = isinstance(norm, (nn.BatchNorm2d, nn.SyncBatchNorm)) and kind.forward in (
@@ -26,7 +26,7 @@ def scale_and_shift(norm: nn.Module) -> tuple[Tensor, Tensor] | None:
         return None
     mean, variance, eps = (getattr(norm, name, None) for name in ("running_mean", "running_var", "eps"))
     if not isinstance(mean, Tensor) or not isinstance(variance, Tensor) or not isinstance(eps, float):
-        return None  # without running statistics it normalizes by each batch's own
+        return None  # without running statistics it normalizes by those of each batch
     scale = torch.rsqrt(variance.detach().double() + eps)
     if isinstance(weight := getattr(norm, "weight", None), Tensor):
         scale = scale * weight.detach().double()
@@ -36,9 +36,9 @@ def scale_and_shift(norm: nn.Module) -> tuple[Tensor, Tensor] | None:
     return scale, shift
 
 
-def folded(conv: nn.Conv2d, norm: nn.Module) -> tuple[Tensor, Tensor | None] | None:
-    """The weight and bias of the one convolution that computes ``norm(conv(x))``, in double precision (no bias
-    if there is none); None if ``norm`` cannot be folded."""
+def fold(conv: nn.Conv2d, norm: nn.Module) -> tuple[Tensor, Tensor | None] | None:
+    """Return the weight and bias (None for no bias) of the convolution that computes ``norm(conv(x))``, in double
+    precision, or None if ``norm`` cannot be folded."""
     if type(norm) is nn.Identity:
         return conv.weight.detach().double(), None if conv.bias is None else conv.bias.detach().double()
     terms = scale_and_shift(norm)
