@@ -197,8 +197,8 @@ def detector_predictions(folder: Path, steps: int, stack: ExitStack) -> Callable
     """Predictions from pictures to detections."""
     from detectron2.modeling import build_model
 
+    from nasnet_det.detection.engine.checkpointer import Checkpointer
     from nasnet_det.detection.engine.predictor import Predictor
-    from nasnet_det.detection.engine.trainer import Checkpointer
 
     cfg = _toy_config(folder)
     torch.manual_seed(0)

@@ -1,26 +1,72 @@
-"""Writing files so that nothing good is lost: a new file takes its place only when it is whole and on disk."""
+"""Writing files so that nothing good is lost: a new file replaces an old one only when it is whole and on disk.
+
+What a command reads can be protected: writing over it or deleting it is then an error, wherever in the package it is
+tried.
+"""
 
 from __future__ import annotations
 
 import os
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
+from contextvars import ContextVar
 from pathlib import Path
+
+_Key = tuple[int, int]
+_protected: ContextVar[dict[_Key, Path] | None] = ContextVar("protected", default=None)
+
+
+class OverwriteError(ValueError):
+    """An output that would replace or delete what the same command reads: names the file."""
+
+
+@contextmanager
+def protecting(paths: Iterable[str | Path] = ()) -> Iterator[None]:
+    """Within the block, refuse to write over or delete these files; see :func:`protect` to add to them."""
+    token = _protected.set(dict(_protected.get() or {}))
+    try:
+        protect(paths)
+        yield
+    finally:
+        _protected.reset(token)
+
+
+def protect(paths: Iterable[str | Path]) -> None:
+    """Add inputs to those that the surrounding :func:`protecting` keeps; a folder stands for the files in it.
+
+    A path that does not exist is ignored: its reader reports it. Outside of :func:`protecting` this does nothing.
+    """
+    kept = _protected.get()
+    if kept is None:
+        return
+    for path in map(Path, paths):
+        files = [entry for entry in path.iterdir() if entry.is_file()] if path.is_dir() else [path]
+        kept.update({key: file for file in files if (key := _key(file)) is not None})
+
+
+def check_writable(path: str | Path) -> None:
+    """Raise :class:`OverwriteError` if ``path`` is a protected input, under this or another name."""
+    if _key(path) in (_protected.get() or {}):
+        raise OverwriteError(
+            f"{path} is an input of this command and would be overwritten or deleted: give another --output"
+        )
 
 
 @contextmanager
 def replacing(path: str | Path) -> Iterator[Path]:
-    """Give a path beside ``path`` to write to; on success it takes ``path``'s place, on any error it is removed.
+    """Yield a path beside ``path`` to write to; on success it replaces ``path``, on any error it is removed.
 
-    A process killed in between, or a full disk, leaves whatever stood at ``path`` before.
+    A process killed in between, or a full disk, leaves the earlier content of ``path``.
 
     Raises:
-        OSError: whatever the writing raised; ``path`` is then unchanged.
+        OverwriteError: if ``path`` is a protected input.
+        OSError: if writing fails; ``path`` is then unchanged.
     """
     path = Path(path)
+    check_writable(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".part")
+    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name[:200]}.", suffix=".part")
     os.close(handle)
     part = Path(name)
     try:
@@ -40,3 +86,22 @@ def write_text(path: str | Path, text: str) -> None:
     """Write UTF-8 text to ``path`` whole or not at all."""
     with replacing(path) as part:
         part.write_text(text, encoding="utf-8")
+
+
+def remove(path: str | Path) -> None:
+    """Delete a file if it exists.
+
+    Raises:
+        OverwriteError: if it is a protected input.
+    """
+    check_writable(path)
+    Path(path).unlink(missing_ok=True)
+
+
+def _key(path: str | Path) -> _Key | None:
+    """Return what identifies a file whatever it is called; None if there is none."""
+    try:
+        status = Path(path).stat()
+    except (OSError, ValueError):
+        return None
+    return status.st_dev, status.st_ino

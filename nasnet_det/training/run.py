@@ -3,11 +3,8 @@
 from __future__ import annotations
 
 import math
-import signal
-import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, fields
 from typing import Any, Protocol
 
@@ -253,22 +250,3 @@ class _Loop:
 
     def _no_loss(self) -> _Sum:
         return _Sum(torch.zeros((), dtype=torch.float64, device=self.trainer.execution.device))
-
-
-@contextmanager
-def stop_on_signal() -> Iterator[Callable[[], bool]]:
-    """A question whether SIGINT or SIGTERM came; a second one ends the process as usual."""
-    came = threading.Event()
-    before: dict[signal.Signals, Any] = {}
-
-    def note(number: int, frame: Any) -> None:
-        came.set()
-        signal.signal(number, before[signal.Signals(number)])
-
-    if threading.current_thread() is threading.main_thread():
-        before = {number: signal.signal(number, note) for number in (signal.SIGINT, signal.SIGTERM)}
-    try:
-        yield came.is_set
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)

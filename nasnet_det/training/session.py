@@ -13,11 +13,12 @@ from typing import Any
 import torch
 from tqdm import tqdm
 
+from nasnet_det.safe_io.stopping import stop_on_signal
 from nasnet_det.training.engine import Batches, Trainer, own_randomness, seed_step
 from nasnet_det.training.execution import Execution
 from nasnet_det.training.models import ModelChoice, load_weights, save_local_dir
 from nasnet_det.training.recipe import Recipe
-from nasnet_det.training.run import EpochReport, fit, stop_on_signal
+from nasnet_det.training.run import EpochReport, fit
 from nasnet_det.training.run_folder import RunFolder
 from nasnet_det.training.world import World
 

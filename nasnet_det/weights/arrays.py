@@ -24,6 +24,7 @@ import numpy as np
 import torch
 from safetensors import SafetensorError
 
+from nasnet_det.safe_io.checkpoints import find_state_dict, load_torch
 from nasnet_det.safe_io.values import format_names, format_value
 from nasnet_det.weights.formats.tf_slim import preferred
 from nasnet_det.weights.layout import Arrays, WeightsError, one_line
@@ -287,19 +288,23 @@ def _read_safetensors(path: Path) -> dict[str, np.ndarray]:
 
 
 def _read_torch(path: Path) -> dict[str, np.ndarray]:
+    if zipfile.is_zipfile(path) and "model.weights.h5" in zipfile.ZipFile(path).namelist():
+        raise WeightsError(f"{path}: {_KERAS_3}")
     try:
-        with path.open("rb") as file:  # by a path, torch.load goes by the ending
-            data = torch.load(file, map_location="cpu", weights_only=True)
+        tensors = find_state_dict(load_torch(path)).tensors
     except pickle.UnpicklingError:
         raise WeightsError(
-            f"{path}: is not whole, or holds other things than names and tensors; nothing in it was executed"
+            f"{path}: is not whole, or needs code to be loaded; nothing in it was executed: save model.state_dict()"
         ) from None
-    if isinstance(data, Mapping) and isinstance(data.get("state_dict"), Mapping):
-        data = data["state_dict"]
-    named = isinstance(data, Mapping) and all(isinstance(name, str) for name in data)
-    if not named or not all(torch.is_tensor(value) for value in data.values()):
-        raise WeightsError(f"{path}: a PyTorch file, but not a state dict: expected names and tensors")
-    return _as_arrays(data, path)
+    except ValueError as error:
+        raise WeightsError(f"{path}: {error}") from None
+    if others := [name for name, value in tensors.items() if not torch.is_tensor(value)]:
+        kind = type(tensors[others[0]]).__name__
+        raise WeightsError(
+            f"{path}: not a state dict: {format_value(others[0])} is a {kind}, expected a tensor; nothing in it was "
+            "executed: save model.state_dict()"
+        )
+    return _as_arrays(tensors, path)
 
 
 def _as_arrays(tensors: Mapping[str, torch.Tensor], path: Path) -> dict[str, np.ndarray]:
@@ -313,6 +318,11 @@ def _as_arrays(tensors: Mapping[str, torch.Tensor], path: Path) -> dict[str, np.
     return arrays
 
 
+#: Keras 3 numbers the layers of its own formats in order of creation, so that their places in a network are not known.
+_KERAS_3 = (
+    "is in Keras 3's format, whose layers have no names: load it with Keras and save it by model.save('model.h5'), "
+    "which nasnet-det reads"
+)
 _NUMPY_TYPES = (torch.float16, torch.float32, torch.float64)
 
 

@@ -116,7 +116,7 @@ def test_detector_checkpoint(ending: str, fuzz: Fuzz) -> None:
     """What MODEL.WEIGHTS names: this project's and detectron2's own files, of tensors and of arrays."""
     pytest.importorskip("detectron2")
     from nasnet_det.detection.convert.identity import CheckpointError
-    from nasnet_det.detection.engine.trainer import Checkpointer
+    from nasnet_det.detection.engine.checkpointer import Checkpointer
     from nasnet_det.detection.modeling.backbone import build_network
 
     torch.manual_seed(0)
@@ -151,7 +151,7 @@ def test_last_checkpoint(fuzz: Fuzz) -> None:
     """The file that names the checkpoint which a run goes on from."""
     pytest.importorskip("detectron2")
     from nasnet_det.detection.convert.identity import CheckpointError
-    from nasnet_det.detection.engine.trainer import Checkpointer
+    from nasnet_det.detection.engine.checkpointer import Checkpointer
 
     model = nn.Linear(2, 2)
 

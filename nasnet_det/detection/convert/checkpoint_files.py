@@ -3,19 +3,24 @@ zoo. They are data: nothing in them is executed, and what comes out are tensors 
 
 from __future__ import annotations
 
+import json
 import pickle
 import struct
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from safetensors import SafetensorError
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from nasnet_det.detection.convert.identity import CheckpointError
+from nasnet_det.safe_io.checkpoints import find_state_dict, load_torch
+from nasnet_det.safe_io.files import replacing
 from nasnet_det.safe_io.pickles import from_pickle
-from nasnet_det.safe_io.values import format_value
+from nasnet_det.safe_io.values import format_value, parse_json
 
 #: What the readers of a damaged or hostile file raise.
 MALFORMED = (
@@ -24,30 +29,57 @@ MALFORMED = (
 )
 
 
-def read_checkpoint_file(file: str) -> dict[str, Any]:
-    """A checkpoint in detectron2's form: ``model``, a state dict, and what else was saved.
+def read_checkpoint_file(file: str, averaged: bool = True) -> dict[str, Any]:
+    """Read a checkpoint into detectron2's form: ``model``, a state dict, and what else was saved.
+
+    Args:
+        file: a file of ``torch.save`` from any training tool, or a ``.pkl`` of detectron2's model zoo.
+        averaged: prefer a moving average of the weights (see :func:`nasnet_det.safe_io.checkpoints.find_state_dict`);
+            False to resume a run.
 
     Raises:
         CheckpointError: if it is damaged, wants code to be run, or holds other things than tensors as its weights.
     """
     try:
-        if file.endswith(".pkl"):
-            data = from_pickle(Path(file).read_bytes(), encoding="latin1")
+        if file.endswith(".safetensors"):
+            return _read_safetensors(file)
+        elif file.endswith(".pkl"):
+            data: Any = from_pickle(Path(file).read_bytes(), encoding="latin1")
         else:
-            data = torch.load(file, map_location="cpu", weights_only=True)
+            data = load_torch(file)
+        if not isinstance(data, dict):
+            raise ValueError(f"it holds a {type(data).__name__}")
+        if file.endswith((".pkl", ".pyth")) and not ("model" in data and "__author__" in data):
+            # Caffe2's and pycls's, whose names detectron2 then matches
+            state = data.get("model_state", data.get("blobs", data))
+            author = "pycls" if file.endswith(".pyth") else "Caffe2"
+            return {"model": _tensors(state, file), "__author__": author, "matching_heuristics": True}
+        state = find_state_dict(data, averaged).tensors
+    except CheckpointError:
+        raise
     except MALFORMED as error:
         raise refused(file, error) from error
-    if not isinstance(data, dict):
-        raise CheckpointError(f"{file} holds no checkpoint but a {type(data).__name__}")
-    if "model" in data and ("__author__" in data or not file.endswith((".pkl", ".pyth"))):
-        loaded = data
-    elif not file.endswith((".pkl", ".pyth")):
-        loaded = {"model": data}
-    else:  # Caffe2's and pycls's, whose names detectron2 then matches
-        state = data.get("model_state", data.get("blobs", data))
-        author = "pycls" if file.endswith(".pyth") else "Caffe2"
-        loaded = {"model": state, "__author__": author, "matching_heuristics": True}
-    return {**loaded, "model": _tensors(loaded["model"], file)}
+    return {**(data if "model" in data else {}), "model": _tensors(state, file)}
+
+
+def write_safetensors(
+    file: str | Path, state: Mapping[str, Tensor], config: str, categories: Sequence[Mapping[str, Any]]
+) -> None:
+    """Write weights with what is needed to use them: the config as YAML, and ``id`` and ``name`` of each class."""
+    tensors = {name: value.detach().cpu().contiguous().clone() for name, value in state.items()}
+    described = {"format": "pt", "config": config, "categories": json.dumps(list(categories))}
+    with replacing(file) as part:
+        save_file(tensors, part, described)
+
+
+def _read_safetensors(file: str) -> dict[str, Any]:
+    state = find_state_dict(load_file(file)).tensors
+    with safe_open(file, "pt") as opened:
+        described = opened.metadata() or {}
+    found: dict[str, Any] = {"model": _tensors(state, file)}
+    if "config" in described:
+        found |= {"config": described["config"], "categories": parse_json(described.get("categories", "[]"))}
+    return found
 
 
 def refused(file: str, error: BaseException) -> CheckpointError:

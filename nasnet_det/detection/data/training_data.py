@@ -93,7 +93,7 @@ def build_train_loader(cfg: CfgNode) -> DataLoader[dict[str, Any]]:
         DatasetError: for data that cannot be used.
         ConfigError: if the batch cannot be shared out, or for a sampler without a seed.
     """
-    images = load_checked(cfg.DATASETS.TRAIN, cfg.DATALOADER.FILTER_EMPTY_ANNOTATIONS, _num_classes(cfg))
+    images = load_checked(cfg.DATASETS.TRAIN, cfg.DATALOADER.FILTER_EMPTY_ANNOTATIONS, num_classes(cfg))
     total, processes = cfg.SOLVER.IMS_PER_BATCH, comm.get_world_size()
     if total < processes or total % processes:
         raise ConfigError(f"SOLVER.IMS_PER_BATCH ({total}) must be a multiple of the number of GPUs ({processes})")
@@ -116,12 +116,12 @@ def build_test_loader(cfg: CfgNode, dataset_name: str) -> DataLoader[dict[str, A
     Raises:
         DatasetError: for data that cannot be used.
     """
-    images = load_checked([dataset_name], filter_empty=False, num_classes=_num_classes(cfg))
+    images = load_checked([dataset_name], filter_empty=False, num_classes=num_classes(cfg))
     mapper = SkippingMapper(DatasetMapper(cfg, False))
     return build_detection_test_loader(images, mapper=mapper, num_workers=cfg.DATALOADER.NUM_WORKERS)
 
 
-def _num_classes(cfg: CfgNode) -> int:
+def num_classes(cfg: CfgNode) -> int:
     """The data set's classes that the model tells apart."""
     if cfg.MODEL.META_ARCHITECTURE == "RetinaNet":
         return cfg.MODEL.RETINANET.NUM_CLASSES

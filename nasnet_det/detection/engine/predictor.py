@@ -1,7 +1,8 @@
-"""A trained detector on images: built from a config and a checkpoint, given files, giving detections."""
+"""A trained detector on images: built from a run folder, a checkpoint or a config, given images, giving detections."""
 
 from __future__ import annotations
 
+import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -13,8 +14,11 @@ from detectron2.data import MetadataCatalog, transforms
 from detectron2.structures import Instances
 from PIL import Image, ImageOps
 
-from nasnet_det.detection.config import read_config
-from nasnet_det.detection.engine.trainer import Checkpointer
+from nasnet_det.detection.config import ConfigError, read_config
+from nasnet_det.detection.convert.checkpoint_files import read_checkpoint_file
+from nasnet_det.detection.convert.identity import CheckpointError
+from nasnet_det.detection.data.training_data import num_classes
+from nasnet_det.detection.engine.checkpointer import load_for_inference
 from nasnet_det.detection.modeling.fused import for_inference
 from nasnet_det.detection.modeling.rcnn import build_detector
 
@@ -22,76 +26,116 @@ from nasnet_det.detection.modeling.rcnn import build_detector
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff")
 
 
+#: Weights that a run folder may hold, the best first.
+_WEIGHTS = ("model.safetensors", "model_best.pth", "model_final.pth")
+
+
 def load_config(path: str | Path, opts: Sequence[Any] = (), weights: str = "") -> CfgNode:
-    """A detector's config, for a GPU if there is one.
+    """Read a detector's config, for a GPU if there is one.
 
     Args:
-        path: a YAML file, or the name of one that comes with the package.
+        path: a YAML file, the name of one that comes with the package, a run folder, or a checkpoint that holds its
+            config, as all do that this package writes.
         opts: changes, ``KEY VALUE`` in turn.
-        weights: the checkpoint, instead of the config's own.
+        weights: the checkpoint, instead of the folder's or the config's own.
 
     Raises:
         ConfigError: for a file that is missing or broken, a key that does not exist, or a value that does not fit.
+        CheckpointError: for a checkpoint that cannot be read.
     """
-    cfg = read_config(path, opts)
+    path = Path(path)
+    if path.is_dir():
+        cfg = read_config(_in_folder(path, "config.yaml"), opts)
+        cfg.MODEL.WEIGHTS = str(_in_folder(path, *_WEIGHTS)) if not weights else ""
+    elif path.suffix in (".pth", ".pt", ".safetensors"):
+        cfg = _config_of_checkpoint(path, opts)
+        cfg.MODEL.WEIGHTS = str(path)
+    else:
+        cfg = read_config(path, opts)
     cfg.MODEL.WEIGHTS = weights or cfg.MODEL.WEIGHTS
     if cfg.MODEL.DEVICE.startswith("cuda") and not torch.cuda.is_available():
         cfg.MODEL.DEVICE = "cpu"
     return cfg
 
 
+def _in_folder(folder: Path, *names: str) -> Path:
+    found = next((folder / name for name in names if (folder / name).is_file()), None)
+    if found is None:
+        raise ConfigError(f"{folder} is not the folder of a finished run: it has no {' or '.join(names)}")
+    return found
+
+
+def _config_of_checkpoint(path: Path, opts: Sequence[Any]) -> CfgNode:
+    if not path.is_file():
+        raise CheckpointError(f"there is no checkpoint {path}")
+    text = read_checkpoint_file(str(path)).get("config")
+    if not isinstance(text, str):
+        raise ConfigError(f"{path} does not hold its config: give it with --config-file, and {path} with --weights")
+    with tempfile.TemporaryDirectory() as folder:
+        file = Path(folder) / "config.yaml"
+        file.write_text(text, encoding="utf-8")
+        return read_config(file, opts)
+
+
 def categories_of(dataset_name: str) -> list[dict[str, Any]]:
-    """The ``id`` and ``name`` of each class of a registered data set, in the order of the classes, as far as known."""
+    """Return ``id`` and ``name`` of the classes of a registered data set, in order; empty where they are unknown."""
     metadata = MetadataCatalog.get(dataset_name)
     names = metadata.get("thing_classes", [])
     positions = metadata.get("thing_dataset_id_to_contiguous_id") or {i + 1: i for i in range(len(names))}
-    return [{"id": i, "name": names[place]} for i, place in sorted(positions.items(), key=lambda item: item[1])]
+    return [{"id": i, "name": names[position]} for i, position in sorted(positions.items(), key=lambda item: item[1])]
 
 
 class Predictor:
-    """A detector in evaluation, one image at a time.
+    """A detector in evaluation mode, for one image at a time.
 
     Args:
-        cfg: its config; ``MODEL.WEIGHTS`` names the checkpoint, and the first of ``DATASETS.TEST`` the classes.
+        cfg: its config; ``MODEL.WEIGHTS`` names the checkpoint.
+
+    Attributes:
+        categories: ``id`` and ``name`` of each class, as the checkpoint or else the first of ``DATASETS.TEST`` has
+            them; empty where neither knows as many classes as the model.
+        num_classes: how many classes the model tells apart.
 
     Raises:
-        FileNotFoundError: if the config names no checkpoint, or one that is not there.
         ConfigError: if the config describes no detector.
-        CheckpointError: if the checkpoint cannot be read.
+        CheckpointError: if the checkpoint is not named, cannot be read, or leaves a layer of the model unfilled.
     """
 
     def __init__(self, cfg: CfgNode) -> None:
-        weights = cfg.MODEL.WEIGHTS
-        if not weights:
-            raise FileNotFoundError("the config names no checkpoint: give one with --weights or MODEL.WEIGHTS")
-        if "://" not in weights and not Path(weights).is_file():
-            raise FileNotFoundError(f"there is no checkpoint {weights}")
-        self.format = cfg.INPUT.FORMAT
-        self.categories = categories_of(cfg.DATASETS.TEST[0]) if cfg.DATASETS.TEST else []
+        self.format, self.num_classes = cfg.INPUT.FORMAT, num_classes(cfg)
         self.model = build_detector(cfg).eval()
-        Checkpointer(self.model).load(weights)
+        stored = load_for_inference(self.model, cfg.MODEL.WEIGHTS)
+        known = stored or (categories_of(cfg.DATASETS.TEST[0]) if cfg.DATASETS.TEST else [])
+        self.categories = known if len(known) == self.num_classes else []
         self.model = for_inference(self.model, cfg)
         self.resize = transforms.ResizeShortestEdge(cfg.INPUT.MIN_SIZE_TEST, cfg.INPUT.MAX_SIZE_TEST)
 
     @torch.inference_mode()
     def __call__(self, image: Image.Image) -> Instances:
-        """Detect on an RGB image; ``pred_boxes`` are in its own pixels, on the CPU."""
+        """Detect on an RGB image; ``pred_boxes`` are in its own pixels, on the CPU.
+
+        Raises:
+            OSError: if the image is so narrow that a side vanishes when it is resized.
+        """
         pixels = np.asarray(image.convert("RGB"))
         if self.format == "BGR":
             pixels = pixels[:, :, ::-1]
-        resized = self.resize.get_transform(pixels).apply_image(pixels)
+        try:
+            resized = self.resize.get_transform(pixels).apply_image(pixels)
+        except ValueError as error:
+            raise OSError(f"{image.width} x {image.height} pixels cannot be resized ({error})") from None
         tensor = torch.as_tensor(np.ascontiguousarray(resized.transpose(2, 0, 1)).astype("float32"))
         record = {"image": tensor, "height": image.height, "width": image.width}
         return self.model([record])[0]["instances"].to("cpu")
 
 
 def find_images(inputs: Sequence[str]) -> list[Path]:
-    """The image files that paths, folders (not those below them) and globs name, in order, each once.
+    """Return the image files that paths, folders (not those below them) and globs name, in order, each once.
 
     Raises:
         FileNotFoundError: for an input that names no image.
     """
-    found: dict[Path, None] = {}
+    found: dict[Path, Path] = {}
     for name in inputs:
         path = Path(name).expanduser()
         if path.is_dir():
@@ -103,12 +147,13 @@ def find_images(inputs: Sequence[str]) -> list[Path]:
             files = sorted(file for file in anchor.glob(str(path.relative_to(anchor))) if file.is_file())
         if not files:
             raise FileNotFoundError(f"{name} names no image: neither a file, nor a folder or glob with images")
-        found.update(dict.fromkeys(files))
-    return list(found)
+        for file in files:
+            found.setdefault(file.resolve(), file)
+    return list(found.values())
 
 
 def read_image(path: Path) -> Image.Image:
-    """An image in RGB, turned as its EXIF says.
+    """Read an image in RGB, turned as its EXIF says.
 
     Raises:
         OSError: if it cannot be read whole.

@@ -7,99 +7,108 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from detectron2.checkpoint import DetectionCheckpointer
 from detectron2.config import CfgNode
-from detectron2.engine import DefaultTrainer, HookBase
-from detectron2.evaluation import DatasetEvaluator
+from detectron2.engine import AMPTrainer, DefaultTrainer, SimpleTrainer, TrainerBase, create_ddp_model
+from detectron2.evaluation import DatasetEvaluator, verify_results
 from detectron2.utils import comm
+from detectron2.utils.events import EventStorage
 from torch import nn
 
-from nasnet_det.detection.convert.checkpoint_files import MALFORMED, read_checkpoint_file, refused
-from nasnet_det.detection.convert.identity import CheckpointError
+from nasnet_det.detection.config import ConfigError
 from nasnet_det.detection.data.training_data import build_test_loader, build_train_loader, step_seed
+from nasnet_det.detection.engine.checkpointer import Checkpointer
+from nasnet_det.detection.engine.predictor import categories_of
 from nasnet_det.detection.evaluation.evaluator import CocoEvaluator
 from nasnet_det.detection.modeling.fused import for_inference
 from nasnet_det.detection.modeling.rcnn import build_detector
-from nasnet_det.safe_io.files import replacing
-from nasnet_det.safe_io.values import format_value
+from nasnet_det.safe_io.stopping import stop_on_signal
 
 
-class Checkpointer(DetectionCheckpointer):
-    """detectron2's checkpointer that never leaves a half-written file in a good one's place."""
-
-    def save(self, name: str, **kwargs: Any) -> None:
-        """Save the model and what else was given to ``name.pth``, and note it as the last checkpoint."""
-        if not self.save_dir or not self.save_to_disk:
-            return
-        data = {"model": self.model.state_dict(), **kwargs}
-        data.update({key: value.state_dict() for key, value in self.checkpointables.items()})
-        path = Path(self.save_dir) / f"{name}.pth"
-        self.logger.info(f"Saving checkpoint to {path}")
-        with replacing(path) as part:
-            torch.save(data, part)
-        with replacing(Path(self.save_dir) / "last_checkpoint") as part:
-            part.write_text(path.name)
-
-    def load(self, path: str, *args: Any, **kwargs: Any) -> Any:
-        """Load a checkpoint; an empty ``path`` loads nothing.
-
-        Raises:
-            CheckpointError: if it is missing, damaged, or of another network.
-        """
-        if path and "://" not in path and not _is_file(path):
-            raise CheckpointError(f"there is no checkpoint {path}: give one as MODEL.WEIGHTS, or '' to start without")
-        try:
-            return super().load(path, *args, **kwargs)
-        except CheckpointError as error:
-            raise error if path in str(error) else CheckpointError(f"{path}: {error}") from None
-        except MALFORMED as error:
-            raise refused(path, error) from error
-        finally:
-            self._parsed_url_during_load = None  # which detectron2 forgets after an error
-
-    def get_checkpoint_file(self) -> str:
-        """The last checkpoint of a run.
-
-        Raises:
-            CheckpointError: if the file that names it is damaged.
-        """
-        noted = Path(self.save_dir) / "last_checkpoint"
-        try:
-            name = noted.read_text(encoding="utf-8").strip()
-        except (OSError, ValueError) as error:
-            raise refused(str(noted), error) from None
-        if not name or len(name) > 255 or Path(name).name != name:  # what is saved lies beside it
-            raise refused(str(noted), ValueError(f"it names no file of its folder: {format_value(name)}"))
-        return str(Path(self.save_dir) / name)
-
-    def _load_file(self, filename: str) -> dict[str, Any]:
-        """A checkpoint in detectron2's form; nothing in the file is executed."""
-        return read_checkpoint_file(filename)
-
-
-def _is_file(path: str) -> bool:
-    try:
-        return Path(path).is_file()
-    except (OSError, ValueError):  # no path can be written so, or be that long
-        return False
+class TrainingError(ValueError):
+    """A training that cannot continue: names the step, the reason and what to change."""
 
 
 class Trainer(DefaultTrainer):
-    """detectron2's trainer; a run that is stopped and resumed (on as many GPUs) does what an unbroken one does."""
+    """detectron2's trainer; a run that is stopped and resumed (on as many GPUs) equals an unbroken one.
+
+    Args:
+        cfg: the config.
+
+    Raises:
+        ConfigError: if it asks for what this machine or this number of processes cannot do.
+        DatasetError: for data that cannot be used.
+    """
 
     def __init__(self, cfg: CfgNode) -> None:
-        super().__init__(cfg)
-        self.seed = self._trainer.data_loader.batch_sampler.seed
-
-    def build_hooks(self) -> list[HookBase | None]:
-        """detectron2's hooks, with a checkpointer that writes whole files."""
-        self.checkpointer = Checkpointer(self.model, self.cfg.OUTPUT_DIR, trainer=weakref.proxy(self))
-        return super().build_hooks()
+        TrainerBase.__init__(self)
+        check_solver(cfg)
+        cfg = self.auto_scale_workers(cfg, comm.get_world_size())
+        model = self.build_model(cfg)
+        optimizer = self.build_optimizer(cfg, model)
+        loader = self.build_train_loader(cfg)
+        self.seed = loader.batch_sampler.seed
+        devices = [comm.get_local_rank()] if cfg.MODEL.DEVICE.startswith("cuda") else None
+        parallel = create_ddp_model(model, broadcast_buffers=False, device_ids=devices)
+        steps = AMPTrainer if cfg.SOLVER.AMP.ENABLED else SimpleTrainer
+        self._trainer = steps(parallel, loader, optimizer)
+        self.scheduler = self.build_lr_scheduler(cfg, optimizer)
+        self.checkpointer = Checkpointer(parallel, cfg.OUTPUT_DIR, trainer=weakref.proxy(self))
+        self.checkpointer.extras = {"config": cfg.dump(), "categories": categories_of(cfg.DATASETS.TRAIN[0])}
+        self.start_iter, self.max_iter, self.cfg = 0, cfg.SOLVER.MAX_ITER, cfg
+        self.register_hooks(self.build_hooks())
 
     def resume_or_load(self, resume: bool = True) -> None:
-        """Go on from the last checkpoint of ``OUTPUT_DIR``, or load ``MODEL.WEIGHTS`` and begin."""
+        """Resume from the last checkpoint of ``OUTPUT_DIR``, or load ``MODEL.WEIGHTS`` and start."""
         super().resume_or_load(resume)
         self._trainer.data_loader.batch_sampler.resume(self.seed, self.start_iter)
+
+    def train(self) -> Any:
+        """Train to the last step; return the results of the last evaluation where ``TEST.EXPECTED_RESULTS`` asks.
+
+        SIGINT and SIGTERM end a run of one process after the current step, with a checkpoint.
+
+        Raises:
+            TrainingError: if the loss is not finite.
+            KeyboardInterrupt: if a signal ended the run.
+        """
+        self.iter = self.start_iter
+        with EventStorage(self.start_iter) as self.storage, stop_on_signal() as should_stop:
+            self.before_train()
+            try:
+                while self.iter < self.max_iter:
+                    self.before_step()
+                    self.run_step()
+                    self.after_step()
+                    if should_stop():
+                        self._stop()
+                    self.iter += 1
+            except FloatingPointError as error:
+                raise TrainingError(self._diverged(error)) from None
+            finally:
+                self.after_train()
+        if self.cfg.TEST.EXPECTED_RESULTS and comm.is_main_process():
+            verify_results(self.cfg, self._last_eval_results)
+            return self._last_eval_results
+        return None
+
+    def _stop(self) -> None:
+        """End the run after a step, leaving a checkpoint of it."""
+        if comm.get_world_size() > 1:  # the other processes are at other steps
+            raise KeyboardInterrupt
+        if self.iter + 1 < self.max_iter:
+            self.checkpointer.save(f"model_{self.iter:07d}", iteration=self.iter)
+            raise KeyboardInterrupt(f"stopped after step {self.iter + 1} of {self.max_iter}; --resume continues")
+
+    def _diverged(self, error: FloatingPointError) -> str:
+        nasnet, weights = self.cfg.MODEL.NASNET, self.cfg.MODEL.WEIGHTS or self.cfg.MODEL.NASNET.PRETRAINED
+        frozen = nasnet.NORM == "FrozenBN" and not weights
+        remedy = (
+            "random weights cannot be trained with MODEL.NASNET.NORM FrozenBN: set it to BN, or give weights"
+            if frozen
+            else f"lower SOLVER.BASE_LR (now {self.cfg.SOLVER.BASE_LR:g}) or raise SOLVER.WARMUP_ITERS "
+            f"(now {self.cfg.SOLVER.WARMUP_ITERS}), and start again or --resume from the last checkpoint"
+        )
+        return f"step {self.iter + 1}: the loss is not finite ({' '.join(str(error).split())[:200]}): {remedy}"
 
     @classmethod
     def build_model(cls, cfg: CfgNode) -> nn.Module:
@@ -107,25 +116,25 @@ class Trainer(DefaultTrainer):
         return build_detector(cfg)
 
     def run_step(self) -> None:
-        """One step, its random numbers (drop path, sampling of anchors and proposals) drawn from its own seed."""
+        """Run one step, its random numbers (drop path, sampling of anchors and proposals) drawn from its own seed."""
         torch.manual_seed(step_seed(self.seed, self.iter, comm.get_rank()))
         super().run_step()
 
     def state_dict(self) -> dict[str, Any]:
-        """What a checkpoint keeps beside the model; the seed of the order of images is part of it."""
+        """Return what a checkpoint keeps beside the model, the seed of the order of images included."""
         return {**super().state_dict(), "seed": self.seed}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Take up a checkpoint's state."""
+        """Restore a checkpoint's state."""
         super().load_state_dict(state_dict)
         self.seed = state_dict.get("seed", self.seed)
 
     @classmethod
     def test(cls, cfg: CfgNode, model: nn.Module, evaluators: Any = None) -> Any:
-        """detectron2's evaluation; in fused form if ``MODEL.NASNET.FUSED`` says so.
+        """Evaluate as detectron2 does; in fused form if ``MODEL.NASNET.FUSED`` is set.
 
         Raises:
-            ConfigError: if it says so of a model that has no such form.
+            ConfigError: if it is set for a model that has no such form.
         """
         return super().test(cfg, for_inference(model, cfg), evaluators)
 
@@ -141,5 +150,28 @@ class Trainer(DefaultTrainer):
 
     @classmethod
     def build_evaluator(cls, cfg: CfgNode, dataset_name: str) -> DatasetEvaluator:
-        """COCO's numbers, results under ``OUTPUT_DIR/inference``."""
-        return CocoEvaluator(dataset_name, Path(cfg.OUTPUT_DIR) / "inference")
+        """Return COCO's evaluator; its files go to ``OUTPUT_DIR/inference``, in a folder each for several data sets."""
+        folder = Path(cfg.OUTPUT_DIR) / "inference"
+        return CocoEvaluator(dataset_name, folder / dataset_name if len(cfg.DATASETS.TEST) > 1 else folder)
+
+
+def check_solver(cfg: CfgNode) -> None:
+    """Check ``SOLVER`` against the device and the number of processes.
+
+    Raises:
+        ConfigError: naming the key, its value and what to set.
+    """
+    solver, processes = cfg.SOLVER, comm.get_world_size()
+    if solver.AMP.ENABLED and not cfg.MODEL.DEVICE.startswith("cuda"):
+        raise ConfigError(
+            f"SOLVER.AMP.ENABLED is True, but MODEL.DEVICE is {cfg.MODEL.DEVICE}, and mixed precision needs a GPU: set "
+            "SOLVER.AMP.ENABLED False"
+        )
+    reference, batch = solver.REFERENCE_WORLD_SIZE, solver.IMS_PER_BATCH
+    if reference and batch % reference:
+        raise ConfigError(
+            f"SOLVER.IMS_PER_BATCH ({batch}) must be a multiple of SOLVER.REFERENCE_WORLD_SIZE ({reference}): set one "
+            "of them so, or REFERENCE_WORLD_SIZE 0 to leave the batch unscaled"
+        )
+    if not reference and (batch < processes or batch % processes):
+        raise ConfigError(f"SOLVER.IMS_PER_BATCH ({batch}) must be a multiple of the number of processes ({processes})")

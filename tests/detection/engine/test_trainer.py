@@ -1,19 +1,18 @@
-"""Training that is stopped and resumed does what an unbroken run does; checkpoints are whole."""
+"""Training that is stopped and resumed does what an unbroken run does, and one that cannot work says why."""
 
 from __future__ import annotations
 
-import pickle
+import signal
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 import torch
 
 pytest.importorskip("detectron2")
 
-from nasnet_det.detection.convert.identity import CheckpointError
-from nasnet_det.detection.engine.trainer import Checkpointer, Trainer
+from nasnet_det.detection.config import ConfigError
+from nasnet_det.detection.engine.trainer import Trainer, TrainingError, check_solver
 
 
 class Killed(BaseException):
@@ -68,65 +67,35 @@ def test_a_killed_run_resumed_is_the_unbroken_run(small_config: Any, tiny_coco: 
     assert rates[0] == rates[1] == pytest.approx(3e-5)
 
 
-def test_a_checkpoint_is_replaced_whole_or_not_at_all(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    model = torch.nn.Linear(2, 2)
-    checkpointer = Checkpointer(model, str(tmp_path))
-    checkpointer.save("model_final")
-    before = (tmp_path / "model_final.pth").read_bytes()
-
-    def half(data: Any, file: Any) -> None:
-        Path(file).write_bytes(b"half")
-        raise OSError(28, "No space left on device")
-
-    monkeypatch.setattr(torch, "save", half)
-    with pytest.raises(OSError, match="No space"):
-        checkpointer.save("model_final")
-    assert (tmp_path / "model_final.pth").read_bytes() == before
-    assert {path.name for path in tmp_path.iterdir()} == {"model_final.pth", "last_checkpoint"}
-    assert checkpointer.get_checkpoint_file() == str(tmp_path / "model_final.pth")
+@pytest.mark.parametrize(
+    ("changes", "named"),
+    [
+        ({"SOLVER__AMP__ENABLED": True}, "SOLVER.AMP.ENABLED"),
+        ({"SOLVER__REFERENCE_WORLD_SIZE": 8, "SOLVER__IMS_PER_BATCH": 12}, "REFERENCE_WORLD_SIZE"),
+        ({"SOLVER__IMS_PER_BATCH": 0}, "SOLVER.IMS_PER_BATCH"),
+    ],
+)
+def test_a_solver_that_cannot_work_is_refused(small_config: Any, changes: dict[str, Any], named: str) -> None:
+    with pytest.raises(ConfigError, match=named):
+        check_solver(small_config("fpn_mobile.yaml", **changes))
 
 
-def test_checkpoints_that_cannot_be_read_are_named(tmp_path: Path) -> None:
-    checkpointer = Checkpointer(torch.nn.Linear(2, 2))
-    with pytest.raises(CheckpointError, match=r"no checkpoint .*nowhere\.pth"):
-        checkpointer.load(str(tmp_path / "nowhere.pth"))
-    (tmp_path / "broken.pth").write_bytes(b"\x80not a checkpoint")
-    with pytest.raises(CheckpointError, match=r"broken\.pth"):
-        checkpointer.load(str(tmp_path / "broken.pth"))
+def test_a_diverged_loss_names_the_step_and_a_remedy(small_config: Any, tiny_coco: str, tmp_path: Path) -> None:
+    cfg = config(small_config, tiny_coco, tmp_path / "run", SOLVER__BASE_LR=1e30, SOLVER__CLIP_GRADIENTS__ENABLED=False)
+    with pytest.raises(TrainingError, match=r"step \d: .*SOLVER\.BASE_LR \(now 1e\+30\)"):
+        train(cfg, resume=False)
 
 
-def test_a_checkpoint_runs_no_code(tmp_path: Path) -> None:
-    class Evil:
-        def __reduce__(self) -> tuple[Any, ...]:
-            return (Path.touch, (tmp_path / "ran",))
+def test_a_signal_leaves_a_checkpoint_of_the_step(small_config: Any, tiny_coco: str, tmp_path: Path) -> None:
+    trainer = Trainer(config(small_config, tiny_coco, tmp_path / "run"))
+    step = trainer.run_step
 
-    torch.save({"model": Evil()}, tmp_path / "evil.pth")
-    with pytest.raises(CheckpointError, match=r"evil\.pth"):
-        Checkpointer(torch.nn.Linear(2, 2)).load(str(tmp_path / "evil.pth"))
-    assert not (tmp_path / "ran").exists()
+    def run_step() -> None:
+        step()
+        if trainer.iter == 2:
+            signal.raise_signal(signal.SIGTERM)
 
-
-def test_a_pickle_is_read_as_data(tmp_path: Path) -> None:
-    class Evil:
-        def __reduce__(self) -> tuple[Any, ...]:
-            return (Path.touch, (tmp_path / "ran",))
-
-    model = torch.nn.Linear(2, 2)
-    path = tmp_path / "zoo.pkl"
-    for content in (Evil(), {"model": {"weight": Evil()}, "__author__": "x"}):
-        path.write_bytes(pickle.dumps(content))
-        with pytest.raises(CheckpointError, match=r"zoo\.pkl .*nothing in it was executed"):
-            Checkpointer(model).load(str(path))
-    assert not (tmp_path / "ran").exists()
-
-    state = {"weight": np.full((2, 2), 3.0, np.float32), "bias": np.zeros(2, np.float32)}
-    for protocol in (2, 5):
-        path.write_bytes(pickle.dumps({"model": state, "__author__": "x"}, protocol=protocol))
-        Checkpointer(model).load(str(path))
-        assert torch.equal(model.weight.data, torch.full((2, 2), 3.0))
-
-
-def test_values_that_are_not_finite_are_refused(tmp_path: Path) -> None:
-    torch.save({"model": {"weight": torch.full((2, 2), float("nan"))}}, tmp_path / "diverged.pth")
-    with pytest.raises(CheckpointError, match=r"diverged\.pth: 'weight' holds values that are not finite"):
-        Checkpointer(torch.nn.Linear(2, 2)).load(str(tmp_path / "diverged.pth"))
+    trainer.run_step = run_step  # type: ignore[method-assign]
+    with pytest.raises(KeyboardInterrupt, match="step 3"):
+        trainer.train()
+    assert (tmp_path / "run" / "last_checkpoint").read_text() == "model_0000002.pth"

@@ -1,0 +1,170 @@
+"""detectron2's checkpointer, made safe: whole files, nothing executed, and no layer left random without an error."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, cast
+
+import torch
+from detectron2.checkpoint import DetectionCheckpointer
+from torch import nn
+
+from nasnet_det.detection.convert.checkpoint_files import MALFORMED, read_checkpoint_file, refused
+from nasnet_det.detection.convert.identity import CheckpointError
+from nasnet_det.safe_io.files import replacing
+from nasnet_det.safe_io.values import format_names, format_value
+
+#: The layers whose rows follow from the number of classes: detectron2's heads, RetinaNet's, the paper's detector's.
+_CLASS_LAYERS = ("cls_score.weight", "class_layer.weight")
+
+
+class Checkpointer(DetectionCheckpointer):
+    """detectron2's checkpointer that writes whole files and reads those of any training tool.
+
+    Attributes:
+        complete: whether a checkpoint must fill every layer of the model, as it must to resume or to predict;
+            False to start a training, whose heads may be new.
+        extras: plain values that every checkpoint gets: ``config``, the YAML of the detector's config, and
+            ``categories``, ``id`` and ``name`` of each class, so that the file alone is enough to predict.
+        averaged: whether a moving average of the weights is preferred, where a checkpoint holds one.
+    """
+
+    complete = False
+    averaged = True
+
+    def __init__(self, model: nn.Module, save_dir: str = "", **checkpointables: Any) -> None:
+        super().__init__(model, save_dir, **checkpointables)
+        self.extras: dict[str, Any] = {}
+
+    def save(self, name: str, **kwargs: Any) -> None:
+        """Save the model, the other checkpointables and ``kwargs`` to ``name.pth``, and note it as the last one."""
+        if not self.save_dir or not self.save_to_disk:
+            return
+        data = {"model": self.model.state_dict(), **self.extras, **kwargs}
+        data.update({key: value.state_dict() for key, value in self.checkpointables.items()})
+        path = Path(self.save_dir) / f"{name}.pth"
+        self.logger.info(f"Saving checkpoint to {path}")
+        with replacing(path) as part:
+            torch.save(data, part)
+        with replacing(Path(self.save_dir) / "last_checkpoint") as part:
+            part.write_text(path.name)
+
+    def load(self, path: str, *args: Any, **kwargs: Any) -> Any:
+        """Load a checkpoint; an empty ``path`` loads nothing.
+
+        Raises:
+            CheckpointError: if it is missing, damaged, of another network, or lacks layers that it must have.
+        """
+        if path and "://" not in path and not _is_file(path):
+            raise CheckpointError(f"there is no checkpoint {path}: give one as MODEL.WEIGHTS, or '' to start without")
+        try:
+            return super().load(path, *args, **kwargs)
+        except CheckpointError as error:
+            raise error if path in str(error) else CheckpointError(f"{path}: {error}") from None
+        except MALFORMED as error:
+            raise refused(path, error) from error
+        finally:
+            self._parsed_url_during_load = None  # which detectron2 forgets after an error
+
+    def resume_or_load(self, path: str, *, resume: bool = True) -> Any:
+        """Resume from the last checkpoint of ``save_dir`` if asked to and there is one; else load only weights.
+
+        Raises:
+            CheckpointError: see :meth:`load`; a run is resumed only by the model that it trained.
+        """
+        if not (resume and self.has_checkpoint()):
+            return self.load(path, checkpointables=[])
+        self.complete, self.averaged = True, False
+        file = self.get_checkpoint_file()
+        loaded = self.load(file)
+        there, here = (_names(data.get("categories")) for data in (loaded, self.extras))
+        if there and here and there != here:
+            raise CheckpointError(
+                f"{file} is of the classes {format_names(there)}, the data is of {format_names(here)}: resume with the "
+                "data of the run, or start a new one in another OUTPUT_DIR"
+            )
+        return loaded
+
+    def get_checkpoint_file(self) -> str:
+        """Return the path of a run's last checkpoint.
+
+        Raises:
+            CheckpointError: if the file that names it is damaged.
+        """
+        noted = Path(self.save_dir) / "last_checkpoint"
+        try:
+            name = noted.read_text(encoding="utf-8").strip()
+        except (OSError, ValueError) as error:
+            raise refused(str(noted), error) from None
+        if not name or len(name) > 255 or Path(name).name != name:  # checkpoints are saved beside it
+            raise refused(str(noted), ValueError(f"it names no file of its folder: {format_value(name)}"))
+        return str(Path(self.save_dir) / name)
+
+    def _load_file(self, filename: str) -> dict[str, Any]:
+        return read_checkpoint_file(filename, self.averaged)
+
+    def _load_model(self, checkpoint: Any) -> Any:
+        incompatible = super()._load_model(checkpoint)
+        if self.complete:
+            _check_complete(self.model, incompatible)
+        return incompatible
+
+
+def load_for_inference(model: nn.Module, weights: str) -> list[dict[str, Any]]:
+    """Load the weights that a detector is evaluated, used or exported with; every layer must get its own.
+
+    Returns:
+        ``id`` and ``name`` of each class; empty if the checkpoint does not say.
+
+    Raises:
+        CheckpointError: if no file is named, or it is missing, damaged, of another network or of other classes.
+    """
+    if not weights:
+        raise CheckpointError("the config names no checkpoint: give one with --weights or MODEL.WEIGHTS")
+    checkpointer = Checkpointer(model)
+    checkpointer.complete = True
+    loaded = checkpointer.load(weights, checkpointables=[])
+    return loaded["categories"] if _names(loaded.get("categories")) else []
+
+
+def _names(categories: Any) -> list[str]:
+    """Return the names of categories; empty if these are not ``id`` and ``name`` of each."""
+    if not isinstance(categories, list) or not all(isinstance(entry, dict) for entry in categories):
+        return []
+    named = all(type(entry.get("id")) is int and isinstance(entry.get("name"), str) for entry in categories)
+    return [entry["name"] for entry in categories] if named else []
+
+
+def _check_complete(model: nn.Module, incompatible: Any) -> None:
+    """Raise :class:`CheckpointError` for layers that the checkpoint lacks, or has in another shape."""
+    for name, stored, wanted in incompatible.incorrect_shapes:
+        if name.endswith(_CLASS_LAYERS) and stored[1:] == wanted[1:]:
+            rows, classes = _rows_of_a_class(model, name)
+            there, here = ((shape[0] - classes) // rows for shape in (stored, wanted))
+            raise CheckpointError(
+                f"the checkpoint is of {there} classes, the config of {here}: set MODEL.ROI_HEADS.NUM_CLASSES "
+                f"(MODEL.RETINANET.NUM_CLASSES) to {there}, or give another checkpoint"
+            )
+    wrong = [f"{name} is {stored}, expected {wanted}" for name, stored, wanted in incompatible.incorrect_shapes]
+    missing = [f"no {name}" for name in incompatible.missing_keys if not name.endswith("num_batches_tracked")]
+    if problems := wrong + missing:
+        raise CheckpointError(
+            f"the checkpoint does not fill the model of the config: {', '.join(problems[:3])}"
+            + (f" and {len(problems) - 3} more" if len(problems) > 3 else "")
+            + "; these layers would stay random. Give the config.yaml of the run that saved it"
+        )
+
+
+def _rows_of_a_class(model: nn.Module, layer: str) -> tuple[int, int]:
+    """The rows of a layer's weight for each class, and those for the background."""
+    if layer.startswith("head."):  # RetinaNet: a row for each anchor and class, none for the background
+        convolution: Any = model.get_submodule(layer.removesuffix(".weight"))
+        return convolution.out_channels // int(cast(Any, model).num_classes), 0
+    return 1, 1
+
+
+def _is_file(path: str) -> bool:
+    try:
+        return Path(path).is_file()
+    except (OSError, ValueError):  # not a path, or too long for one
+        return False

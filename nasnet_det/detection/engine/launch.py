@@ -1,0 +1,145 @@
+"""Processes of a training or an evaluation: one, those that detectron2 starts, or those that torchrun started."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+from detectron2.config import CfgNode
+from detectron2.engine import launch
+from detectron2.evaluation import verify_results
+from detectron2.utils import comm
+from detectron2.utils.collect_env import collect_env_info
+from detectron2.utils.env import seed_all_rng
+from detectron2.utils.logger import setup_logger
+from torch import distributed
+
+from nasnet_det.detection.config import ConfigError, find_config, read_config
+from nasnet_det.detection.engine.checkpointer import Checkpointer, load_for_inference
+from nasnet_det.detection.engine.trainer import Trainer
+from nasnet_det.safe_io.files import write_text
+
+Explain = Callable[[BaseException], str | None]
+
+
+def start(args: argparse.Namespace, explain: Explain) -> int:
+    """Run :func:`train_or_evaluate` in every process that the command line, or torchrun, asks for.
+
+    Args:
+        args: as ``nasnet-det train`` parses them.
+        explain: returns the message of an error that a user can put right, None for any other.
+
+    Returns:
+        the exit status.
+
+    Raises:
+        ConfigError: for more GPUs than there are, or for ``--num-gpus`` under torchrun.
+    """
+    if _under_torchrun():
+        if args.num_gpus > 1 or args.num_machines > 1:
+            raise ConfigError("torchrun starts the processes: leave out --num-gpus and --num-machines")
+        with _torchrun_group():
+            run_guarded(args, explain)
+        return 0
+    if args.num_gpus > 1 and args.num_gpus > torch.cuda.device_count():
+        raise ConfigError(f"--num-gpus is {args.num_gpus}, but this machine has {torch.cuda.device_count()} GPUs")
+    machines = {"num_machines": args.num_machines, "machine_rank": args.machine_rank}
+    try:
+        launch(run_guarded, args.num_gpus, **machines, dist_url=args.dist_url, args=(args, explain))
+    except torch.multiprocessing.ProcessExitedException:
+        return 2  # a process has printed the reason
+    return 0
+
+
+def _under_torchrun() -> bool:
+    return {"RANK", "LOCAL_RANK", "MASTER_ADDR"} <= os.environ.keys() and int(os.environ.get("WORLD_SIZE", "1")) > 1
+
+
+@contextmanager
+def _torchrun_group() -> Iterator[None]:
+    """Join the processes that torchrun started, with the groups that detectron2 expects."""
+    gpus = torch.cuda.is_available()
+    if gpus:
+        torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
+    distributed.init_process_group("nccl" if gpus else "gloo")
+    comm.create_local_process_group(int(os.environ["LOCAL_WORLD_SIZE"]))
+    try:
+        yield
+    finally:
+        distributed.destroy_process_group()
+
+
+def run_guarded(args: argparse.Namespace, explain: Explain) -> None:
+    """Run :func:`train_or_evaluate`; of several processes only the first prints an error, in one line."""
+    try:
+        train_or_evaluate(setup(args), args)
+    except Exception as error:
+        message = explain(error)
+        if message is None or comm.get_world_size() == 1:
+            raise
+        if comm.is_main_process():
+            print(f"error: {message}", file=sys.stderr)
+        raise SystemExit(2) from None
+
+
+def setup(args: argparse.Namespace) -> CfgNode:
+    """Read the config, start the logs in ``OUTPUT_DIR``, save the config there and seed the process.
+
+    Raises:
+        ConfigError: for a config that is missing or broken, or an ``OUTPUT_DIR`` whose files would be lost.
+    """
+    if not args.config_file:
+        raise ConfigError("no config: give one with --config-file, such as configs/nasnet_frcnn.yaml")
+    file = find_config(args.config_file)
+    cfg = read_config(file, args.opts)
+    if cfg.MODEL.DEVICE.startswith("cuda") and not torch.cuda.is_available():
+        cfg.MODEL.DEVICE = "cpu"
+    cfg.freeze()
+    output, rank = Path(cfg.OUTPUT_DIR), comm.get_rank()
+    if not args.eval_only:
+        _check_output(output, cfg.MODEL.WEIGHTS, args.resume)
+    output.mkdir(parents=True, exist_ok=True)
+    setup_logger(str(output), distributed_rank=rank, name="fvcore")
+    logger = setup_logger(str(output), distributed_rank=rank)
+    logger.info(f"process {rank} of {comm.get_world_size()}; {args}\n{collect_env_info()}\n{cfg.dump()}")
+    saved = output / "config.yaml"
+    if not args.eval_only and comm.is_main_process() and not (saved.exists() and saved.samefile(file)):
+        write_text(saved, cfg.dump())
+    seed_all_rng(None if cfg.SEED < 0 else cfg.SEED + rank)
+    torch.backends.cudnn.benchmark = cfg.CUDNN_BENCHMARK and not args.eval_only
+    return cfg
+
+
+def _check_output(output: Path, weights: str, resume: bool) -> None:
+    """Refuse a new training in the folder of another, whose checkpoints it would replace one by one."""
+    if (output / "last_checkpoint").exists() and not resume:
+        raise ConfigError(f"OUTPUT_DIR {output} holds a run: add --resume to continue it, or give another OUTPUT_DIR")
+    if weights and not resume and Path(weights).parent.resolve() == output.resolve():
+        raise ConfigError(f"MODEL.WEIGHTS {weights} is in OUTPUT_DIR and may be replaced: give another OUTPUT_DIR")
+
+
+def train_or_evaluate(cfg: CfgNode, args: argparse.Namespace) -> Any:
+    """Train, or with ``--eval-only`` evaluate; return the results of the last evaluation.
+
+    Raises:
+        CheckpointError: if an evaluation has no weights, or weights that do not fill the model.
+    """
+    if not args.eval_only:
+        trainer = Trainer(cfg)
+        trainer.resume_or_load(resume=args.resume)
+        return trainer.train()
+    model = Trainer.build_model(cfg)
+    saved = Checkpointer(model, cfg.OUTPUT_DIR)
+    load_for_inference(
+        model, saved.get_checkpoint_file() if args.resume and saved.has_checkpoint() else cfg.MODEL.WEIGHTS
+    )
+    results = Trainer.test(cfg, model)
+    if comm.is_main_process():
+        verify_results(cfg, results)
+    return results

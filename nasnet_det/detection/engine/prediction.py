@@ -1,0 +1,238 @@
+"""Predictions on many images: their ids and categories, COCO results, and pictures with boxes."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path, PurePosixPath
+from typing import Any, NamedTuple
+
+from detectron2.evaluation.coco_evaluation import instances_to_coco_json
+from detectron2.structures import Instances
+from tqdm import tqdm
+
+from nasnet_det.detection.data.coco_format import CocoFormatError, Record, named, read_annotations, write_json
+from nasnet_det.detection.engine.predictor import Predictor, read_image
+from nasnet_det.draw.detections import detections_of, draw, side_by_side
+from nasnet_det.safe_io.files import check_writable, protect, replacing
+
+#: The results file of each detector.
+RESULTS = ("results.json", "results_compared.json")
+
+
+class PredictionError(ValueError):
+    """Images that cannot be predicted on: says which and why."""
+
+
+class Predictions(NamedTuple):
+    """The outcome of :func:`predict_images`.
+
+    Args:
+        results: of each detector, in COCO's form.
+        used: how many images were predicted on.
+        skipped: the other images, each with the reason.
+    """
+
+    results: list[list[Record]]
+    used: int
+    skipped: list[str]
+
+
+def predict_images(
+    detectors: Sequence[Predictor],
+    paths: Sequence[Path],
+    output: Path,
+    annotations: Path | None = None,
+    threshold: float = 0.5,
+    titles: Sequence[str] = (),
+) -> Predictions:
+    """Predict on every image and write pictures, ``images.json`` and results in COCO's form to ``output``.
+
+    Args:
+        detectors: one, or two to be compared; each gets its own results file.
+        paths: the images, of which those that cannot be used are skipped and named.
+        output: the folder for everything; an input is never written over.
+        annotations: a COCO file whose image and category ids to use.
+        threshold: least score that is drawn; results keep all.
+        titles: a heading for each of two detectors.
+
+    Returns:
+        the results, and what was skipped.
+
+    Raises:
+        CocoFormatError: if the annotations do not go with the images or with the detector's classes.
+        OverwriteError: if an output file would replace an input.
+        PredictionError: if no image could be used.
+    """
+    protect(paths)
+    pictures = [output / name for name in picture_names(paths)]
+    for path in (*pictures, output / "images.json", *(output / name for name in RESULTS)):
+        check_writable(path)
+    index = ImageIndex(paths, None if annotations is None else read_annotations(annotations))
+    catalogs = [Catalog(index, detector) for detector in detectors]
+
+    skipped = []
+    for path, picture in tqdm(list(zip(paths, pictures, strict=True)), unit="image", disable=None):
+        try:
+            image = read_image(path)
+            image_id = index.add(path, image.size)
+            found = [detector(image) for detector in detectors]
+        except (OSError, KeyError) as error:
+            skipped.append(f"{path} ({error.args[0] if isinstance(error, KeyError) else error})")
+            continue
+        drawn = []
+        for catalog, instances in zip(catalogs, found, strict=True):
+            catalog.add(instances, image_id)
+            drawn.append(draw(image, detections_of(instances, catalog.names, threshold)))
+        with replacing(picture) as part:
+            (drawn[0] if len(drawn) == 1 else side_by_side(drawn, titles)).save(part, format="JPEG", quality=92)
+
+    if len(skipped) == len(paths):
+        raise PredictionError(f"none of {len(paths)} images could be used: {named(skipped)}")
+    write_json(output / "images.json", {"images": index.images, "categories": catalogs[0].categories})
+    for catalog, name in zip(catalogs, RESULTS, strict=False):
+        write_json(output / name, catalog.results)
+    return Predictions([catalog.results for catalog in catalogs], len(paths) - len(skipped), skipped)
+
+
+def picture_names(paths: Sequence[Path]) -> list[str]:
+    """Return a distinct file name for each image's picture, ignoring case as some file systems do."""
+    names: dict[str, str] = {}
+    for path in paths:
+        name, number = f"{path.stem}.jpg", 2
+        while name.lower() in names:
+            name, number = f"{path.stem}-{number}.jpg", number + 1
+        names[name.lower()] = name
+    return list(names.values())
+
+
+class ImageIndex:
+    """Ids of images: numbered from 1, or those of an annotation file.
+
+    An image belongs to the entry whose ``file_name`` its path ends with, the longest where there are several; else to
+    the only entry, and the only image, of its base name.
+
+    Args:
+        paths: all images.
+        annotations: checked COCO content, or None to number the images.
+
+    Attributes:
+        images: ``id``, ``file_name``, ``width`` and ``height`` of those added.
+        known: the annotations.
+
+    Raises:
+        CocoFormatError: if two images belong to one entry, or an image to two.
+    """
+
+    def __init__(self, paths: Sequence[Path], annotations: dict[str, Any] | None) -> None:
+        self.images: list[Record] = []
+        self.known = annotations
+        self._entries = {} if annotations is None else _match(paths, annotations["images"])
+
+    def add(self, path: Path, size: tuple[int, int]) -> int:
+        """Add an image of ``size`` (width, height) and return its id.
+
+        Raises:
+            KeyError: if the annotations lack it, or have it in another size.
+        """
+        image_id = len(self.images) + 1
+        if self.known is not None:
+            if path not in self._entries:
+                raise KeyError("not in the annotations")
+            entry = self._entries[path]
+            image_id, annotated = entry["id"], (entry.get("width"), entry.get("height"))
+            if None not in annotated and set(annotated) != set(size):
+                raise KeyError(f"{size[0]} x {size[1]} pixels, {annotated[0]} x {annotated[1]} in the annotations")
+        self.images.append({"id": image_id, "file_name": str(path), "width": size[0], "height": size[1]})
+        return image_id
+
+
+def _match(paths: Sequence[Path], entries: Sequence[Record]) -> dict[Path, Record]:
+    """Return the entry of each image that has one; see :class:`ImageIndex`."""
+    by_name: dict[str, list[Record]] = {}
+    for entry in entries:
+        by_name.setdefault(_parts(entry)[-1], []).append(entry)
+    found: dict[Path, list[Record]] = {}
+    for path in paths:
+        parts = path.absolute().parts
+        ends = [entry for entry in by_name.get(path.name, []) if parts[-len(_parts(entry)) :] == _parts(entry)]
+        most = max((len(_parts(entry)) for entry in ends), default=0)
+        found[path] = [entry for entry in ends if len(_parts(entry)) == most]
+    taken = {entry["id"] for matches in found.values() for entry in matches}
+    by_base_name = {path: by_name.get(path.name, []) for path, matches in found.items() if not matches}
+    for path, matches in by_base_name.items():
+        found[path] = [entry for entry in matches if entry["id"] not in taken]
+    return _one_to_one(found)
+
+
+def _one_to_one(found: Mapping[Path, list[Record]]) -> dict[Path, Record]:
+    owners: dict[int, Path] = {}
+    for path, matches in found.items():
+        if len(matches) > 1:
+            names = named([f"{entry['file_name']} (id {entry['id']})" for entry in matches])
+            raise CocoFormatError(
+                f"image {path} may be any of {names} in the annotations: give paths that end with their file_name"
+            )
+        if matches and owners.setdefault(matches[0]["id"], path) is not path:
+            raise CocoFormatError(
+                f"images {owners[matches[0]['id']]} and {path} are both {matches[0]['file_name']} in the annotations: "
+                "file_name must tell them apart, as camA/0001.jpg and camB/0001.jpg do"
+            )
+    return {path: matches[0] for path, matches in found.items() if matches}
+
+
+def _parts(entry: Record) -> tuple[str, ...]:
+    parts = PurePosixPath(str(entry["file_name"]).replace("\\", "/")).parts
+    return tuple(part for part in parts if part != ".") or ("",)
+
+
+class Catalog:
+    """A detector's results with category ids: the annotations' by name, or else the detector's own.
+
+    Args:
+        index: the images' ids; with annotations, their categories are used.
+        detector: whose classes they must be.
+
+    Attributes:
+        names: the name of each class, in the order of the model's outputs.
+        categories: ``id`` and ``name``.
+        results: detections as COCO results.
+
+    Raises:
+        CocoFormatError: if the annotations lack a class of the detector, or are of another number of categories.
+    """
+
+    def __init__(self, index: ImageIndex, detector: Predictor) -> None:
+        self.results: list[Record] = []
+        if index.known is None:
+            numbers = range(1, detector.num_classes + 1)
+            self._classes = detector.categories or [{"id": number, "name": f"class {number - 1}"} for number in numbers]
+            self.categories = self._classes if detector.categories else []
+        else:
+            self.categories = sorted(index.known["categories"], key=lambda category: category["id"])
+            self._classes = _categories_of_classes(self.categories, detector)
+        self.names = [str(category["name"]) for category in self._classes]
+
+    def add(self, instances: Instances, image_id: int) -> None:
+        """Add the detections on an image."""
+        for result in instances_to_coco_json(instances, image_id):
+            result["category_id"] = self._classes[result["category_id"]]["id"]
+            self.results.append(result)
+
+
+def _categories_of_classes(categories: Sequence[Record], detector: Predictor) -> list[Record]:
+    """Return the annotations' category of each class of a detector."""
+    wanted = [category["name"] for category in detector.categories]
+    names = [str(category["name"]) for category in categories]
+    if not wanted and len(names) != detector.num_classes:
+        raise CocoFormatError(
+            f"the annotations have {len(names)} categories ({named(names)}), the detector {detector.num_classes} "
+            "classes: give the annotations of the data that it was trained on"
+        )
+    if not wanted:
+        return list(categories)
+    if missing := [name for name in wanted if names.count(name) != 1]:
+        raise CocoFormatError(
+            f"the annotations' categories ({named(names, 10)}) are not the detector's classes ({named(wanted, 10)}): "
+            f"{named(missing)} must be there once: give the annotations of the data that it was trained on"
+        )
+    return [categories[names.index(name)] for name in wanted]

@@ -1,0 +1,132 @@
+"""PyTorch checkpoints written by other tools, read as data.
+
+timm's training script, Lightning, DataParallel and ``torch.compile`` each wrap a state dict in their own way. Here the
+wrapping is undone with the semantics of ``timm.models.load_state_dict``: a moving average is preferred to the weights
+that it averages, and the prefixes that wrappers add to parameter names are removed.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping
+from contextlib import suppress
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+
+logger = logging.getLogger(__name__)
+
+#: Keys and module names under which tools keep a moving average of the weights, then the weights themselves.
+_AVERAGES = ("state_dict_ema", "model_ema", "ema_state_dict", "ema_model", "ema", "average")
+_WEIGHTS = ("state_dict", "model", "model_state_dict", "module", "net", "network")
+#: What DistributedDataParallel, torch.compile and Lightning modules put before parameter names.
+_PREFIXES = ("module.", "_orig_mod.", "model.", "net.", "network.")
+#: Counters that torch.optim.swa_utils.AveragedModel and timm's ModelEma keep beside the averaged weights.
+_COUNTERS = ("n_averaged", "updates")
+
+
+class StateDict(NamedTuple):
+    """A state dict found in a checkpoint.
+
+    Args:
+        tensors: values by parameter name, without the prefixes of wrappers.
+        name: the key that held it, dotted where it was nested; empty if the file is the state dict itself.
+    """
+
+    tensors: dict[str, Any]
+    name: str
+
+
+class _Placeholder(dict):
+    """Stands for an object of a class that PyTorch does not know; holds nothing and calls nothing."""
+
+    def __new__(cls, *args: Any, **kwargs: Any) -> _Placeholder:
+        return super().__new__(cls)
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__()
+
+    def __setstate__(self, state: Any) -> None:
+        del state
+
+
+def load_torch(path: str | Path) -> Any:
+    """Load a file of ``torch.save`` on the CPU with ``weights_only=True``; nothing in it is executed.
+
+    Objects that training scripts keep beside the weights (``argparse.Namespace``, paths, config classes) become empty
+    placeholders, as their classes are neither imported nor called.
+
+    Raises:
+        pickle.UnpicklingError: if the file needs a function or a module that PyTorch blocks.
+        Exception: almost any other, if the file is damaged.
+    """
+    unknown: list[str] = ["argparse.Namespace"]
+    with suppress(Exception):  # a file of the format before PyTorch 1.6, or one that torch.load will refuse
+        unknown += torch.serialization.get_unsafe_globals_in_checkpoint(str(path))
+    placeholders: list[Any] = [
+        (type(name.rpartition(".")[2], (_Placeholder,), {}), name) for name in dict.fromkeys(unknown)
+    ]
+    with Path(path).open("rb") as file, torch.serialization.safe_globals(placeholders):
+        return torch.load(file, map_location="cpu", weights_only=True)  # by a path it would go by the ending
+
+
+def find_state_dict(data: Any, averaged: bool = True) -> StateDict:
+    """Find the state dict in the content of a checkpoint.
+
+    Args:
+        data: what :func:`load_torch` returned.
+        averaged: prefer a moving average of the weights to the weights themselves, where both are there.
+
+    Raises:
+        ValueError: if there is none; names what is there instead.
+    """
+    keys = (*_AVERAGES, *_WEIGHTS) if averaged else (*_WEIGHTS, *_AVERAGES)
+    names: list[str] = []
+    others: list[str] = []
+    while isinstance(data, Mapping):
+        inner = [key for key in keys if isinstance(data.get(key), _Placeholder) or _is_filled(data.get(key))]
+        if not inner:
+            break
+        names.append(inner[0])
+        others += inner[1:]
+        data = data[inner[0]]
+    if not isinstance(data, Mapping) or (isinstance(data, _Placeholder) and not data):
+        raise ValueError(f"it holds {_describe(data)}, not a state dict: save model.state_dict()")
+    if not all(isinstance(name, str) for name in data):
+        raise ValueError("its state dict has keys that are not parameter names")
+    tensors, member = _unwrap(data)
+    name = ".".join([*names, *([member] if member else [])])
+    skipped = [f"{other!r}" for other in others if other in _WEIGHTS]
+    if skipped or member in _AVERAGES:
+        logger.warning(f"took the weights in {name!r}" + (f", not those in {', '.join(skipped)}" if skipped else ""))
+    elif name not in ("", "model"):
+        logger.info(f"took the weights in {name!r}")
+    return StateDict(tensors, name)
+
+
+def _is_filled(value: Any) -> bool:
+    return isinstance(value, Mapping) and bool(value)
+
+
+def _unwrap(state: Mapping[str, Any]) -> tuple[dict[str, Any], str]:
+    """Remove wrappers' prefixes; of a Lightning module with several networks take its average, or its ``model``.
+
+    Returns:
+        the tensors, and the name of the network that was chosen among several.
+    """
+    tensors = {name.replace("_orig_mod.", ""): value for name, value in state.items() if name not in _COUNTERS}
+    for member in (*_AVERAGES, "model"):
+        chosen = {name: value for name, value in tensors.items() if name.startswith(f"{member}.")}
+        if chosen:
+            inner, _ = _unwrap({name.removeprefix(f"{member}."): value for name, value in chosen.items()})
+            return inner, member if len(chosen) < len(tensors) else ""
+    for prefix in _PREFIXES:
+        if tensors and all(name.startswith(prefix) for name in tensors):
+            return _unwrap({name.removeprefix(prefix): value for name, value in tensors.items()})
+    return tensors, ""
+
+
+def _describe(value: Any) -> str:
+    kind = type(value).__name__
+    return f"a whole pickled {kind}" if isinstance(value, _Placeholder) else f"a {kind}"

@@ -1,0 +1,125 @@
+"""Checkpoints are whole, read as data, and fill the model that predicts or is resumed."""
+
+from __future__ import annotations
+
+import pickle
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+pytest.importorskip("detectron2")
+
+from nasnet_det.detection.convert.identity import CheckpointError
+from nasnet_det.detection.engine.checkpointer import Checkpointer, load_for_inference
+
+
+def test_a_checkpoint_is_replaced_whole_or_not_at_all(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    model = torch.nn.Linear(2, 2)
+    checkpointer = Checkpointer(model, str(tmp_path))
+    checkpointer.save("model_final")
+    before = (tmp_path / "model_final.pth").read_bytes()
+
+    def half(data: Any, file: Any) -> None:
+        Path(file).write_bytes(b"half")
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(torch, "save", half)
+    with pytest.raises(OSError, match="No space"):
+        checkpointer.save("model_final")
+    assert (tmp_path / "model_final.pth").read_bytes() == before
+    assert {path.name for path in tmp_path.iterdir()} == {"model_final.pth", "last_checkpoint"}
+    assert checkpointer.get_checkpoint_file() == str(tmp_path / "model_final.pth")
+
+
+def test_checkpoints_that_cannot_be_read_are_named(tmp_path: Path) -> None:
+    checkpointer = Checkpointer(torch.nn.Linear(2, 2))
+    with pytest.raises(CheckpointError, match=r"no checkpoint .*nowhere\.pth"):
+        checkpointer.load(str(tmp_path / "nowhere.pth"))
+    (tmp_path / "broken.pth").write_bytes(b"\x80not a checkpoint")
+    with pytest.raises(CheckpointError, match=r"broken\.pth"):
+        checkpointer.load(str(tmp_path / "broken.pth"))
+
+
+def test_a_checkpoint_runs_no_code(tmp_path: Path) -> None:
+    class Evil:
+        def __reduce__(self) -> tuple[Any, ...]:
+            return (Path.touch, (tmp_path / "ran",))
+
+    torch.save({"model": Evil()}, tmp_path / "evil.pth")
+    with pytest.raises(CheckpointError, match=r"evil\.pth"):
+        Checkpointer(torch.nn.Linear(2, 2)).load(str(tmp_path / "evil.pth"))
+    assert not (tmp_path / "ran").exists()
+
+
+def test_a_pickle_is_read_as_data(tmp_path: Path) -> None:
+    class Evil:
+        def __reduce__(self) -> tuple[Any, ...]:
+            return (Path.touch, (tmp_path / "ran",))
+
+    model = torch.nn.Linear(2, 2)
+    path = tmp_path / "zoo.pkl"
+    for content in (Evil(), {"model": {"weight": Evil()}, "__author__": "x"}):
+        path.write_bytes(pickle.dumps(content))
+        with pytest.raises(CheckpointError, match=r"zoo\.pkl .*nothing in it was executed"):
+            Checkpointer(model).load(str(path))
+    assert not (tmp_path / "ran").exists()
+
+    state = {"weight": np.full((2, 2), 3.0, np.float32), "bias": np.zeros(2, np.float32)}
+    for protocol in (2, 5):
+        path.write_bytes(pickle.dumps({"model": state, "__author__": "x"}, protocol=protocol))
+        Checkpointer(model).load(str(path))
+        assert torch.equal(model.weight.data, torch.full((2, 2), 3.0))
+
+
+def test_values_that_are_not_finite_are_refused(tmp_path: Path) -> None:
+    torch.save({"model": {"weight": torch.full((2, 2), float("nan"))}}, tmp_path / "diverged.pth")
+    with pytest.raises(CheckpointError, match=r"diverged\.pth: 'weight' holds values that are not finite"):
+        Checkpointer(torch.nn.Linear(2, 2)).load(str(tmp_path / "diverged.pth"))
+
+
+class Heads(nn.Module):
+    """A detector's last layer, named as detectron2's."""
+
+    def __init__(self, classes: int) -> None:
+        super().__init__()
+        self.cls_score, self.bbox_pred = nn.Linear(3, classes + 1), nn.Linear(3, 4)
+
+
+def test_a_detector_predicts_with_its_own_classes_only(tmp_path: Path) -> None:
+    Checkpointer(Heads(80), str(tmp_path)).save("model")
+    with pytest.raises(CheckpointError, match=r"model\.pth: .*80 classes.* 3:"):
+        load_for_inference(Heads(3), str(tmp_path / "model.pth"))
+    Checkpointer(Heads(3)).load(str(tmp_path / "model.pth"))  # a training may start from it
+
+
+def test_layers_that_would_stay_random_are_named(tmp_path: Path) -> None:
+    torch.save(nn.Sequential().state_dict() | {"cls_score.weight": torch.ones(4, 3)}, tmp_path / "part.pth")
+    with pytest.raises(CheckpointError, match=r"part\.pth: .*cls_score\.bias.*bbox_pred"):
+        load_for_inference(Heads(3), str(tmp_path / "part.pth"))
+    with pytest.raises(CheckpointError, match="no checkpoint"):
+        load_for_inference(Heads(3), "")
+
+
+def test_a_run_is_resumed_with_its_own_classes_only(tmp_path: Path) -> None:
+    def run(classes: list[str]) -> Checkpointer:
+        checkpointer = Checkpointer(Heads(len(classes)), str(tmp_path))
+        checkpointer.extras["categories"] = [{"id": number, "name": name} for number, name in enumerate(classes)]
+        return checkpointer
+
+    run(["cat", "dog"]).save("model")
+    run(["cat", "dog"]).resume_or_load("", resume=True)
+    for other in (["dog", "cat"], ["cat", "dog", "hen"]):
+        with pytest.raises(CheckpointError, match=r"model\.pth"):
+            run(other).resume_or_load("", resume=True)
+
+
+def test_the_average_of_a_run_predicts(tmp_path: Path) -> None:
+    raw, average = Heads(2), Heads(2)
+    torch.save({"model": raw.state_dict(), "model_ema": average.state_dict()}, tmp_path / "model.pth")
+    model = Heads(2)
+    load_for_inference(model, str(tmp_path / "model.pth"))
+    assert torch.equal(model.cls_score.weight, average.cls_score.weight)

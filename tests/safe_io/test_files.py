@@ -1,0 +1,47 @@
+"""Files replaced whole or not at all, and inputs never written over."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from nasnet_det.safe_io.files import OverwriteError, protect, protecting, remove, replacing, write_text
+
+
+def test_a_file_is_replaced_whole_or_not_at_all(tmp_path: Path) -> None:
+    path = tmp_path / "new" / "a.txt"
+    write_text(path, "one")
+    with pytest.raises(RuntimeError), replacing(path) as part:
+        part.write_text("half")
+        raise RuntimeError
+    assert path.read_text() == "one" and list(path.parent.iterdir()) == [path]
+
+
+@pytest.mark.parametrize("alias", ["itself", "symbolic link", "hard link", "folder"])
+def test_inputs_are_neither_replaced_nor_deleted(tmp_path: Path, alias: str) -> None:
+    source, target = tmp_path / "in" / "a.txt", tmp_path / "in" / "a.txt"
+    write_text(source, "mine")
+    if alias == "symbolic link":
+        target = tmp_path / "link"
+        target.symlink_to(source)
+    elif alias == "hard link":
+        target = tmp_path / "link"
+        target.hardlink_to(source)
+    with protecting([source.parent if alias == "folder" else source]):
+        for act in (lambda: write_text(target, "other"), lambda: remove(target)):
+            with pytest.raises(OverwriteError, match=target.name):
+                act()
+        write_text(tmp_path / "other", "free")
+    assert source.read_text() == "mine"
+    remove(target)
+
+
+def test_protection_is_added_within_a_command_and_ends_with_it(tmp_path: Path) -> None:
+    write_text(tmp_path / "a", "1")
+    protect([tmp_path / "a"])  # outside: nothing is kept
+    with protecting([tmp_path / "absent"]):
+        protect([tmp_path / "a"])
+        with pytest.raises(OverwriteError):
+            write_text(tmp_path / "a", "2")
+    write_text(tmp_path / "a", "2")
