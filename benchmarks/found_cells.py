@@ -25,7 +25,7 @@ from typing import Any
 
 import torch
 
-from nasnet_det.cli.main import command
+from nasnet_det.cli.errors import command
 from nasnet_det.genotypes.genotype import Genotype
 from nasnet_det.genotypes.published import as_genotype
 from nasnet_det.safe_io.files import write_text

@@ -14,7 +14,7 @@ import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from nasnet_det.cli.main import command
+from nasnet_det.cli.errors import command
 from nasnet_det.golden.classifier import Comparison, GoldenError, compare_classifier, is_classifier, read_meta
 
 

@@ -18,7 +18,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from nasnet_det.cli.main import command, needs
+from nasnet_det.cli.errors import command, needs
 
 with needs():
     from nasnet_det.detection.convert.tf_detector import base_config, convert

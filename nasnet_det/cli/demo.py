@@ -20,7 +20,7 @@ import warnings
 from collections.abc import Sequence
 from pathlib import Path
 
-from nasnet_det.cli.main import command, needs
+from nasnet_det.cli.errors import command, needs
 
 with needs():
     import torch

@@ -1,60 +1,34 @@
 """Draw published ImageNet accuracy against multiply-adds and parameters, as the paper's figure 5.
 
-    nasnet-det draw-accuracy --out accuracy.svg
+    nasnet-det draw-accuracy --output accuracy.svg
 
-Every figure is as printed in the paper named; none was measured again here. Of this project's models those are drawn
-whose papers print both accuracy and cost. Costs are on a logarithmic axis, where the paper's is linear, so that the
-small networks can be told apart.
+Every figure is as printed in the paper named; none was measured again here. Models of this project are drawn if their
+papers print both accuracy and cost. Costs are on a logarithmic axis (linear in the paper), which separates the small
+networks.
 """
 
 from __future__ import annotations
 
-import argparse
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from nasnet_det.cli.main import command
-from nasnet_det.draw import NetworkPoint, draw_accuracy
-from nasnet_det.models.family import FAMILY, Variant
-
-# Zoph et al., arXiv:1707.07012, tables 2 and 3: millions of multiply-adds and of parameters, top-1 accuracy in %.
-OTHERS = (
-    NetworkPoint("Inception V2", 1940, 11.2, 74.8, "designed by hand"),
-    NetworkPoint("Inception V3", 5720, 23.8, 78.0, "designed by hand"),
-    NetworkPoint("Xception", 8380, 22.8, 79.0, "designed by hand"),
-    NetworkPoint("Inception-ResNet V2", 13200, 55.8, 80.4, "designed by hand"),
-    NetworkPoint("ResNeXt-101", 31500, 83.6, 80.9, "designed by hand"),
-    NetworkPoint("PolyNet", 34700, 92.0, 81.3, "designed by hand"),
-    NetworkPoint("DPN-131", 32000, 79.5, 81.5, "designed by hand"),
-    NetworkPoint("SENet", 42300, 145.8, 82.7, "designed by hand"),
-    NetworkPoint("Inception V1", 1448, 6.6, 69.8, "designed by hand"),
-    NetworkPoint("MobileNet", 569, 4.2, 70.6, "designed by hand"),
-    NetworkPoint("ShuffleNet (2x)", 524, 5.0, 70.9, "designed by hand"),
-    NetworkPoint("NASNet-B (4 @ 1536)", 488, 5.3, 72.8, "NASNet"),
-    NetworkPoint("NASNet-C (3 @ 960)", 558, 4.9, 72.5, "NASNet"),
-)
-SERIES = {"nasnet": "NASNet", "amoebanet": "AmoebaNet", "pnasnet": "PNASNet", "darts": "DARTS", "pc": "DARTS"}
-
-
-def family_point(name: str, variant: Variant) -> NetworkPoint | None:
-    """A model's published figures; None where its paper does not print all three."""
-    if not variant.accuracy.startswith("ImageNet") or variant.multiply_adds is None or variant.parameters is None:
-        return None
-    top_1 = float(variant.accuracy.removeprefix("ImageNet").split("/")[0])
-    label = f"NASNet-A ({variant.notation})" if variant.genotype == "nasnet_a" else name
-    return NetworkPoint(label, variant.multiply_adds, variant.parameters, top_1, SERIES[name.split("_")[0]])
+from nasnet_det.cli.errors import command
+from nasnet_det.cli.options import add_output, new_parser
 
 
 @command
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run the command; 0 if the picture is written, 2 for a mistake in what was given."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--out", type=Path, default=Path("accuracy.svg"), metavar="PATH", help="PATH.svg or PATH.png")
-    arguments = parser.parse_args(argv)
-    found = (family_point(name, variant) for name, variant in FAMILY.items())
-    draw_accuracy([*OTHERS, *(point for point in found if point is not None)], arguments.out)
-    print(arguments.out)
+    """Run the command; return the exit status."""
+    parser = new_parser(__doc__)
+    add_output(parser, "SVG or PNG file to write (default: accuracy.svg)", Path("accuracy.svg"))
+    options = parser.parse_args(argv)
+
+    from nasnet_det.draw import draw_accuracy
+    from nasnet_det.draw.published_accuracy import published_points
+
+    draw_accuracy(published_points(), options.output)
+    print(options.output)
     return 0
 
 

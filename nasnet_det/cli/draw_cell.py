@@ -1,36 +1,34 @@
 """Draw both cells of a genotype as the paper's figure 4.
 
-    nasnet-det draw nasnet_a --out nasnet_a.svg
-    nasnet-det draw my_cell.json --out my_cell.png
+    nasnet-det draw-cell nasnet_a --output nasnet_a.svg
+    nasnet-det draw-cell my_cell.json --output my_cell.png
 
-A genotype is a published name or a JSON file (docs/genotypes.md). The picture is SVG or PNG, by the ending of --out.
+A genotype is a published name or a JSON file (docs/genotypes.md). The ending of --output decides between SVG and PNG.
 """
 
 from __future__ import annotations
 
-import argparse
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from nasnet_det.cli.main import command
-from nasnet_det.draw import draw_genotype
-from nasnet_det.genotypes.published import PUBLISHED, as_genotype
+from nasnet_det.cli.errors import command
+from nasnet_det.cli.options import add_output, new_parser
 
 
 @command
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run the command; 0 if the picture is written, 2 for a mistake in what was given."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument(
-        "genotype", metavar="GENOTYPE", help=f"a JSON file or a published name: {', '.join(sorted(PUBLISHED))}"
-    )
-    parser.add_argument(
-        "--out", type=Path, metavar="PATH", help="PATH.svg or PATH.png; GENOTYPE.svg in this folder by default"
-    )
-    arguments = parser.parse_args(argv)
-    path = arguments.out or Path(f"{Path(arguments.genotype).stem}.svg")
-    draw_genotype(as_genotype(arguments.genotype), path)
+    """Run the command; return the exit status."""
+    parser = new_parser(__doc__)
+    parser.add_argument("genotype", metavar="GENOTYPE", help="a published name or a JSON file")
+    add_output(parser, "SVG or PNG file to write (default: GENOTYPE.svg in this folder)")
+    options = parser.parse_args(argv)
+
+    from nasnet_det.draw import draw_genotype
+    from nasnet_det.genotypes.published import as_genotype
+
+    path = options.output or Path(f"{Path(options.genotype).stem}.svg")
+    draw_genotype(as_genotype(options.genotype), path)
     print(path)
     return 0
 

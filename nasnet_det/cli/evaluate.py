@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from nasnet_det.cli.main import command
+from nasnet_det.cli.errors import command
 from nasnet_det.detection.data.coco_format import (
     check_results,
     read_annotations,

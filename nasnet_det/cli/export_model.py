@@ -21,7 +21,7 @@ from typing import Any
 
 import timm
 
-from nasnet_det.cli.main import command
+from nasnet_det.cli.errors import command
 from nasnet_det.export import Program, classifier_program, feature_program, save_program
 
 SOURCES = ("hf-hub:", "hf_hub:", "local-dir:")

@@ -24,7 +24,7 @@ from timm.data import resolve_data_config
 from torch import Tensor
 
 import nasnet_det  # noqa: F401 - registers the family
-from nasnet_det.cli.main import command
+from nasnet_det.cli.errors import command
 from nasnet_det.export.packages import DTYPES, PackageError, load_package, read_info, save_package
 from nasnet_det.training.models import ModelChoice, ModelError
 

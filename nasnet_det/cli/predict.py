@@ -20,7 +20,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from nasnet_det.cli.main import command, needs
+from nasnet_det.cli.errors import command, needs
 from nasnet_det.safe_io.files import protecting
 
 

@@ -12,7 +12,7 @@ import argparse
 import sys
 from collections.abc import Sequence
 
-from nasnet_det.cli.main import command, needs
+from nasnet_det.cli.errors import command, needs
 
 with needs():
     from nasnet_det.search.command import (

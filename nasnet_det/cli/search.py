@@ -16,7 +16,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from nasnet_det.cli.main import command, needs
+from nasnet_det.cli.errors import command, needs
 
 with needs():
     from nasnet_det.search.command import (

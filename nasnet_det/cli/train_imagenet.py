@@ -27,7 +27,7 @@ from pathlib import Path
 import torch
 from timm.data import resolve_data_config
 
-from nasnet_det.cli.main import command
+from nasnet_det.cli.errors import command
 from nasnet_det.training.command import (
     add_execution_options,
     add_model_options,

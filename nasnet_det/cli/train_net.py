@@ -17,7 +17,7 @@ import os
 import sys
 from collections.abc import Sequence
 
-from nasnet_det.cli.main import command, explain, needs
+from nasnet_det.cli.errors import command, explain, needs
 from nasnet_det.safe_io.files import protecting
 
 

@@ -29,7 +29,7 @@ from timm.data import resolve_data_config
 from tqdm import tqdm
 
 import nasnet_det
-from nasnet_det.cli.main import command
+from nasnet_det.cli.errors import command
 from nasnet_det.safe_io.files import write_text
 from nasnet_det.training.command import add_execution_options, execution_asked
 from nasnet_det.training.data.image_folder import Preprocessing

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import importlib
 import json
-import runpy
 from pathlib import Path
 
 import numpy as np
@@ -14,7 +14,7 @@ from nasnet_det import NASNet
 from nasnet_det.golden.classifier import end_points
 from tests.weights.stored import small, stored, write_keras
 
-main = runpy.run_path(str(Path(__file__).parents[2] / "tools" / "check_golden.py"))["main"]
+main = importlib.import_module("nasnet_det.cli.check_golden").main
 
 
 @pytest.fixture

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import runpy
+import importlib
 import tarfile
 from pathlib import Path
 
@@ -16,7 +16,7 @@ from nasnet_det import NASNet
 from nasnet_det.weights import load_published
 from tests.weights.stored import Server, serving, small, stored, write_keras
 
-main = runpy.run_path(str(Path(__file__).parents[2] / "tools" / "convert_weights.py"))["main"]
+main = importlib.import_module("nasnet_det.cli.convert_weights").main
 
 NUMBERS = ["--num-cells", "1", "--num-filters", "8", "--stem-channels", "8"]
 

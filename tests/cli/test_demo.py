@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import importlib
 import json
-import runpy
 from pathlib import Path
 
 import pytest
@@ -11,7 +11,7 @@ import pytest
 pytest.importorskip("detectron2")
 from detectron2.data import DatasetCatalog, MetadataCatalog
 
-main = runpy.run_path(str(Path(__file__).parents[2] / "tools" / "demo.py"))["main"]
+main = importlib.import_module("nasnet_det.cli.demo").main
 
 SMALL = ["MODEL.NASNET.NUM_FILTERS", "8", "MODEL.NASNET.NUM_CELLS", "1"]
 SMALL += ["INPUT.MIN_SIZE_TRAIN", "(64,)", "INPUT.MIN_SIZE_TEST", "64"]

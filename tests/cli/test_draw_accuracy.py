@@ -1,26 +1,25 @@
-"""tools/draw_accuracy.py as a user runs it."""
+"""``nasnet-det draw-accuracy``."""
 
 from __future__ import annotations
 
-import runpy
 from pathlib import Path
 
 import pytest
 
+from nasnet_det.cli.draw_accuracy import main
+from nasnet_det.draw.published_accuracy import family_point
 from nasnet_det.models.family import FAMILY
-
-tool = runpy.run_path(str(Path(__file__).parents[2] / "tools" / "draw_accuracy.py"))
 
 
 def test_the_picture_is_written(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     out = tmp_path / "accuracy.svg"
-    assert tool["main"](["--out", str(out)]) == 0
+    assert main(["--out", str(out)]) == 0
     assert capsys.readouterr().out.strip() == str(out)
     assert "<svg" in out.read_text(encoding="utf-8")
 
 
 def test_only_models_with_published_imagenet_figures_are_drawn() -> None:
-    points = {name: tool["family_point"](name, variant) for name, variant in FAMILY.items()}
+    points = {name: family_point(name, variant) for name, variant in FAMILY.items()}
     large = points["nasnet_a_large"]
     assert (large.multiply_adds, large.parameters, large.accuracy) == (23800, 88.9, 82.7)
     assert points["amoebanet_d"] is None  # nothing printed
@@ -28,5 +27,5 @@ def test_only_models_with_published_imagenet_figures_are_drawn() -> None:
 
 
 def test_another_ending_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert tool["main"](["--out", str(tmp_path / "accuracy.pdf")]) == 2
+    assert main(["--out", str(tmp_path / "accuracy.pdf")]) == 2
     assert capsys.readouterr().err.startswith("error: ")

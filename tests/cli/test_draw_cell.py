@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import runpy
+import importlib
 from pathlib import Path
 
 import pytest
 
 from nasnet_det.genotypes.published import PUBLISHED
 
-main = runpy.run_path(str(Path(__file__).parents[2] / "tools" / "draw_cell.py"))["main"]
+main = importlib.import_module("nasnet_det.cli.draw_cell").main
 
 
 def test_a_published_name_and_a_file_are_drawn(

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
+import importlib
 import json
-import runpy
 from pathlib import Path
 
 import pytest
 
 pytest.importorskip("pycocotools")
 
-main = runpy.run_path(str(Path(__file__).parents[2] / "tools" / "evaluate.py"))["main"]
+main = importlib.import_module("nasnet_det.cli.evaluate").main
 
 
 @pytest.fixture

@@ -2,37 +2,27 @@
 
 from __future__ import annotations
 
-import importlib.util
 from pathlib import Path
-from types import ModuleType
 
 import pytest
 import timm
 
 from nasnet_det import FAMILY
+from nasnet_det.models import table as table_of
 
 ROOT = Path(__file__).resolve().parents[2]
 
 
-@pytest.fixture(scope="module")
-def tool() -> ModuleType:
-    pytest.importorskip("fvcore")
-    spec = importlib.util.spec_from_file_location("model_table", ROOT / "tools" / "model_table.py")
-    assert spec and spec.loader
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
-def test_the_mobile_networks_figures_are_the_papers(tool: ModuleType) -> None:
+def test_the_mobile_networks_figures_are_the_papers() -> None:
     """5.3 M parameters and 564 M multiply-adds (paper table 3)."""
-    cells = tool.row("nasnet_a_mobile", FAMILY["nasnet_a_mobile"])
+    pytest.importorskip("fvcore")
+    cells = table_of.row("nasnet_a_mobile", FAMILY["nasnet_a_mobile"])
     assert cells[3:7] == ["5.29", "5.3", "564", "564"]
 
 
-def test_readme_shows_every_model_as_it_is_counted(tool: ModuleType) -> None:
+def test_readme_shows_every_model_as_it_is_counted() -> None:
     text = (ROOT / "README.md").read_text(encoding="utf-8")
-    table = text.split(tool.BEGIN)[1].split(tool.END)[0]
+    table = text.split(table_of.BEGIN)[1].split(table_of.END)[0]
     rows = [line.split(" | ") for line in table.splitlines() if line.startswith("| `")]
     shown = {row[0].strip("| `"): row[3] for row in rows}
     for name in FAMILY:
@@ -40,8 +30,8 @@ def test_readme_shows_every_model_as_it_is_counted(tool: ModuleType) -> None:
         assert shown[name] == f"{parameters / 1e6:.2f}"
 
 
-def test_only_what_stands_between_the_marks_is_replaced(tool: ModuleType) -> None:
-    text = f"before\n{tool.BEGIN}\nold\n{tool.END}\nafter\n"
-    assert tool.replace_between(text, "new\n") == f"before\n{tool.BEGIN}\nnew\n{tool.END}\nafter\n"
+def test_only_what_stands_between_the_marks_is_replaced() -> None:
+    text = f"before\n{table_of.BEGIN}\nold\n{table_of.END}\nafter\n"
+    assert table_of.replace_between(text, "new\n") == f"before\n{table_of.BEGIN}\nnew\n{table_of.END}\nafter\n"
     with pytest.raises(ValueError, match="marks"):
-        tool.replace_between("no marks", "new\n")
+        table_of.replace_between("no marks", "new\n")

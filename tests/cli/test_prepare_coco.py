@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
+import importlib
 import json
-import runpy
 from pathlib import Path
 
 import pytest
 
-main = runpy.run_path(str(Path(__file__).parents[2] / "tools" / "prepare_coco.py"))["main"]
+main = importlib.import_module("nasnet_det.cli.prepare_coco").main
 
 OFFICIAL = {
     "instances_train2014": ("train2014", [1, 2, 3], "COCO_train2014_{:012}.jpg"),

@@ -1,0 +1,118 @@
+"""Errors of commands: one line and an exit status instead of a traceback for whatever a user can put right."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import functools
+import logging
+import os
+import sys
+import warnings
+from collections.abc import Callable, Iterator, Sequence
+from typing import TypeVar, cast
+
+#: Exit statuses: a mistake in the input; stopped by SIGINT, as a shell gives it; the reader of the output has left.
+MISTAKE, STOPPED, BROKEN_PIPE = 2, 130, 141
+#: With this variable set, an error shows its traceback.
+TRACEBACK = "NASNET_DET_TRACEBACK"
+
+_DETECTRON2 = (
+    "'nasnet-det[detection]', then pip install --no-build-isolation "
+    "'git+https://github.com/facebookresearch/detectron2.git@a59f0563'"
+)
+#: The argument of ``pip install`` that brings a module.
+PIP = {
+    "detectron2": _DETECTRON2,
+    "fvcore": "fvcore",
+    "iopath": "'nasnet-det[detection]'",
+    "pycocotools": "'nasnet-det[detection]'",
+    "faster_coco_eval": "'nasnet-det[fast-eval]'",
+    "optuna": "'nasnet-det[search]'",
+    "ray": "'nasnet-det[search]'",
+    "tensorflow": "'nasnet-det[tensorflow]'",
+    "tensorboard": "'nasnet-det[train]'",
+    "onnx": "'nasnet-det[export]'",
+    "onnxscript": "'nasnet-det[export]'",
+    "onnxruntime": "'nasnet-det[export]'",
+}
+
+Main = TypeVar("Main", bound=Callable[..., int])
+
+
+def command(main: Main) -> Main:
+    """Wrap the ``main`` of a command so that it prints an error in one line and returns an exit status.
+
+    0 is success, 2 a mistake in the input, 130 Ctrl-C, 141 a closed output pipe. An error with an attribute
+    ``exit_status`` returns that. An error that points to a bug of this package keeps its traceback.
+    """
+
+    @functools.wraps(main)
+    def guarded(argv: Sequence[str] | None = None) -> int:
+        try:
+            try:
+                return main(argv)
+            finally:
+                if sys.stdout is not None:
+                    sys.stdout.flush()  # a full disk or closed pipe shows here, not at interpreter exit
+        except KeyboardInterrupt as error:
+            return exit_with(str(error) or "stopped", STOPPED)
+        except BrokenPipeError:
+            with contextlib.suppress(OSError, ValueError):
+                os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            return BROKEN_PIPE
+        except Exception as error:
+            message = explain(error)
+            if message is None:
+                raise
+            status = getattr(error, "exit_status", MISTAKE)
+            return exit_with(message if status == STOPPED else f"error: {message}", status)
+
+    return cast(Main, guarded)
+
+
+@contextlib.contextmanager
+def needs() -> Iterator[None]:
+    """Import optional dependencies; exit with the command that installs a missing one.
+
+    detectron2 under a recent PyTorch warns about things a user cannot change, at import and at run time; these warnings
+    are silenced.
+    """
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+        warnings.filterwarnings("ignore", "torch.meshgrid: ")
+        logging.getLogger("torch.fx").setLevel(logging.ERROR)
+    except ImportError as error:
+        raise SystemExit(exit_with(f"error: {explain(error)}", MISTAKE)) from None
+    except KeyboardInterrupt:
+        raise SystemExit(exit_with("stopped", STOPPED)) from None
+
+
+def explain(error: BaseException) -> str | None:
+    """Return the message of an error that a user can put right; None for a bug, or if tracebacks are wanted."""
+    if os.environ.get(TRACEBACK):
+        return None
+    if isinstance(error, ImportError):
+        module = (error.name or "").partition(".")[0]
+        return f"{module} is not installed: pip install {PIP[module]}" if module in PIP else str(error)
+    if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":
+        return "out of memory; use a smaller batch or smaller images"
+    own = type(error).__module__.partition(".")[0] == "nasnet_det"
+    if isinstance(error, OSError) and not own:
+        return _explain_os_error(error)
+    return str(error) if own or isinstance(error, ValueError) else None
+
+
+def _explain_os_error(error: OSError) -> str:
+    words = f"{error.filename}: {error.strerror}" if error.filename and error.strerror else str(error)
+    if error.errno in (errno.ENOSPC, errno.EDQUOT):
+        words += "; existing files are unchanged: free some space and run the same command again"
+    return words
+
+
+def exit_with(message: str, status: int) -> int:
+    with contextlib.suppress(OSError):
+        print(message, file=sys.stderr)
+    return status

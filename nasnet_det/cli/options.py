@@ -1,0 +1,62 @@
+"""Options that commands share, so that one thing has one name everywhere."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Sequence
+from pathlib import Path
+
+
+def new_parser(description: str | None) -> argparse.ArgumentParser:
+    """Return a parser that shows a module's docstring as it is formatted."""
+    return argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
+
+
+def add_output(
+    parser: argparse._ActionsContainer, meaning: str, default: Path | None = None, required: bool = False
+) -> None:
+    """Add ``--output PATH`` (``options.output``); ``--out`` is short for it."""
+    parser.add_argument(
+        "--output", "--out", type=Path, metavar="PATH", default=default, required=required, help=meaning
+    )
+
+
+def add_image_size(parser: argparse._ActionsContainer, meaning: str = "default: the model's") -> None:
+    """Add ``--image-size H [W]`` (``options.image_size``: ``(height, width)`` or None), one side for a square."""
+    parser.add_argument(
+        *("--image-size", "--img-size"),
+        type=_side,
+        nargs="+",
+        action=_ImageSize,
+        metavar="SIDE",
+        help=f"H [W], {meaning}",
+    )
+
+
+def add_settings(parser: argparse._ActionsContainer, meaning: str) -> None:
+    """Add ``--set KEY=VALUE ...`` (``options.set``: a list of words), which may be repeated.
+
+    :func:`nasnet_det.safe_io.settings.parse_assignments` reads the words.
+    """
+    parser.add_argument("--set", nargs="+", action="extend", default=[], metavar="KEY=VALUE", help=meaning)
+
+
+class _ImageSize(argparse.Action):
+    def __call__(
+        self,
+        parser: argparse.ArgumentParser,
+        namespace: argparse.Namespace,
+        values: str | Sequence[int] | None,
+        option_string: str | None = None,
+    ) -> None:
+        sides = [value for value in values or () if isinstance(value, int)]
+        if len(sides) > 2:
+            parser.error(f"{option_string} takes a height and a width in pixels, got {len(sides)} numbers")
+        setattr(namespace, self.dest, (sides[0], sides[-1]))
+
+
+def _side(text: str) -> int:
+    side = int(text) if text.isascii() and text.isdigit() else 0
+    if not 1 <= side <= 16384:
+        raise argparse.ArgumentTypeError(f"expected pixels from 1 to 16384, got {text!r}")
+    return side

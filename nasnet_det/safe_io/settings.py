@@ -1,0 +1,119 @@
+"""Settings given by users: the ``KEY=VALUE`` grammar of every command, and dataclasses built from plain values.
+
+A settings class is a frozen dataclass whose annotations say what is legal; ranges are pydantic's ``Field``::
+
+    @dataclass(frozen=True)
+    class Settings:
+        minibatch: Annotated[int, Field(ge=1)] = 20
+        optimizer: Literal["sgd", "adam"] = "sgd"
+
+``build(Settings, {"minibatch": 7.5}, StudyError)`` raises ``StudyError("minibatch must be an int, got 7.5")``.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import json
+import re
+from collections.abc import Iterable, Mapping
+from typing import Any, TypeVar, get_type_hints
+
+from pydantic import ConfigDict, TypeAdapter, ValidationError
+
+from nasnet_det.safe_io.values import format_names, format_value, parse_yaml
+
+T = TypeVar("T")
+
+#: YAML 1.1 reads numbers such as 5e-4, which lack a dot or the exponent's sign, as text.
+_NUMBER = re.compile(r"[-+]?(\d+\.?\d*|\.\d+)[eE][-+]?\d+")
+_KINDS = {
+    "int": "an int",
+    "float": "a number",
+    "bool": "true or false",
+    "string": "text",
+    "dict": "a mapping",
+    "list": "a list",
+}
+
+
+def parse_assignments(words: Iterable[str], error: type[ValueError] = ValueError) -> dict[str, Any]:
+    """Return the settings of ``KEY=VALUE`` words, values read as YAML.
+
+    Raises:
+        ValueError: (``error``) for a word that is not ``KEY=VALUE``, or whose value is not YAML.
+    """
+    settings = {}
+    for word in words:
+        key, equals, text = word.partition("=")
+        if not (key.strip() and equals):
+            raise error(f"expected KEY=VALUE, got {format_value(word)}")
+        try:
+            settings[key.strip()] = _with_numbers(parse_yaml(text))
+        except ValueError as cause:
+            raise error(f"the value of {format_names([key.strip()])} is not YAML: {str(cause)[:300]}") from None
+    return settings
+
+
+def build(cls: type[T], values: Any, error: type[ValueError] = ValueError, what: str = "") -> T:
+    """Return an instance of the settings dataclass ``cls`` made from plain values.
+
+    Args:
+        cls: a dataclass; its annotations are checked without conversions (a whole float is not an int).
+        values: a mapping from setting to value; settings with a default may be missing.
+        error: the exception class to raise.
+        what: the origin of the values, for messages: a file, or the name of the thing they configure.
+
+    Raises:
+        ValueError: (``error``) naming the first setting that is unknown, missing, or of another type or range.
+    """
+    prefix = f"{what}: " if what else ""
+    if not isinstance(values, Mapping):
+        raise error(f"{prefix}expected a mapping of settings, got {format_value(values)}")
+    known = [field.name for field in dataclasses.fields(cls) if field.init]  # type: ignore[arg-type]
+    for key in values:
+        if key not in known:
+            near = difflib.get_close_matches(str(key), known, n=1)
+            hint = f"did you mean {near[0]}? " if near else ""
+            raise error(f"{prefix}unknown setting {format_names([key])}; {hint}known: {', '.join(known) or 'none'}")
+    for field in dataclasses.fields(cls):  # type: ignore[arg-type]
+        if field.name in known and field.name not in values and _is_required(field):
+            raise error(f"{prefix}{field.name} is missing")
+    read = {key: _read(_adapter(cls, key), key, value, error, prefix) for key, value in values.items()}
+    try:
+        return cls(**read)
+    except ValueError as problem:  # from the class's own __post_init__
+        raise error(f"{prefix}{problem}") from None
+
+
+def _read(adapter: TypeAdapter[Any], name: str, value: Any, error: type[ValueError], prefix: str) -> Any:
+    try:
+        # JSON's strict mode takes a list for a tuple and an int for a float, and nothing else in place of another.
+        return adapter.validate_json(json.dumps(value), strict=True)
+    except (ValidationError, TypeError, RecursionError) as problem:
+        reason = _describe(problem) if isinstance(problem, ValidationError) else "must be of JSON's types"
+        raise error(f"{prefix}{name} {reason}, got {format_value(value)}") from None
+
+
+def _describe(problems: ValidationError) -> str:
+    first = problems.errors(include_url=False)[0]
+    kind = first["type"].partition("_")[0]
+    if first["type"].endswith("_type") and kind in _KINDS:
+        return f"must be {_KINDS[kind]}"
+    return first["msg"].replace("Input should", "must", 1)
+
+
+def _adapter(cls: Any, name: str) -> TypeAdapter[Any]:
+    return TypeAdapter(get_type_hints(cls, include_extras=True)[name], config=ConfigDict(allow_inf_nan=False))
+
+
+def _is_required(field: dataclasses.Field[Any]) -> bool:
+    return field.default is dataclasses.MISSING and field.default_factory is dataclasses.MISSING
+
+
+def _with_numbers(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return {key: _with_numbers(inner) for key, inner in value.items()}
+    if isinstance(value, list):
+        return [_with_numbers(inner) for inner in value]
+    return float(value) if isinstance(value, str) and _NUMBER.fullmatch(value) else value

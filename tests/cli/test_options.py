@@ -1,0 +1,31 @@
+"""Options that commands share."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from nasnet_det.cli.options import add_image_size, add_output, add_settings, new_parser
+
+
+def test_every_shared_option_is_read() -> None:
+    parser = new_parser("A command.")
+    add_output(parser, "the file")
+    add_image_size(parser)
+    add_settings(parser, "settings")
+    options = parser.parse_args(["--out", "a.png", "--image-size", "3", "4", "--set", "a=1", "b=2", "--set", "c=3"])
+    assert (options.output, options.image_size, options.set) == (Path("a.png"), (3, 4), ["a=1", "b=2", "c=3"])
+    options = parser.parse_args(["--output", "b", "--img-size", "5"])
+    assert (options.output, options.image_size) == (Path("b"), (5, 5))
+    options = parser.parse_args([])
+    assert (options.output, options.image_size, options.set) == (None, None, [])
+
+
+@pytest.mark.parametrize("sides", [["0"], ["-3"], ["1", "2", "3"], ["x"], ["1e3"], ["99999"]])
+def test_impossible_sizes_are_refused(sides: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    parser = new_parser(None)
+    add_image_size(parser)
+    with pytest.raises(SystemExit):
+        parser.parse_args(["--image-size", *sides])
+    assert "--image-size" in capsys.readouterr().err
