@@ -122,13 +122,13 @@ def test_the_wheel_works_where_no_checkout_is(wheel: zipfile.ZipFile, tmp_path: 
         f"import sys; sys.path.insert(0, {str(tmp_path / 'site')!r})\n"
         "import nasnet_det; from nasnet_det.cli import main as nasnet_det_cli\n"
         "print(nasnet_det_cli.__file__, nasnet_det.__file__, sep='\\n')\n"
-        "nasnet_det_cli.main(['draw', 'nasnet_a'])\n"
+        "nasnet_det_cli.main(['draw-cell', 'nasnet_a'])\n"
         "try:\n    import detectron2\nexcept ImportError:\n    sys.exit()\n"
         "from nasnet_det.detection.config import find_config\n"
         "print(find_config('configs/nasnet_frcnn.yaml'))\n"
     )
     done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
-    *positions, picture = done.stdout.split()[:4]
-    assert all(place.startswith(str(tmp_path / "site")) for place in [*positions, *done.stdout.split()[3:]])
+    cli, package, picture, *config = done.stdout.split()
+    assert all(path.startswith(str(tmp_path / "site")) for path in (cli, package, *config))
     assert "<svg" in (tmp_path / picture).read_text()

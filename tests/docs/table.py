@@ -76,21 +76,20 @@ PACKAGE = Row(r"tools/package\.py", ((r"nasnet_a_\w+", "local-dir:tiny --image-s
 #: For every page.
 ROWS = (
     Row(r"create_model\(.nasnet_a_large", swaps=((r"nasnet_a_large", "nasnet_a_mobile"),)),  # 350 MB
-    Row(r"^nasnet-det --", why="tests/test_cli.py runs it"),
+    Row(r"^nasnet-det --", why="tests/cli/test_main.py runs it"),
     Row(r"--help"),
     SEARCH,
     Row(r"tools/(draw_cell|draw_accuracy|evaluate|export_cell|search_report)\.py"),
     Row(r"tools/prepare_coco\.py", status=2),  # there is no COCO here: it says what to download
     Row(
-        r"tools/prepare_cifar10\.py", why="a download; tests/training/test_cifar10_source.py fetches from a made place"
+        r"tools/prepare_cifar10\.py",
+        why="a download; tests/training/data/test_cifar10_source.py fetches from a made place",
     ),
-    Row(r"tools/convert_weights\.py", why="a download; tests/tools/test_convert_weights.py converts made files"),
-    Row(
-        r"tools/convert_detector\.py", why="a download; tests/tools/test_convert_detector.py converts a made checkpoint"
-    ),
+    Row(r"tools/convert_weights\.py", why="a download; tests/cli/test_convert_weights.py converts made files"),
+    Row(r"tools/convert_detector\.py", why="a download; tests/cli/test_convert_detector.py converts a made checkpoint"),
     Row(r"tools/train_net\.py", why="days on GPUs; run at toy size on own-data.md and from-cell-to-detector.md"),
     Row(r"tools/predict\.py", why="takes trained weights; run at toy size on own-data.md and from-cell-to-detector.md"),
-    Row(r"DETECTRON2/tools/", why="days on GPUs; tests/tools/test_train_net.py runs these scripts"),
+    Row(r"DETECTRON2/tools/", why="days on GPUs; tests/cli/test_train_net.py runs these scripts"),
     Row(r"tools/train_cifar\.py", why="hours on a GPU; run at toy size on from-cell-to-detector.md"),
     Row(r"tools/train_imagenet\.py", why="days on GPUs; run at toy size on from-cell-to-detector.md and timm.md"),
     Row(r"tools/validate\.py", why="takes ImageNet; run at toy size on from-cell-to-detector.md and timm.md"),
