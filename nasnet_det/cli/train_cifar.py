@@ -40,7 +40,7 @@ from nasnet_det.training.data.cifar10 import MEAN, SIDE, STD, split
 from nasnet_det.training.data.cifar_batches import CifarAugmentation, CifarBatches, read_once
 from nasnet_det.training.execution import Execution
 from nasnet_det.training.models import ModelChoice
-from nasnet_det.training.recipe import Recipe
+from nasnet_det.training.recipe import Recipe, RecipeError
 from nasnet_det.training.session import Session, say_beside_bars
 
 #: timm's description of the trained model's input. Whitening per image is beyond it: such models say so in their run.
@@ -58,7 +58,7 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     )
     parser.add_argument("--unofficial", action="store_true", help="take data in CIFAR-10's form with other MD5 sums")
     add_model_options(parser, "nasnet_a_cifar_6_at_768", num_cells=6, num_filters=32)
-    add_recipe_options(parser, "cifar_paper", ["cifar_paper", "cifar_quick"])
+    add_recipe_options(parser, "cifar_paper", ["cifar_paper", "cifar_quick", "cifar_small"])
     parser.add_argument("--cutout", type=int, metavar="SIDE", help="the side of the square cut out; the paper's is 16")
     parser.add_argument("--minutes", type=float, help="as many epochs a run as this device can do in that time")
     add_execution_options(parser)
@@ -96,6 +96,7 @@ def train_seed(
         session = replace(session, pretrained=options.model)
     if options.minutes is not None:
         session = replace(session, recipe=session.epochs_in(60 * options.minutes, batches))
+        batches.epochs = session.recipe.epochs
         say_beside_bars(f"{session.recipe.epochs} epochs in {options.minutes:g} minutes")
     history = session.run(batches, say_beside_bars)
     say_beside_bars(f"seed {seed}: top-1 {100 * history[-1].top1:.2f} %; the model is {folder / 'model'}")
@@ -111,7 +112,18 @@ def batches_of(options: argparse.Namespace, recipe: Recipe, execution: Execution
         held_out = options.validation_images
         train_images, validation = split(number, held_out, number - held_out, seed=0)
     augmentation = CifarAugmentation.from_mapping(recipe.augmentation)
-    return CifarBatches(data, train_images, validation, recipe.batch_size, augmentation, execution.device, seed)
+    if recipe.aux_weight and set(augmentation.sizes) != {SIDE}:
+        raise RecipeError("augmentation.sizes needs aux_weight=0: the auxiliary head is built for images of one size")
+    return CifarBatches(
+        data,
+        train_images,
+        validation,
+        recipe.batch_size,
+        augmentation,
+        execution.device,
+        seed,
+        epochs=recipe.epochs,
+    )
 
 
 def summarize(accuracies: dict[int, float]) -> dict[str, Any]:

@@ -126,7 +126,7 @@ class Trainer:
         if self.mix is not None:
             images, targets = self.mix(images, labels)
         images = images.contiguous(memory_format=self.execution.memory_format)
-        network = self._network or self._prepare(images)
+        network = self._prepare(images) if self._network is None else self._network
         with self.execution.autocast():
             outputs = network(images)
         loss = self._loss(outputs, targets)

@@ -111,7 +111,7 @@ class Session:
             return replace(self.recipe, epochs=begun)
         with own_randomness(self.execution.device):
             trainer = self.trainer(data)
-            batches = data.training(0)
+            batches = data.training(self.recipe.epochs - 1)  # of the largest images, with progressive resizing
             for _ in range(min(3, data.steps_per_epoch)):
                 trainer.step(*next(batches))
             _wait(self.execution.device)

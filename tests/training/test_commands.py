@@ -85,6 +85,7 @@ def test_cifar_of_the_family_in_a_given_time(cifar_like: Path, tmp_path: Path) -
         (["--genotype", "no_such_cell"], "neither a JSON file nor a published genotype"),
         (["--pretrained"], "no weights of a bare --genotype"),
         (["--device", "nowhere"], "device nowhere cannot be used"),
+        (["--set", "augmentation.sizes=[24, 32]"], "augmentation.sizes needs aux_weight=0"),
         (["--batch-size", "101"], "100 training images do not fill a batch of 101"),
         (["--set", "augmentation.cutout=-1"], "augmentation.cutout is a whole number"),
         (["--set", "learning_rate=1e17", "clip_gradient_norm=0", "--epochs", "2"], "Try a lower learning_rate"),

@@ -5,6 +5,8 @@ from __future__ import annotations
 import copy
 import math
 import random
+from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -216,6 +218,18 @@ def test_executions_that_cannot_be_are_named() -> None:
     with pytest.raises(ValueError, match="graph; not 'graph' on cpu"):
         choose_execution("cpu", mode="graph")
     assert choose_execution("cpu") == Execution(torch.device("cpu"), "float32", channels_last=True)
+
+
+def test_a_compiled_network_trains_like_the_eager_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch, "compile", partial(torch.compile, backend="eager"))
+    images, labels = torch.randn(4, 3, 16, 16), torch.tensor([0, 3, 5, 9])
+    losses = []
+    for execution in (CPU, replace(CPU, mode="compile")):
+        torch.manual_seed(0)
+        network = NASNet(num_cells=1, num_filters=4, stem="cifar", stem_channels=12, num_classes=10)
+        trainer = Trainer(network, PLAIN, 5, 10, execution)
+        losses.append([trainer.step(images, labels).item() for _ in range(3)])
+    assert losses[0] == pytest.approx(losses[1], rel=1e-4)
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")

@@ -11,7 +11,7 @@ that time, ``per_image_whitening``, does so per image (``image``).
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from functools import lru_cache
 from typing import Any, Literal, get_args
 
@@ -25,6 +25,8 @@ from nasnet_det.training.data.cifar10 import CLASSES, MEAN, SIDE, STD, Cifar10, 
 
 Whitening = Literal["channel", "image"]
 _VALIDATION_BATCH = 500
+#: Smaller images leave a network of two reductions nothing to convolve.
+_LEAST_SIDE = 8
 
 
 @dataclass(frozen=True)
@@ -36,12 +38,19 @@ class CifarAugmentation:
         flip: whether half of the images are mirrored.
         cutout: the side of the square of zeros; 0 for none.
         whitening: ``channel`` or ``image``; for validation images too.
+        sizes: progressive resizing: the training images are resized to the first side in the first part of the epochs,
+            to the second in the next, and so on, in parts of equal numbers of epochs. Validation is always at 32.
     """
 
     pad: int = 4
     flip: bool = True
     cutout: int = 0
     whitening: Whitening = "channel"
+    sizes: tuple[int, ...] = (SIDE,)
+
+    def size_at(self, progress: float) -> int:
+        """Return the side of the training images after ``progress`` (0 to 1) of the epochs."""
+        return self.sizes[min(int(progress * len(self.sizes)), len(self.sizes) - 1)]
 
     @classmethod
     def from_mapping(cls, data: Mapping[str, Any]) -> CifarAugmentation:
@@ -62,7 +71,23 @@ class CifarAugmentation:
                 )
         if augmentation.whitening not in get_args(Whitening):
             raise DataError(f"augmentation.whitening is channel or image, not {format_value(augmentation.whitening)}")
-        return cls(int(augmentation.pad), bool(augmentation.flip), int(augmentation.cutout), augmentation.whitening)
+        sizes = augmentation.sizes
+        if not isinstance(sizes, (list, tuple)) or not sizes or any(_is_bad_size(size) for size in sizes):
+            raise DataError(
+                f"augmentation.sizes must be a list of whole numbers of pixels, {_LEAST_SIDE} to {SIDE}, "
+                f"got {format_value(sizes)}"
+            )
+        return replace(
+            augmentation,
+            pad=int(augmentation.pad),
+            flip=bool(augmentation.flip),
+            cutout=int(augmentation.cutout),
+            sizes=tuple(int(size) for size in sizes),
+        )
+
+
+def _is_bad_size(size: Any) -> bool:
+    return type(size) not in (int, float) or not _LEAST_SIDE <= size <= SIDE or size != int(size)
 
 
 def crop_and_flip(images: Tensor, pad: int, flip: bool) -> Tensor:
@@ -90,6 +115,13 @@ def cut_out(images: Tensor, side: int) -> Tensor:
         for centre, place in ((row, torch.arange(height, device=device)), (column, torch.arange(width, device=device)))
     )
     return images.masked_fill((in_rows[:, :, None] & in_columns[:, None, :])[:, None], 0.0)
+
+
+def resize(images: Tensor, size: int) -> Tensor:
+    """Return ``(N, C, H, W)`` resized to squares of ``size`` pixels, bilinearly with antialiasing."""
+    if images.shape[-2:] == (size, size):
+        return images
+    return functional.interpolate(images, (size, size), mode="bilinear", antialias=True, align_corners=False)
 
 
 class DeviceImages:
@@ -131,6 +163,7 @@ class CifarBatches:
             set.
         batch_size: images a batch of one process. The images left over by whole batches wait for another epoch.
         rank, world: this process's number and how many share the training.
+        epochs: the epochs of the whole training, which progressive resizing divides.
 
     Raises:
         DataError: if there are fewer training images than a batch holds.
@@ -150,6 +183,7 @@ class CifarBatches:
         seed: int,
         rank: int = 0,
         world: int = 1,
+        epochs: int = 1,
     ) -> None:
         number = len(data.train)
         self.train_indices = np.arange(number) if train is None else train
@@ -157,20 +191,22 @@ class CifarBatches:
         if not self.steps_per_epoch:
             raise DataError(f"{len(self.train_indices)} training images do not fill a batch of {batch_size * world}")
         self.batch_size, self.augmentation, self.device, self.seed = batch_size, augmentation, device, seed
-        self.rank, self.world = rank, world
+        self.rank, self.world, self.epochs = rank, world, epochs
         self.train = _on_device(data, "train", device, augmentation.whitening)
         held_out = "test" if validation is None else "train"
         self.validation = _on_device(data, held_out, device, augmentation.whitening)
         self.validation_indices = np.arange(len(data.test)) if validation is None else validation
 
     def training(self, epoch: int, start: int = 0) -> Iterator[tuple[Tensor, Tensor]]:
-        """The epoch's augmented batches from number ``start`` on: images ``(B, 3, 32, 32)`` and labels ``(B,)``."""
+        """Return the epoch's augmented batches from number ``start`` on: images ``(B, 3, size, size)``, of 32 pixels
+        unless :attr:`CifarAugmentation.sizes` says otherwise, and labels ``(B,)``."""
+        size = self.augmentation.size_at(epoch / self.epochs)
         order = np.random.default_rng((self.seed, epoch)).permutation(self.train_indices)
         indices = torch.from_numpy(order).to(self.device)
         for number in range(start, self.steps_per_epoch):
             first = (number * self.world + self.rank) * self.batch_size
             images, labels = self.train.take(indices[first : first + self.batch_size])
-            yield self._augmented(images), labels
+            yield resize(self._augmented(images), size), labels
 
     def validating(self) -> Iterator[tuple[Tensor, Tensor]]:
         """The validation images of this process, whitened and not augmented, with their labels."""

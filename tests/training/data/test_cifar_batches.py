@@ -120,3 +120,24 @@ def test_wrong_settings_are_named(cifar_like: Path) -> None:
     ):
         with pytest.raises(DataError, match=words):
             CifarAugmentation.from_mapping(mapping)
+
+
+def test_progressive_sizes_divide_the_epochs(cifar_like: Path) -> None:
+    augmentation = CifarAugmentation.from_mapping({"pad": 0, "flip": False, "sizes": [16, 24.0, 32]})
+    batches = _batches(cifar_like, augmentation, epochs=6)
+    plain = _batches(cifar_like, epochs=6)
+    sizes = []
+    for epoch in range(6):
+        (images, labels), (whole, expected) = next(batches.training(epoch)), next(plain.training(epoch))
+        sizes.append(images.shape[-1])
+        assert labels.equal(expected)
+        # Resizing keeps the mean colour.
+        torch.testing.assert_close(images.mean((2, 3)), whole.mean((2, 3)), atol=0.05, rtol=0)
+    assert sizes == [16, 16, 24, 24, 32, 32]
+    assert all(images.shape[-1] == 32 for images, _ in batches.validating())
+
+
+@pytest.mark.parametrize("sizes", [[], 24, [24, 33], [7], [24.5], ["24"], [True], [float("nan")]])
+def test_sizes_that_are_not_pixels_are_refused(sizes: object) -> None:
+    with pytest.raises(DataError, match=r"augmentation\.sizes"):
+        CifarAugmentation.from_mapping({"sizes": sizes})
