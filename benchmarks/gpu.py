@@ -1,0 +1,299 @@
+"""Measure everything that was never measured on a GPU, in at most nine minutes on one GPU.
+
+    python benchmarks/gpu.py --output gpu [--cifar DATA]
+    python benchmarks/gpu.py --device cpu --quick --output gpu
+
+The parts, in this order: inference of ``nasnet_a_mobile`` and ``nasnet_a_large`` at batch 1 and 64, eager and compiled,
+plain and fused; the paper's detector at 1200 x 1200 with 300 proposals by stage, plain and fused; training steps; four
+minutes of ``cifar_quick`` (on random images without ``--cifar``; its accuracy is then meaningless). Each part runs in a
+process of its own with a time limit; what the limit leaves out is named. DIR/gpu.json and gpu.csv hold the rows,
+DIR/gpu.md the table.
+``peak MiB`` is what PyTorch allocated on a GPU since the row began, and the process's peak resident set on a CPU.
+``--quick`` tries every part on small networks.
+"""
+
+from __future__ import annotations
+
+import argparse
+import gc
+import json
+import multiprocessing
+import pickle
+import resource
+import sys
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import timm
+import torch
+from save_results import keep
+
+import nasnet_det
+from nasnet_det.fusion import optimize_for_inference
+from nasnet_det.safe_io.files import write_text
+
+#: Seconds of the whole run, and of each part.
+LIMIT = 540
+LIMITS = {"mobile": 75, "large": 100, "detector": 45, "training": 50, "cifar": 255}
+SMALL = {"num_cells": 1, "num_filters": 8}
+COLUMNS = ("part", "what", "batch", "ms", "images/s", "peak MiB")
+Rows = Iterator[dict[str, Any]]
+
+
+@dataclass(frozen=True)
+class Setting:
+    """What all parts run on.
+
+    Args:
+        device: ``cuda`` or ``cpu``.
+        quick: whether small networks stand for the real ones.
+        cifar: the folder of CIFAR-10's batches; None for random images.
+        output: the folder of the results.
+    """
+
+    device: str
+    quick: bool
+    cifar: Path | None
+    output: Path
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """bfloat16 on a GPU, float32 on a CPU."""
+        return torch.bfloat16 if self.device == "cuda" else torch.float32
+
+    def synchronize(self) -> None:
+        """Wait for the device."""
+        if self.device == "cuda":
+            torch.cuda.synchronize()
+
+    def reset_peak(self) -> None:
+        """Begin a row: free what the last one left and count memory from here."""
+        gc.collect()
+        if self.device == "cuda":
+            torch.cuda.empty_cache()
+            torch.cuda.reset_peak_memory_stats()
+
+    def peak_mib(self) -> float:
+        """Return the peak memory of the row in MiB."""
+        if self.device == "cuda":
+            return torch.cuda.max_memory_allocated() / 2**20
+        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**10
+
+
+def shortest(run: Callable[[], Any], setting: Setting, seconds: float = 1.5, least: int = 3) -> float:
+    """Return the shortest time of a call in seconds, over at least ``least`` calls and about ``seconds``."""
+    times: list[float] = []
+    end = time.perf_counter() + (0 if setting.quick else seconds)
+    while len(times) < least or time.perf_counter() < end:
+        start = time.perf_counter()
+        run()
+        setting.synchronize()
+        times.append(time.perf_counter() - start)
+    return min(times)
+
+
+def inference(name: str, setting: Setting) -> Rows:
+    """Measure a classifier: plain and fused, eager and compiled, at batch 1 and 64."""
+    import torch._inductor.config
+
+    torch._inductor.config.freezing = True
+    plain = timm.create_model(name, **(SMALL if setting.quick else {})).eval()
+    size = 64 if setting.quick else plain.pretrained_cfg["input_size"][-1]
+    place = {"device": setting.device, "dtype": setting.dtype, "memory_format": torch.channels_last}
+    models = {"eager": plain, "fused": optimize_for_inference(plain)}
+    models = {key: model.to(**place) for key, model in models.items()}
+    compiled = {"fused, compiled": models["fused"], "compiled": models["eager"]}
+    rows = [(key, model, batch) for key, model in models.items() for batch in (1, 64)]
+    rows += [(key, model, batch) for key, model in compiled.items() for batch in (64, 1)]
+    for key, model, batch in rows:
+        images = 2 if setting.quick and batch > 1 else batch
+        x = torch.randn(images, 3, size, size).to(**place)
+        torch._dynamo.reset()
+        setting.reset_peak()
+        forward = torch.compile(model, dynamic=False) if key in compiled else model
+        with torch.inference_mode():
+            start = time.perf_counter()
+            forward(x)
+            setting.synchronize()
+            prepared = time.perf_counter() - start
+            seconds = shortest(lambda forward=forward, x=x: forward(x), setting)
+        yield {**_row(f"{name}, {key}", images, seconds, setting), "first_call_seconds": prepared}
+
+
+def detector(setting: Setting) -> Rows:
+    """Measure the paper's detector by stage, plain and fused."""
+    from detector import measure as measure_detector
+
+    sizes = (96, 8) if setting.quick else (1200, 300)
+    options = ["MODEL.NASNET.NUM_CELLS", 1, "MODEL.NASNET.NUM_FILTERS", 12] if setting.quick else []
+    for form in ("plain", "fused"):
+        setting.reset_peak()
+        variant = {"detector": "nasnet_large", "form": form, "proposals": sizes[1], "chunk": 0, "options": options}
+        found = measure_detector(variant, sizes[0], 1 if setting.quick else 5, setting.device)
+        what = f"{sizes[0]} x {sizes[0]}, {sizes[1]} proposals, {form}"
+        yield _row(f"{what}, whole", 1, found["seconds"], setting)
+        for stage, seconds in found["stage_seconds"].items():
+            yield _row(f"{what}, {stage}", 1, seconds, setting)
+
+
+def training(setting: Setting) -> Rows:
+    """Measure training steps of CIFAR and ImageNet networks in the execution that the commands choose here."""
+    from training import Row
+    from training import measure as measure_step
+
+    from nasnet_det.training.execution import choose_execution
+
+    wanted = [("nasnet_a_cifar_6_at_768", 32, 128), ("nasnet_a_mobile", 224, 128), ("nasnet_a_large", 331, 32)]
+    for name, size, batch in [("nasnet_a_cifar_6_at_768", 32, 2)] if setting.quick else wanted:
+        setting.reset_peak()
+        execution = choose_execution(setting.device)
+        found = measure_step(Row(name, size, batch, execution), *((1, 1, 1) if setting.quick else (5, 2, 3)))
+        yield _row(f"{name}, {execution.describe()}", batch, found["milliseconds_per_step"] / 1000, setting)
+
+
+def cifar(setting: Setting) -> Rows:
+    """Train ``cifar_quick`` for four minutes."""
+    from nasnet_det.cli.train_cifar import main
+
+    data = setting.cifar or write_random_cifar(setting.output / "random_cifar", 16 if setting.quick else 10_000)
+    arguments = [
+        str(data),
+        "--out",
+        str(setting.output / "cifar"),
+        "--recipe",
+        "cifar_quick",
+        "--device",
+        setting.device,
+    ]
+    if setting.quick:
+        arguments += [
+            "--genotype",
+            "nasnet_a",
+            "--num-cells",
+            "1",
+            "--num-filters",
+            "4",
+            "--set",
+            "epochs=1",
+            "batch_size=16",
+        ]
+    else:
+        arguments += ["--minutes", "4"]
+    setting.reset_peak()
+    start = time.perf_counter()
+    status = main([*arguments, *([] if setting.cifar else ["--unofficial"])])
+    seconds = time.perf_counter() - start
+    if status:
+        raise RuntimeError(f"train-cifar ended with status {status}")
+    summary = json.loads((setting.output / "cifar" / "summary.json").read_text(encoding="utf-8"))
+    images = "CIFAR-10" if setting.cifar else "random images"
+    what = f"cifar_quick on {images}, {seconds:.0f} s, top-1 {100 * summary['mean']:.2f} %"
+    yield {"what": what, "seconds": seconds, "top1": summary["mean"], "peak_mib": setting.peak_mib()}
+
+
+def write_random_cifar(folder: Path, images: int) -> Path:
+    """Write ``images`` random images a file in the form of CIFAR-10's Python batches."""
+    folder.mkdir(parents=True, exist_ok=True)
+    random = np.random.default_rng(0)
+    for name in (*(f"data_batch_{number}" for number in range(1, 6)), "test_batch"):
+        pixels = random.integers(0, 256, (images, 3072), dtype=np.uint8)
+        labels = [number % 10 for number in range(images)]
+        (folder / name).write_bytes(pickle.dumps({b"data": pixels, b"labels": labels}, protocol=2))
+    return folder
+
+
+PARTS: dict[str, Callable[[Setting], Rows]] = {
+    "mobile": lambda setting: inference("nasnet_a_mobile", setting),
+    "large": lambda setting: inference("nasnet_a_large", setting),
+    "detector": detector,
+    "training": training,
+    "cifar": cifar,
+}
+
+
+def _row(what: str, batch: int, seconds: float, setting: Setting) -> dict[str, Any]:
+    return {"what": what, "batch": batch, "seconds": seconds, "peak_mib": setting.peak_mib()}
+
+
+def _run_part(name: str, setting: Setting, connection: Any) -> None:
+    """Send a part's rows one by one, then None; an error is a row too."""
+    try:
+        for row in PARTS[name](setting):
+            connection.send(row)
+    except Exception as error:  # the other parts are still worth measuring
+        connection.send({"what": name, "error": f"{type(error).__name__}: {error}".splitlines()[0]})
+    connection.send(None)
+
+
+def measure(name: str, setting: Setting, limit: float) -> Rows:
+    """Run a part in a process of its own for at most ``limit`` seconds."""
+    context = multiprocessing.get_context("spawn")
+    receiver, sender = context.Pipe(duplex=False)
+    process = context.Process(target=_run_part, args=(name, setting, sender))
+    process.start()
+    sender.close()
+    end = time.monotonic() + limit
+    try:
+        while receiver.poll(max(0.0, end - time.monotonic())):
+            row = receiver.recv()
+            if row is None:
+                return
+            yield {"part": name, **row}
+        yield {"part": name, "what": name, "error": f"stopped after {limit:.0f} s; the rows above are complete"}
+    except EOFError:
+        yield {"part": name, "what": name, "error": "its process ended without a word"}
+    finally:
+        process.kill()
+        process.join()
+
+
+def cells(row: dict[str, Any]) -> tuple[str, ...]:
+    """Return a row's cells of the table."""
+    if "error" in row:
+        return row["part"], row["error"], "", "", "", ""
+    seconds, batch = row["seconds"], row.get("batch")
+    rate = f"{batch / seconds:.1f}" if batch else ""
+    return row["part"], row["what"], str(batch or ""), f"{1000 * seconds:.1f}", rate, f"{row['peak_mib']:.0f}"
+
+
+def machine(device: str) -> dict[str, Any]:
+    """Return the device and the versions."""
+    name = torch.cuda.get_device_name() if device == "cuda" else "CPU"
+    return {"device": name, "torch": torch.__version__, "timm": timm.__version__, "nasnet_det": nasnet_det.__version__}
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run the command; returns 0 if every part gave its rows, 1 otherwise."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--device", choices=["cuda", "cpu"], default="cuda")
+    parser.add_argument("--quick", action="store_true", help="small networks, one call each: a test of this command")
+    parser.add_argument("--parts", nargs="+", choices=list(PARTS), default=list(PARTS), help="default: all")
+    parser.add_argument("--cifar", type=Path, metavar="DATA", help="the folder of CIFAR-10's batches")
+    parser.add_argument(
+        "--output", type=Path, default=Path("gpu"), metavar="DIR", help="the folder of the results (gpu)"
+    )
+    options = parser.parse_args(arguments)
+    if options.device == "cuda" and not torch.cuda.is_available():
+        print("error: PyTorch finds no GPU here; --device cpu --quick tries this command without one", file=sys.stderr)
+        return 2
+    setting = Setting(options.device, options.quick, options.cifar, options.output)
+    described, rows = machine(options.device), []
+    print(", ".join(map(str, described.values())), flush=True)
+    end = time.monotonic() + LIMIT
+    for name in options.parts:
+        limit = LIMIT if setting.quick else LIMITS[name]
+        for row in measure(name, setting, min(limit, end - time.monotonic())):
+            rows.append(row)
+            print("  ".join(cells(row)), flush=True)
+            keep(options.output / "gpu.json", {"machine": described, "rows": rows})
+    lines = [COLUMNS, ("---",) * len(COLUMNS), *map(cells, rows)]
+    write_text(options.output / "gpu.md", "".join(f"| {' | '.join(line)} |\n" for line in lines))
+    return 1 if any("error" in row for row in rows) else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
