@@ -1,23 +1,61 @@
-"""COCO's masks: what of them COCO's own code, which checks nothing, can be given."""
+"""COCO's masks: which of them COCO's own code, which checks nothing, can take."""
 
 from __future__ import annotations
 
 from typing import Any
 
+import numpy as np
+
 
 def is_mask(mask: Any, size: list[int]) -> bool:
-    """Whether this is the RLE of a mask of ``size``, height and width, or polygons not far outside such an image."""
+    """Whether a mask can be compared with others.
+
+    Args:
+        mask: polygons not far outside the image, or an RLE of its size.
+        size: height and width of the image.
+    """
     if isinstance(mask, list):
         polygons = all(isinstance(polygon, list) for polygon in mask)
         # A first polygon of four numbers is a box to pycocotools.
         return polygons and any(len(polygon) > 4 for polygon in mask[:1]) and all(_near(p, max(size)) for p in mask)
-    counts = mask.get("counts")
-    if mask.get("size") != size:
+    if not isinstance(mask, dict) or mask.get("size") != size:
         return False
+    counts = mask.get("counts")
     if isinstance(counts, list):
         return all(type(run) is int and run >= 0 for run in counts) and sum(counts) == size[0] * size[1]
     text = counts.decode("latin-1") if isinstance(counts, bytes) else counts
     return isinstance(text, str) and _pixels(text) == size[0] * size[1]  # with fewer, comparing them never ends
+
+
+def training_mask(mask: Any, size: list[int]) -> Any:
+    """Return a mask in detectron2's form: polygons of three points or more, or a compressed RLE; None if it has none.
+
+    Args:
+        mask: the ``segmentation`` of an annotation.
+        size: height and width of the image.
+    """
+    if isinstance(mask, list):
+        polygons = [polygon for polygon in mask if isinstance(polygon, list) and _near(polygon, max(size))]
+        return [polygon for polygon in polygons if len(polygon) >= 6 and len(polygon) % 2 == 0] or None
+    if not is_mask(mask, size):
+        return None
+    if isinstance(mask["counts"], list):
+        from pycocotools.mask import frPyObjects
+
+        return frPyObjects(mask, *size)
+    return mask
+
+
+def mask_area(mask: Any) -> float | None:
+    """Return the area of polygons, by their corners, or of an RLE, in pixels; None where there is no sound mask."""
+    if isinstance(mask, list):
+        corners = [np.asarray(polygon, dtype=np.float64).reshape(-1, 2).T for polygon in mask if len(polygon) % 2 == 0]
+        return float(sum(abs(x @ np.roll(y, 1) - y @ np.roll(x, 1)) / 2 for x, y in corners)) or None
+    if isinstance(mask, dict) and is_mask(mask, mask.get("size", [])):
+        from pycocotools.mask import area
+
+        return float(area(training_mask(mask, mask["size"])))
+    return None
 
 
 def _near(polygon: list[Any], longest: int) -> bool:
@@ -25,10 +63,10 @@ def _near(polygon: list[Any], longest: int) -> bool:
 
 
 def _pixels(counts: str) -> int | None:
-    """The pixels that a compressed RLE describes (``maskApi.c``, ``rleFrString``); None if it is damaged.
+    """Return the pixels that a compressed RLE describes (``maskApi.c``, ``rleFrString``); None if it is damaged.
 
-    A run is written in groups of five bits, the lowest first, each with a bit that says whether more follow; from the
-    fourth run on it is the difference to the run before the last.
+    A run is written in groups of five bits, the lowest first, each with a bit for "more follow"; from the fourth run
+    on it is the difference to the run before the last.
     """
     runs: list[int] = []
     value = shift = 0

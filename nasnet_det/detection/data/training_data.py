@@ -7,21 +7,22 @@ has seen.
 
 from __future__ import annotations
 
+import functools
 import random
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
 import torch
-from detectron2.config import CfgNode
-from detectron2.data import DatasetMapper, build_detection_test_loader
+from detectron2.config import CfgNode, configurable
+from detectron2.data import build_detection_test_loader
 from detectron2.data.samplers import RepeatFactorTrainingSampler, TrainingSampler
 from detectron2.utils import comm
 from torch.utils.data import DataLoader, Dataset, Sampler
 
 from nasnet_det.detection.config import ConfigError
-from nasnet_det.detection.data.dataset_checks import load_checked
-from nasnet_det.detection.data.mapper import SkippingMapper
+from nasnet_det.detection.data.mapper import DetectionMapper, SkippingMapper
+from nasnet_det.detection.data.registered import look_at_config
 
 Entry = tuple[int, int]
 
@@ -86,61 +87,112 @@ def step_seed(seed: int, number: int, rank: int) -> int:
     return int(np.random.SeedSequence([seed, number, rank]).generate_state(1)[0])
 
 
-def build_train_loader(cfg: CfgNode) -> DataLoader[dict[str, Any]]:
-    """detectron2's training loader with a resumable order and a careful look at the data.
+def _train_parts(cfg: CfgNode) -> dict[str, Any]:
+    images = look_at_config(_with_sets(cfg, TEST=())).train
+    return {
+        "dataset": images,
+        "mapper": DetectionMapper(cfg, True),
+        "total_batch_size": cfg.SOLVER.IMS_PER_BATCH,
+        "num_workers": cfg.DATALOADER.NUM_WORKERS,
+        "group_by_aspect": cfg.DATALOADER.ASPECT_RATIO_GROUPING,
+        "seed": cfg.SEED,
+        "make_sampler": _sampler_maker(cfg, images),
+    }
+
+
+@configurable(from_config=_train_parts)
+def build_train_loader(
+    dataset: list[dict[str, Any]],
+    *,
+    mapper: Callable[[dict[str, Any]], dict[str, Any]],
+    total_batch_size: int,
+    num_workers: int = 0,
+    group_by_aspect: bool = True,
+    seed: int = -1,
+    make_sampler: Callable[[int], Sampler[int]] | None = None,
+) -> DataLoader[dict[str, Any]]:
+    """Build detectron2's training loader with a resumable order, and pictures that cannot be used passed over.
+
+    Args:
+        dataset: records that were looked at (:mod:`nasnet_det.detection.data.registered`).
+        mapper: from a record to what the model reads.
+        total_batch_size: images per batch of all processes.
+        num_workers: processes that read images, for each process that trains.
+        group_by_aspect: batches of landscape or of portrait images only.
+        seed: of the order and the augmentation; below 0 for one of its own.
+        make_sampler: makes an endless sampler from a seed; by default detectron2's ``TrainingSampler``.
 
     Raises:
         DatasetError: for data that cannot be used.
         ConfigError: if the batch cannot be shared out, or for a sampler without a seed.
     """
-    images = load_checked(cfg.DATASETS.TRAIN, cfg.DATALOADER.FILTER_EMPTY_ANNOTATIONS, num_classes(cfg))
-    total, processes = cfg.SOLVER.IMS_PER_BATCH, comm.get_world_size()
-    if total < processes or total % processes:
-        raise ConfigError(f"SOLVER.IMS_PER_BATCH ({total}) must be a multiple of the number of GPUs ({processes})")
-    grouped = cfg.DATALOADER.ASPECT_RATIO_GROUPING
-    landscape = [image["width"] > image["height"] for image in images] if grouped else None
-    seed = cfg.SEED if cfg.SEED >= 0 else comm.shared_random_seed()
+    processes = comm.get_world_size()
+    if total_batch_size < processes or total_batch_size % processes:
+        raise ConfigError(
+            f"SOLVER.IMS_PER_BATCH ({total_batch_size}) must be a multiple of the number of GPUs ({processes})"
+        )
+    landscape = [image["width"] > image["height"] for image in dataset] if group_by_aspect else None
+    seed = seed if seed >= 0 else comm.shared_random_seed()
+    sampler = make_sampler or functools.partial(_plain_sampler, len(dataset))
     return DataLoader(
-        SeededImages(images, SkippingMapper(DatasetMapper(cfg, True), images)),
-        batch_sampler=TrainingBatches(_sampler_maker(cfg, images), landscape, total // processes, seed),
-        num_workers=cfg.DATALOADER.NUM_WORKERS,
+        SeededImages(dataset, SkippingMapper(mapper, dataset)),
+        batch_sampler=TrainingBatches(sampler, landscape, total_batch_size // processes, seed),
+        num_workers=num_workers,
         collate_fn=_as_list,
         # Of its own, so that starting the loader draws nothing from the generator that a training step samples with.
         generator=torch.Generator().manual_seed(seed),
     )
 
 
-def build_test_loader(cfg: CfgNode, dataset_name: str) -> DataLoader[dict[str, Any]]:
-    """detectron2's loader for evaluation, which takes a grey image in an unreadable one's place.
+def _test_parts(cfg: CfgNode, dataset_name: str) -> dict[str, Any]:
+    look = look_at_config(_with_sets(cfg, TEST=(dataset_name,)), training=False)
+    return {
+        "dataset": look.test[dataset_name],
+        "mapper": DetectionMapper(cfg, False),
+        "num_workers": cfg.DATALOADER.NUM_WORKERS,
+    }
+
+
+@configurable(from_config=_test_parts)
+def build_test_loader(
+    dataset: list[dict[str, Any]], *, mapper: Callable[[dict[str, Any]], dict[str, Any]], num_workers: int = 0
+) -> DataLoader[dict[str, Any]]:
+    """Build detectron2's loader for evaluation, which takes a grey image in the place of one that cannot be used.
 
     Raises:
         DatasetError: for data that cannot be used.
     """
-    images = load_checked([dataset_name], filter_empty=False, num_classes=num_classes(cfg))
-    mapper = SkippingMapper(DatasetMapper(cfg, False))
-    return build_detection_test_loader(images, mapper=mapper, num_workers=cfg.DATALOADER.NUM_WORKERS)
+    return build_detection_test_loader(dataset, mapper=SkippingMapper(mapper), num_workers=num_workers)
 
 
-def num_classes(cfg: CfgNode) -> int:
-    """The data set's classes that the model tells apart."""
-    if cfg.MODEL.META_ARCHITECTURE == "RetinaNet":
-        return cfg.MODEL.RETINANET.NUM_CLASSES
-    return len(cfg.MODEL.NASNET.LABEL_IDS) or cfg.MODEL.ROI_HEADS.NUM_CLASSES
+def _with_sets(cfg: CfgNode, **names: tuple[str, ...]) -> CfgNode:
+    changed = cfg.clone()
+    changed.defrost()
+    changed.DATASETS.update(names)
+    return changed
 
 
 def _sampler_maker(cfg: CfgNode, images: list[dict[str, Any]]) -> Callable[[int], Sampler[int]]:
     name = cfg.DATALOADER.SAMPLER_TRAIN
     if name == "TrainingSampler":
-        return lambda seed: TrainingSampler(len(images), seed=seed)
+        return functools.partial(_plain_sampler, len(images))
     if name == "RepeatFactorTrainingSampler":
         factors = RepeatFactorTrainingSampler.repeat_factors_from_category_frequency(
             images, cfg.DATALOADER.REPEAT_THRESHOLD, sqrt=cfg.DATALOADER.REPEAT_SQRT
         )
-        return lambda seed: RepeatFactorTrainingSampler(factors, seed=seed)
+        return functools.partial(_repeating_sampler, factors)
     raise ConfigError(
         f"DATALOADER.SAMPLER_TRAIN is TrainingSampler or RepeatFactorTrainingSampler here, not {name!r}: others cannot "
         "be resumed in the same order"
     )
+
+
+def _plain_sampler(number: int, seed: int) -> Sampler[int]:
+    return TrainingSampler(number, seed=seed)
+
+
+def _repeating_sampler(factors: torch.Tensor, seed: int) -> Sampler[int]:
+    return RepeatFactorTrainingSampler(factors, seed=seed)
 
 
 def _as_list(batch: list[dict[str, Any]]) -> list[dict[str, Any]]:

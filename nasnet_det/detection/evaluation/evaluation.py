@@ -11,14 +11,15 @@ import importlib.util
 import io
 import logging
 import math
-import warnings
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
 import numpy as np
 
-from nasnet_det.detection.data.coco_format import Record, check_true_masks, collection_paused
+from nasnet_det.detection.data.coco_format import check_true_masks, collection_paused
+from nasnet_det.detection.data.columns import Record
 
 IouType = Literal["bbox", "segm"]
 Backend = Literal["faster-coco-eval", "pycocotools"]
@@ -73,7 +74,7 @@ def evaluate(
     """Score detections against annotations, both checked (:mod:`nasnet_det.detection.data.coco_format`).
 
     The area of a detection, by which it counts as small, medium or large, is its box's for ``bbox`` and its mask's for
-    ``segm``. Neither argument is changed in what it says, though evaluation marks annotations as it goes.
+    ``segm``. Annotations are numbered from 1 for it; neither argument is changed.
 
     Args:
         annotations: ``images``, ``annotations``, ``categories``.
@@ -90,12 +91,14 @@ def evaluate(
         raise ValueError("there are no annotations to score against: a test set is scored by COCO's server")
     if iou_type == "segm":
         check_true_masks(annotations)
-    if any(entry["id"] == 0 for entry in annotations["annotations"]):
-        logger.warning("an annotation has the id 0, which COCO's evaluation takes for 'unmatched': number them from 1")
+    if any(entry["id"] < 1 for entry in annotations["annotations"]):
+        logger.warning("annotation ids below 1, which COCO's evaluation takes for 'unmatched', are renumbered from 1")
     name: str = backend or next(iter(available_backends()), "pycocotools")
     coco_class, evaluator_class, masks = _load(name)
     with collection_paused(), contextlib.redirect_stdout(io.StringIO()):  # pycocotools reports to stdout
-        truth = _indexed(coco_class, annotations, annotations["annotations"])
+        # Copies, as COCO's evaluation writes marks into them.
+        entries = [{**entry, "id": number} for number, entry in enumerate(annotations["annotations"], start=1)]
+        truth = _indexed(coco_class, annotations, entries)
         found = _indexed(coco_class, annotations, _detections(results, iou_type, masks))
         evaluation = evaluator_class(truth, found, iou_type)
         evaluation.evaluate()
@@ -130,9 +133,7 @@ def _indexed(coco_class: Any, annotations: Mapping[str, Any], entries: Sequence[
     """A backend's COCO object over ``entries``, without its own reading of files."""
     coco = coco_class()
     coco.dataset = {"images": annotations["images"], "categories": annotations["categories"], "annotations": entries}
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", "Found annotation id 0")  # said once above, whatever the backend
-        coco.createIndex()
+    coco.createIndex()
     return coco
 
 
@@ -158,11 +159,18 @@ def _detections(results: Sequence[Record], iou_type: IouType, masks: Any) -> lis
 
 
 def _per_category(evaluation: Any, annotations: Mapping[str, Any]) -> dict[str, float]:
-    """AP by category from the precisions ``(IoU, recall, category, area range, limit)``."""
+    """Return AP by category from the precisions ``(IoU, recall, category, area range, limit)``."""
     precision = np.asarray(evaluation.eval["precision"])[:, :, :, 0, -1]
-    names = {entry["id"]: str(entry.get("name", entry["id"])) for entry in annotations["categories"]}
+    names = category_labels(annotations["categories"])
     found = {}
-    for place, category in enumerate(evaluation.params.catIds):
-        known = precision[:, :, place][precision[:, :, place] > -1]
+    for number, category in enumerate(evaluation.params.catIds):
+        known = precision[:, :, number][precision[:, :, number] > -1]
         found[names[int(category)]] = float(known.mean()) if known.size else -1.0
     return found
+
+
+def category_labels(categories: Sequence[Record]) -> dict[int, str]:
+    """Return a label of each category by its id: its name, with the id where several have that name."""
+    names = {category["id"]: str(category.get("name", category["id"])) for category in categories}
+    count = Counter(names.values())
+    return {number: name if count[name] == 1 else f"{name} (id {number})" for number, name in names.items()}

@@ -9,41 +9,39 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from detectron2.data import MetadataCatalog
+from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.evaluation import DatasetEvaluator
 from detectron2.evaluation.coco_evaluation import instances_to_coco_json
 from detectron2.utils import comm
 
-from nasnet_det.detection.data.coco_format import (
-    Record,
-    check_results,
-    named,
-    read_annotations,
-    write_json,
-    write_submission,
-)
+from nasnet_det.detection.data.coco_format import check_results, named, read_annotations, write_json, write_submission
+from nasnet_det.detection.data.columns import Record
+from nasnet_det.detection.data.look import DatasetError, match_categories
+from nasnet_det.detection.data.registered import annotations_of
 from nasnet_det.detection.evaluation.evaluation import Backend, IouType, Scores, evaluate, table
 
 logger = logging.getLogger(__name__)
 
 
 class CocoEvaluator(DatasetEvaluator):
-    """Evaluate detections on a registered data set in COCO's format, on any number of processes.
+    """Evaluate detections on a registered data set, on any number of processes.
 
     Args:
-        dataset_name: a registered data set with ``json_file`` in its metadata.
-        output_dir: where ``coco_instances_results.json`` and, for a test set, the files for the server go; None for
-            nowhere.
-        category_ids: the category id of each class that the model predicts; by default the data set's, in order. A
-            class whose id the data set does not have counts for nothing.
+        dataset_name: a data set in detectron2's catalog, or one with a ``json_file`` in its metadata.
+        output_dir: the folder of ``coco_instances_results.json`` and, for a test set, of the files for the server; None
+            to write nothing.
+        category_ids: the category id of each class that the model predicts; by default by ``classes``. Detections of a
+            class whose id the data set does not have are not counted.
         iou_types: ``bbox``, and ``segm`` for a model that predicts masks.
         algorithm: the name in the files for the server.
         distributed: gather what all processes found.
         backend: see :func:`nasnet_det.detection.evaluation.evaluation.evaluate`.
+        classes: the model's class names in the order of its outputs, matched to the data set's categories by name; by
+            default the data set's own by ascending id.
 
     Raises:
-        ValueError: if the data set has no annotation file.
-        CocoFormatError: if that file breaks the format.
+        DatasetError: if the data set is not registered, its annotations are broken, or its classes are not the model's.
+        CocoFormatError: if the file of a data set known by its metadata only breaks the format.
     """
 
     def __init__(
@@ -55,16 +53,17 @@ class CocoEvaluator(DatasetEvaluator):
         algorithm: str = "NASNet",
         distributed: bool = True,
         backend: Backend | None = None,
+        classes: Sequence[str] | None = None,
     ) -> None:
-        metadata = MetadataCatalog.get(dataset_name)
-        if not metadata.get("json_file"):
-            raise ValueError(f"data set {dataset_name} has no COCO annotation file (json_file) in its metadata")
         self.dataset_name, self.output_dir = dataset_name, None if output_dir is None else Path(output_dir)
         self.iou_types, self.algorithm, self.distributed, self.backend = iou_types, algorithm, distributed, backend
-        self.annotations = read_annotations(metadata.json_file)
-        known = sorted(entry["id"] for entry in self.annotations["categories"])
-        self.category_ids = list(known if category_ids is None else category_ids)
-        self._known = set(known)
+        file = None if dataset_name in DatasetCatalog else MetadataCatalog.get(dataset_name).get("json_file")
+        self.annotations = read_annotations(file) if file else annotations_of(dataset_name)
+        categories = self.annotations["categories"]
+        self._known = {category["id"] for category in categories}
+        self.category_ids: list[int | None] = list(category_ids or sorted(self._known))
+        if classes is not None and category_ids is None:
+            self.category_ids = match_categories(classes, categories, f"data set {dataset_name}")
         self.reset()
 
     def reset(self) -> None:
@@ -80,6 +79,11 @@ class CocoEvaluator(DatasetEvaluator):
                 continue
             instances = output["instances"].to(torch.device("cpu"))
             for result in instances_to_coco_json(instances, record["image_id"]):
+                if result["category_id"] >= len(self.category_ids):
+                    raise DatasetError(
+                        f"the model predicts class number {result['category_id']}, but {self.dataset_name} has "
+                        f"{len(self.category_ids)} classes: give the evaluator the model's class names"
+                    )
                 result["category_id"] = self.category_ids[result["category_id"]]
                 if result["category_id"] in self._known:
                     self._results.append(result)

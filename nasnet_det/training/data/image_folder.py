@@ -20,6 +20,7 @@ from timm.data.random_erasing import RandomErasing
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler, default_collate
 
+from nasnet_det.safe_io.images import ImageError, is_hidden, read_image
 from nasnet_det.training.data.cifar10 import DataError
 from nasnet_det.training.engine import own_randomness, seed_step
 
@@ -111,7 +112,14 @@ class Pictures(Dataset):
             reader = create_dataset("", root=str(root), search_split=False).reader
         except RuntimeError as error:
             raise DataError(str(error)) from None
-        self.samples, self.classes = reader.samples, list(reader.class_to_idx)
+        names = {label: name for name, label in reader.class_to_idx.items()}
+        visible = [(path, names[label]) for path, label in reader.samples if not is_hidden(path, root)]
+        kept = {name for _, name in visible}
+        self.classes = [name for name in reader.class_to_idx if name in kept]
+        number = {name: label for label, name in enumerate(self.classes)}
+        self.samples = [(path, number[name]) for path, name in visible]
+        if not self.samples:
+            raise DataError(f"{root} holds no images in class folders")
         if classes is not None:
             self._adopt(classes, root)
         self.transform, self.seed, self.strict = transform, seed, strict
@@ -127,12 +135,11 @@ class Pictures(Dataset):
             for attempt in range(_MOST_UNREADABLE):
                 path, label = self.samples[(number + attempt) % len(self)]
                 try:
-                    with Image.open(path) as image:
-                        picture = image.convert("RGB")
-                except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+                    picture = read_image(path, turn=False)  # as timm, whose weights are of the pictures as stored
+                except ImageError as error:
                     if self.strict:
-                        return f"{path} cannot be read as an image ({error})"
-                    logger.warning("%s cannot be read as an image (%s); the next one takes its place", path, error)
+                        return str(error)
+                    logger.warning("%s; the next one takes its place", error)
                     continue
                 return self.transform(picture), label
         return f"{_MOST_UNREADABLE} images in a row cannot be read, the last {path}"

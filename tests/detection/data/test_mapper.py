@@ -7,14 +7,15 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
 pytest.importorskip("detectron2")
-from detectron2.data import DatasetMapper, build_detection_test_loader, transforms
+from detectron2.data import build_detection_test_loader, transforms
 from detectron2.structures import BoxMode
 
-from nasnet_det.detection.data.dataset_checks import DatasetError
-from nasnet_det.detection.data.mapper import SkippingMapper
+from nasnet_det.detection.data.look import DatasetError
+from nasnet_det.detection.data.mapper import DetectionMapper, SkippingMapper
 
 
 @pytest.fixture
@@ -30,8 +31,8 @@ def records(tmp_path: Path) -> list[dict[str, Any]]:
     return made
 
 
-def mapper(training: bool) -> DatasetMapper:
-    return DatasetMapper(training, augmentations=[transforms.Resize((120, 160))], image_format="RGB")
+def mapper(training: bool) -> DetectionMapper:
+    return DetectionMapper(training, augmentations=[transforms.Resize((120, 160))], image_format="RGB")
 
 
 def spoil(record: dict[str, Any], how: str) -> None:
@@ -83,7 +84,7 @@ def test_a_disk_that_is_gone_is_an_error(records: list[dict[str, Any]], training
     for record in records:
         spoil(record, "missing")
     skipping = SkippingMapper(mapper(training), records if training else None)
-    with pytest.raises(DatasetError, match="10 images in a row cannot be read"):
+    with pytest.raises(DatasetError, match=r"^\S+\.jpg does not exist.* 10 "):
         for _ in range(10):
             skipping(records[0])
 
@@ -94,7 +95,7 @@ def test_the_name_is_logged_once(records: list[dict[str, Any]], caplog: pytest.L
     for _ in range(3):
         skipping(records[0])
     assert skipping.skipped == 3
-    assert len([line for line in caplog.messages if "cannot be read" in line]) == 1
+    assert len([line for line in caplog.messages if records[0]["file_name"] in line]) == 1
 
 
 def test_an_error_of_the_code_is_not_swallowed(records: list[dict[str, Any]]) -> None:
@@ -105,10 +106,34 @@ def test_an_error_of_the_code_is_not_swallowed(records: list[dict[str, Any]]) ->
         SkippingMapper(broken, records)(records[0])
 
 
-def test_skips_are_counted_across_the_loaders_processes(records: list[dict[str, Any]]) -> None:
+@pytest.mark.parametrize("method", ["fork", "spawn", "forkserver"])
+def test_loaders_of_every_start_method_pass_over_pictures(records: list[dict[str, Any]], method: str) -> None:
     spoil(records[0], "missing")
-    spoil(records[1], "truncated")
-    skipping = SkippingMapper(mapper(False))
-    loader = build_detection_test_loader(records, mapper=skipping, num_workers=2)
-    assert [batch[0].get("unreadable", False) for batch in loader] == [True, True, False, False]
-    assert skipping.skipped == 2
+    before = torch.multiprocessing.get_start_method()
+    torch.multiprocessing.set_start_method(method, force=True)
+    try:
+        loader = build_detection_test_loader(records[:2], mapper=SkippingMapper(mapper(False)), num_workers=1)
+        assert [batch[0].get("unreadable", False) for batch in loader] == [True, False]
+    finally:
+        torch.multiprocessing.set_start_method(before, force=True)
+
+
+def test_a_picture_that_the_resize_cannot_take_is_passed_over(records: list[dict[str, Any]]) -> None:
+    Image.new("RGB", (5000, 1)).save(records[1]["file_name"])
+    records[1] |= {"width": 5000, "height": 1}
+    resizing = [transforms.ResizeShortestEdge(800, 1333)]
+    evaluating = SkippingMapper(DetectionMapper(False, augmentations=resizing, image_format="BGR"))
+    assert [evaluating(record).get("unreadable", False) for record in records[:2]] == [False, True]
+    training = SkippingMapper(DetectionMapper(True, augmentations=resizing, image_format="BGR"), records)
+    assert training(records[1])["image_id"] == 2
+
+
+def test_a_picture_annotated_as_stored_is_not_turned(records: list[dict[str, Any]]) -> None:
+    path = records[0]["file_name"]
+    with Image.open(path) as image:
+        exif = image.getexif()
+        exif[0x0112] = 6
+        image.save(path, exif=exif)
+    with pytest.raises(OSError, match=r"60 x 80.*80 x 60"):
+        mapper(True)(records[0])
+    assert mapper(True)({**records[0], "turn": False})["image"].shape == (3, 120, 160)

@@ -14,7 +14,7 @@ from PIL import Image
 
 pytest.importorskip("detectron2")
 from nasnet_det.detection.data.coco_format import CocoFormatError, read_annotations
-from nasnet_det.detection.data.dataset_checks import load_checked
+from nasnet_det.detection.data.registered import look_at_names
 from nasnet_det.detection.engine import demo
 from nasnet_det.detection.engine.demo import (
     DATASET,
@@ -89,11 +89,11 @@ def test_what_was_chosen_is_registered_and_a_run_on_other_images_is_not_overwrit
         Image.new("RGB", (120, 60)).save(tmp_path / f"{i}.jpg")
     folder = find_coco_folder(tmp_path)
     assert prepare(folder, 2, tmp_path / "out") == ["cat", "dog"]
-    assert [record["image_id"] for record in load_checked([DATASET])] == [1, 2]
+    assert [record["image_id"] for record in look_at_names([DATASET]).train] == [1, 2]
     assert prepare(folder, 2, tmp_path / "out") == ["cat", "dog"]
     with pytest.raises(CocoFormatError, match="a run on other images"):
         prepare(folder, 3, tmp_path / "out")
-    assert [record["image_id"] for record in load_checked([DATASET])] == [1, 2]
+    assert [record["image_id"] for record in look_at_names([DATASET]).train] == [1, 2]
 
 
 def test_coco_mini_has_enough_easy_images(shared: Path) -> None:

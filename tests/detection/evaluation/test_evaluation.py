@@ -151,11 +151,21 @@ def test_images_without_annotations_cannot_be_scored() -> None:
         evaluate(annotations, results)
 
 
-def test_the_id_0_is_warned_of(caplog: pytest.LogCaptureFixture) -> None:
-    annotations, results = random_set(1)
-    annotations["annotations"][0]["id"] = 0
-    evaluate(annotations, results)
-    assert "id 0" in caplog.text
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_ids_from_0_score_as_ids_from_1(backend: Any) -> None:
+    annotations, results = random_set(4)
+    numbered = evaluate(annotations, results, backend=backend)
+    for entry in annotations["annotations"]:
+        entry["id"] -= 1
+    found = evaluate(annotations, results, backend=backend)
+    assert found.metrics == numbered.metrics and found.metrics["AP"] > 0
+
+
+def test_categories_of_one_name_are_kept_apart(shared: Path) -> None:
+    folder = shared / "cases" / "duplicate_names"
+    annotations = read_annotations(folder / "e_dupnames_gt.json")
+    found = evaluate(annotations, read_results(folder / "e_dupnames_dt.json", annotations))
+    assert len(found.per_category) == len(annotations["categories"])
 
 
 def test_results_are_left_as_they_are() -> None:

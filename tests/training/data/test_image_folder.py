@@ -125,3 +125,13 @@ def test_labels_follow_the_names_given(image_folder: Path) -> None:
     names = ["x", "n01484850", "n01440764", "y", "n01443537"]
     pictures = Pictures(image_folder / "val", INPUT.evaluation_transform(), names)
     assert [pictures[number, 0][1] for number in (0, 4, 8)] == [2, 4, 1]
+
+
+def test_folders_that_macos_or_a_tool_adds_are_no_classes(tmp_path: Path) -> None:
+    for folder in ("b", "a", ".hidden", "__MACOSX/a"):
+        (tmp_path / folder).mkdir(parents=True)
+        Image.new("RGB", (8, 8)).save(tmp_path / folder / "1.png")
+    found = Pictures(tmp_path, lambda picture: picture)
+    assert found.classes == ["a", "b"]
+    assert [Path(path).parent.name for path, _ in found.samples] == ["a", "b"]
+    assert [label for _, label in found.samples] == [0, 1]

@@ -1,0 +1,326 @@
+"""Data sets in detectron2's catalog: read, looked at, and known by their classes.
+
+A data set registered from a COCO file is read from that file, whose every form :mod:`.coco_format` knows; one
+registered by a function is converted as detectron2's ``convert_to_coco_dict`` does.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import math
+import os
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from detectron2.config import CfgNode
+from detectron2.data import DatasetCatalog, MetadataCatalog
+from detectron2.structures import BoxMode
+from detectron2.utils.file_io import PathManager
+
+from nasnet_det.detection.data.coco_format import check_annotations, collection_paused, read_annotations
+from nasnet_det.detection.data.coco_masks import mask_area
+from nasnet_det.detection.data.columns import CocoFormatError, Record
+from nasnet_det.detection.data.datasets import SPLITS
+from nasnet_det.detection.data.look import CocoData, DatasetError, Look, SetLook, Trouble, count_table, join, look_at
+from nasnet_det.safe_io.values import format_names, format_value
+
+logger = logging.getLogger(__name__)
+
+#: The looks at single data sets by name and use, each with what it is valid for.
+_looks: dict[tuple[str, bool], tuple[Any, SetLook]] = {}
+
+
+def look_at_config(cfg: CfgNode, classes: Sequence[str] | None = None, training: bool = True) -> Look:
+    """Look at the data sets of a config, before anything long begins: see :func:`look_at_names`.
+
+    Args:
+        cfg: names them in ``DATASETS.TRAIN`` and ``DATASETS.TEST``.
+        classes: the class names of the model, in the order of its outputs, if they are known; else those of the first
+            training set.
+        training: False to look at the test sets only.
+
+    Raises:
+        DatasetError: with every fatal trouble.
+    """
+    key, num_classes = model_classes(cfg)
+    if training and not cfg.DATASETS.TRAIN:
+        raise DatasetError("DATASETS.TRAIN names no data set")
+    if not classes and not training and cfg.DATASETS.TRAIN:
+        with contextlib.suppress(CocoFormatError):  # its file need not be here to evaluate
+            names = class_names(cfg.DATASETS.TRAIN[0])
+            classes = names if len(names) == num_classes else None
+    return look_at_names(
+        cfg.DATASETS.TRAIN if training else (),
+        cfg.DATASETS.TEST,
+        num_classes,
+        classes,
+        cfg.INPUT.MASK_FORMAT if cfg.MODEL.MASK_ON else "",
+        keep_empty=not cfg.DATALOADER.FILTER_EMPTY_ANNOTATIONS,
+        key=key,
+    )
+
+
+def look_at_names(
+    train: Sequence[str] = (),
+    test: Sequence[str] = (),
+    num_classes: int | None = None,
+    classes: Sequence[str] | None = None,
+    masks: str = "",
+    keep_empty: bool = False,
+    key: str = "MODEL.ROI_HEADS.NUM_CLASSES",
+) -> Look:
+    """Look at registered data sets, together.
+
+    Args:
+        train, test: their names.
+        num_classes, classes: of the model, if they are known.
+        masks: ``INPUT.MASK_FORMAT`` if masks are used.
+        keep_empty: keep training images without objects.
+        key: the config key of ``num_classes``, for messages.
+
+    Returns:
+        what is in them and what is wrong with them; nothing of it is fatal. It is logged. Looks at single sets are
+        kept, so that the loaders of a run do not look again.
+
+    Raises:
+        DatasetError: with every fatal trouble.
+    """
+    seen = {id(found) for _, found in _looks.values()}
+    broken: list[Trouble] = []
+    looks: dict[bool, list[SetLook]] = {True: [], False: []}
+    for training, names in ((True, train), (False, test)):
+        for name in dict.fromkeys(names):
+            try:
+                looks[training].append(_look(name, training, masks, keep_empty, num_classes))
+            except DatasetError as error:
+                broken.append(Trouble("", str(error), 0, 0, [], "", True))
+    look = join(looks[True], looks[False], num_classes, classes, key)
+    look.troubles[:0] = broken
+    look.refuse_fatal()
+    if not all(id(found) in seen for found in look.sets):
+        logger.info(f"data sets:\n{count_table(look.sets)}")
+        for trouble in look.troubles:
+            logger.warning(str(trouble))
+    return look
+
+
+def training_records(names: Sequence[str], test: Sequence[str] = (), **more: Any) -> list[Record]:
+    """Return the records to train on, for LazyConfig; test sets are looked at with them: see :func:`look_at_names`."""
+    return look_at_names(names, test, **more).train
+
+
+def test_records(name: str, **more: Any) -> list[Record]:
+    """Return the records of a test set, for LazyConfig: see :func:`look_at_names`."""
+    return look_at_names(test=[name], **more).test[name]
+
+
+def model_classes(cfg: CfgNode) -> tuple[str, int]:
+    """Return the config key and the number of the data set's classes that the model tells apart."""
+    if cfg.MODEL.META_ARCHITECTURE == "RetinaNet":
+        return "MODEL.RETINANET.NUM_CLASSES", cfg.MODEL.RETINANET.NUM_CLASSES
+    if labels := cfg.MODEL.NASNET.LABEL_IDS:
+        return "MODEL.NASNET.LABEL_IDS to [], and MODEL.ROI_HEADS.NUM_CLASSES", len(labels)
+    return "MODEL.ROI_HEADS.NUM_CLASSES", cfg.MODEL.ROI_HEADS.NUM_CLASSES
+
+
+def class_names(name: str) -> list[str]:
+    """Return the class names of a registered data set in the order of its classes; empty if none are known."""
+    return [category["name"] for category in categories(name)]
+
+
+def categories(name: str) -> list[Record]:
+    """Return ``id`` and ``name`` of each class of a registered data set, in the order of its classes.
+
+    They are those of its metadata, or else those of its annotation file.
+
+    Raises:
+        CocoFormatError: if that file breaks the format.
+    """
+    if name not in DatasetCatalog:
+        return []
+    metadata = MetadataCatalog.get(name)
+    if not metadata.get("thing_classes") and Path(metadata.get("json_file") or "").is_file():
+        return _from_file(name).categories
+    return _own_categories(name, metadata.get("thing_classes", []))
+
+
+def read_registered(name: str, num_classes: int | None = None) -> CocoData:
+    """Return a data set of detectron2's catalog as COCO content, checked but for its boxes' soundness.
+
+    Args:
+        num_classes: how many classes there are, for a function that gives no names.
+
+    Raises:
+        DatasetError: if it is not registered, its file is missing, or its content breaks the format.
+    """
+    if name not in DatasetCatalog:
+        raise DatasetError(
+            f"there is no data set {name!r}: COCO's are {', '.join(SPLITS)}; register others with detectron2, in a "
+            "module that DETECTRON2_ENV_MODULE names"
+        )
+    try:
+        data = _from_file(name) if _is_coco_file(name) else _from_function(name, num_classes)
+    except CocoFormatError as error:
+        hint = ""
+        if "does not exist" in str(error) and name in SPLITS:
+            hint = ". Run nasnet-det prepare-coco, which says what to download where, or set DETECTRON2_DATASETS"
+        raise DatasetError(f"data set {name}: {error}{hint}") from error
+    if not data.content["images"]:
+        raise DatasetError(f"data set {name} has no image")
+    return data
+
+
+def annotations_of(name: str) -> dict[str, Any]:
+    """Return the checked annotations of a registered data set to be judged on; not to be changed.
+
+    Raises:
+        DatasetError: if it is not registered, or its annotations cannot be judged on.
+    """
+    known = _looks.get((name, False))
+    if known and known[0][0] == _stamp(name):
+        return known[1].data.content
+    data = read_registered(name)
+    try:
+        check_annotations(data.content, data.origin)
+    except CocoFormatError as error:
+        raise DatasetError(f"data set {name}: {error}") from error
+    return data.content
+
+
+def register(data: CocoData) -> str:
+    """Register a data set with detectron2 under its name, in place of an earlier one; returns the name."""
+    for catalog in (DatasetCatalog, MetadataCatalog):
+        if data.name in catalog:
+            catalog.remove(data.name)
+    DatasetCatalog.register(data.name, _Prepared(data))
+    names = [category["name"] for category in data.categories]
+    positions = {category["id"]: number for number, category in enumerate(data.categories)}
+    MetadataCatalog.get(data.name).set(thing_classes=names, thing_dataset_id_to_contiguous_id=positions)
+    return data.name
+
+
+class _Prepared:
+    """The function that a data set already in memory is registered by."""
+
+    def __init__(self, data: CocoData) -> None:
+        self.data = data
+
+    def __call__(self) -> list[Record]:
+        return look_at(self.data, training=False).records
+
+
+def _look(name: str, training: bool, masks: str, keep_empty: bool, num_classes: int | None) -> SetLook:
+    """Look at one data set, or return the earlier look at it."""
+    valid = (_stamp(name), masks, keep_empty, num_classes)
+    known = _looks.get((name, training))
+    if known and known[0] == valid:
+        return known[1]
+    with collection_paused():
+        found = look_at(read_registered(name, num_classes), training, masks, keep_empty)
+    if training:  # the annotations of a large set take gigabytes that only its records need
+        found.data = replace(found.data, content={"categories": found.data.content["categories"]})
+    _looks[name, training] = valid, found
+    return found
+
+
+def _stamp(name: str) -> Any:
+    """Return what changes when a data set is registered again or its file is written."""
+    if name not in DatasetCatalog:
+        return None
+    path = Path(MetadataCatalog.get(name).get("json_file") or "")
+    stat = path.stat() if path.is_file() else None
+    return id(DatasetCatalog[name]), stat and (stat.st_mtime_ns, stat.st_size)
+
+
+def _is_coco_file(name: str) -> bool:
+    """Whether ``register_coco_instances`` made the data set's function."""
+    return getattr(DatasetCatalog[name], "__qualname__", "").startswith("register_coco_instances.")
+
+
+def _from_file(name: str) -> CocoData:
+    metadata = MetadataCatalog.get(name)
+    path = PathManager.get_local_path(metadata.json_file)
+    content = read_annotations(path, complete=True, sound=False)
+    data = CocoData(name, content, Path(metadata.image_root), f"annotation file {path}")
+    names = [category["name"] for category in data.categories]
+    given = metadata.get("thing_classes")
+    if given is None:
+        metadata.thing_classes = names
+    elif not set(names) <= set(given):
+        raise CocoFormatError(
+            f"its categories by id are {format_names(names)}, but it was registered with thing_classes "
+            f"{format_names(given)}"
+        )
+    if metadata.get("thing_dataset_id_to_contiguous_id") is None and metadata.thing_classes == names:
+        metadata.thing_dataset_id_to_contiguous_id = {c["id"]: number for number, c in enumerate(data.categories)}
+    return data
+
+
+def _own_categories(name: str, names: Sequence[str]) -> list[Record]:
+    positions = MetadataCatalog.get(name).get("thing_dataset_id_to_contiguous_id") or {i: i for i in range(len(names))}
+    ids = {position: number for number, position in positions.items()}
+    return [{"id": ids.get(number, number), "name": text} for number, text in enumerate(names)]
+
+
+def _from_function(name: str, num_classes: int | None) -> CocoData:
+    """Convert detectron2's standard records."""
+    function = DatasetCatalog[name]
+    if isinstance(function, _Prepared):
+        return function.data
+    try:
+        records = list(function())
+    except Exception as error:
+        reason = f"{type(error).__name__}: {error}"
+        raise CocoFormatError(f"the function that it was registered with failed: {reason}") from error
+    names = MetadataCatalog.get(name).get("thing_classes") or [str(number) for number in range(num_classes or 0)]
+    classes = _own_categories(name, names)
+    images: list[Record] = []
+    annotations: list[Record] = []
+    for number, record in enumerate(records):
+        if not isinstance(record, dict):
+            raise CocoFormatError(f"record {number} is {format_value(record)}, not a dictionary of detectron2's form")
+        image = {key: record[key] for key in ("width", "height") if key in record}
+        image["file_name"] = os.fspath(record.get("file_name", ""))
+        images.append({"id": number + 1, **image, "image_id": record.get("image_id")})
+        where = f"record {number} ({image['file_name']})"
+        for entry in record.get("annotations", ()):
+            annotations.append(_annotation(entry, len(annotations) + 1, number + 1, classes, where))
+    _use_own_ids(images, annotations)
+    content = {"images": images, "annotations": annotations, "categories": classes}
+    check_annotations(content, "its records", complete=True, sound=False)
+    return CocoData(name, content, Path(), "its records")
+
+
+def _annotation(entry: Record, number: int, image_id: int, classes: Sequence[Record], where: str) -> Record:
+    """Convert one annotation of a standard record; its box may be of any type that holds four numbers."""
+    missing = [key for key in ("bbox", "bbox_mode", "category_id") if key not in entry]
+    if missing:
+        raise CocoFormatError(f"{where} has an annotation without {', '.join(missing)}")
+    category = entry["category_id"]
+    if not isinstance(category, (int, np.integer)) or not 0 <= category < len(classes):
+        raise CocoFormatError(
+            f"{where} has category_id {format_value(category)}: it counts the {len(classes)} thing_classes from 0"
+        )
+    try:
+        box = list(map(float, entry["bbox"]))
+        if len(box) == 4 and all(map(math.isfinite, box)):
+            box = list(map(float, BoxMode.convert(box, entry["bbox_mode"], BoxMode.XYWH_ABS)))
+    except (TypeError, ValueError, AssertionError, NotImplementedError) as error:
+        raise CocoFormatError(f"{where}: bbox {format_value(entry['bbox'])}: {error}") from None
+    kept = {key: entry[key] for key in ("segmentation", "iscrowd", "ignore") if entry.get(key) is not None}
+    made = {"id": number, "image_id": image_id, "category_id": classes[int(category)]["id"], "bbox": box, **kept}
+    return made | {"area": mask_area(kept.get("segmentation"))}
+
+
+def _use_own_ids(images: list[Record], annotations: list[Record]) -> None:
+    """Number images by their ``image_id`` where those are whole numbers that are all different."""
+    own = [image.pop("image_id") for image in images]
+    if all(isinstance(number, (int, np.integer)) for number in own) and len(set(own)) == len(own):
+        for image, number in zip(images, own, strict=True):
+            image["id"] = int(number)
+        for entry in annotations:
+            entry["image_id"] = images[entry["image_id"] - 1]["id"]

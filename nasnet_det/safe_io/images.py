@@ -1,0 +1,140 @@
+"""Pictures from anywhere as 8-bit RGB: one way of opening them for training, evaluation and prediction.
+
+Pillow's own conversion cuts 16-bit and float pictures off at 255; here they are scaled. EXIF orientation is applied
+unless asked otherwise, as detectron2 does.
+"""
+
+from __future__ import annotations
+
+import functools
+import logging
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+logger = logging.getLogger(__name__)
+
+_ORIENTATION = 0x0112
+#: What undoes each EXIF orientation; the last four exchange width and height.
+_TURNS = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+
+
+class ImageError(OSError):
+    """A picture that cannot be used; the message names the file and the reason."""
+
+
+@dataclass(frozen=True)
+class ImageHeader:
+    """The header of a picture file.
+
+    Args:
+        stored_size: width and height of the pixels in the file.
+        orientation: the EXIF orientation, 1 to 8; 1 is upright.
+    """
+
+    stored_size: tuple[int, int]
+    orientation: int = 1
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """Width and height of the picture upright."""
+        return self.stored_size[::-1] if self.orientation > 4 else self.stored_size
+
+
+def read_header(path: str | os.PathLike[str]) -> ImageHeader:
+    """Return the size and orientation of a picture without decoding its pixels.
+
+    Raises:
+        ImageError: if the file is missing or no picture.
+    """
+    try:
+        with Image.open(path) as image:
+            orientation = _orientation(image)
+            if orientation > 1 and image.format == "TIFF":  # which Pillow turns itself, in loading or before
+                image.load()
+                orientation = _orientation(image)
+            return ImageHeader(image.size, orientation)
+    except Exception as error:  # Pillow's many readers raise anything for a damaged file
+        raise _refused(path, error) from error
+
+
+def read_image(path: str | os.PathLike[str], turn: bool = True) -> Image.Image:
+    """Return a picture as 8-bit RGB; the first frame of an animation, without transparency.
+
+    Pictures of 16 or 32 bits or of floating-point numbers are scaled to 8 bits by their own range.
+
+    Args:
+        turn: apply the EXIF orientation.
+
+    Raises:
+        ImageError: if the file is missing, damaged, incomplete, or of a kind that has no RGB form.
+    """
+    try:
+        with Image.open(path) as image:
+            image.load()
+            orientation = _orientation(image) if turn else 1
+            rgb = _to_rgb(image)
+            return rgb.transpose(_TURNS[orientation]) if orientation > 1 else rgb
+    except Exception as error:
+        raise _refused(path, error) from error
+
+
+def is_hidden(path: str | os.PathLike[str], root: str | os.PathLike[str]) -> bool:
+    """Whether a file below ``root`` is hidden, or in a folder that is hidden or that macOS adds to archives."""
+    parts = Path(os.path.relpath(path, root)).parts
+    return any(part == "__MACOSX" or (part.startswith(".") and part != "..") for part in parts)
+
+
+def _orientation(image: Image.Image) -> int:
+    try:
+        found = image.getexif().get(_ORIENTATION)
+    except Exception:  # damaged EXIF is no reason to lose the picture
+        return 1
+    return found if found in _TURNS else 1
+
+
+def _to_rgb(image: Image.Image) -> Image.Image:
+    if image.mode in ("I", "F") or image.mode.startswith("I;16"):
+        _warn_of_scaling(image.mode)
+        return Image.fromarray(_scaled(np.asarray(image, dtype=np.float64))).convert("RGB")
+    if "transparency" in image.info:  # a palette's would be warned of
+        image = image.convert("RGBA")
+    return image.convert("RGB")
+
+
+def _scaled(pixels: np.ndarray) -> np.ndarray:
+    """Map the least finite value to 0 and the largest to 255; ``(H, W)`` of uint8."""
+    finite = np.isfinite(pixels)
+    if not finite.any():
+        raise ValueError("it holds no finite value")
+    low, high = pixels[finite].min(), pixels[finite].max()
+    share = (np.clip(np.where(finite, pixels, low), low, high) - low) / ((high - low) or 1.0)
+    return np.rint(255 * share).astype(np.uint8)
+
+
+@functools.cache
+def _warn_of_scaling(mode: str) -> None:
+    """Warn, once a process and mode."""
+    logger.warning(
+        f"pictures of more than 8 bits a value (Pillow's mode {mode}) are scaled to 8 bits, each by its own range; "
+        "convert them yourself where the absolute values matter"
+    )
+
+
+def _refused(path: str | os.PathLike[str], error: Exception) -> ImageError:
+    name = os.fspath(path)
+    if isinstance(error, FileNotFoundError):
+        return ImageError(f"{name} does not exist")
+    reason = (str(error).strip() or type(error).__name__).splitlines()[0].replace(repr(name), "it")
+    return ImageError(f"{name} cannot be read as an image: {reason}")

@@ -1,0 +1,112 @@
+"""Pictures of every kind, opened as 8-bit RGB."""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from nasnet_det.safe_io import images
+from nasnet_det.safe_io.images import ImageError, is_hidden, read_header, read_image
+
+RAMP = np.linspace(0, 1, 12).reshape(3, 4)
+
+
+def saved(folder: Path, pixels: Any, name: str, **more: Any) -> Path:
+    (pixels if isinstance(pixels, Image.Image) else Image.fromarray(pixels)).save(folder / name, **more)
+    return folder / name
+
+
+@pytest.mark.parametrize(
+    ("pixels", "name"),
+    [
+        ((RAMP * 65535).astype(np.uint16), "a.png"),
+        ((RAMP * 4095).astype(np.uint16), "a.tif"),
+        ((RAMP * 100000).astype(np.int32), "a.tif"),
+        ((RAMP * 2 - 1).astype(np.float32), "a.tif"),
+        (RAMP.astype(np.float32), "a.tiff"),
+    ],
+)
+def test_deep_pictures_are_scaled_by_their_own_range(
+    tmp_path: Path, pixels: np.ndarray, name: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    images._warn_of_scaling.cache_clear()
+    path = saved(tmp_path, pixels, name)
+    with caplog.at_level(logging.WARNING):
+        found = [np.asarray(read_image(path)) for _ in range(2)]
+    assert np.abs(found[0] - np.rint(255 * RAMP)[..., None]).max() <= 1
+    assert len(caplog.records) == 1
+
+
+def test_values_that_are_not_finite_are_no_part_of_the_range(tmp_path: Path) -> None:
+    pixels = RAMP.astype(np.float32)
+    pixels[0, :2] = np.nan, np.inf
+    assert np.asarray(read_image(saved(tmp_path, pixels, "a.tif"))).max() == 255
+    with pytest.raises(ImageError, match=r"b\.tif"):
+        read_image(saved(tmp_path, np.full((2, 2), np.nan, np.float32), "b.tif"))
+
+
+@pytest.mark.parametrize("mode", ["1", "L", "LA", "P", "RGBA", "CMYK", "YCbCr", "RGB"])
+def test_every_mode_becomes_rgb(tmp_path: Path, mode: str) -> None:
+    red = Image.new("RGB", (4, 3), (255, 0, 0)).convert(mode)
+    path = saved(tmp_path, red, "a.tif" if mode in ("CMYK", "YCbCr") else "a.png")
+    found = read_image(path)
+    assert (found.mode, found.size) == ("RGB", (4, 3))
+    if mode not in ("1", "L", "LA"):
+        assert np.abs(np.asarray(found, dtype=int) - (255, 0, 0)).max() <= 2
+
+
+def test_an_animation_is_its_first_frame(tmp_path: Path) -> None:
+    frames = [Image.new("RGB", (4, 3), colour) for colour in ("red", "blue")]
+    path = saved(tmp_path, frames[0], "a.gif", save_all=True, append_images=frames[1:])
+    assert read_image(path).getpixel((0, 0)) == (255, 0, 0)
+
+
+def test_transparency_of_a_palette_is_dropped(tmp_path: Path) -> None:
+    path = saved(tmp_path, Image.new("RGB", (4, 3), "red").convert("P"), "a.png", transparency=b"\0" * 3)
+    assert read_image(path).mode == "RGB"
+
+
+@pytest.mark.parametrize("suffix", ["jpg", "png", "tif", "webp"])
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_header_and_picture_agree_on_the_orientation(tmp_path: Path, orientation: int, suffix: str) -> None:
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    path = saved(tmp_path, Image.new("RGB", (8, 4)), f"a.{suffix}", exif=exif)
+    size = (4, 8) if orientation > 4 else (8, 4)
+    assert read_header(path).size == read_image(path).size == size
+    if suffix != "tif":  # which Pillow turns in any case
+        assert read_header(path).stored_size == read_image(path, turn=False).size == (8, 4)
+
+
+@pytest.mark.parametrize("content", [None, b"", b"no picture", b"\x89PNG\r\n\x1a\n" + bytes(40)])
+def test_what_is_no_picture_is_named(tmp_path: Path, content: bytes | None) -> None:
+    path = tmp_path / "bad.png"
+    if content is not None:
+        path.write_bytes(content)
+    for read in (read_header, read_image):
+        with pytest.raises(ImageError, match=r"bad\.png"):
+            read(path)
+
+
+def test_a_truncated_picture_is_named(tmp_path: Path) -> None:
+    path = saved(tmp_path, np.random.default_rng(0).integers(0, 256, (60, 80, 3), dtype=np.uint8), "half.jpg")
+    path.write_bytes(path.read_bytes()[:2000])
+    with pytest.raises(ImageError, match=r"half\.jpg"):
+        read_image(path)
+
+
+def test_hidden_files(tmp_path: Path) -> None:
+    assert is_hidden(tmp_path / "__MACOSX" / "a" / "._1.jpg", tmp_path)
+    assert is_hidden(tmp_path / ".cache" / "1.jpg", tmp_path)
+    assert not is_hidden(tmp_path / "a" / "1.jpg", tmp_path)
+
+
+def test_deep_pictures_of_the_shared_cases(shared: Path) -> None:
+    for name in ("grey16.png", "grey16.tif"):
+        values = np.asarray(read_image(shared / "cases" / "pictures" / name))
+        assert (values.min(), values.max()) == (0, 255) and len(np.unique(values)) > 100
