@@ -137,7 +137,7 @@ PAGES: dict[str, Page] = {
                 r"tools/train_net\.py",
                 swaps=(ONE_PROCESS,),
                 more=DETECTOR.replace("PRETRAINED ''", "PRETRAINED runs/mine/model/model.safetensors")
-                + """ DATASETS.TRAIN "('toy',)" DATASETS.TEST "('toy',)" """,
+                + """ DATASETS.TRAIN "('toy',)" DATASETS.TEST "('toy',)" MODEL.ROI_HEADS.NUM_CLASSES 2 """,
             ),
             Row(r"tools/predict\.py"),
         ),

@@ -444,9 +444,9 @@ def join(
     sets = [*train, *test]
     known = list(classes or next((found.classes for found in sets), []))
     troubles = [trouble for found in sets for trouble in found.troubles]
-    if num_classes is not None and len(known) != num_classes:
-        what = f"{len(known)} classes ({format_names(known)}), but the model has {num_classes}"
-        name = "of the model" if classes else sets[0].data.name
+    if sets and num_classes is not None and len(known) != num_classes:
+        what = f"it has {len(known)} classes ({format_names(known)}), the model {num_classes}"
+        name = sets[0].data.name if not classes else "that the model was trained on"
         troubles.append(Trouble(name, what, 0, 0, [], f"Set {key} to {len(known)}", True))
     matched = [matching_records(found, known, troubles) for found in sets]
     learned = [record for records in matched[: len(train)] for record in records]

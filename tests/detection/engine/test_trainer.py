@@ -26,6 +26,7 @@ def config(small_config: Any, dataset: str, output: Path, **more: Any) -> Any:
         DATASETS__TEST=(),
         OUTPUT_DIR=str(output),
         MODEL__NASNET__LABEL_IDS=[],
+        MODEL__ROI_HEADS__NUM_CLASSES=2,
         MODEL__NASNET__DROP_PATH_RATE=0.3,
         MODEL__NASNET__DROP_PATH_STEPS=6,
         MODEL__NASNET__IMAGE_SIZE=[64, 64],
