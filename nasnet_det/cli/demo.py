@@ -38,9 +38,10 @@ with needs():
         prepare,
         sample_folder,
     )
-    from nasnet_det.detection.engine.predictor import Predictor, load_config, read_image
+    from nasnet_det.detection.engine.predictor import Predictor, load_config
     from nasnet_det.draw.detections import Detection, detections_of, draw, grid, side_by_side
     from nasnet_det.safe_io.files import write_text
+    from nasnet_det.safe_io.images import read_image
 
 CONFIG = "demo"
 #: The AP50, in percent, that counts as plainly learnt; and what ends the training early: boxes that look right, too.

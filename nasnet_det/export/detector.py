@@ -19,7 +19,7 @@ from detectron2.modeling.roi_heads import StandardROIHeads
 from detectron2.structures import Boxes
 from torch import Tensor, nn
 
-from nasnet_det.detection.engine.predictor import categories_of
+from nasnet_det.detection.data.registered import categories
 from nasnet_det.detection.modeling.rcnn import NASNetRCNN
 from nasnet_det.detection.modeling.roi_heads import NASNetROIHeads
 from nasnet_det.detection.modeling.rpn import NASNetRPN
@@ -212,7 +212,7 @@ def detector_program(model: GeneralizedRCNN, cfg: CfgNode, image_size: tuple[int
     description = {
         "channels": cfg.INPUT.FORMAT,
         "image_size": [height, width],
-        "categories": categories_of(cfg.DATASETS.TEST[0]) if cfg.DATASETS.TEST else [],
+        "categories": categories(cfg.DATASETS.TEST[0]) if cfg.DATASETS.TEST else [],
         "config": cfg.dump(),
     }
     return Program(detector, example, OUTPUTS, description=description)

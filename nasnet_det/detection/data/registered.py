@@ -46,17 +46,15 @@ def look_at_config(cfg: CfgNode, classes: Sequence[str] | None = None, training:
     Raises:
         DatasetError: with every fatal trouble.
     """
-    key, num_classes = model_classes(cfg)
+    key, number = model_classes(cfg)
     if training and not cfg.DATASETS.TRAIN:
         raise DatasetError("DATASETS.TRAIN names no data set")
-    if not classes and not training and cfg.DATASETS.TRAIN:
-        with contextlib.suppress(CocoFormatError):  # its file need not be here to evaluate
-            names = class_names(cfg.DATASETS.TRAIN[0])
-            classes = names if len(names) == num_classes else None
+    if not classes and not training:
+        classes = learned_classes(cfg)
     return look_at_names(
         cfg.DATASETS.TRAIN if training else (),
         cfg.DATASETS.TEST,
-        num_classes,
+        number,
         classes,
         cfg.INPUT.MASK_FORMAT if cfg.MODEL.MASK_ON else "",
         keep_empty=not cfg.DATALOADER.FILTER_EMPTY_ANNOTATIONS,
@@ -127,6 +125,22 @@ def model_classes(cfg: CfgNode) -> tuple[str, int]:
     return "MODEL.ROI_HEADS.NUM_CLASSES", cfg.MODEL.ROI_HEADS.NUM_CLASSES
 
 
+def num_classes(cfg: CfgNode) -> int:
+    """Return the number of the data set's classes that the model of a config tells apart."""
+    return model_classes(cfg)[1]
+
+
+def learned_classes(cfg: CfgNode) -> list[str] | None:
+    """Return the class names of the first of ``DATASETS.TRAIN``, in the order of the model's outputs.
+
+    None where they are unknown, as the training data need not be there to evaluate, or not as many as the model's.
+    """
+    names: list[str] = []
+    with contextlib.suppress(CocoFormatError):
+        names = class_names(cfg.DATASETS.TRAIN[0]) if cfg.DATASETS.TRAIN else []
+    return names if len(names) == num_classes(cfg) else None
+
+
 def class_names(name: str) -> list[str]:
     """Return the class names of a registered data set in the order of its classes; empty if none are known."""
     return [category["name"] for category in categories(name)]
@@ -143,7 +157,8 @@ def categories(name: str) -> list[Record]:
     if name not in DatasetCatalog:
         return []
     metadata = MetadataCatalog.get(name)
-    if not metadata.get("thing_classes") and Path(metadata.get("json_file") or "").is_file():
+    known = metadata.get("thing_classes") and metadata.get("thing_dataset_id_to_contiguous_id")
+    if not known and Path(metadata.get("json_file") or "").is_file():
         return _from_file(name).categories
     return _own_categories(name, metadata.get("thing_classes", []))
 

@@ -10,10 +10,12 @@ from detectron2.evaluation.coco_evaluation import instances_to_coco_json
 from detectron2.structures import Instances
 from tqdm import tqdm
 
-from nasnet_det.detection.data.coco_format import CocoFormatError, Record, named, read_annotations, write_json
-from nasnet_det.detection.engine.predictor import Predictor, read_image
+from nasnet_det.detection.data.coco_format import named, read_annotations, write_json
+from nasnet_det.detection.data.columns import CocoFormatError, Record
+from nasnet_det.detection.engine.predictor import Predictor
 from nasnet_det.draw.detections import detections_of, draw, side_by_side
 from nasnet_det.safe_io.files import check_writable, protect, replacing
+from nasnet_det.safe_io.images import read_image
 
 #: The results file of each detector.
 RESULTS = ("results.json", "results_compared.json")
@@ -77,7 +79,8 @@ def predict_images(
             image_id = index.add(path, image.size)
             found = [detector(image) for detector in detectors]
         except (OSError, KeyError) as error:
-            skipped.append(f"{path} ({error.args[0] if isinstance(error, KeyError) else error})")
+            reason = str(error.args[0] if isinstance(error, KeyError) else error)
+            skipped.append(reason if str(path) in reason else f"{path} ({reason})")
             continue
         drawn = []
         for catalog, instances in zip(catalogs, found, strict=True):

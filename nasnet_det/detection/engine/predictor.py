@@ -10,14 +10,14 @@ from typing import Any
 import numpy as np
 import torch
 from detectron2.config import CfgNode
-from detectron2.data import MetadataCatalog, transforms
+from detectron2.data import transforms
 from detectron2.structures import Instances
-from PIL import Image, ImageOps
+from PIL import Image
 
 from nasnet_det.detection.config import ConfigError, read_config
 from nasnet_det.detection.convert.checkpoint_files import read_checkpoint_file
 from nasnet_det.detection.convert.identity import CheckpointError
-from nasnet_det.detection.data.training_data import num_classes
+from nasnet_det.detection.data.registered import categories, num_classes
 from nasnet_det.detection.engine.checkpointer import load_for_inference
 from nasnet_det.detection.modeling.fused import for_inference
 from nasnet_det.detection.modeling.rcnn import build_detector
@@ -77,14 +77,6 @@ def _config_of_checkpoint(path: Path, opts: Sequence[Any]) -> CfgNode:
         return read_config(file, opts)
 
 
-def categories_of(dataset_name: str) -> list[dict[str, Any]]:
-    """Return ``id`` and ``name`` of the classes of a registered data set, in order; empty where they are unknown."""
-    metadata = MetadataCatalog.get(dataset_name)
-    names = metadata.get("thing_classes", [])
-    positions = metadata.get("thing_dataset_id_to_contiguous_id") or {i + 1: i for i in range(len(names))}
-    return [{"id": i, "name": names[position]} for i, position in sorted(positions.items(), key=lambda item: item[1])]
-
-
 class Predictor:
     """A detector in evaluation mode, for one image at a time.
 
@@ -105,7 +97,7 @@ class Predictor:
         self.format, self.num_classes = cfg.INPUT.FORMAT, num_classes(cfg)
         self.model = build_detector(cfg).eval()
         stored = load_for_inference(self.model, cfg.MODEL.WEIGHTS)
-        known = stored or (categories_of(cfg.DATASETS.TEST[0]) if cfg.DATASETS.TEST else [])
+        known = stored or (categories(cfg.DATASETS.TEST[0]) if cfg.DATASETS.TEST else [])
         self.categories = known if len(known) == self.num_classes else []
         self.model = for_inference(self.model, cfg)
         self.resize = transforms.ResizeShortestEdge(cfg.INPUT.MIN_SIZE_TEST, cfg.INPUT.MAX_SIZE_TEST)
@@ -150,16 +142,3 @@ def find_images(inputs: Sequence[str]) -> list[Path]:
         for file in files:
             found.setdefault(file.resolve(), file)
     return list(found.values())
-
-
-def read_image(path: Path) -> Image.Image:
-    """Read an image in RGB, turned as its EXIF says.
-
-    Raises:
-        OSError: if it cannot be read whole.
-    """
-    try:
-        with Image.open(path) as file:
-            return ImageOps.exif_transpose(file).convert("RGB")
-    except (SyntaxError, ValueError, EOFError, Image.DecompressionBombError) as error:
-        raise OSError(str(error)) from error

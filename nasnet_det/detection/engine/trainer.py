@@ -15,9 +15,9 @@ from detectron2.utils.events import EventStorage
 from torch import nn
 
 from nasnet_det.detection.config import ConfigError
+from nasnet_det.detection.data.registered import categories, learned_classes, look_at_config
 from nasnet_det.detection.data.training_data import build_test_loader, build_train_loader, step_seed
 from nasnet_det.detection.engine.checkpointer import Checkpointer
-from nasnet_det.detection.engine.predictor import categories_of
 from nasnet_det.detection.evaluation.evaluator import CocoEvaluator
 from nasnet_det.detection.modeling.fused import for_inference
 from nasnet_det.detection.modeling.rcnn import build_detector
@@ -42,6 +42,7 @@ class Trainer(DefaultTrainer):
     def __init__(self, cfg: CfgNode) -> None:
         TrainerBase.__init__(self)
         check_solver(cfg)
+        look_at_config(cfg)
         cfg = self.auto_scale_workers(cfg, comm.get_world_size())
         model = self.build_model(cfg)
         optimizer = self.build_optimizer(cfg, model)
@@ -53,7 +54,7 @@ class Trainer(DefaultTrainer):
         self._trainer = steps(parallel, loader, optimizer)
         self.scheduler = self.build_lr_scheduler(cfg, optimizer)
         self.checkpointer = Checkpointer(parallel, cfg.OUTPUT_DIR, trainer=weakref.proxy(self))
-        self.checkpointer.extras = {"config": cfg.dump(), "categories": categories_of(cfg.DATASETS.TRAIN[0])}
+        self.checkpointer.extras = {"config": cfg.dump(), "categories": categories(cfg.DATASETS.TRAIN[0])}
         self.start_iter, self.max_iter, self.cfg = 0, cfg.SOLVER.MAX_ITER, cfg
         self.register_hooks(self.build_hooks())
 
@@ -152,7 +153,8 @@ class Trainer(DefaultTrainer):
     def build_evaluator(cls, cfg: CfgNode, dataset_name: str) -> DatasetEvaluator:
         """Return COCO's evaluator; its files go to ``OUTPUT_DIR/inference``, in a folder each for several data sets."""
         folder = Path(cfg.OUTPUT_DIR) / "inference"
-        return CocoEvaluator(dataset_name, folder / dataset_name if len(cfg.DATASETS.TEST) > 1 else folder)
+        folder = folder / dataset_name if len(cfg.DATASETS.TEST) > 1 else folder
+        return CocoEvaluator(dataset_name, folder, classes=learned_classes(cfg))
 
 
 def check_solver(cfg: CfgNode) -> None:
