@@ -27,6 +27,7 @@ from typing import Any
 import numpy as np
 
 from nasnet_det.safe_io.files import replacing, write_text
+from nasnet_det.search.strategies.base import Result
 from nasnet_det.search.strategies.registry import DEFAULT, NAMES, make_strategy
 
 SIZES = (5,) * 6
@@ -68,7 +69,7 @@ def run(seed: int, name: str, dataset: str, budgets: Sequence[int]) -> list[floa
         architecture = int("".join(map(str, decisions)), 5)
         runs = accuracies[architecture]
         accuracy = runs[draw.integers(len(runs))]
-        strategy.tell(decisions, accuracy / 100)
+        strategy.tell(evaluation - 1, Result((accuracy / 100,)))
         if accuracy > best:
             best, pick = accuracy, architecture
         scores[evaluation] = float(means[pick])

@@ -27,7 +27,8 @@ import numpy as np
 import optuna
 from save_results import keep
 
-from nasnet_det.search.child import ChildResult
+from nasnet_det.search.candidates import SpaceCandidates
+from nasnet_det.search.child import ChildResult, Trained
 from nasnet_det.search.driver import Progress, Search
 from nasnet_det.search.space import SPACES
 from nasnet_det.search.strategies.registry import make_strategy
@@ -59,7 +60,7 @@ class SimulatedWorkers:
         reward = 0.6 + 0.3 * float(share) + 0.05 * noise
         accuracies = tuple(reward * (i + 1) / 20 for i in range(20))
         result = ChildResult("ok", reward, accuracies, accuracies, 3_000_000, 1.0, "simulated", job.seed)
-        return [Outcome(number, result)]
+        return [Outcome(number, Trained(result))]
 
     def close(self) -> None:
         self.running.clear()
@@ -104,7 +105,7 @@ def measure(strategy: str, trials: int, workers: int, storage: str | Path, state
     Search(
         study,
         make_strategy(strategy, space.sizes, 0),
-        space,
+        SpaceCandidates(space),
         simulated,
         pending=2 * workers,
         state=state,

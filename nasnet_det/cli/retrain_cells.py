@@ -45,6 +45,8 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
 
 def retrain(options: argparse.Namespace) -> int:
     """Run the second phase."""
+    from nasnet_det.search.candidates import SpaceCandidates
+    from nasnet_det.search.child import network_size
     from nasnet_det.search.driver import Search
     from nasnet_det.search.run_folder import RETRAINED, SEARCH, RunFolder
     from nasnet_det.search.space import Space
@@ -75,7 +77,7 @@ def retrain(options: argparse.Namespace) -> int:
                 Search(
                     study,
                     strategy,
-                    space,
+                    SpaceCandidates(space, network_size(config)),
                     workers,
                     options.seed,
                     len(listed),

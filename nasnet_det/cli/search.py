@@ -64,6 +64,8 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
 
 def search(options: argparse.Namespace) -> int:
     """Run the search."""
+    from nasnet_det.search.candidates import SpaceCandidates
+    from nasnet_det.search.child import network_size
     from nasnet_det.search.driver import Search
     from nasnet_det.search.run_folder import SEARCH, RunFolder
     from nasnet_det.search.strategies.registry import DEFAULT, make_strategy, settings_of
@@ -93,7 +95,7 @@ def search(options: argparse.Namespace) -> int:
                 Search(
                     study,
                     strategy,
-                    space,
+                    SpaceCandidates(space, network_size(config)),
                     workers,
                     options.seed,
                     study.identity["pending"],

@@ -7,6 +7,8 @@ memory, its code fails) is a result like any other; what is wrong with the *sear
 
 from __future__ import annotations
 
+import io
+import pickle
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field, fields
@@ -18,12 +20,13 @@ from nasnet_det.genotypes.genotype import Genotype
 from nasnet_det.genotypes.published import as_genotype
 from nasnet_det.models.network import NASNet
 from nasnet_det.safe_io.values import format_names, format_value
+from nasnet_det.search.costs import NetworkSize
 from nasnet_det.training.data.cifar10 import CLASSES, split
 from nasnet_det.training.data.cifar_batches import CifarAugmentation, CifarBatches, read_once
-from nasnet_det.training.engine import Diverged, Trainer, own_randomness, seed_step
+from nasnet_det.training.engine import Batches, Diverged, Trainer, own_randomness, seed_step
 from nasnet_det.training.execution import Execution, choose_execution
 from nasnet_det.training.recipe import Recipe
-from nasnet_det.training.run import EpochReport, fit
+from nasnet_det.training.run import EpochReport, RunError, fit
 
 Status = Literal["ok", "diverged", "out_of_memory", "crashed", "stopped_early"]
 
@@ -191,6 +194,19 @@ class ChildResult:
         return cls(**{**data, "accuracies": tuple(data["accuracies"]), "losses": tuple(data["losses"])})
 
 
+@dataclass(frozen=True)
+class Trained:
+    """A child after training.
+
+    Args:
+        result: its measurements.
+        checkpoint: from which its training continues to a later epoch; None where it ended.
+    """
+
+    result: ChildResult
+    checkpoint: bytes | None = None
+
+
 class DeviceLost(RuntimeError):
     """The device answers no more in this process: not the child's fault; another process must train it."""
 
@@ -212,15 +228,34 @@ def train_child(
     device: str | torch.device | None = None,
     progress: Callable[[EpochReport], None] | None = None,
 ) -> ChildResult:
-    """Train a child and measure it.
+    """Train a child to its end and measure it; see :func:`train_to`."""
+    return train_to(genotype, config, seed, device, progress=progress).result
 
-    The same genotype, settings, seed and device give the same result. The random numbers of the caller are not
-    touched. The data are read once in a process and stay on the device for the next child.
+
+def train_to(
+    genotype: Genotype | Mapping[str, Any],
+    config: ChildConfig,
+    seed: int,
+    device: str | torch.device | None = None,
+    epochs: int | None = None,
+    checkpoint: bytes | None = None,
+    progress: Callable[[EpochReport], None] | None = None,
+) -> Trained:
+    """Train a child for its first epochs and measure it.
+
+    The same genotype, settings, seed and device give the same result, in one call or in several that continue from
+    checkpoints: the learning rate follows the schedule of ``config.epochs``. The random numbers of the caller are not
+    changed. The data are read once in a process and stay on the device for the next child.
 
     Args:
+        genotype: its cells.
+        config: how it is trained.
         seed: what the weights, the order of the images and their augmentation are drawn from.
         device: where to train; the GPU if there is one.
-        progress: told of every epoch; what it raises ends the child and is raised again.
+        epochs: how far to train it in all; None for its end.
+        checkpoint: where an earlier call left it. One that is damaged or of another child is ignored, and the child is
+            trained from the beginning.
+        progress: called with every new epoch's report; what it raises ends the child and is raised again.
 
     Raises:
         DataError, ValueError: as :func:`check_child_config`.
@@ -228,31 +263,31 @@ def train_child(
     """
     execution = _execution(config, device)
     data = batches_of(config, execution, seed)
-    child = _Child(config, execution, seed, progress)
-    began = time.monotonic()
+    child = _Child(config, execution, seed, progress, min(epochs or config.epochs, config.epochs))
     with own_randomness(execution.device):
         try:
-            status, message = child.train(as_genotype(genotype), data)
+            status, message = child.train_from(checkpoint, as_genotype(genotype), data)
         except Diverged as error:
             status, message = "diverged", str(error)
         except torch.OutOfMemoryError as error:
             status, message = "out_of_memory", str(error).splitlines()[0]
         except _FromProgress as error:
             raise error.cause from None
-        except Exception as error:  # whatever a sampled network does wrong is a result of the search
+        except Exception as error:  # any failure of a sampled network is a result of the search
             status, message = _judge(error, execution.device)
     trusted = status in ("ok", "stopped_early") and child.reports
-    return ChildResult(
+    result = ChildResult(
         status=status,
         reward=child.reports[-1].top1 if trusted else 0.0,
         accuracies=tuple(report.top1 for report in child.reports),
         losses=tuple(report.train_loss for report in child.reports),
         num_params=child.num_params,
-        seconds=time.monotonic() - began,
+        seconds=child.seconds,
         device=str(execution.device),
         seed=seed,
         message=message,
     )
+    return Trained(result, child.checkpoint() if status == "ok" and child.epochs < config.epochs else None)
 
 
 def batches_of(config: ChildConfig, execution: Execution, seed: int) -> CifarBatches:
@@ -263,19 +298,37 @@ def batches_of(config: ChildConfig, execution: Execution, seed: int) -> CifarBat
     return CifarBatches(data, train, validation, config.batch_size, augmentation, execution.device, seed)
 
 
-def child_network(genotype: Genotype, config: ChildConfig) -> NASNet:
-    """The network of a child: N normal cells a stage on the CIFAR stem (TF-slim ``cifar_config``)."""
-    return NASNet(
-        genotype,
+def network_size(config: ChildConfig) -> NetworkSize:
+    """Return the size of child networks: N normal cells a stage on the CIFAR stem (TF-slim ``cifar_config``)."""
+    return NetworkSize(
         num_cells=config.num_cells,
         num_filters=config.num_filters,
         stem="cifar",
         stem_channels=3 * config.num_filters,
-        bn_eps=1e-5,
-        bn_momentum=0.1,
         num_classes=len(CLASSES),
-        img_size=32,
+        image_size=32,
     )
+
+
+def child_network(genotype: Genotype, config: ChildConfig) -> NASNet:
+    """Return the network of a child, with new weights."""
+    return network_size(config).build(genotype)
+
+
+class _Memory:
+    """The last state of a child in training (:class:`~nasnet_det.training.run.Keeper`)."""
+
+    def __init__(self, state: Mapping[str, Any] | None = None) -> None:
+        self.state = state
+
+    def load(self) -> Mapping[str, Any] | None:
+        return self.state
+
+    def save(self, state: Mapping[str, Any]) -> None:
+        self.state = state
+
+    def log(self, history: list[EpochReport]) -> None:
+        """Keep nothing: the history is part of the state."""
 
 
 @dataclass
@@ -286,18 +339,54 @@ class _Child:
     execution: Execution
     seed: int
     progress: Callable[[EpochReport], None] | None
+    epochs: int
     num_params: int = 0
     reports: list[EpochReport] = field(default_factory=list)
+    memory: _Memory = field(default_factory=_Memory)
+    earlier_seconds: float = 0.0
+    began: float = field(default_factory=time.monotonic)
 
-    def train(self, genotype: Genotype, data: CifarBatches) -> tuple[Status, str]:
+    @property
+    def seconds(self) -> float:
+        """How long it has been trained, in this call and the ones that it continues."""
+        return self.earlier_seconds + time.monotonic() - self.began
+
+    def train_from(self, checkpoint: bytes | None, genotype: Genotype, data: Batches) -> tuple[Status, str]:
+        """Train from a checkpoint if it is of use, else from the beginning."""
+        if checkpoint is not None and self._load(checkpoint):
+            try:
+                return self.train(genotype, data)
+            except RunError:  # of another network
+                self.memory, self.reports, self.earlier_seconds = _Memory(), [], 0.0
+        return self.train(genotype, data)
+
+    def _load(self, checkpoint: bytes) -> bool:
+        try:
+            state = torch.load(io.BytesIO(checkpoint), map_location="cpu", weights_only=True)
+            reports = [EpochReport.from_dict(row) for row in state["history"]]
+            seconds = float(state["seconds"])
+            if state["seed"] != self.seed or len(reports) > self.epochs:
+                return False
+        except _MALFORMED:
+            return False
+        self.memory, self.reports, self.earlier_seconds = _Memory(state), reports, seconds
+        return True
+
+    def train(self, genotype: Genotype, data: Batches) -> tuple[Status, str]:
         seed_step(self.seed, step=-1 % 2**32)
         network = child_network(genotype, self.config)
         self.num_params = sum(p.numel() for p in network.parameters() if p.requires_grad)
         trainer = Trainer(network, self.config.recipe, data.steps_per_epoch, data.num_classes, self.execution)
-        fit(trainer, data, self.seed, report=self._report, enough=self._hopeless)
-        if len(self.reports) < self.config.epochs:
+        fit(trainer, data, self.seed, self.memory, report=self._report, enough=self._enough)
+        if self._hopeless(self.reports[-1]):
             return "stopped_early", f"below the stop rule of epoch {len(self.reports)}"
         return "ok", ""
+
+    def checkpoint(self) -> bytes:
+        """Return what its training continues from."""
+        file = io.BytesIO()
+        torch.save({**(self.memory.state or {}), "seconds": self.seconds, "seed": self.seed}, file)
+        return file.getvalue()
 
     def _report(self, report: EpochReport) -> None:
         self.reports.append(report)
@@ -307,11 +396,18 @@ class _Child:
             except Exception as error:
                 raise _FromProgress(error) from error
 
+    def _enough(self, report: EpochReport) -> bool:
+        return report.epoch >= self.epochs or self._hopeless(report)
+
     def _hopeless(self, report: EpochReport) -> bool:
         best = max(r.top1 for r in self.reports)
         return report.epoch < self.config.epochs and any(
             report.epoch == epoch and best < accuracy for epoch, accuracy in self.config.stop_rules
         )
+
+
+#: What reading a damaged checkpoint raises.
+_MALFORMED = (EOFError, KeyError, LookupError, OSError, RuntimeError, TypeError, ValueError, pickle.UnpicklingError)
 
 
 class _FromProgress(Exception):

@@ -1,37 +1,42 @@
-"""The search itself: asks the strategy, records, hands out children, records what came of them.
+"""The search itself: asks the strategy, records, hands out children, records their results.
 
-Every step leaves the study such that the same search, started again, goes on: a trial is recorded before its child is
+Every step leaves the study such that the same search, started again, continues: a task is recorded before its child is
 started, and its result before the strategy learns of it. A child that was running when the search was killed runs
 again, and counts once.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 
-from nasnet_det.genotypes.genotype import Genotype
-from nasnet_det.search.child import ChildResult
-from nasnet_det.search.schedule import Schedule
-from nasnet_det.search.strategies.base import Decisions, Strategy
-from nasnet_det.search.study import Study
+from nasnet_det.search.candidates import SpaceCandidates
+from nasnet_det.search.checkpoints import Checkpoints
+from nasnet_det.search.child import ChildResult, Trained
+from nasnet_det.search.limits import ACCURACY, oriented
+from nasnet_det.search.rungs import Pruner, SingleRung
+from nasnet_det.search.schedule import Outcome, Schedule
+from nasnet_det.search.strategies.base import Decisions, Result, Strategy
+from nasnet_det.search.study import MEASURED, Record, Study, StudyError, Task, measured
 from nasnet_det.search.workers import Job, Workers
-
-
-class Architectures(Protocol):
-    """What makes a genotype of decisions."""
-
-    def genotype(self, decisions: Decisions) -> Genotype: ...
 
 
 @dataclass(frozen=True)
 class Progress:
-    """A child was finished, or (``result`` is None) the search found out where it stands; ``best`` is the best reward
-    so far and its trial."""
+    """A child's result, or (``result`` is None) what was found at the start.
+
+    Args:
+        number: the trial's number.
+        result: its child's.
+        finished: how many trials have a result.
+        total: how many trials there are to be.
+        running: how many children are being trained.
+        best: the reward of the best child at the highest rung so far, and its trial.
+    """
 
     number: int
     result: ChildResult | None
@@ -42,8 +47,17 @@ class Progress:
 
 
 def child_seed(seed: int, number: int) -> int:
-    """The seed of a trial's child: the same whoever trains it, another for every trial."""
+    """Return the seed of a trial's child: the same whoever trains it, another for every trial."""
     return int(np.random.SeedSequence((seed, number)).generate_state(1)[0] >> 1)
+
+
+@dataclass
+class _Trial:
+    """A trial that has not ended."""
+
+    trial_id: int
+    seed: int
+    values: tuple[float, ...] = ()
 
 
 @dataclass
@@ -52,101 +66,193 @@ class Search:
 
     Args:
         study: where it is recorded.
-        strategy: fresh, as its seed makes it.
-        architectures: the space.
+        strategy: new, as its seed makes it.
+        candidates: the space, with limits and measures.
         workers: who trains the children.
-        seed: the children's seeds are made of it.
+        seed: what the children's seeds are derived from.
         pending: see :mod:`nasnet_det.search.schedule`.
         state: the file of the strategy's state.
         retries: how often a lost worker's child is tried again.
-        report: told of every finished child.
+        report: called with every child's result.
+        pruner: new; decides who continues at a rung.
+        in_order: whether results are told in the order of tasks; else as they arrive.
+        checkpoints: where children wait for their next rung; without it they are trained from the beginning.
     """
 
     study: Study
     strategy: Strategy[Any]
-    architectures: Architectures
+    candidates: SpaceCandidates
     workers: Workers
     seed: int = 0
     pending: int = 1
     state: Path | None = None
     retries: int = 3
     report: Callable[[Progress], None] = lambda progress: None
+    pruner: Pruner = field(default_factory=SingleRung)
+    in_order: bool = True
+    checkpoints: Checkpoints | None = None
     finished: int = 0
-    best: tuple[float, int] | None = None
     schedule: Schedule = field(init=False)
-    _ids: dict[int, int] = field(default_factory=dict)
-    _jobs: dict[int, Job] = field(default_factory=dict)
+    _best: tuple[tuple[int, float], int] | None = None
+    _open: dict[int, _Trial] = field(default_factory=dict)
+    _running: dict[int, Task] = field(default_factory=dict)
     _attempts: dict[int, int] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        self.schedule = Schedule(self.strategy, self.pending, self.state)
+        self.schedule = Schedule(self.strategy, self.pending, self.state, self.pruner, self.candidates, self.in_order)
+
+    @property
+    def best(self) -> tuple[float, int] | None:
+        """The reward of the best child at the highest rung so far, and its trial."""
+        return None if self._best is None else (self._best[0][1], self._best[1])
 
     def run(self, trials: int) -> None:
-        """Go on until the study holds ``trials`` finished trials (or more, if it does already).
+        """Continue until the study holds ``trials`` trials, and none is to be continued to another rung.
 
         Raises:
-            StudyError: if something cannot be recorded; what was, is kept.
+            StudyError: if something cannot be recorded; what was recorded is kept.
+            LimitError: if the strategy finds no candidate that meets the limits.
             WorkersError: if nobody can train children any more.
         """
         waiting = self._restore()
         self.report(Progress(-1, None, self.finished, trials, 0, self.best))
-        while self.finished < trials:
-            while len(self._jobs) < self.workers.slots:
-                job = waiting.pop(0) if waiting else self._next(trials)
-                if job is None:
+        if self.finished >= trials and len(self.pruner.rungs) < 2:
+            return
+        while True:
+            while len(self._running) < self.workers.slots:
+                task = waiting.pop(0) if waiting else self._next(trials)
+                if task is None:
                     break
-                self._jobs[job.number] = job
-                self.workers.submit(job)
+                self._running[task.number] = task
+                self.workers.submit(self._job(task))
+            if not self._running:
+                break
             for outcome in self.workers.wait():
-                if outcome.result is not None:
-                    self._finish(outcome.number, outcome.result, trials)
+                if outcome.trained is not None:
+                    self._finish(outcome.number, outcome.trained, trials)
                 else:
                     self._lost(outcome.number, outcome.message, trials)
         self.schedule.save()
 
-    def _restore(self) -> list[Job]:
-        """Bring the strategy to where the study is; gives the children that are recorded but not done."""
-        records = self.study.records()
-        missing = self.schedule.restore(records)
-        self.finished = sum(record.reward is not None for record in records)
-        waiting = []
+    def _restore(self) -> list[Task]:
+        """Bring strategy and pruner to where the study is; return the tasks that are recorded but not done."""
+        records = self.study.records(self.pending)
+        tasks, outcomes, arrived = self._recorded(records)
         for record in records:
-            if record.reward is not None:
-                self._note(record.number, record.reward)
-            else:
-                self._ids[record.number] = record.trial_id
-                waiting.append(Job(record.number, self.architectures.genotype(record.decisions), record.seed))
-        return waiting + [self._record(number, decisions) for number, decisions in missing]
+            self.candidates.remember(record.decisions, record.attributes)
+            done = [step for step in record.steps if step.status is not None]
+            self.finished += bool(done)
+            for rung, step in enumerate(done):
+                self._note(record.number, rung, step.reward)
+            if not record.finished:
+                values = self._values(record.decisions, done[-1].reward) if done else ()
+                self._open[record.number] = _Trial(record.trial_id, record.seed, values)
+        missing = self.schedule.restore(tasks, outcomes, arrived)
+        self._record_stopped()
+        if self.checkpoints is not None:
+            self.checkpoints.keep_only(self._open)
+        for task in missing:
+            self._create(task)
+        return [task for task in tasks if task.number not in outcomes] + missing
 
-    def _next(self, trials: int) -> Job | None:
-        """The next trial, if there is to be one and its turn has come."""
-        if self.schedule.asked >= trials or not self.schedule.ready:
+    def _recorded(self, records: Sequence[Record]) -> tuple[list[Task], dict[int, Outcome], list[int]]:
+        """Return the tasks of all trials in order, their results, and the order in which these arrived."""
+        tasks: list[Task] = []
+        outcomes: dict[int, Outcome] = {}
+        arrived: dict[int, int] = {}
+        for record in records:
+            for rung, step in enumerate(record.steps):
+                refused = 0 if rung else record.refused
+                task = Task(step.task, record.number, rung, record.decisions, step.told, refused)
+                tasks.append(task)
+                if step.status is not None:
+                    accuracies = record.attributes.get("accuracies", ())
+                    outcomes[step.task] = self._outcome(task, step.status, step.reward, accuracies)
+                if step.arrived is not None:
+                    arrived[step.arrived] = step.task
+        tasks.sort(key=lambda task: task.number)
+        if [task.number for task in tasks] != list(range(len(tasks))):
+            raise StudyError("the study lacks tasks that later ones follow from: trials were removed from it")
+        return tasks, outcomes, [arrived[i] for i in sorted(arrived)]
+
+    def _next(self, trials: int) -> Task | None:
+        """Record and return the next task, if there is one and its turn has come."""
+        task = self.schedule.choose(trials)
+        self._record_stopped()
+        if task is None:
             return None
-        return self._record(*self.schedule.ask())
+        if task.rung:
+            self.study.proceed(self._open[task.trial].trial_id, task)
+        else:
+            self._create(task)
+        return task
 
-    def _record(self, number: int, decisions: Decisions) -> Job:
-        job = Job(number, self.architectures.genotype(decisions), child_seed(self.seed, number))
-        self._ids[number] = self.study.create(number, decisions, job.genotype, job.seed)
-        return job
+    def _create(self, task: Task) -> None:
+        genotype, seed = self.candidates.genotype(task.decisions), child_seed(self.seed, task.trial)
+        measures = self.candidates.measures(task.decisions)
+        parameters = self.candidates.space.parameters(task.decisions)
+        self._open[task.trial] = _Trial(self.study.create(task, genotype, seed, measures, parameters), seed)
 
-    def _finish(self, number: int, result: ChildResult, trials: int) -> None:
-        reward = self.study.finish(self._ids.pop(number), result, self._attempts.pop(number, 0) + 1)
-        del self._jobs[number]
-        self.schedule.result(number, reward)
-        self.finished += 1
-        self._note(number, reward)
-        self.report(Progress(number, result, self.finished, trials, len(self._jobs), self.best))
+    def _job(self, task: Task) -> Job:
+        rungs = self.pruner.rungs
+        checkpoint = self.checkpoints.read(task.trial) if task.rung and self.checkpoints is not None else None
+        genotype, seed = self.candidates.genotype(task.decisions), self._open[task.trial].seed
+        return Job(task.number, task.trial, genotype, seed, rungs[task.rung] if rungs else None, checkpoint)
 
-    def _note(self, number: int, reward: float) -> None:
-        if self.best is None or reward > self.best[0]:
-            self.best = reward, number
+    def _finish(self, number: int, trained: Trained, trials: int) -> None:
+        task, result = self._running.pop(number), trained.result
+        trial = self._open[task.trial]
+        trial.values = self._values(task.decisions, result.reward if measured(result) else 0.0)
+        outcome = self._outcome(task, result.status, trial.values[0], result.accuracies)
+        final = outcome.result.final
+        if self.checkpoints is not None and trained.checkpoint is not None and not final:
+            self.checkpoints.write(task.trial, trained.checkpoint)
+        arrived = self.schedule.result(number, outcome)
+        attempts = self._attempts.pop(number, 0) + 1
+        self.study.finish(trial.trial_id, result, trial.values, attempts, final, arrived)
+        if final:
+            self._close(task.trial)
+        self.finished += not task.rung
+        self._note(task.trial, task.rung, trial.values[0])
+        self.report(Progress(task.trial, result, self.finished, trials, len(self._running), self.best))
+
+    def _outcome(self, task: Task, status: str, reward: float, accuracies: Sequence[float]) -> Outcome:
+        rungs, objectives = self.pruner.rungs, self.study.objectives
+        final = task.rung >= len(rungs) - 1 or status != "ok"
+        values = oriented(objectives, self._values(task.decisions, reward))
+        epochs = rungs[task.rung] if rungs else 0
+        result = Result(values, epochs, final, failed=status not in MEASURED)
+        return Outcome(result, tuple(accuracies[:epochs]))
+
+    def _values(self, decisions: Decisions, reward: float) -> tuple[float, ...]:
+        """Return a trial's objectives."""
+        objectives = self.study.objectives
+        measures = self.candidates.measures(decisions) if len(objectives) > 1 else {}
+        return tuple(reward if name == ACCURACY else measures[name] for name in objectives)
+
+    def _record_stopped(self) -> None:
+        for number in self.schedule.stopped:
+            if number in self._open:
+                self.study.stop(self._open[number].trial_id, self._open[number].values)
+                self._close(number)
+        self.schedule.stopped.clear()
+
+    def _close(self, number: int) -> None:
+        del self._open[number]
+        if self.checkpoints is not None:
+            self.checkpoints.remove(number)
+
+    def _note(self, number: int, rung: int, reward: float) -> None:
+        if self._best is None or (rung, reward) > self._best[0]:
+            self._best = (rung, reward), number
 
     def _lost(self, number: int, message: str, trials: int) -> None:
         """Try a lost worker's child again, or record that it cannot be trained."""
         attempts = self._attempts[number] = self._attempts.get(number, 0) + 1
         if attempts <= self.retries:
-            self.workers.submit(self._jobs[number])
+            self.workers.submit(self._job(self._running[number]))
             return
         self._attempts[number] = self.retries  # and the last one, which _finish counts
         words = f"its worker was lost {attempts} times, last: {message}"
-        self._finish(number, ChildResult("crashed", 0.0, seed=self._jobs[number].seed, message=words), trials)
+        seed = self._open[self._running[number].trial].seed
+        self._finish(number, Trained(ChildResult("crashed", 0.0, seed=seed, message=words)), trials)

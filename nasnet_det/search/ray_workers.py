@@ -15,8 +15,7 @@ from typing import Any
 import ray
 from ray.exceptions import RayActorError, RayError, RayTaskError
 
-from nasnet_det.genotypes.genotype import Genotype
-from nasnet_det.search.child import ChildResult, DeviceLost
+from nasnet_det.search.child import DeviceLost, Trained
 from nasnet_det.search.workers import Evaluator, Job, Outcome, WorkersError
 
 _CONNECT_SECONDS = 10
@@ -33,8 +32,8 @@ class _Actor:
     def check(self) -> None:
         self.evaluator.check()
 
-    def evaluate(self, genotype: Genotype, seed: int) -> ChildResult:
-        return self.evaluator(genotype, seed)
+    def evaluate(self, job: Job) -> Trained:
+        return self.evaluator(job)
 
     def process(self) -> int:
         return os.getpid()
@@ -98,7 +97,7 @@ class RayWorkers:
 
     def submit(self, job: Job) -> None:
         actor = self._idle.popleft()
-        self._running[actor.evaluate.remote(job.genotype, job.seed)] = job, actor
+        self._running[actor.evaluate.remote(job)] = job, actor
 
     def wait(self) -> list[Outcome]:
         done, _ = ray.wait(list(self._running), num_returns=1)
@@ -114,7 +113,7 @@ class RayWorkers:
     def _outcome(self, reference: Any) -> Outcome:
         job, actor = self._running.pop(reference)
         try:
-            result = ray.get(reference)
+            trained = ray.get(reference)
         except RayTaskError as error:
             if not isinstance(error.cause, DeviceLost):
                 raise error.cause from None
@@ -125,7 +124,7 @@ class RayWorkers:
         except RayError as error:
             raise WorkersError(f"Ray failed: {_words(error)}; the same command continues the search") from None
         self._idle.append(actor)
-        return Outcome(job.number, result)
+        return Outcome(job.number, trained)
 
     def _replace(self, job: Job, words: str) -> Outcome:
         self._idle.append(self._make(self._evaluator))

@@ -1,201 +1,280 @@
-"""In which order a strategy is asked and told, so that a search can be killed at any moment.
+"""The order in which a strategy is asked and told, so that a search can be killed at any moment.
 
-Trial n is asked for when exactly the results of trials 0 to n - P have been told, in this order; P is the number of
-trials *pending*. What a strategy does then follows from its seed and the children's rewards alone: not from which
-worker was faster, nor from how often the search was killed. With P = 1 every result is known before the next trial is
-chosen; W workers are kept busy by P = 2 W, unless one child takes as long as all the others' next.
+The unit of work is a *task*: a new trial up to its first rung, or a trial continued to its next rung. Task k is chosen
+when exactly the results of tasks 0 to k - P have been told, in this order; P is the number of tasks *pending*. What
+strategy and pruner do then follows from seeds and results alone: not from which worker was faster, nor from how often
+the search was killed. With P = 1 every result is known before the next task is chosen; W workers are kept busy by
+P = 2 W, unless one child takes as long as all the others' next. Where a strategy allows it, results may instead be told
+as they arrive: that order is then recorded, and replayed.
 
-The strategy's state lies in a file beside the study. It is written before anything is recorded that follows from new
-arithmetic; what came after it is found again by asking and telling as the study says it was done. Without the file all
-is found again that way.
+The strategy's state is saved beside the study, before anything is recorded that follows from new arithmetic. What came
+after it, or all of it where there is no such file, is found again by replaying what the study records.
 """
 
 from __future__ import annotations
 
 import hashlib
-import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
-import numpy as np
-from safetensors import SafetensorError, safe_open
-from safetensors.numpy import save_file
+from nasnet_det.search.candidates import LimitError
+from nasnet_det.search.limits import Limit
+from nasnet_det.search.rungs import Pruner, SingleRung
+from nasnet_det.search.strategies.base import Decisions, Result, Strategy
+from nasnet_det.search.strategy_state import MALFORMED, damaged, read_state, write_state
+from nasnet_det.search.study import StudyError, Task
 
-from nasnet_det.safe_io.files import replacing
-from nasnet_det.safe_io.values import format_value, parse_json
-from nasnet_det.search.strategies.base import Decisions, Strategy
-from nasnet_det.search.study import Record, StudyError
-
-#: Trials after which the state is written though nothing forces it: so that a restart need not repeat more.
+#: Tasks after which the state is saved though nothing forces it: a restart replays at most so many.
 _SAVE_EVERY = 200
-#: What reading and taking on a damaged state raises.
-_MALFORMED = (SafetensorError, ValueError, TypeError, LookupError, AttributeError, ArithmeticError, OSError)
+#: Candidates refused in a row before a search gives up.
+MOST_REFUSED = 1000
+
+
+class Limits(Protocol):
+    """What refuses candidates before they are trained."""
+
+    def exceeded(self, decisions: Decisions) -> Limit | None:
+        """Return the first limit that an architecture exceeds."""
+
+    def describe_refusals(self, refused: dict[Limit, list[Decisions]]) -> str:
+        """Return in words by how much refused architectures exceed their limits."""
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """A task's result: what the strategy is told, and the accuracies of all epochs, which the pruner may see."""
+
+    result: Result
+    history: tuple[float, ...] = ()
 
 
 class Schedule:
-    """A strategy, asked and told in order.
+    """A strategy and a pruner, asked and told in order.
 
     Args:
-        strategy: fresh, as its seed makes it.
+        strategy: new, as its seed makes it.
         pending: P.
-        path: the file of its state; None to keep none.
+        path: the file of the strategy's state; None to keep none.
+        pruner: new.
+        limits: refuses candidates; None for no limits.
+        in_order: whether results are told in the order of tasks; else as they arrive.
+
+    Raises:
+        ValueError: if ``pending`` is below 1, or the strategy does not take results as they arrive.
     """
 
-    def __init__(self, strategy: Strategy[Any], pending: int, path: Path | None = None) -> None:
+    def __init__(
+        self,
+        strategy: Strategy[Any],
+        pending: int,
+        path: Path | None = None,
+        pruner: Pruner | None = None,
+        limits: Limits | None = None,
+        in_order: bool = True,
+    ) -> None:
         if pending < 1:
-            raise ValueError(f"at least 1 trial is pending, not {pending}")
+            raise ValueError(f"pending must be at least 1, got {pending}")
+        if not in_order and not strategy.any_order:
+            raise ValueError(f"{type(strategy).__name__} takes results in the order of trials only")
         self.strategy, self.pending, self.path = strategy, pending, path
-        self.asked = self.told = 0
-        self._decisions: dict[int, Decisions] = {}
-        self._rewards: dict[int, float] = {}
+        self.pruner, self.limits, self.in_order = pruner or SingleRung(), limits, in_order
+        self.tasks: list[Task] = []
+        self.trials = self.told = 0
+        #: Trials that the pruner stopped and the driver has not recorded yet.
+        self.stopped: list[int] = []
+        self._reached: list[Task] = []  # the last task of every trial
+        self._results: dict[int, Outcome] = {}  # by task, not told yet
+        self._arrived: list[int] = []
+        self._digest = hashlib.sha256()
         self._saved = (0, 0)
+        #: Tasks and results that the loaded state of the strategy knows already.
+        self._known_tasks = self._known_results = 0
 
-    @property
-    def ready(self) -> bool:
-        """Whether the results are in that the next trial waits for."""
-        return all(number in self._rewards for number in range(self.told, self._due))
+    def choose(self, trials: int) -> Task | None:
+        """Return the next task, None if there is none yet or, with no task under way, at all.
 
-    @property
-    def _due(self) -> int:
-        """How many results are to be told before the next ask."""
-        return max(self.told, self.asked - self.pending + 1)
-
-    def ask(self) -> tuple[int, Decisions]:
-        """The next trial: its number and architecture.
+        Args:
+            trials: how many trials there are to be.
 
         Raises:
             StudyError: if the state cannot be written.
+            LimitError: if the strategy finds no candidate that meets the limits.
         """
+        rungs = len(self.pruner.rungs) > 1
+        if self.trials >= trials and not rungs:
+            return None
         while self.told < self._due:
-            self.strategy.tell(self._decisions.pop(self.told), self._rewards.pop(self.told))
-            self.told += 1
-        number, decisions = self.asked, self.strategy.ask()
-        self._decisions[number] = decisions
-        self.asked += 1
-        if self._saved[0] != self.strategy.updates or self.asked >= self._saved[1] + _SAVE_EVERY:
-            self.save()
-        return number, decisions
+            if not self._tell():
+                return None
+        while True:
+            trial = self.pruner.next()
+            if trial is not None:
+                return self._add(self._continued(trial))
+            if self.trials < trials:
+                return self._start()
+            # No new trial is to follow: results told earlier than they would be can still lead to a continuation.
+            if not self._tell():
+                return None
 
-    def result(self, number: int, reward: float) -> None:
-        """The reward of a trial, to be told when its turn comes."""
-        self._rewards[number] = reward
+    def result(self, task: int, outcome: Outcome) -> int | None:
+        """Take a task's result, to be told when its turn comes; return its position where that depends on arrival."""
+        self._results[task] = outcome
+        if self.in_order:
+            return None
+        self._arrived.append(task)
+        return len(self._arrived) - 1
 
     def save(self) -> None:
-        """Write the state.
+        """Save the state, if it is that in which the last task was chosen: only such a state can be replayed to.
 
         Raises:
-            StudyError: if that fails.
+            StudyError: if it cannot be written.
         """
-        self._saved = (self.strategy.updates, self.asked)
-        if self.path is not None:
-            content = {"asked": self.asked, "told": self.told, "strategy": self.strategy.state_dict()}
-            try:
-                write_state(self.path, content)
-            except OSError as error:
-                raise StudyError(
-                    f"the strategy's state {self.path} cannot be written: {error.strerror or error}; "
-                    "make room, then give the same command"
-                ) from None
+        if self.path is None or not self.tasks or self.told != self.tasks[-1].told:
+            return
+        self._saved = (self.strategy.updates, len(self.tasks))
+        last = self.tasks[-1]
+        content = {
+            "asked": len(self.tasks),
+            "told": self.told,
+            "trials": self._digest.hexdigest(),
+            "last": [last.trial, last.rung, list(last.decisions), last.refused],
+            "strategy": self.strategy.state_dict(),
+        }
+        write_state(self.path, content)
 
-    def restore(self, records: Sequence[Record]) -> list[tuple[int, Decisions]]:
-        """Bring a fresh strategy to where the study is; gives the trials that were asked for but not recorded.
+    def restore(self, tasks: Sequence[Task], outcomes: dict[int, Outcome], arrived: Sequence[int] = ()) -> list[Task]:
+        """Bring a new strategy and pruner to where the study is; return the task that was chosen but not recorded.
+
+        Args:
+            tasks: those recorded, in order.
+            outcomes: the results, by task.
+            arrived: the tasks in the order in which their results arrived, where that counts.
 
         Raises:
-            StudyError: if the study holds other architectures than this strategy asks for.
+            StudyError: if the study holds other trials than this strategy asks for.
         """
-        for record in records:
-            if record.reward is not None:
-                self._rewards[record.number] = record.reward
-        missing = self._load(records)
-        for record in records[self.asked :]:
-            if not self.ready:
-                raise StudyError(f"trial {record.number} was made before the results that it follows from")
-            _, decisions = self.ask()
-            if decisions != record.decisions:
-                raise StudyError(
-                    f"trial {record.number} is not what this strategy would have tried: the study was made by another "
-                    f"version of it, or with other numerical libraries and {self.path} is lost"
-                )
-        self._rewards = {number: reward for number, reward in self._rewards.items() if number >= self.told}
+        self._results, self._arrived = dict(outcomes), list(arrived)
+        missing = self._load(tasks)
+        for task in [*tasks, *missing]:
+            self._replay(task)
         return missing
 
-    def _load(self, records: Sequence[Record]) -> list[tuple[int, Decisions]]:
-        """Take on the saved state if the study has got at least as far, and say which trials it lacks."""
+    @property
+    def _due(self) -> int:
+        """How many results are to be told before the next task is chosen."""
+        return max(self.told, len(self.tasks) - self.pending + 1) if self.in_order else len(self._arrived)
+
+    def _tell(self) -> bool:
+        """Tell the next result, if it is in."""
+        if not self.in_order and self.told >= len(self._arrived):
+            return False
+        number = self.told if self.in_order else self._arrived[self.told]
+        outcome = self._results.pop(number, None)
+        if outcome is None:
+            return False
+        task, result = self.tasks[number], outcome.result
+        self.pruner.tell(task.trial, task.rung, result.values, outcome.history, result.final)
+        stopped = self.pruner.drain_stopped()
+        self.stopped += stopped
+        if self.told >= self._known_results:
+            self.strategy.tell(task.trial, result)
+            for trial in stopped:
+                self.strategy.stop(trial)
+        self.told += 1
+        return True
+
+    def _continued(self, trial: int) -> Task:
+        before = self._reached[trial]
+        return Task(len(self.tasks), trial, before.rung + 1, before.decisions, self.told)
+
+    def _start(self) -> Task:
+        refused: dict[Limit, list[Decisions]] = {}
+        count = 0
+        while True:
+            decisions = self.strategy.ask()
+            limit = None if self.limits is None else self.limits.exceeded(decisions)
+            if self.limits is None or limit is None:
+                break
+            self.strategy.refuse()
+            refused.setdefault(limit, []).append(decisions)
+            count += 1
+            if count >= MOST_REFUSED:
+                words = self.limits.describe_refusals(refused)
+                raise LimitError(f"of {count} candidates in a row none meets the limits: {words}; loosen a limit")
+        task = self._add(Task(len(self.tasks), self.trials, 0, decisions, self.told, count))
+        if self._saved[0] != self.strategy.updates or len(self.tasks) >= self._saved[1] + _SAVE_EVERY:
+            self.save()
+        return task
+
+    def _add(self, task: Task) -> Task:
+        self.tasks.append(task)
+        if task.rung:
+            self._reached[task.trial] = task
+        else:
+            self._reached.append(task)
+            self.trials += 1
+            self._digest.update(repr(task.decisions).encode())
+        return task
+
+    def _replay(self, task: Task) -> None:
+        """Do what led to a recorded task."""
+        while self.told < task.told:
+            if not self._tell():
+                raise StudyError(f"trial {task.trial} was made before the results that it follows from")
+        trial = self.pruner.next()
+        if trial is None and len(self.tasks) >= self._known_tasks:
+            for _ in range(task.refused):
+                self.strategy.ask()
+                self.strategy.refuse()
+            found = Task(len(self.tasks), self.trials, 0, self.strategy.ask(), self.told, task.refused)
+        elif trial is None:  # the state's digest vouches for its decisions
+            found = Task(len(self.tasks), self.trials, 0, task.decisions, self.told, task.refused)
+        else:
+            found = self._continued(trial)
+        if found != task:
+            raise StudyError(
+                f"trial {task.trial} is not what this strategy would have tried: the study was made by another "
+                f"version of it, or with other numerical libraries and {self.path} is lost"
+            )
+        self._add(task)
+
+    def _load(self, tasks: Sequence[Task]) -> list[Task]:
+        """Load the saved state if the study has all that it follows from; return the task that the study lacks."""
         state = None if self.path is None else read_state(self.path)
         if state is None or self.path is None:
             return []
         try:
-            return self._take_on(state, records, self.path)
-        except _MALFORMED as error:
-            raise _damaged(self.path, error) from None
+            return self._load_strategy(state, tasks, self.path)
+        except MALFORMED as error:
+            raise damaged(self.path, error) from None
 
-    def _take_on(self, state: Any, records: Sequence[Record], path: Path) -> list[tuple[int, Decisions]]:
-        waiting = [tuple(decisions) for decisions in state["strategy"]["asked"]]
-        asked, told = state["asked"], state["told"]
-        # After a power failure the study may lack what the file has seen: then all is done again from the beginning.
-        if told > len(records) or any(record.reward is None for record in records[:told]):
+    def _load_strategy(self, state: Any, tasks: Sequence[Task], path: Path) -> list[Task]:
+        asked, told = int(state["asked"]), int(state["told"])
+        if not 0 <= told <= asked:
+            raise ValueError(f"{asked} tasks and {told} results")
+        order = list(range(len(tasks))) if self.in_order else self._arrived
+        # After a power failure the study may lack what the state has seen: then all is replayed.
+        if asked > len(tasks) + 1 or told > len(order) or any(number not in self._results for number in order[:told]):
             return []
-        if any(r.decisions != d for r, d in zip(records[told:], waiting, strict=False)):
-            raise StudyError(f"{path} is not of this study; remove it, and its content is worked out again")
+        missing = []
+        if asked == len(tasks) + 1:
+            # Files of release 0.1 have the architectures that wait for a result, and no rungs.
+            trial, rung, decisions, refused = state.get("last") or (asked - 1, 0, state["strategy"]["asked"][-1], 0)
+            missing = [Task(asked - 1, trial, rung, tuple(decisions), told, refused)]
+            if rung:  # a continuation saves no state: the study lost it
+                return []
+        digest = hashlib.sha256()
+        for task in [*tasks, *missing][:asked]:
+            if not task.rung:
+                digest.update(repr(task.decisions).encode())
+        if state.get("trials", digest.hexdigest()) != digest.hexdigest():
+            raise StudyError(f"{path} is not of this study; remove it: its content is then recomputed")
+        if "last" not in state:  # a file of release 0.1
+            state["strategy"] |= {"asks": asked, "asked": list(enumerate(state["strategy"]["asked"], start=told))}
         self.strategy.load_state_dict(state["strategy"])
-        self.asked, self.told = asked, told
-        self._decisions = dict(enumerate(waiting, start=told))
+        self._known_tasks, self._known_results = asked, told
         self._saved = (self.strategy.updates, asked)
-        return [(number, self._decisions[number]) for number in range(len(records), asked)]
-
-
-def write_state(path: Path, state: Mapping[str, Any]) -> None:
-    """Write nested plain values and NumPy arrays as safetensors; arrays by their path, the rest as JSON beside them."""
-    arrays: dict[str, np.ndarray] = {}
-    text = json.dumps(_without_arrays(state, arrays, ""))
-    with replacing(path) as part:
-        save_file(arrays, part, metadata={"state": text, "sha256": _digest(text, arrays)})
-
-
-def read_state(path: Path) -> dict[str, Any] | None:
-    """What :func:`write_state` wrote, or None where there is no such file.
-
-    Raises:
-        StudyError: if it is damaged.
-    """
-    if not path.is_file():
-        return None
-    try:
-        with safe_open(path, framework="numpy") as file:
-            metadata = file.metadata()
-            arrays = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a dictionary)
-        text = metadata["state"]
-        if metadata.get("sha256", _digest(text, arrays)) != _digest(text, arrays):
-            raise ValueError("it was changed since it was written")
-        state: dict[str, Any] = parse_json(text)
-        for name, array in arrays.items():
-            *parents, last = name.split("/")
-            inner = state
-            for parent in parents:
-                inner = inner[parent]
-            inner[last] = array
-    except _MALFORMED as error:
-        raise _damaged(path, error) from None
-    return state
-
-
-def _damaged(path: Path, error: Exception) -> StudyError:
-    return StudyError(f"{path} is damaged ({format_value(str(error))}); remove it, and its content is worked out again")
-
-
-def _digest(text: str, arrays: Mapping[str, np.ndarray]) -> str:
-    content = hashlib.sha256(text.encode("utf-8", "surrogatepass"))
-    for name, array in sorted(arrays.items()):
-        content.update(f"{name} {array.dtype} {array.shape}".encode("utf-8", "surrogatepass"))
-        content.update(np.ascontiguousarray(array).tobytes())
-    return content.hexdigest()
-
-
-def _without_arrays(value: Any, arrays: dict[str, np.ndarray], where: str) -> Any:
-    if isinstance(value, np.ndarray):
-        arrays[where] = value
-        return None
-    if isinstance(value, Mapping):
-        return {key: _without_arrays(v, arrays, f"{where}/{key}" if where else key) for key, v in value.items()}
-    return value
+        return missing

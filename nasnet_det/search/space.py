@@ -150,6 +150,17 @@ class Space:
                 )
         return tuple(found)
 
+    def parameters(self, decisions: Sequence[int]) -> dict[str, tuple[Any, tuple[Any, ...]]]:
+        """Return decisions as named parameters, each a value and its choices: ``normal_0_left_operation``."""
+        named: dict[str, tuple[Any, tuple[Any, ...]]] = {}
+        for i, (decision, size) in enumerate(zip(decisions, self.sizes, strict=True)):
+            block, part = divmod(i, _PER_BLOCK)
+            kind, number = ("normal", block) if block < self.blocks else ("reduction", block - self.blocks)
+            name = ("left_input", "right_input", "left_operation", "right_operation", "combine")[part]
+            choices = (range(size), range(size), self.operations, self.operations, self.combiners)[part]
+            named[f"{kind}_{number}_{name}"] = choices[decision], tuple(choices)
+        return named
+
     def to_dict(self) -> dict[str, Any]:
         """Plain values, for JSON."""
         return {**asdict(self), "operations": list(self.operations), "combiners": list(self.combiners)}

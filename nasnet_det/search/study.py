@@ -1,12 +1,13 @@
 """The record of a search: an Optuna study, in an SQLite file or on a server.
 
-A trial is one child. It is made together with its architecture (attributes ``genotype``, the JSON form, ``decisions``
-and ``seed``) in one transaction, stays ``RUNNING`` until its child's measures are written, as attributes, and ends as
-``COMPLETE`` with the reward as its value, or as ``FAIL`` if the child gave none. Optuna's dashboard and tools read it
-like any study.
+A trial is one child. It is created together with its architecture (Optuna parameters, and the attributes ``genotype``,
+``decisions`` and ``seed``) in one transaction and stays ``RUNNING`` until its child's last measures are written. It
+ends as ``COMPLETE`` with its objectives as values, as ``PRUNED`` if it was stopped at a rung, or as ``FAIL`` if the
+child gave no accuracy. The validation accuracy of every epoch is an intermediate value. Optuna's dashboard, importances
+and plots read it like any study.
 
-Everything goes through :class:`optuna.storages.RDBStorage` itself: the cache that Optuna puts before it keeps every
-trial in memory.
+Everything uses :class:`optuna.storages.RDBStorage` itself: Optuna's cache in front of it would hold every trial in
+memory.
 """
 
 from __future__ import annotations
@@ -16,68 +17,143 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import datetime
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-import sqlalchemy
-from optuna.exceptions import DuplicatedStudyError, StorageInternalError
+from optuna.distributions import CategoricalDistribution
+from optuna.exceptions import DuplicatedStudyError
 from optuna.storages import RDBStorage
 from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial, TrialState
-from sqlalchemy.engine import URL, make_url
-from sqlalchemy.exc import SQLAlchemyError
+from sqlalchemy.engine import URL
 
 from nasnet_det.genotypes.genotype import Genotype
 from nasnet_det.search.child import ChildResult
+from nasnet_det.search.limits import ACCURACY, oriented
+from nasnet_det.search.rungs import pareto_front
+from nasnet_det.search.storage import StudyError, connect, format_url, storage_errors, storage_url
 from nasnet_det.search.strategies.base import Decisions
 
 #: Statuses that carry an accuracy; any other is recorded as Optuna's FAIL.
 MEASURED = ("ok", "stopped_early")
-_CONNECT_SECONDS = 10
-#: The modules that talk to a server, for a URL that names none: whichever is installed.
-_DRIVERS = {"postgresql": ("psycopg", "psycopg2"), "mysql": ("mysqldb", "pymysql")}
-_MODULES = {"mysqldb": "MySQLdb"}
+_MADE = ("genotype", "decisions", "seed")
 
 
-class StudyError(RuntimeError):
-    """What keeps a search from being recorded, and what to do about it."""
+@dataclass(frozen=True)
+class Task:
+    """A unit of work: a trial up to one of its rungs.
+
+    Args:
+        number: its position among all tasks.
+        trial: the trial's number.
+        rung: the index of the rung to reach; 0 for a new trial.
+        decisions: the trial's architecture.
+        told: how many results had been told when it was chosen.
+        refused: how many candidates had been refused before this trial was found.
+    """
+
+    number: int
+    trial: int
+    rung: int
+    decisions: Decisions
+    told: int
+    refused: int = 0
+
+
+@dataclass(frozen=True)
+class Step:
+    """A task as the study records it, with its result.
+
+    Args:
+        task: its position among all tasks.
+        told: how many results had been told when it was chosen.
+        status: of its result; None while there is none.
+        reward: the validation accuracy; 0 where the child gave none.
+        arrived: the position of its result among all results, where they are told as they arrive.
+    """
+
+    task: int
+    told: int
+    status: str | None = None
+    reward: float = 0.0
+    arrived: int | None = None
 
 
 @dataclass(frozen=True)
 class Record:
-    """A trial as the search sees it. ``reward`` is None while its child is not done."""
+    """A trial as the search sees it.
+
+    Args:
+        number: the trial's number.
+        trial_id: its id in the storage.
+        decisions: its architecture.
+        seed: its child's seed.
+        finished: whether it has ended.
+        steps: its tasks, one for each rung that it was to reach.
+        refused: how many candidates had been refused before it was found.
+        attributes: everything recorded of it.
+    """
 
     number: int
     trial_id: int
     decisions: Decisions
     seed: int
-    reward: float | None
+    finished: bool
+    steps: tuple[Step, ...]
+    refused: int
+    attributes: Mapping[str, Any]
+
+    @property
+    def reward(self) -> float | None:
+        """The reward of its last step, None while that is under way."""
+        return None if self.steps[-1].status is None else self.steps[-1].reward
 
 
 @dataclass(frozen=True)
 class Finding:
-    """A child with an accuracy."""
+    """A child with an accuracy.
+
+    Args:
+        number: the trial's number.
+        genotype, decisions: its architecture.
+        seed: its child's seed.
+        reward: its last validation accuracy.
+        values: the study's objectives, as recorded.
+        complete: whether it was trained to its end.
+        measures: everything else recorded of it.
+    """
 
     number: int
     genotype: Genotype
     decisions: Decisions
     seed: int
     reward: float
+    values: tuple[float, ...]
+    complete: bool
     measures: Mapping[str, Any]
+
+    @property
+    def epochs(self) -> int:
+        """The epochs that it was trained for."""
+        return len(self.measures.get("accuracies", ()))
 
 
 class Study:
-    """One study in a storage. Made by :meth:`open`.
+    """One study in a storage, created by :meth:`open`.
 
     Args:
         storage: Optuna's.
         study_id: the study's number in it.
-        identity: what the study is of, as it was recorded when it was made.
+        identity: what the study is of, as it was recorded when it was created.
     """
 
     def __init__(self, storage: RDBStorage, study_id: int, identity: Mapping[str, Any]) -> None:
         self.storage, self.study_id, self.identity = storage, study_id, dict(identity)
+
+    @property
+    def objectives(self) -> tuple[str, ...]:
+        """The names of the objectives."""
+        return _objectives(self.identity)
 
     @classmethod
     def open(
@@ -87,31 +163,32 @@ class Study:
         identity: Mapping[str, Any] | None = None,
         adopt: Mapping[str, Any] | None = None,
     ) -> Study:
-        """Open a study, or make it if there is none and ``identity`` is given.
+        """Open a study, or create it if there is none and ``identity`` is given.
 
         Args:
             storage: the path of an SQLite file, or a database URL.
             name: the study's name in it.
-            identity: what a search must not change once it has begun (space, recipe, strategy, seed): plain values.
+            identity: what a search must not change once it has begun (space, recipe, strategy, seed): plain values;
+                None for a setting that is not used, and that studies of earlier releases do not have.
             adopt: more of the same, but where the study has other values, these are taken from it.
 
         Raises:
             StudyError: if the storage cannot be used, there is no such study, or it has another identity.
         """
         url = storage_url(storage)
-        with _storage_errors(url):
+        with storage_errors(url):
             if identity is None and url.database and url.drivername == "sqlite" and not Path(url.database).is_file():
                 raise StudyError(f"there is no study at {url.database}")
-            backend = _connect(url)
+            backend = connect(url)
             try:
                 study_id = backend.get_study_id_from_name(name)
             except KeyError:
                 if identity is None:
                     known = ", ".join(study.study_name for study in backend.get_all_studies()) or "none"
                     raise StudyError(f"{format_url(url)} has no study called {name!r}; it has: {known}") from None
-                study_id = _make(backend, name, url)
+                study_id = _create(backend, name, url, _directions(identity))
             recorded = backend.get_study_user_attrs(study_id).get("identity")
-            if identity is not None and _is_bare(backend, study_id):
+            if identity is not None and _is_bare(backend, study_id, _directions(identity)):
                 recorded = {**(adopt or {}), **identity}
                 backend.set_study_user_attr(study_id, "identity", recorded)
             if not isinstance(recorded, dict):
@@ -120,46 +197,113 @@ class Study:
             return cls(backend, study_id, recorded)
 
     def close(self) -> None:
-        """Give the connections back."""
+        """Close the connections."""
         with self._errors():
             self.storage.remove_session()
             self.storage.engine.dispose()
 
-    def create(self, number: int, decisions: Decisions, genotype: Genotype, seed: int) -> int:
-        """Record that trial ``number`` is to be done; gives its id.
+    def create(
+        self,
+        task: Task,
+        genotype: Genotype,
+        seed: int,
+        measures: Mapping[str, float] | None = None,
+        parameters: Mapping[str, tuple[Any, Sequence[Any]]] | None = None,
+    ) -> int:
+        """Record a new trial that is to be done; return its id.
+
+        Args:
+            task: the task that starts it.
+            genotype: its architecture.
+            seed: its child's seed.
+            measures: what is known of it: ``params``, ``macs``, ``latency``.
+            parameters: Optuna's parameters: each one's value and its choices.
 
         Raises:
             StudyError: if it cannot be written, or another search writes to the same study.
         """
-        attributes = {"genotype": genotype.to_dict(), "decisions": list(decisions), "seed": seed}
+        attributes = {
+            "genotype": genotype.to_dict(),
+            "decisions": list(task.decisions),
+            "seed": seed,
+            **(measures or {}),
+        }
+        if task.refused:
+            attributes["refused"] = task.refused
+        if self._records_steps:
+            attributes["steps"] = [{"task": task.number, "told": task.told}]
         with self._errors():
-            trial_id = self.storage.create_new_trial(self.study_id, _running(attributes))
+            trial_id = self.storage.create_new_trial(self.study_id, _running(attributes, parameters or {}))
             given = self.storage.get_trial_number_from_id(trial_id)
-        if given != number:
-            raise StudyError(f"another search writes to the same study: it made trial {number}. Stop one of them")
+        if given != task.trial:
+            raise StudyError(f"another search writes to the same study: it made trial {task.trial}. Stop one of them")
         return trial_id
 
-    def finish(self, trial_id: int, result: ChildResult, attempts: int = 1) -> float:
-        """Record what came of a trial, its state last; gives the reward.
+    def proceed(self, trial_id: int, task: Task) -> None:
+        """Record that a trial is to be continued to its next rung.
 
         Raises:
             StudyError: if it cannot be written.
         """
-        measured = result.status in MEASURED and math.isfinite(result.reward)
+        with self._errors():
+            steps = self.storage.get_trial_user_attrs(trial_id)["steps"]
+            step = {"task": task.number, "told": task.told}
+            self.storage.set_trial_user_attr(trial_id, "steps", [*steps[: task.rung], step])
+
+    def finish(
+        self,
+        trial_id: int,
+        result: ChildResult,
+        values: Sequence[float],
+        attempts: int = 1,
+        final: bool = True,
+        arrived: int | None = None,
+    ) -> None:
+        """Record the result of a task, and the trial's state last if the trial ends with it.
+
+        Args:
+            trial_id: the trial's id.
+            result: its child's.
+            values: its objectives.
+            attempts: how often its child was started.
+            final: whether the trial ends with it.
+            arrived: the position of the result among all results, where they are told as they arrive.
+
+        Raises:
+            StudyError: if it cannot be written.
+        """
         measures = {key: value for key, value in result.to_dict().items() if value not in ("", []) or key == "status"}
         for key in ("reward", "seed"):
             measures.pop(key, None)
         with self._errors():
+            before = self.storage.get_trial_user_attrs(trial_id) if self._records_steps else {}
             for key, value in {**measures, "attempts": attempts}.items():
                 self.storage.set_trial_user_attr(trial_id, key, value)
-            if measured:
-                self.storage.set_trial_state_values(trial_id, TrialState.COMPLETE, [result.reward])
-            else:
+            for epoch in range(len(before.get("accuracies", ())), len(result.accuracies)):
+                self.storage.set_trial_intermediate_value(trial_id, epoch + 1, result.accuracies[epoch])
+            if self._records_steps:
+                done = {"status": result.status, "reward": values[0]}
+                last = before["steps"][-1] | (done if arrived is None else {**done, "arrived": arrived})
+                self.storage.set_trial_user_attr(trial_id, "steps", [*before["steps"][:-1], last])
+            if final and measured(result):
+                self.storage.set_trial_state_values(trial_id, TrialState.COMPLETE, list(values))
+            elif final:
                 self.storage.set_trial_state_values(trial_id, TrialState.FAIL)
-        return result.reward if measured else 0.0
 
-    def records(self) -> list[Record]:
-        """All trials, by number.
+    def stop(self, trial_id: int, values: Sequence[float]) -> None:
+        """Record that a trial was stopped at its rung.
+
+        Raises:
+            StudyError: if it cannot be written.
+        """
+        with self._errors():
+            self.storage.set_trial_state_values(trial_id, TrialState.PRUNED, list(values))
+
+    def records(self, pending: int = 1) -> list[Record]:
+        """Return all trials, by number.
+
+        Args:
+            pending: the number of pending tasks, from which follows what a study without rungs does not record.
 
         Raises:
             StudyError: if one was not made by a search.
@@ -170,140 +314,125 @@ class Study:
                 trial._trial_id,
                 tuple(trial.user_attrs["decisions"]),
                 trial.user_attrs["seed"],
-                _reward(trial),
+                trial.state.is_finished(),
+                self._steps(trial, pending),
+                trial.user_attrs.get("refused", 0),
+                trial.user_attrs,
             )
             for trial in self._trials()
         ]
 
     def findings(self) -> list[Finding]:
-        """The children with an accuracy, by number."""
-        made = ("genotype", "decisions", "seed")
+        """Return the children with an accuracy, by number; stopped ones included."""
         return [
             Finding(
                 trial.number,
                 Genotype.from_dict(trial.user_attrs["genotype"], f"trial {trial.number}"),
                 tuple(trial.user_attrs["decisions"]),
                 trial.user_attrs["seed"],
-                trial.value,
-                {key: value for key, value in trial.user_attrs.items() if key not in made},
+                reward,
+                tuple(trial.values or ()),
+                trial.state == TrialState.COMPLETE,
+                {key: value for key, value in trial.user_attrs.items() if key not in (*_MADE, "steps")},
             )
             for trial in self._trials()
-            if trial.state == TrialState.COMPLETE and trial.value is not None
+            if (reward := _last_reward(trial)) is not None
         ]
 
     def statuses(self) -> list[str]:
-        """The status of every finished trial, by number."""
-        return [str(trial.user_attrs.get("status", "crashed")) for trial in self._trials() if trial.state.is_finished()]
+        """Return the status of every trial with a result, by number; ``stopped`` and ``kept`` for those at rungs."""
+        at_rungs = {TrialState.PRUNED: "stopped", TrialState.RUNNING: "kept"}
+        return [
+            at_rungs.get(trial.state, str(trial.user_attrs.get("status", "crashed")))
+            for trial in self._trials()
+            if trial.state.is_finished() or _last_reward(trial) is not None
+        ]
+
+    @property
+    def _records_steps(self) -> bool:
+        """Whether trials have several tasks, or are told in an order of their own."""
+        return bool(self.identity.get("rungs") or self.identity.get("order"))
+
+    def _steps(self, trial: FrozenTrial, pending: int) -> tuple[Step, ...]:
+        steps = trial.user_attrs.get("steps")
+        if steps is not None:
+            return tuple(Step(**step) for step in steps)
+        told = max(0, trial.number - pending + 1)
+        if not trial.state.is_finished():
+            return (Step(trial.number, told),)
+        reward = trial.values[0] if trial.state == TrialState.COMPLETE else 0.0
+        return (Step(trial.number, told, str(trial.user_attrs.get("status", "crashed")), reward),)
 
     def _trials(self) -> list[FrozenTrial]:
         with self._errors():
             trials = self.storage.get_all_trials(self.study_id, deepcopy=False)
         for number, trial in enumerate(trials):
-            if trial.number != number or not {"genotype", "decisions", "seed"} <= trial.user_attrs.keys():
+            if trial.number != number or not set(_MADE) <= trial.user_attrs.keys():
                 raise StudyError(f"trial {trial.number} of this study was not made by a search of this project")
         return trials
 
     @contextmanager
     def _errors(self) -> Iterator[None]:
-        with _storage_errors(self.storage.engine.url):
+        with storage_errors(self.storage.engine.url):
             yield
 
 
+def measured(result: ChildResult) -> bool:
+    """Return whether a child has an accuracy."""
+    return result.status in MEASURED and math.isfinite(result.reward)
+
+
 def best(findings: Sequence[Finding], count: int) -> list[Finding]:
-    """The best ``count`` architectures, each once with its best child, as the paper's figure 6 counts unique models;
-    of equals the earlier."""
+    """Return the best ``count`` architectures, each once with its best child, as the paper's figure 6 counts models.
+
+    Those trained for more epochs come first, then those of higher accuracy; of equals the earlier.
+    """
     unique: dict[Decisions, Finding] = {}
-    for finding in sorted(findings, key=lambda f: (-f.reward, f.number)):
+    for finding in sorted(findings, key=lambda f: (-f.epochs, -f.reward, f.number)):
         unique.setdefault(finding.decisions, finding)
     return list(unique.values())[:count]
 
 
-def storage_url(storage: str | Path) -> URL:
-    """The URL of a database: the given one, or that of an SQLite file.
+def front(findings: Sequence[Finding], objectives: Sequence[str]) -> list[Finding]:
+    """Return the Pareto front of children trained to their end, the most accurate first; of equals the earlier."""
+    ended = [finding for finding in findings if finding.complete]
+    points = [oriented(objectives, finding.values) for finding in ended]
+    chosen: dict[tuple[float, ...], Finding] = {}
+    for i in sorted(pareto_front(points)):
+        chosen.setdefault(points[i], ended[i])
+    return sorted(chosen.values(), key=lambda finding: (-finding.reward, finding.number))
 
-    Raises:
-        StudyError: if it is no URL.
-    """
-    if isinstance(storage, Path) or "://" not in storage:
-        return URL.create("sqlite", database=str(Path(storage).absolute()))
+
+def _last_reward(trial: FrozenTrial) -> float | None:
+    if trial.state == TrialState.COMPLETE:
+        return trial.values[0]
+    rewards = [s["reward"] for s in trial.user_attrs.get("steps", ()) if s.get("status") in MEASURED]
+    return rewards[-1] if rewards and trial.state != TrialState.FAIL else None
+
+
+def _objectives(identity: Mapping[str, Any]) -> tuple[str, ...]:
+    return tuple((identity.get("demands") or {}).get("objectives", (ACCURACY,)))
+
+
+def _directions(identity: Mapping[str, Any]) -> list[StudyDirection]:
+    larger, smaller = StudyDirection.MAXIMIZE, StudyDirection.MINIMIZE
+    return [larger if name == ACCURACY else smaller for name in _objectives(identity)]
+
+
+def _create(backend: RDBStorage, name: str, url: URL, directions: list[StudyDirection]) -> int:
     try:
-        url = make_url(storage)
-        installed = [name for name in _DRIVERS.get(url.drivername, ()) if find_spec(_MODULES.get(name, name))]
-        return url.set(drivername=f"{url.drivername}+{installed[0]}") if installed else url
-    except SQLAlchemyError:
-        raise StudyError(
-            f"{storage!r} is no database URL: expected postgresql://USER:PASSWORD@HOST/DATABASE, "
-            "mysql://USER:PASSWORD@HOST/DATABASE or sqlite:///FILE"
-        ) from None
-
-
-def format_url(url: URL) -> str:
-    """A URL as messages show it, without its password; an SQLite file by its path."""
-    return str(url.database) if url.drivername == "sqlite" else url.render_as_string(hide_password=True)
-
-
-def _make(backend: RDBStorage, name: str, url: URL) -> int:
-    try:
-        return backend.create_new_study([StudyDirection.MAXIMIZE], name)
+        return backend.create_new_study(directions, name)
     except DuplicatedStudyError:
         raise StudyError(f"another search has just made study {name!r} in {format_url(url)}") from None
 
 
-def _is_bare(backend: RDBStorage, study_id: int) -> bool:
-    """Whether a study has been made, now or by a search that was killed at that moment, and nothing more."""
+def _is_bare(backend: RDBStorage, study_id: int, directions: list[StudyDirection]) -> bool:
+    """Return whether a study was created, now or by a search that was killed at that moment, and nothing more."""
     return (
-        backend.get_study_directions(study_id) == [StudyDirection.MAXIMIZE]
+        backend.get_study_directions(study_id) == directions
         and not backend.get_study_user_attrs(study_id)
         and backend.get_n_trials(study_id) == 0
     )
-
-
-def _connect(url: URL) -> RDBStorage:
-    connect: dict[str, Any] = {}
-    if url.get_backend_name() == "sqlite":
-        connect = {"timeout": 60}
-        if url.database:
-            Path(url.database).parent.mkdir(parents=True, exist_ok=True)
-    elif url.get_backend_name() in ("postgresql", "mysql"):
-        connect = {"connect_timeout": _CONNECT_SECONDS}
-    backend = RDBStorage(
-        url.render_as_string(hide_password=False), engine_kwargs={"connect_args": connect, "pool_pre_ping": True}
-    )
-    if url.get_backend_name() == "sqlite":
-        sqlalchemy.event.listen(backend.engine, "connect", _tune_sqlite)
-        backend.engine.dispose()
-    return backend
-
-
-def _tune_sqlite(connection: Any, _: Any) -> None:
-    # A search writes often and little. With a write-ahead log a commit need not wait for the disk: a killed process
-    # loses nothing, a power failure at most the last trials, and never the file.
-    # Not every file system can do that.
-    if connection.execute("PRAGMA journal_mode=WAL").fetchone()[0] == "wal":
-        connection.execute("PRAGMA synchronous=NORMAL")
-
-
-@contextmanager
-def _storage_errors(url: URL) -> Iterator[None]:
-    """Turn what a database may raise into one message."""
-    try:
-        yield
-    except ImportError as error:
-        raise StudyError(f"{format_url(url)}: its driver is not installed ({_first_line(error)})") from None
-    except (SQLAlchemyError, StorageInternalError, OSError) as error:
-        cause = error.__cause__ if isinstance(error, StorageInternalError) and error.__cause__ else error
-        words = _first_line(getattr(cause, "orig", None) or cause)
-        advice = "free space on its disk, then give the same command" if _full(words) else "is it there and running?"
-        raise StudyError(f"the study's database {format_url(url)} cannot be used: {words}; {advice}") from None
-
-
-def _full(words: str) -> bool:
-    return any(sign in words.lower() for sign in ("full", "no space", "quota"))
-
-
-def _first_line(error: BaseException) -> str:
-    text = str(error).strip()
-    return text.splitlines()[0] if text else type(error).__name__
 
 
 def _check_identity(name: str, url: URL, recorded: Mapping[str, Any], wanted: Mapping[str, Any]) -> None:
@@ -311,12 +440,12 @@ def _check_identity(name: str, url: URL, recorded: Mapping[str, Any], wanted: Ma
     if differences:
         raise StudyError(
             f"study {name!r} in {format_url(url)} is of another search: {'; '.join(differences[:4])}. "
-            "Give the settings it was made with, or another --out"
+            "Give the settings it was made with, or another folder"
         )
 
 
 def _differences(recorded: Any, wanted: Any, where: str = "") -> Iterator[str]:
-    """What of ``wanted`` is recorded otherwise, in words."""
+    """Yield in words what of ``wanted`` is recorded otherwise."""
     if isinstance(recorded, Mapping) and isinstance(wanted, Mapping):
         for key, value in wanted.items():
             yield from _differences(recorded.get(key), value, f"{where}.{key}" if where else str(key))
@@ -329,8 +458,8 @@ def _short(value: Any) -> str:
     return text if len(text) <= 60 else text[:57] + "..."
 
 
-def _running(attributes: Mapping[str, Any]) -> FrozenTrial:
-    """A trial to be made, with its attributes in the same transaction."""
+def _running(attributes: Mapping[str, Any], parameters: Mapping[str, tuple[Any, Sequence[Any]]]) -> FrozenTrial:
+    """Return a trial to be created, with its parameters and attributes in the same transaction."""
     return FrozenTrial(
         number=-1,
         trial_id=-1,
@@ -338,15 +467,9 @@ def _running(attributes: Mapping[str, Any]) -> FrozenTrial:
         value=None,
         datetime_start=datetime.now(),
         datetime_complete=None,
-        params={},
-        distributions={},
+        params={name: value for name, (value, _) in parameters.items()},
+        distributions={name: CategoricalDistribution(tuple(choices)) for name, (_, choices) in parameters.items()},
         user_attrs=dict(attributes),
         system_attrs={},
         intermediate_values={},
     )
-
-
-def _reward(trial: FrozenTrial) -> float | None:
-    if trial.state == TrialState.COMPLETE:
-        return trial.value
-    return 0.0 if trial.state.is_finished() else None

@@ -1,4 +1,4 @@
-"""Who trains the children: what every kind of worker has in common, and the one that is this process itself."""
+"""Training of children: the interface of workers, and the worker that is this process itself."""
 
 from __future__ import annotations
 
@@ -7,27 +7,48 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from nasnet_det.genotypes.genotype import Genotype
-from nasnet_det.search.child import ChildConfig, ChildResult, DeviceLost, check_child_config, train_child
+from nasnet_det.search.child import ChildConfig, DeviceLost, Trained, check_child_config, train_to
 
 
 class WorkersError(RuntimeError):
     """Why no child can be trained, and what to do about it."""
 
 
+@dataclass(frozen=True)
+class Job:
+    """A child to train.
+
+    Args:
+        number: the task's number.
+        trial: the trial's number.
+        genotype: the child's cells.
+        seed: what its weights and batches are drawn from.
+        epochs: how far to train it in all; None for its end.
+        checkpoint: where an earlier job left it; without one it is trained from the beginning, to the same result.
+    """
+
+    number: int
+    trial: int
+    genotype: Genotype
+    seed: int
+    epochs: int | None = None
+    checkpoint: bytes | None = None
+
+
 class Evaluator(Protocol):
-    """What a worker does with a child. It must be picklable."""
+    """What a worker does with a child; picklable."""
 
     def check(self) -> None:
         """Raise what would keep every child from being trained: wrong data, an unknown device."""
 
-    def __call__(self, genotype: Genotype, seed: int) -> ChildResult:
-        """Train a child. A child's failure is a result; what it raises ends the search, but for
+    def __call__(self, job: Job) -> Trained:
+        """Train a child. A child's failure is a result; what is raised ends the search, except
         :class:`nasnet_det.search.child.DeviceLost`, which asks for another worker."""
 
 
 @dataclass(frozen=True)
 class ChildEvaluator:
-    """Trains a child on CIFAR-10.
+    """Trains children on images.
 
     Args:
         config: how.
@@ -38,34 +59,26 @@ class ChildEvaluator:
     device: str | None = None
 
     def check(self) -> None:
+        """See :meth:`Evaluator.check`."""
         check_child_config(self.config, self.device)
 
-    def __call__(self, genotype: Genotype, seed: int) -> ChildResult:
-        return train_child(genotype, self.config, seed, self.device)
-
-
-@dataclass(frozen=True)
-class Job:
-    """A child to train."""
-
-    number: int
-    genotype: Genotype
-    seed: int
+    def __call__(self, job: Job) -> Trained:
+        return train_to(job.genotype, self.config, job.seed, self.device, job.epochs, job.checkpoint)
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """What became of a job: a result, or none if its worker was lost, and why."""
+    """What became of a job: a trained child, or None if its worker was lost, and why."""
 
     number: int
-    result: ChildResult | None
+    trained: Trained | None
     message: str = ""
 
 
 class Workers(Protocol):
-    """Trains children, several at once perhaps."""
+    """Those who train children."""
 
-    #: How many at once.
+    #: How many children are trained at once.
     slots: int
 
     def check(self) -> None:
@@ -91,19 +104,23 @@ class InProcess:
         self._jobs: deque[Job] = deque()
 
     def check(self) -> None:
+        """See :meth:`Workers.check`."""
         self.evaluator.check()
 
     def submit(self, job: Job) -> None:
+        """See :meth:`Workers.submit`."""
         self._jobs.append(job)
 
     def wait(self) -> list[Outcome]:
+        """See :meth:`Workers.wait`."""
         job = self._jobs.popleft()
         try:
-            return [Outcome(job.number, self.evaluator(job.genotype, job.seed))]
+            return [Outcome(job.number, self.evaluator(job))]
         except DeviceLost as error:
             raise WorkersError(
-                f"the device failed in trial {job.number} ({error}); the same command continues the search"
+                f"the device failed in trial {job.trial} ({error}); the same command continues the search"
             ) from None
 
     def close(self) -> None:
+        """See :meth:`Workers.close`."""
         self._jobs.clear()

@@ -134,6 +134,8 @@ def fit(
         Stopped: if ``should_stop`` said so; the keeper's state is that of the last step.
     """
     loop = _Loop(trainer, data, seed, keeper, tick, should_stop, save_every_seconds)
+    if loop.history and enough(loop.history[-1]):
+        return loop.history
     while trainer.step_number < trainer.total_steps:
         last = loop.epoch()
         report(last)

@@ -12,10 +12,11 @@ pytest.importorskip("optuna")
 
 from nasnet_det.search.child import ChildConfig, child_network
 from nasnet_det.search.command import assignments
-from nasnet_det.search.schedule import Schedule
+from nasnet_det.search.schedule import Outcome, Schedule
 from nasnet_det.search.space import SPACES, Space, SpaceError
+from nasnet_det.search.strategies.base import Result
 from nasnet_det.search.strategies.registry import STRATEGIES, make_strategy
-from nasnet_det.search.study import Record, StudyError
+from nasnet_det.search.study import StudyError
 from tests.fuzz.conftest import Fuzz
 from tests.fuzz.engine import Case
 from tests.fuzz.mutate import spoil_bytes, spoil_settings, spoil_text, spoil_value
@@ -69,7 +70,8 @@ def test_strategy_settings(fuzz: Fuzz) -> None:
         with case.allows(ValueError):
             strategy = make_strategy(name, (2, 3, 5, 4), 0, spoiled)
             for _ in range(3):
-                strategy.tell(strategy.ask(), 0.5)
+                strategy.ask()
+                strategy.tell(strategy.trials - 1, Result((0.5,)))
         case.refused |= not values
 
     fuzz(attempt)
@@ -82,11 +84,13 @@ NAMES = ("random", "evolution", "reinforce", "default")
 def test_search_state(name: str, fuzz: Fuzz, tmp_path_factory: pytest.TempPathFactory) -> None:
     path, sizes = tmp_path_factory.mktemp("search") / "search.safetensors", (2, 3, 5, 4)
     before = Schedule(make_strategy(name, sizes, 0), 2, path)
-    records = []
+    outcomes = {}
     for number in range(40):
-        _, decisions = before.ask()
-        records.append(Record(number, number, decisions, 0, sum(decisions) / 10))
-        before.result(number, sum(decisions) / 10)
+        task = before.choose(99)
+        assert task is not None
+        outcomes[number] = Outcome(Result((sum(task.decisions) / 10,)))
+        before.result(number, outcomes[number])
+    tasks = list(before.tasks)
     before.save()
     data = path.read_bytes()
 
@@ -95,10 +99,11 @@ def test_search_state(name: str, fuzz: Fuzz, tmp_path_factory: pytest.TempPathFa
         path.write_bytes(spoil_bytes(data, case) if case.random.random() < 0.4 else _other_header(data, case))
         schedule = Schedule(make_strategy(name, sizes, 0), 2, path)
         with case.allows(StudyError, naming=path, making=("search.safetensors",)):
-            missing = schedule.restore(records)
-            for number, decisions in [*missing, *(schedule.ask() for _ in range(2))]:
-                assert all(0 <= d < size for d, size in zip(decisions, sizes, strict=True))
-                schedule.result(number, 0.5)
+            schedule.restore(tasks, outcomes)
+            for _ in range(2):
+                task = schedule.choose(99)
+                assert task is not None and all(0 <= d < size for d, size in zip(task.decisions, sizes, strict=True))
+                schedule.result(task.number, Outcome(Result((0.5,))))
 
     fuzz(attempt, share=0.5)
 

@@ -16,9 +16,8 @@ pytest.importorskip("ray")
 pytest.importorskip("optuna")
 import ray
 
-from nasnet_det.genotypes.genotype import Genotype
 from nasnet_det.genotypes.published import PUBLISHED
-from nasnet_det.search.child import ChildResult
+from nasnet_det.search.child import Trained
 from nasnet_det.search.ray_workers import RayWorkers
 from nasnet_det.search.workers import Job, WorkersError
 from nasnet_det.training.data.cifar10 import DataError
@@ -41,7 +40,7 @@ class WithoutData(FakeChild):
 
 
 class BadRun(FakeChild):
-    def __call__(self, genotype: Genotype, seed: int) -> ChildResult:
+    def __call__(self, job: Job) -> Trained:
         raise DataError("the data are gone")
 
 
@@ -126,7 +125,7 @@ def test_a_running_cluster_is_used_and_left_running(tmp_path: Path) -> None:
             try:
                 workers.check()
                 assert workers.slots == 2
-                workers.submit(Job(0, PUBLISHED["nasnet_a"], seed=0))
+                workers.submit(Job(0, 0, PUBLISHED["nasnet_a"], seed=0))
                 assert [outcome.number for outcome in workers.wait()] == [0]
             finally:
                 workers.close()

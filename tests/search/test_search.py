@@ -7,9 +7,10 @@ import multiprocessing
 import random
 import sqlite3
 import time
-from collections import deque
+import warnings
 from collections.abc import Callable
 from pathlib import Path
+from statistics import median
 from typing import Any
 
 import pytest
@@ -17,42 +18,20 @@ import pytest
 pytest.importorskip("optuna")
 import optuna
 import sqlalchemy
+from optuna.visualization.matplotlib import plot_intermediate_values
 
 from nasnet_det.genotypes.genotype import Genotype
-from nasnet_det.search.child import ChildResult, DeviceLost
+from nasnet_det.search.candidates import LimitError
+from nasnet_det.search.child import DeviceLost, Trained
 from nasnet_det.search.driver import child_seed
-from nasnet_det.search.schedule import Schedule, read_state
+from nasnet_det.search.schedule import Outcome, Schedule
+from nasnet_det.search.storage import storage_url
+from nasnet_det.search.strategies.base import Result, uniform
 from nasnet_det.search.strategies.registry import make_strategy
-from nasnet_det.search.study import Study, StudyError, best, storage_url
-from nasnet_det.search.workers import InProcess, Job, Outcome, WorkersError
-from tests.search.fakes import SPACE, FakeChild, outcome, run_search
-
-
-class Shuffled:
-    """Workers that finish in any order, and are lost now and then."""
-
-    def __init__(self, slots: int, seed: int, lost: float = 0.0) -> None:
-        self.slots, self.lost = slots, lost
-        self.rng = random.Random(seed)
-        self.jobs: list[Job] = []
-        self.evaluated: list[int] = []
-
-    def check(self) -> None:
-        pass
-
-    def submit(self, job: Job) -> None:
-        assert len(self.jobs) < self.slots
-        self.jobs.append(job)
-
-    def wait(self) -> list[Outcome]:
-        job = self.jobs.pop(self.rng.randrange(len(self.jobs)))
-        if self.rng.random() < self.lost:
-            return [Outcome(job.number, None, "killed")]
-        self.evaluated.append(job.number)
-        return [Outcome(job.number, FakeChild()(job.genotype, job.seed))]
-
-    def close(self) -> None:
-        self.jobs.clear()
+from nasnet_det.search.strategy_state import read_state
+from nasnet_det.search.study import Study, StudyError, Task, best, front
+from nasnet_det.search.workers import InProcess, Job, WorkersError
+from tests.search.fakes import SIZE, SPACE, FakeChild, Shuffled, outcome, rewards, run_search
 
 
 def same_state(one: Path, other: Path) -> bool:
@@ -70,7 +49,7 @@ def test_a_trial_holds_its_genotype_and_measures(tmp_path: Path) -> None:
     assert states == {optuna.trial.TrialState.COMPLETE, optuna.trial.TrialState.FAIL}
     for trial in study.trials:
         genotype = Genotype.from_dict(trial.user_attrs["genotype"])
-        result = FakeChild()(genotype, child_seed(3, trial.number))
+        result = FakeChild()(Job(0, 0, genotype, child_seed(3, trial.number))).result
         assert SPACE.genotype(trial.user_attrs["decisions"]) == genotype
         assert trial.user_attrs["seed"] == child_seed(3, trial.number)
         assert trial.user_attrs["status"] == result.status and trial.user_attrs["attempts"] == 1
@@ -82,40 +61,39 @@ def test_a_trial_holds_its_genotype_and_measures(tmp_path: Path) -> None:
     assert study.best_value == max(trial.value for trial in study.trials if trial.value is not None)
 
 
-@pytest.mark.parametrize("strategy", ["ppo", "guided", "evolution", "tpe"])
+@pytest.mark.parametrize("strategy", ["ppo", "guided", "tpe"])
 def test_the_order_of_results_does_not_matter(strategy: str, tmp_path: Path) -> None:
-    outs = [tmp_path / str(i) for i in range(3)]
-    for i, out in enumerate(outs):
-        run_search(out, strategy, 70, pending=12, workers=Shuffled(slots=(1, 4, 12)[i], seed=i))
-    assert outcome(outs[0]) == outcome(outs[1]) == outcome(outs[2])
-    assert same_state(outs[0], outs[1]) and same_state(outs[0], outs[2])
+    for slots in (1, 9):
+        run_search(tmp_path / str(slots), strategy, 45, pending=9, workers=Shuffled(slots, seed=slots))
+    assert outcome(tmp_path / "1") == outcome(tmp_path / "9")
+    assert same_state(tmp_path / "1", tmp_path / "9")
 
 
 @pytest.mark.parametrize("pending", [1, 7])
 def test_more_trials_continue_as_if_all_had_been_asked_for(pending: int, tmp_path: Path) -> None:
-    for trials in (23, 50):
+    for trials in (23, 40):
         run_search(tmp_path / "twice", "ppo", trials, pending)
-    run_search(tmp_path / "once", "ppo", 50, pending)
+    run_search(tmp_path / "once", "ppo", 40, pending)
     assert outcome(tmp_path / "twice") == outcome(tmp_path / "once")
     assert same_state(tmp_path / "twice", tmp_path / "once")
-    assert len(run_search(tmp_path / "once", "ppo", 50, pending)) == 1  # nothing left to do
+    assert len(run_search(tmp_path / "once", "ppo", 40, pending)) == 1  # nothing left to do
 
 
 def test_the_state_can_be_found_again_from_the_study_alone(tmp_path: Path) -> None:
-    run_search(tmp_path / "a", "ppo", 30)
-    run_search(tmp_path / "b", "ppo", 30)
+    run_search(tmp_path / "a", "ppo", 25)
+    run_search(tmp_path / "b", "ppo", 25)
     (tmp_path / "b" / "state.safetensors").unlink()
     for out in ("a", "b"):
-        run_search(tmp_path / out, "ppo", 50)
+        run_search(tmp_path / out, "ppo", 42)
     assert outcome(tmp_path / "a") == outcome(tmp_path / "b") and same_state(tmp_path / "a", tmp_path / "b")
 
 
 def test_a_state_that_is_ahead_of_the_study_is_not_trusted(tmp_path: Path) -> None:
     """As after a power failure that took the last trials."""
-    run_search(tmp_path / "a", "ppo", 60)
-    run_search(tmp_path / "b", "ppo", 20)
+    run_search(tmp_path / "a", "ppo", 42)
+    run_search(tmp_path / "b", "ppo", 15)
     (tmp_path / "b" / "state.safetensors").write_bytes((tmp_path / "a" / "state.safetensors").read_bytes())
-    run_search(tmp_path / "b", "ppo", 60)
+    run_search(tmp_path / "b", "ppo", 42)
     assert outcome(tmp_path / "a") == outcome(tmp_path / "b") and same_state(tmp_path / "a", tmp_path / "b")
 
 
@@ -153,29 +131,32 @@ def kill_at_random(target: Callable[..., Any], arguments: tuple[Any, ...], kills
     return kills
 
 
-@pytest.mark.parametrize(("strategy", "pending"), [("ppo", 1), ("guided", 5)])
-def test_a_driver_killed_at_20_random_moments_ends_where_it_would_have(
-    strategy: str, pending: int, tmp_path: Path
+@pytest.mark.parametrize(("strategy", "pending", "rungs"), [("ppo", 1, ()), ("guided", 5, (1, 2, 4))])
+def test_a_search_killed_at_random_moments_ends_where_it_would_have(
+    strategy: str, pending: int, rungs: tuple[int, ...], tmp_path: Path
 ) -> None:
-    run_search(tmp_path / "calm", strategy, 90, pending)
+    child = FakeChild(0.01, epochs=4)
     began = time.monotonic()
-    run_search(tmp_path / "timed", strategy, 90, pending, FakeChild(0.01))
+    run_search(tmp_path / "calm", strategy, 45, pending, child, rungs=rungs)
     seconds = time.monotonic() - began
-    arguments = (tmp_path / "killed", strategy, 90, pending, FakeChild(0.01))
-    hits = kill_at_random(run_search, arguments, 20, seconds / 10, seed=pending)
-    assert hits >= 5
-    trials = outcome(tmp_path / "killed")
-    assert [number for number, *_ in trials] == list(range(90))
-    assert all(reward is not None for *_, reward in trials)
-    assert trials == outcome(tmp_path / "calm")
+
+    def continued() -> None:
+        run_search(tmp_path / "killed", strategy, 45, pending, child, rungs=rungs)
+
+    assert kill_at_random(continued, (), 12, seconds / 6, seed=pending) >= 4
+    assert outcome(tmp_path / "killed") == outcome(tmp_path / "calm")
+    assert None not in rewards(tmp_path / "killed") and len(rewards(tmp_path / "killed")) == 45
     assert same_state(tmp_path / "killed", tmp_path / "calm")
+    for folder in (tmp_path / "killed", tmp_path / "calm"):
+        kept = {f"trial_{number:06d}.pt" for number, *_, finished in outcome(folder) if not finished}
+        assert {path.name for path in folder.glob("children/*")} == kept
 
 
 def test_lost_children_are_tried_again_and_counted_once(tmp_path: Path) -> None:
-    run_search(tmp_path / "calm", "evolution", 60, pending=6)
+    run_search(tmp_path / "calm", "evolution", 35, pending=6)
     workers = Shuffled(3, seed=0, lost=0.3)
-    run_search(tmp_path / "losses", "evolution", 60, pending=6, workers=workers, retries=50)
-    assert sorted(workers.evaluated) == list(range(60))
+    run_search(tmp_path / "losses", "evolution", 35, pending=6, workers=workers, retries=50)
+    assert sorted(workers.evaluated) == list(range(35))
     assert outcome(tmp_path / "losses") == outcome(tmp_path / "calm")
     assert same_state(tmp_path / "losses", tmp_path / "calm")
     study = Study.open(tmp_path / "losses" / "study.db", "fake")
@@ -190,7 +171,7 @@ def test_a_child_that_takes_its_worker_with_it_is_given_up(tmp_path: Path) -> No
     assert results[0] is not None and results[0].message == "its worker was lost 3 times, last: killed"
     study = optuna.load_study(study_name="fake", storage=f"sqlite:///{tmp_path}/study.db")
     assert [trial.user_attrs["attempts"] for trial in study.trials] == [3, 3, 3]
-    assert all(reward == 0.0 for *_, reward in outcome(tmp_path))
+    assert rewards(tmp_path) == [0.0, 0.0, 0.0]
 
 
 class Failing(FakeChild):
@@ -198,10 +179,10 @@ class Failing(FakeChild):
 
     error: Exception = OSError("the data are gone")
 
-    def __call__(self, genotype: Genotype, seed: int) -> ChildResult:
-        if seed == child_seed(3, 5):
+    def __call__(self, job: Job) -> Trained:
+        if job.trial == 5:
             raise self.error
-        return super().__call__(genotype, seed)
+        return super().__call__(job)
 
 
 class OnBrokenDevice(Failing):
@@ -215,7 +196,7 @@ def test_what_is_not_the_child_s_fault_stops_the_search_and_loses_nothing(tmp_pa
         run_search(tmp_path / "b", "ppo", 20, evaluator=OnBrokenDevice())
     run_search(tmp_path / "calm", "ppo", 20)
     for name in "ab":
-        assert sum(reward is not None for *_, reward in outcome(tmp_path / name)) == 5
+        assert len([reward for reward in rewards(tmp_path / name) if reward is not None]) == 5
         run_search(tmp_path / name, "ppo", 20)
         assert outcome(tmp_path / name) == outcome(tmp_path / "calm")
 
@@ -253,9 +234,9 @@ def test_a_study_that_a_killed_search_has_just_made_is_taken_up(tmp_path: Path) 
 def test_two_searches_of_one_study_notice_each_other(tmp_path: Path) -> None:
     studies = [Study.open(tmp_path / "study.db", "s", {"seed": 0}) for _ in range(2)]
     genotype = SPACE.genotype((0,) * len(SPACE.sizes))
-    studies[0].create(0, (0,), genotype, seed=1)
+    studies[0].create(Task(0, 0, 0, (0,), 0), genotype, seed=1)
     with pytest.raises(StudyError, match="another search writes to the same study"):
-        studies[1].create(0, (0,), genotype, seed=1)
+        studies[1].create(Task(0, 0, 0, (0,), 0), genotype, seed=1)
 
 
 @pytest.mark.parametrize(
@@ -304,9 +285,9 @@ def test_a_full_disk_stops_the_search_cleanly(tmp_path: Path, monkeypatch: pytes
     with monkeypatch.context() as patch:
         patch.setattr(Study, "open", limited)
         patch.setattr(time, "sleep", lambda _: None)  # Optuna's, before it tries again
-        with pytest.raises(StudyError, match=r"full; free space on its disk, then give the same command"):
+        with pytest.raises(StudyError, match=r"study\.db .*full"):
             run_search(tmp_path / "full", "ppo", 40)
-    done = [reward for *_, reward in outcome(tmp_path / "full") if reward is not None]
+    done = [reward for reward in rewards(tmp_path / "full") if reward is not None]
     assert 0 < len(done) < 40
     run_search(tmp_path / "full", "ppo", 40)
     assert outcome(tmp_path / "full") == outcome(tmp_path / "calm")
@@ -316,14 +297,14 @@ def test_a_full_disk_stops_the_search_cleanly(tmp_path: Path, monkeypatch: pytes
 def test_a_state_that_cannot_be_written_stops_the_search_cleanly(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from nasnet_det.search import schedule
+    from nasnet_det.search import strategy_state
 
     def fail(*_: Any, **__: Any) -> None:
         raise OSError(28, "No space left on device")
 
     with monkeypatch.context() as patch:
-        patch.setattr(schedule, "save_file", fail)
-        with pytest.raises(StudyError, match="cannot be written: No space left on device; make room"):
+        patch.setattr(strategy_state, "save_file", fail)
+        with pytest.raises(StudyError, match="No space left on device"):
             run_search(tmp_path, "ppo", 30)
     assert not list(tmp_path.glob(".*.part"))
     run_search(tmp_path, "ppo", 30)
@@ -331,21 +312,19 @@ def test_a_state_that_cannot_be_written_stops_the_search_cleanly(
 
 def test_results_wait_for_their_turn() -> None:
     schedule = Schedule(make_strategy("evolution", SPACE.sizes, 0), pending=3)
-    waiting: deque[int] = deque()
+    half = Outcome(Result((0.5,)))
     for _ in range(3):
-        assert schedule.ready
-        waiting.append(schedule.ask()[0])
-    assert not schedule.ready
-    schedule.result(1, 0.5)
-    assert not schedule.ready and schedule.told == 0
-    schedule.result(0, 0.5)
-    assert schedule.ready
-    schedule.ask()
-    assert (schedule.asked, schedule.told) == (4, 1)
+        assert schedule.choose(10) is not None
+    assert schedule.choose(10) is None
+    schedule.result(1, half)
+    assert schedule.choose(10) is None and schedule.told == 0
+    schedule.result(0, half)
+    assert schedule.choose(10) is not None
+    assert (len(schedule.tasks), schedule.told) == (4, 1)
 
 
 def test_the_best_are_different_architectures(tmp_path: Path) -> None:
-    run_search(tmp_path, "ppo_paper", 80)
+    run_search(tmp_path, "random", 40)
     study = Study.open(tmp_path / "study.db", "fake")
     findings = study.findings()
     ranked = best(findings, 5)
@@ -357,5 +336,56 @@ def test_the_best_are_different_architectures(tmp_path: Path) -> None:
 def test_in_process_workers_do_one_child_at_a_time() -> None:
     workers = InProcess(FakeChild())
     genotype = SPACE.genotype((0,) * len(SPACE.sizes))
-    workers.submit(Job(7, genotype, 11))
-    assert workers.wait() == [Outcome(7, FakeChild()(genotype, 11))]
+    job = Job(7, 7, genotype, 11)
+    workers.submit(job)
+    (outcome,) = workers.wait()
+    assert (outcome.number, outcome.trained) == (7, FakeChild()(job))
+
+
+def test_candidates_beyond_a_limit_become_no_trials(tmp_path: Path) -> None:
+    rng = random.Random(0)
+    limit = median(SIZE.cost(SPACE.genotype(uniform(SPACE.sizes, rng))).params for _ in range(50))
+    for out in ("calm", "interrupted"):
+        trials = (10, 24) if out == "interrupted" else (24,)
+        for count in trials:
+            run_search(tmp_path / out, "guided", count, pending=3, limits=[f"params={limit:.0f}"])
+    assert outcome(tmp_path / "calm") == outcome(tmp_path / "interrupted")
+    assert same_state(tmp_path / "calm", tmp_path / "interrupted")
+    study = Study.open(tmp_path / "calm" / "study.db", "fake")
+    records = study.records()
+    study.close()
+    assert all(SIZE.cost(SPACE.genotype(record.decisions)).params <= limit for record in records)
+    assert sum(record.refused for record in records) > 0
+    with pytest.raises(StudyError, match="demands"):
+        run_search(tmp_path / "calm", "guided", 25, pending=3)
+
+
+def test_limits_that_nothing_meets_end_the_search(tmp_path: Path) -> None:
+    with pytest.raises(LimitError, match=r"params=10\D"):
+        run_search(tmp_path, "ppo", 3, limits=["params=10", "macs=1M"])
+    assert rewards(tmp_path) == []
+
+
+def test_a_front_is_searched_and_recorded(tmp_path: Path) -> None:
+    run_search(tmp_path, "random", 12, objectives=["accuracy", "params"])
+    study = optuna.load_study(study_name="fake", storage=f"sqlite:///{tmp_path}/study.db")
+    assert [direction.name for direction in study.directions] == ["MAXIMIZE", "MINIMIZE"]
+    recorded = Study.open(tmp_path / "study.db", "fake")
+    found = {finding.number: finding.values for finding in front(recorded.findings(), recorded.objectives)}
+    recorded.close()
+    assert found == {trial.number: tuple(trial.values) for trial in study.best_trials}
+    with pytest.raises(ValueError, match="params"):
+        run_search(tmp_path / "guided", "evolution", 3, objectives=["accuracy", "params"])
+
+
+def test_optunas_importances_and_plots_show_parameters(tmp_path: Path) -> None:
+    run_search(tmp_path, "random", 25)
+    study = optuna.load_study(study_name="fake", storage=f"sqlite:///{tmp_path}/study.db")
+    names = set(SPACE.parameters((0,) * len(SPACE.sizes)))
+    assert all(set(trial.params) == set(trial.distributions) == names for trial in study.trials)
+    evaluator = optuna.importance.PedAnovaImportanceEvaluator()
+    assert set(optuna.importance.get_param_importances(study, evaluator=evaluator)) <= names
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        for plot in (optuna.visualization.matplotlib.plot_parallel_coordinate, plot_intermediate_values):
+            assert plot(study).lines or plot(study).collections

@@ -1,9 +1,9 @@
-"""What every search strategy has in common, and the two that need no model: random search and regularized evolution.
+"""The interface of search strategies, and the two that need no model: random search and regularized evolution.
 
-A strategy sees an architecture as a tuple of decisions, numbers below the number of choices of each, and knows nothing
-of cells. It is asked for architectures and told their rewards **in the order in which it was asked for them**, so that
-what it does follows from its seed and the rewards alone, whichever worker was faster. Between ask and tell there may
-be other asks: that is how many workers are kept busy.
+A strategy sees an architecture as a tuple of decisions, each a number below its number of choices, and knows nothing of
+cells. The engine (:mod:`nasnet_det.search.schedule`) calls :meth:`Strategy.ask`, :meth:`Strategy.refuse`,
+:meth:`Strategy.tell` and :meth:`Strategy.stop` in an order that does not depend on the speed of workers; a strategy
+must be a function of its seed, its settings and that sequence of calls.
 """
 
 from __future__ import annotations
@@ -13,65 +13,143 @@ from abc import ABC, abstractmethod
 from collections import deque
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar, Generic, TypeVar
+from typing import Any, ClassVar, Generic, Protocol, TypeVar
 
 Decisions = tuple[int, ...]
 
 
 @dataclass(frozen=True)
+class Result:
+    """A measurement of a trial, as a strategy is told of it.
+
+    Args:
+        values: the objectives, each oriented so that larger is better. The first is the validation accuracy, 0 to 1,
+            0 for a child that failed; the others are negated (parameters, multiply-adds, latency).
+        epochs: the epochs of training behind it; 0 in a search without rungs.
+        final: whether no other result of this trial follows.
+        failed: whether the child diverged, ran out of memory or crashed.
+    """
+
+    values: tuple[float, ...]
+    epochs: int = 0
+    final: bool = True
+    failed: bool = False
+
+    @property
+    def reward(self) -> float:
+        """The validation accuracy."""
+        return self.values[0]
+
+
+class Candidates(Protocol):
+    """What is known of an architecture before it is trained: deterministic and cheap."""
+
+    def measures(self, decisions: Decisions) -> Mapping[str, float]:
+        """Its ``params`` and ``macs`` (multiply-adds of one image)."""
+
+    def allowed(self, decisions: Decisions) -> bool:
+        """Whether these meet the search's limits."""
+
+    def network(self, decisions: Decisions) -> Any:
+        """Its untrained child network (``nn.Module``), for training-free scores."""
+
+
+@dataclass(frozen=True)
+class Problem:
+    """What is searched for, besides the number of choices of each decision.
+
+    Args:
+        objectives: the names of the objectives, ``accuracy`` first.
+        rungs: the epochs after which children are judged; empty for one result a trial.
+        candidates: what is known of architectures before training; None where nothing is.
+    """
+
+    objectives: tuple[str, ...] = ("accuracy",)
+    rungs: tuple[int, ...] = ()
+    candidates: Candidates | None = None
+
+
+@dataclass(frozen=True)
 class NoSettings:
-    """Of a strategy that has nothing to set."""
+    """Settings of a strategy that has none."""
 
 
 Settings = TypeVar("Settings")
 
 
 class Strategy(ABC, Generic[Settings]):
-    """How architectures are chosen.
+    """The choice of architectures.
+
+    The methods to implement are :meth:`_ask` and :meth:`_tell`, which is told the first result of every trial in the
+    order of trials; a strategy that learns from later rungs overrides :meth:`tell` and :meth:`stop`.
 
     Args:
         sizes: the number of choices of each decision.
-        seed: of its random numbers.
+        seed: seed of its random numbers.
         settings: its hyperparameters.
+        problem: objectives, rungs and what is known of candidates.
+
+    Raises:
+        ValueError: if a decision has no choice, or several objectives are given to a strategy of one.
     """
 
-    #: Makes the settings of names and values.
+    #: The dataclass of its settings.
     settings_type: ClassVar[type] = NoSettings
+    #: Whether results may be told in any order of trials.
+    any_order: ClassVar[bool] = False
+    #: Whether it searches the Pareto front of several objectives.
+    multi_objective: ClassVar[bool] = False
 
-    def __init__(self, sizes: Sequence[int], seed: int, settings: Settings) -> None:
+    def __init__(self, sizes: Sequence[int], seed: int, settings: Settings, problem: Problem = Problem()) -> None:
         if not sizes or min(sizes) < 1:
             raise ValueError(f"a search needs decisions with at least one choice each, not {list(sizes)}")
-        self.sizes, self.seed, self.settings = tuple(sizes), seed, settings
-        self.asked: deque[Decisions] = deque()
-        #: Counts what cannot be repeated to the last bit on another machine (arithmetic, not random numbers): the
-        #: study saves the state whenever it has changed, before anything that follows from it is recorded.
+        if len(problem.objectives) > 1 and not self.multi_objective:
+            raise ValueError(f"{type(self).__name__} searches one objective, not {', '.join(problem.objectives)}")
+        self.sizes, self.seed, self.settings, self.problem = tuple(sizes), seed, settings, problem
+        #: The architectures without a result, by trial number; these count what was asked for and not refused.
+        self.asked: dict[int, Decisions] = {}
+        self.trials = 0
+        #: Counts the steps that another machine may not repeat to the last bit (floating-point arithmetic, not random
+        #: numbers): the state is saved whenever it has changed, before anything that follows from it is recorded.
         self.updates = 0
 
     def ask(self) -> Decisions:
-        """The next architecture to evaluate."""
+        """Return the next architecture to evaluate."""
         decisions = self._ask()
-        self.asked.append(decisions)
+        self.asked[self.trials] = decisions
+        self.trials += 1
         return decisions
 
-    def tell(self, decisions: Decisions, reward: float) -> None:
-        """The reward of the architecture asked for the longest time ago.
+    def refuse(self) -> None:
+        """Take back the last ask: its architecture misses a limit and becomes no trial."""
+        self.trials -= 1
+        del self.asked[self.trials]
+
+    def tell(self, number: int, result: Result) -> None:
+        """Learn a result of a trial; with rungs a trial has several, of growing ``epochs``.
 
         Raises:
-            ValueError: if ``decisions`` is another one.
+            ValueError: if the first results do not come in the order of trials, as this strategy needs them.
         """
-        if not self.asked or self.asked[0] != tuple(decisions):
-            raise ValueError("results are told in the order in which architectures were asked for")
-        self._tell(self.asked.popleft(), float(reward))
+        if number not in self.asked:
+            return
+        if not self.any_order and number != min(self.asked):
+            raise ValueError(f"the next result is that of trial {min(self.asked)}, not {number}")
+        self._tell(self.asked.pop(number), float(result.reward))
+
+    def stop(self, number: int) -> None:
+        """Learn that a trial will not be continued to its next rung."""
 
     def state_dict(self) -> dict[str, Any]:
-        """All it needs to go on as if it had never stopped: numbers, text, lists, dictionaries and NumPy arrays."""
-        return {"asked": [list(d) for d in self.asked], "updates": self.updates, **self._state()}
+        """Return all it needs to continue: numbers, text, lists, dictionaries and NumPy arrays."""
+        asked = [[number, list(decisions)] for number, decisions in self.asked.items()]
+        return {"asked": asked, "asks": self.trials, "updates": self.updates, **self._state()}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Take on a state that :meth:`state_dict` gave, of a strategy of the same settings and sizes."""
-        self.asked = deque(tuple(d) for d in state["asked"])
-        self.updates = state["updates"]
-        self._load({key: value for key, value in state.items() if key not in ("asked", "updates")})
+        """Continue from a :meth:`state_dict` of a strategy of the same settings and sizes."""
+        self.asked = {number: tuple(decisions) for number, decisions in state["asked"]}
+        self.trials, self.updates = state["asks"], state["updates"]
+        self._load({key: value for key, value in state.items() if key not in ("asked", "asks", "updates")})
 
     @abstractmethod
     def _ask(self) -> Decisions: ...
@@ -116,8 +194,12 @@ def set_random_state(rng: random.Random, state: Sequence[Any]) -> None:
 class RandomSearch(Strategy[NoSettings]):
     """Every decision from the uniform distribution (paper section 2)."""
 
-    def __init__(self, sizes: Sequence[int], seed: int, settings: NoSettings = NoSettings()) -> None:
-        super().__init__(sizes, seed, settings)
+    any_order = multi_objective = True
+
+    def __init__(
+        self, sizes: Sequence[int], seed: int, settings: NoSettings = NoSettings(), problem: Problem = Problem()
+    ) -> None:
+        super().__init__(sizes, seed, settings, problem)
         self.rng = random.Random(seed)
 
     def _ask(self) -> Decisions:
@@ -161,8 +243,14 @@ class RegularizedEvolution(Strategy[EvolutionSettings]):
 
     settings_type = EvolutionSettings
 
-    def __init__(self, sizes: Sequence[int], seed: int, settings: EvolutionSettings = EvolutionSettings()) -> None:
-        super().__init__(sizes, seed, settings)
+    def __init__(
+        self,
+        sizes: Sequence[int],
+        seed: int,
+        settings: EvolutionSettings = EvolutionSettings(),
+        problem: Problem = Problem(),
+    ) -> None:
+        super().__init__(sizes, seed, settings, problem)
         self.rng = random.Random(seed)
         self.population: deque[tuple[Decisions, float]] = deque(maxlen=settings.population)
 

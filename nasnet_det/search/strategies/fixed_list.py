@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from nasnet_det.search.strategies.base import Decisions, Strategy
+from nasnet_det.search.strategies.base import Decisions, Problem, Strategy
 
 
 @dataclass(frozen=True)
@@ -25,8 +25,8 @@ class Listed(Strategy[ListedSettings]):
 
     settings_type = ListedSettings
 
-    def __init__(self, sizes: Sequence[int], seed: int, settings: ListedSettings) -> None:
-        super().__init__(sizes, seed, settings)
+    def __init__(self, sizes: Sequence[int], seed: int, settings: ListedSettings, problem: Problem = Problem()) -> None:
+        super().__init__(sizes, seed, settings, problem)
         self.place = 0
 
     def _ask(self) -> Decisions:

@@ -19,7 +19,15 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from nasnet_det.search.strategies.base import Decisions, Strategy, mutate, random_state, set_random_state, uniform
+from nasnet_det.search.strategies.base import (
+    Decisions,
+    Problem,
+    Strategy,
+    mutate,
+    random_state,
+    set_random_state,
+    uniform,
+)
 
 Floats = NDArray[np.float64]
 
@@ -135,8 +143,10 @@ class GuidedEvolution(Strategy[GuidedSettings]):
 
     settings_type = GuidedSettings
 
-    def __init__(self, sizes: Sequence[int], seed: int, settings: GuidedSettings = GuidedSettings()) -> None:
-        super().__init__(sizes, seed, settings)
+    def __init__(
+        self, sizes: Sequence[int], seed: int, settings: GuidedSettings = GuidedSettings(), problem: Problem = Problem()
+    ) -> None:
+        super().__init__(sizes, seed, settings, problem)
         self.rng = random.Random(seed)
         self.noise = np.random.default_rng(seed)
         self.told: list[tuple[Decisions, float]] = []
@@ -196,7 +206,7 @@ class GuidedEvolution(Strategy[GuidedSettings]):
         for _ in range(settings.mutants - strangers):
             changes = 1 + sum(self.rng.random() < 0.5 for _ in range(2))
             found[mutate(self.rng.choice(pool), self.sizes, changes, self.rng)] = None
-        taken = {*self.recent, *self.asked}
+        taken = {*self.recent, *self.asked.values()}
         return [decisions for decisions in found if decisions not in taken]
 
     def _state(self) -> dict[str, Any]:

@@ -12,7 +12,7 @@ from optuna.distributions import CategoricalDistribution
 from optuna.samplers import BaseSampler
 from optuna.trial import FrozenTrial, TrialState, create_trial
 
-from nasnet_det.search.strategies.base import Decisions, Strategy
+from nasnet_det.search.strategies.base import Decisions, Problem, Strategy
 
 
 @dataclass(frozen=True)
@@ -37,8 +37,14 @@ class OptunaSampler(Strategy[SamplerSettings]):
 
     settings_type = SamplerSettings
 
-    def __init__(self, sizes: Sequence[int], seed: int, settings: SamplerSettings = SamplerSettings()) -> None:
-        super().__init__(sizes, seed, settings)
+    def __init__(
+        self,
+        sizes: Sequence[int],
+        seed: int,
+        settings: SamplerSettings = SamplerSettings(),
+        problem: Problem = Problem(),
+    ) -> None:
+        super().__init__(sizes, seed, settings, problem)
         self.choices = {f"decision_{i:03d}": CategoricalDistribution(range(size)) for i, size in enumerate(sizes)}
         self._make_sampler(0)
         self._start([])

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from nasnet_det.search.strategies.base import Decisions, Strategy
+from nasnet_det.search.strategies.base import Decisions, Problem, Strategy
 from nasnet_det.search.strategies.controller import Adam, Controller, Floats
 
 
@@ -54,8 +54,14 @@ class PolicyGradient(Strategy[ControllerSettings]):
 
     settings_type = ControllerSettings
 
-    def __init__(self, sizes: Sequence[int], seed: int, settings: ControllerSettings = ControllerSettings()) -> None:
-        super().__init__(sizes, seed, settings)
+    def __init__(
+        self,
+        sizes: Sequence[int],
+        seed: int,
+        settings: ControllerSettings = ControllerSettings(),
+        problem: Problem = Problem(),
+    ) -> None:
+        super().__init__(sizes, seed, settings, problem)
         self.rng = np.random.default_rng(seed)
         self.controller = Controller(sizes, self.rng, settings.hidden, settings.weight_scale)
         self.optimizer = Adam(len(self.controller.weights), settings.learning_rate)
@@ -73,6 +79,10 @@ class PolicyGradient(Strategy[ControllerSettings]):
         decided, log_prob = self.drawn.popleft()
         self.waiting.append(log_prob)
         return decided
+
+    def refuse(self) -> None:
+        super().refuse()
+        self.waiting.pop()
 
     def _tell(self, decisions: Decisions, reward: float) -> None:
         self.batch.append((decisions, self.waiting.popleft(), reward))

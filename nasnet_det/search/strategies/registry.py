@@ -11,6 +11,7 @@ from nasnet_det.safe_io.values import format_value
 from nasnet_det.search.strategies.base import (
     EvolutionSettings,
     NoSettings,
+    Problem,
     RandomSearch,
     RegularizedEvolution,
     Strategy,
@@ -46,7 +47,11 @@ _LARGEST = 1e9
 
 
 def make_strategy(
-    name: str, sizes: Sequence[int], seed: int, overrides: Mapping[str, Any] | None = None
+    name: str,
+    sizes: Sequence[int],
+    seed: int,
+    overrides: Mapping[str, Any] | None = None,
+    problem: Problem = Problem(),
 ) -> Strategy[Any]:
     """A strategy by name.
 
@@ -55,6 +60,7 @@ def make_strategy(
         sizes: the number of choices of each decision.
         seed: of its random numbers.
         overrides: settings to change.
+        problem: objectives, rungs and what is known of candidates.
 
     Raises:
         ValueError: if there is no such strategy or setting, or a value is of the wrong kind.
@@ -68,7 +74,7 @@ def make_strategy(
         kind, settings = OptunaSampler, SamplerSettings(**OPTUNA_SAMPLERS[name])
     else:
         raise ValueError(f"no strategy is called {format_value(name)}; there are default, {', '.join(NAMES)}")
-    return kind(sizes, seed, _changed(name, settings, overrides or {}))
+    return kind(sizes, seed, _changed(name, settings, overrides or {}), problem)
 
 
 def settings_of(strategy: Strategy[Any]) -> dict[str, Any]:

@@ -13,7 +13,7 @@ import pytest
 import torch
 from torch import nn
 
-from nasnet_det.search.strategies.base import EvolutionSettings, RegularizedEvolution, Strategy, mutate
+from nasnet_det.search.strategies.base import EvolutionSettings, RegularizedEvolution, Result, Strategy, mutate
 from nasnet_det.search.strategies.controller import Adam, Controller
 from nasnet_det.search.strategies.guided import GaussianProcess, GuidedEvolution, GuidedSettings, normal_scores
 from nasnet_det.search.strategies.policy_gradient import ControllerSettings, PolicyGradient, policy_gradient
@@ -38,9 +38,16 @@ def step(strategy: Strategy[Any], count: int, reward: Callable[[tuple[int, ...]]
     asked = []
     for _ in range(count):
         if len(strategy.asked) == 3:
-            strategy.tell(strategy.asked[0], reward(strategy.asked[0]))
+            number, decisions = min(strategy.asked.items())
+            strategy.tell(number, Result((reward(decisions),)))
         asked.append(strategy.ask())
     return asked
+
+
+def tell(strategy: Strategy[Any], decisions: tuple[int, ...], reward: float) -> None:
+    """Tell the result of what was asked for last."""
+    assert strategy.asked[strategy.trials - 1] == decisions
+    strategy.tell(strategy.trials - 1, Result((reward,)))
 
 
 def make(name: str, seed: int = 1) -> Strategy[Any]:
@@ -52,7 +59,7 @@ def make(name: str, seed: int = 1) -> Strategy[Any]:
 @pytest.mark.parametrize("name", NAMES)
 def test_a_saved_state_goes_on_as_if_nothing_happened(name: str, tmp_path: Any) -> None:
     pytest.importorskip("optuna")
-    from nasnet_det.search.schedule import read_state, write_state
+    from nasnet_det.search.strategy_state import read_state, write_state
 
     strategy = make(name)
     step(strategy, 47)
@@ -72,11 +79,10 @@ def test_decisions_exist_and_follow_from_the_seed(name: str) -> None:
 
 
 def test_results_are_told_in_order() -> None:
-    strategy = make("random")
-    first, second = strategy.ask(), strategy.ask()
-    assert first != second
-    with pytest.raises(ValueError, match="in the order"):
-        strategy.tell(second, 0.5)
+    strategy = make("ppo")
+    assert strategy.ask() != strategy.ask()
+    with pytest.raises(ValueError, match="trial 0"):
+        strategy.tell(1, Result((0.5,)))
 
 
 @pytest.mark.parametrize("name", ["guided", "evolution", "ppo", "reinforce"])
@@ -200,7 +206,7 @@ def test_the_baseline_is_a_moving_average_of_rewards() -> None:
     strategy = PolicyGradient(SIZES, 0, ControllerSettings(minibatch=4, epochs=1))
     rewards = [0.2, 0.4, 0.6, 0.8, 0.5, 0.5, 0.5, 0.5]
     for reward in rewards:
-        strategy.tell(strategy.ask(), reward)
+        tell(strategy, strategy.ask(), reward)
     expected = np.mean(rewards[:4])
     for reward in rewards:
         expected = 0.95 * expected + 0.05 * reward
@@ -213,14 +219,14 @@ def test_an_update_waits_for_its_minibatch() -> None:
     before = strategy.controller.weights.copy()
     for i in range(5):
         np.testing.assert_array_equal(strategy.controller.weights, before)
-        strategy.tell(strategy.ask(), i / 5)
+        tell(strategy, strategy.ask(), i / 5)
     assert (strategy.controller.weights != before).any()
 
 
 def test_evolution_keeps_the_last_results_and_mutates_the_best() -> None:
     strategy = RegularizedEvolution(SIZES, 0, EvolutionSettings(population=4, sample=4, second_change=0.0))
     for reward in (0.9, 0.1, 0.2, 0.3, 0.4):
-        strategy.tell(strategy.ask(), reward)
+        tell(strategy, strategy.ask(), reward)
     assert [reward for _, reward in strategy.population] == [0.1, 0.2, 0.3, 0.4]
     child, parent = strategy.ask(), strategy.population[-1][0]
     assert sum(a != b for a, b in zip(child, parent, strict=True)) == 1
@@ -252,7 +258,7 @@ def test_guided_evolution_does_not_repeat_itself_and_forgets() -> None:
     asked = []
     for _ in range(120):
         asked.append(strategy.ask())
-        strategy.tell(asked[-1], reward_of(asked[-1]))
+        tell(strategy, asked[-1], reward_of(asked[-1]))
         assert len(strategy.told) <= 40
     assert len(set(asked[60:])) == 60
     kept = [reward for _, reward in strategy.told]
@@ -262,7 +268,7 @@ def test_guided_evolution_does_not_repeat_itself_and_forgets() -> None:
 def test_a_space_that_is_used_up_is_searched_on() -> None:
     strategy = GuidedEvolution((2, 1), 0, GuidedSettings(initial=2, mutants=8))
     for _ in range(10):
-        strategy.tell(strategy.ask(), 0.5)
+        tell(strategy, strategy.ask(), 0.5)
 
 
 def test_settings_are_plain_and_checked() -> None:

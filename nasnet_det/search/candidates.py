@@ -1,0 +1,93 @@
+"""What is known of an architecture before it is trained: genotype, costs, latency, and whether it meets the limits."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from torch import nn
+
+from nasnet_det.genotypes.genotype import Genotype
+from nasnet_det.search.costs import NetworkSize
+from nasnet_det.search.limits import Demands, Limit, format_measure
+from nasnet_det.search.space import Space
+from nasnet_det.search.strategies.base import Decisions
+
+#: Costs remembered; a search of 20,000 trials with as many refused candidates needs about this many.
+_MOST_KNOWN = 100_000
+
+
+class LimitError(ValueError):
+    """Limits that no candidate meets."""
+
+
+class SpaceCandidates:
+    """The architectures of a space, as networks of one size.
+
+    Args:
+        space: makes genotypes of decisions.
+        size: of the measured network; None where nothing is measured.
+        demands: limits and objectives.
+        meter: measures a network's latency in milliseconds.
+        child: the size of the child network; that of the measured one if None.
+    """
+
+    def __init__(
+        self,
+        space: Space,
+        size: NetworkSize | None = None,
+        demands: Demands = Demands(),
+        meter: Callable[[nn.Module], float] | None = None,
+        child: NetworkSize | None = None,
+    ) -> None:
+        self.space, self.size, self.demands, self.meter = space, size, demands, meter
+        self.child = child or size
+        self._known: dict[Decisions, dict[str, float]] = {}
+
+    def genotype(self, decisions: Decisions) -> Genotype:
+        """Return the genotype of decisions."""
+        return self.space.genotype(decisions)
+
+    def measures(self, decisions: Decisions) -> dict[str, float]:
+        """Return ``params`` and ``macs``, and ``latency`` (ms) once it was measured; empty if nothing is measured."""
+        known = self._known.get(decisions)
+        if known is None:
+            if self.size is None:
+                return {}
+            if len(self._known) >= _MOST_KNOWN:
+                self._known.clear()
+            known = self._known[decisions] = dict(self.size.cost(self.genotype(decisions))._asdict())
+        return known
+
+    def remember(self, decisions: Decisions, measures: Mapping[str, Any]) -> None:
+        """Take a latency from the study, so that it is not measured again."""
+        if "latency" in measures:
+            self.measures(decisions)["latency"] = float(measures["latency"])
+
+    def allowed(self, decisions: Decisions) -> bool:
+        """Return whether parameters and multiply-adds meet the limits; latency counts only once it was measured."""
+        return self.demands.exceeded(self.measures(decisions)) is None
+
+    def exceeded(self, decisions: Decisions) -> Limit | None:
+        """Return the first limit that an architecture exceeds; its latency is measured if it meets the others."""
+        limit = self.demands.exceeded(self.measures(decisions))
+        if limit is None and self.demands.measures_latency and "latency" not in self.measures(decisions):
+            assert self.size is not None and self.meter is not None
+            self.measures(decisions)["latency"] = self.meter(self.size.build(self.genotype(decisions)))
+            limit = self.demands.exceeded(self.measures(decisions))
+        return limit
+
+    def network(self, decisions: Decisions) -> nn.Module:
+        """Return the untrained child network."""
+        if self.child is None:
+            raise ValueError("these candidates have no network size")
+        return self.child.build(self.genotype(decisions))
+
+    def describe_refusals(self, refused: Mapping[Limit, list[Decisions]]) -> str:
+        """Return in words by how much refused architectures exceed each limit."""
+        parts = []
+        for limit, architectures in refused.items():
+            least = min(self.measures(decisions)[limit.name] for decisions in architectures)
+            smallest = format_measure(limit.name, least)
+            parts.append(f"{len(architectures)} exceed {limit}, the smallest of them has {smallest}")
+        return "; ".join(parts)

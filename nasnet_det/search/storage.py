@@ -1,0 +1,99 @@
+"""Where studies are stored: database URLs, connections, and a database's errors in one line."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+import sqlalchemy
+from optuna.exceptions import StorageInternalError
+from optuna.storages import RDBStorage
+from sqlalchemy.engine import URL, make_url
+from sqlalchemy.exc import SQLAlchemyError
+
+_CONNECT_SECONDS = 10
+#: The modules that connect to a server, for a URL that names none: the first that is installed.
+_DRIVERS = {"postgresql": ("psycopg", "psycopg2"), "mysql": ("mysqldb", "pymysql")}
+_MODULES = {"mysqldb": "MySQLdb"}
+
+
+class StudyError(RuntimeError):
+    """What keeps a search from being recorded, and what to do about it."""
+
+
+def storage_url(storage: str | Path) -> URL:
+    """Return the URL of a database: the given one, or that of an SQLite file.
+
+    Raises:
+        StudyError: if it is not a URL.
+    """
+    if isinstance(storage, Path) or "://" not in storage:
+        return URL.create("sqlite", database=str(Path(storage).absolute()))
+    try:
+        url = make_url(storage)
+        installed = [name for name in _DRIVERS.get(url.drivername, ()) if find_spec(_MODULES.get(name, name))]
+        return url.set(drivername=f"{url.drivername}+{installed[0]}") if installed else url
+    except SQLAlchemyError:
+        raise StudyError(
+            f"{storage!r} is not a database URL: expected postgresql://USER:PASSWORD@HOST/DATABASE, "
+            "mysql://USER:PASSWORD@HOST/DATABASE or sqlite:///FILE"
+        ) from None
+
+
+def format_url(url: URL) -> str:
+    """Return a URL without its password, an SQLite file's path alone."""
+    return str(url.database) if url.drivername == "sqlite" else url.render_as_string(hide_password=True)
+
+
+def connect(url: URL) -> RDBStorage:
+    """Return Optuna's storage at a URL; the folder of an SQLite file is created."""
+    arguments: dict[str, Any] = {}
+    if url.get_backend_name() == "sqlite":
+        arguments = {"timeout": 60}
+        if url.database:
+            Path(url.database).parent.mkdir(parents=True, exist_ok=True)
+    elif url.get_backend_name() in ("postgresql", "mysql"):
+        arguments = {"connect_timeout": _CONNECT_SECONDS}
+    backend = RDBStorage(
+        url.render_as_string(hide_password=False), engine_kwargs={"connect_args": arguments, "pool_pre_ping": True}
+    )
+    if url.get_backend_name() == "sqlite":
+        sqlalchemy.event.listen(backend.engine, "connect", _tune_sqlite)
+        backend.engine.dispose()
+    return backend
+
+
+def _tune_sqlite(connection: Any, _: Any) -> None:
+    # A search writes often and little. With a write-ahead log a commit need not wait for the disk: a killed process
+    # loses nothing, a power failure at most the last trials, and never the file.
+    # Not every file system can do that.
+    if connection.execute("PRAGMA journal_mode=WAL").fetchone()[0] == "wal":
+        connection.execute("PRAGMA synchronous=NORMAL")
+
+
+@contextmanager
+def storage_errors(url: URL) -> Iterator[None]:
+    """Raise what a database may raise as a :class:`StudyError` of one line."""
+    try:
+        yield
+    except ImportError as error:
+        raise StudyError(f"{format_url(url)}: its driver is not installed ({_first_line(error)})") from None
+    except (SQLAlchemyError, StorageInternalError, OSError) as error:
+        cause = error.__cause__ if isinstance(error, StorageInternalError) and error.__cause__ else error
+        words = _first_line(getattr(cause, "orig", None) or cause)
+        advice = (
+            "free space on its disk, then run the same command again" if _full(words) else "is it there and running?"
+        )
+        raise StudyError(f"the study's database {format_url(url)} cannot be used: {words}; {advice}") from None
+
+
+def _full(words: str) -> bool:
+    return any(sign in words.lower() for sign in ("full", "no space", "quota"))
+
+
+def _first_line(error: BaseException) -> str:
+    text = str(error).strip()
+    return text.splitlines()[0] if text else type(error).__name__
