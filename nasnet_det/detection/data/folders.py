@@ -1,0 +1,334 @@
+"""Data sets as folders: COCO's, YOLO's or Pascal VOC's form, detected, read into COCO's content in memory.
+
+Label files are read by ``supervision``; nothing is written. Where a folder has no validation set, one is taken from the
+training set by a seed.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from nasnet_det.detection.data.coco_format import check_annotations, read_annotations
+from nasnet_det.detection.data.columns import CocoFormatError, Record
+from nasnet_det.detection.data.look import CocoData, DatasetError
+from nasnet_det.safe_io.images import ImageError, is_hidden, read_header
+from nasnet_det.safe_io.values import format_names, parse_yaml
+
+IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff", ".gif")
+#: What splits are called, in folders, files and keys.
+_SPLITS = {"train": ("train", "training"), "val": ("val", "valid", "validation", "minival")}
+#: Annotations of other tasks beside COCO's instances.
+_OTHER_TASKS = ("captions_", "person_keypoints_", "panoptic_", "stuff_", "image_info_")
+
+#: A picture's path, and its boxes as (class name, x, y, width, height, polygons).
+Labelled = tuple[Path, list[tuple[str, list[float], list[list[float]]]]]
+
+
+def open_dataset(root: str | Path, val_share: float = 0.2, seed: int = 0) -> tuple[CocoData, CocoData, list[str]]:
+    """Open a folder of annotated pictures for training.
+
+    Args:
+        root: the folder; or its annotation file (COCO) or ``data.yaml`` (YOLO).
+        val_share: the share of the training images to validate on, where the folder has no validation set.
+        seed: of that choice.
+
+    Returns:
+        the training set, the validation set, and the class names in the order of the training set's category ids.
+
+    Raises:
+        DatasetError: if the folder is in none of the forms, or too small to be split.
+        CocoFormatError: if a file of it cannot be read; names the file.
+    """
+    splits = read_folder(root)
+    train = splits.get("train") or next(iter(splits.values()))
+    val = splits.get("val")
+    if val is None:
+        train, val = split(train, val_share, seed)
+    return train, val, [category["name"] for category in train.categories]
+
+
+def read_folder(root: str | Path) -> dict[str, CocoData]:
+    """Return the data sets of a folder by ``train``, ``val`` or, where it is not divided, ``all``.
+
+    Raises:
+        DatasetError: if the folder is in none of the forms.
+        CocoFormatError: if a file of it cannot be read.
+    """
+    root = Path(root)
+    if not root.exists():
+        raise DatasetError(f"there is no folder {root}")
+    folder = root if root.is_dir() else root.parent
+    for read in (_read_coco, _read_yolo, _read_voc):
+        if found := read(folder, root):
+            name = root.resolve().name if root.is_dir() else root.stem
+            return {key: replace(data, name=f"{name}_{key}") for key, data in found.items()}
+    inner = [path for path in folder.iterdir() if path.is_dir() and not is_hidden(path, folder)]
+    if len(inner) == 1 and root.is_dir():  # as archives are often packed
+        return read_folder(inner[0])
+    raise DatasetError(
+        f"{root} is in no known form: expected COCO (train.json and val.json, annotations/instances_NAME.json, or one "
+        "annotations.json), YOLO (data.yaml with names, train and val) or Pascal VOC (an .xml file for each picture)"
+    )
+
+
+def split(data: CocoData, val_share: float, seed: int) -> tuple[CocoData, CocoData]:
+    """Divide a data set at random into one to train and one to validate on.
+
+    Raises:
+        DatasetError: if it has fewer than two images.
+    """
+    images = sorted(data.content["images"], key=lambda image: image["file_name"])
+    if len(images) < 2:
+        raise DatasetError(f"data set {data.name} has {len(images)} image: at least 2 are needed to validate on others")
+    number = min(max(1, round(val_share * len(images))), len(images) - 1)
+    chosen = {images[i]["id"] for i in np.random.default_rng(seed).permutation(len(images))[:number]}
+    stem = data.name.rpartition("_")[0] or data.name
+
+    def part(name: str, keep: Callable[[int], bool]) -> CocoData:
+        content = dict(data.content)
+        content["images"] = [image for image in data.content["images"] if keep(image["id"])]
+        content["annotations"] = [a for a in data.content.get("annotations", []) if keep(a["image_id"])]
+        return replace(data, name=f"{stem}_{name}", content=content)
+
+    return part("train", lambda image: image not in chosen), part("val", lambda image: image in chosen)
+
+
+def _split_of(name: str) -> str:
+    """Return ``train`` or ``val`` for a name that says so, as ``instances_train2017`` does; else an empty text."""
+    words = "".join(c if c.isalpha() else " " for c in name.lower()).split()
+    return next((key for key, names in _SPLITS.items() if set(words) & set(names)), "")
+
+
+def _files(folder: Path, *patterns: str) -> list[Path]:
+    return sorted(path for pattern in patterns for path in folder.glob(pattern) if not is_hidden(path, folder))
+
+
+# COCO
+
+
+def _read_coco(folder: Path, root: Path) -> dict[str, CocoData]:
+    if root.is_file():
+        return {"all": _coco_file(root, folder)} if root.suffix == ".json" else {}
+    files = _files(folder, "*.json", "annotations/*.json", "*/_annotations.coco.json")
+    files = [path for path in files if not path.name.startswith(_OTHER_TASKS)]
+    instances = [path for path in files if path.name.startswith("instances_")]
+    found: dict[str, Path] = {}
+    for path in instances or files:
+        name = path.parent.name if path.name == "_annotations.coco.json" else path.stem
+        found.setdefault(_split_of(name) or ("all" if name in ("annotations", "instances") else ""), path)
+    found.pop("", None)
+    if not found and len(files) == 1:
+        found = {"all": files[0]}
+    if "train" in found:
+        found.pop("all", None)
+    return {key: _coco_file(path, folder) for key, path in found.items()}
+
+
+def _coco_file(path: Path, root: Path) -> CocoData:
+    content = read_annotations(path, complete=True, sound=False)
+    name = path.stem.removeprefix("instances_")
+    folders = [root / name, root / "images" / name, path.parent / "images", root / "images", path.parent, root]
+    some = [image["file_name"].replace("\\", "/") for image in content["images"][:20]]
+    images = max(folders, key=lambda folder: sum((folder / file_name).is_file() for file_name in some))
+    return CocoData(name, content, images, f"annotation file {path}")
+
+
+# YOLO
+
+
+def _read_yolo(folder: Path, root: Path) -> dict[str, CocoData]:
+    files = [root] if root.is_file() else _files(folder, "data.yaml", "*.yaml", "*.yml")
+    for path in files:
+        try:
+            settings = parse_yaml(path.read_text(encoding="utf-8-sig"))
+        except (OSError, ValueError) as error:
+            if path.name == "data.yaml":
+                raise CocoFormatError(f"{path} is not YAML: {error}") from None
+            continue
+        if isinstance(settings, dict) and "names" in settings:
+            return _yolo_sets(path, settings)
+    return {}
+
+
+def _yolo_sets(path: Path, settings: dict[str, Any]) -> dict[str, CocoData]:
+    classes, keypoints = _yolo_names(path, settings["names"]), settings.get("kpt_shape") or (0, 0)
+    base = path.parent / str(settings.get("path") or "")
+    if not base.is_dir():  # of the machine that wrote it
+        base = path.parent
+    found: dict[str, list[Path]] = {}
+    for key, names in _SPLITS.items():
+        given = next((settings[name] for name in names if settings.get(name)), [])
+        for entry in given if isinstance(given, list) else [given]:
+            found.setdefault(key, []).extend(_yolo_images(base, str(entry), path))
+    if not found:
+        found["all"] = _pictures(base / "images" if (base / "images").is_dir() else base)
+    if not any(found.values()):
+        raise CocoFormatError(f"{path} names no folder with pictures")
+    return {
+        key: _as_coco(
+            [(image, _yolo_boxes(image, classes, math.prod(keypoints))) for image in dict.fromkeys(images)],
+            classes,
+            path,
+        )
+        for key, images in found.items()
+    }
+
+
+def _yolo_names(path: Path, names: Any) -> list[str]:
+    if isinstance(names, dict):
+        if set(names) != set(range(len(names))):
+            raise CocoFormatError(
+                f"{path}: the keys of 'names' must be 0 to {len(names) - 1}, not {format_names(names)}"
+            )
+        names = [names[number] for number in range(len(names))]
+    if not isinstance(names, list) or not names or not all(isinstance(name, (str, int)) for name in names):
+        raise CocoFormatError(f"{path}: 'names' must be a list of class names, or a mapping from numbers to names")
+    return list(map(str, names))
+
+
+def _yolo_images(base: Path, entry: str, path: Path) -> list[Path]:
+    """Return the pictures of an entry of ``data.yaml``: a folder, or a list of files; Roboflow's begin with ``../``."""
+    place = next((p for p in (base / entry, base / entry.lstrip("./"), path.parent / entry) if p.exists()), None)
+    if place is None:
+        raise CocoFormatError(f"{path} names {entry}, which is not in {base}")
+    if place.is_dir():
+        return _pictures(place)
+    lines = place.read_text(encoding="utf-8").split("\n")
+    return [place.parent / line.strip() for line in lines if line.strip()]
+
+
+def _pictures(folder: Path) -> list[Path]:
+    return [path for path in _files(folder, "**/*") if path.suffix.lower() in IMAGE_SUFFIXES]
+
+
+def _yolo_boxes(
+    image: Path, classes: Sequence[str], keypoints: int
+) -> list[tuple[str, list[float], list[list[float]]]]:
+    """Return the boxes of a picture's label file; without one it has none. ``keypoints`` numbers may follow a box."""
+    from supervision.dataset.formats.yolo import yolo_annotations_to_detections
+
+    labels = _yolo_label(image)
+    if not labels.is_file():
+        return []
+    try:
+        lines = [line for line in labels.read_text(encoding="utf-8").splitlines() if line.strip()]
+        size = np.array(read_header(image).size, dtype=np.float64)
+        found = yolo_annotations_to_detections(lines, (1, 1), with_masks=False)
+    except ImageError:
+        return []  # which the look at the pictures reports
+    except (OSError, ValueError) as error:
+        raise CocoFormatError(f"{labels}: {error}") from error
+    boxes = []
+    for line, number in zip(lines, found.class_id if lines else (), strict=True):
+        if not 0 <= number < len(classes):
+            raise CocoFormatError(f"{labels}: class {number} is not one of data.yaml's, 0 to {len(classes) - 1}")
+        numbers = list(map(float, line.split()[1:]))
+        corners, polygons = _outline(numbers[:4] if len(numbers) == 4 + keypoints else numbers, size)
+        low, high = corners.min(axis=0), corners.max(axis=0)
+        boxes.append((classes[number], [*low, *(high - low)], polygons))
+    return boxes
+
+
+def _outline(numbers: Sequence[float], size: np.ndarray) -> tuple[np.ndarray, list[list[float]]]:
+    """Return corners ``(N, 2)`` and polygons, in pixels, of the numbers of a line: box or polygon, perhaps a score."""
+    if len(numbers) < 6:
+        centre, extent = np.array(numbers[:2]), np.array(numbers[2:4])
+        return np.stack([centre - extent / 2, centre + extent / 2]) * size, []
+    polygon = np.array(numbers[: len(numbers) // 2 * 2]).reshape(-1, 2) * size
+    return polygon, [polygon.ravel().tolist()]
+
+
+def _yolo_label(image: Path) -> Path:
+    """Return the label file of a picture: beside it, or in ``labels`` where its path has ``images``."""
+    head, found, tail = str(image.with_suffix(".txt")).rpartition(f"{os.sep}images{os.sep}")
+    return Path(f"{head}{os.sep}labels{os.sep}{tail}") if found else image.with_suffix(".txt")
+
+
+# Pascal VOC
+
+
+def _read_voc(folder: Path, root: Path) -> dict[str, CocoData]:
+    files = _files(folder, "**/*.xml") if root.is_dir() else []
+    labelled = {path: found for path in files if (found := _voc_boxes(path)) is not None}
+    if not labelled:
+        return {}
+    classes = sorted({name for _, boxes in labelled.values() for name, *_ in boxes})
+    lists = {key: _voc_list(folder, names) for key, names in _SPLITS.items()}
+    groups: dict[str, list[Labelled]] = {}
+    for path, found in labelled.items():
+        listed = next((key for key, stems in lists.items() if path.stem in stems), "")
+        named = "" if any(lists.values()) else _split_of(path.parent.relative_to(folder).as_posix())
+        groups.setdefault(listed or named or "all", []).append(found)
+    if "train" in groups:
+        groups.pop("all", None)
+    return {key: _as_coco(found, classes, folder) for key, found in groups.items()}
+
+
+def _voc_list(folder: Path, names: Sequence[str]) -> set[str]:
+    """Return the pictures that ``ImageSets/Main`` lists for a split."""
+    files = [folder / "ImageSets" / "Main" / f"{name}.txt" for name in names]
+    return {word for file in files if file.is_file() for word in file.read_text(encoding="utf-8").split()}
+
+
+def _voc_boxes(path: Path) -> Labelled | None:
+    """Return the picture and boxes of a file; None for XML of another kind."""
+    from defusedxml.ElementTree import parse
+    from supervision.dataset.formats.pascal_voc import detections_from_xml_obj
+
+    try:
+        element = parse(path).getroot()
+        if element.tag != "annotation":
+            return None
+        image = _voc_image(path, element.findtext("filename") or "")
+        found, names = detections_from_xml_obj(element, [], (1, 1))
+    except (OSError, SyntaxError, ValueError) as error:
+        raise CocoFormatError(f"{path}: {error}") from error
+    boxes = [
+        (names[number], [*corners[:2], *(corners[2:] - corners[:2])], [])
+        for number, corners in zip(found.class_id, found.xyxy.astype(np.float64), strict=True)
+    ]
+    return image, boxes
+
+
+def _voc_image(path: Path, name: str) -> Path:
+    """Return the picture of a file: by the name in it or by its own, beside it or in a sister folder."""
+    folders = [path.parent, *(path.parent.parent / name for name in ("JPEGImages", "images", "Images"))]
+    base = Path(name.replace("\\", "/")).name or f"{path.stem}.jpg"
+    names = [base, *(path.stem + suffix for suffix in (*IMAGE_SUFFIXES, ".JPG", ".JPEG", ".PNG"))]
+    found = (folder / name for name in names for folder in folders)
+    return next((image for image in found if image.is_file()), path.parent / base)
+
+
+def _as_coco(labelled: Iterable[Labelled], classes: Sequence[str], origin: Path) -> CocoData:
+    """Return COCO's content of labelled pictures; their paths are kept whole, so the folder is empty."""
+    images: list[Record] = []
+    annotations: list[Record] = []
+    ids = {name: number for number, name in enumerate(classes, start=1)}
+    for number, (path, boxes) in enumerate(labelled, start=1):
+        try:
+            width, height = read_header(path).size
+        except ImageError:  # which the look at the pictures reports
+            width = height = 1
+        images.append({"id": number, "file_name": str(path), "width": width, "height": height})
+        for name, box, polygons in boxes:
+            entry = {
+                "id": len(annotations) + 1,
+                "image_id": number,
+                "category_id": ids[name],
+                "bbox": list(map(float, box)),
+            }
+            annotations.append(entry | ({"segmentation": polygons} if polygons else {}))
+    content = {
+        "images": images,
+        "annotations": annotations,
+        "categories": [{"id": ids[name], "name": name} for name in classes],
+    }
+    check_annotations(content, str(origin), complete=True, sound=False)
+    return CocoData("", content, Path(), str(origin))

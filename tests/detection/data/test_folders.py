@@ -1,0 +1,248 @@
+"""Folders in COCO's, YOLO's and Pascal VOC's form: the same data set in each."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+from xml.sax.saxutils import escape
+
+import pytest
+from PIL import Image
+
+pytest.importorskip("supervision")
+from nasnet_det.detection.data.columns import CocoFormatError
+from nasnet_det.detection.data.folders import open_dataset, read_folder
+from nasnet_det.detection.data.look import CocoData, DatasetError, look_at
+
+Content = dict[str, Any]
+Writer = Callable[[Path, dict[str, Content], Path], None]
+
+
+def small(split: str) -> Content:
+    """Two images of two classes."""
+    images = [{"id": i, "file_name": f"{split}{i}.png", "width": 40, "height": 30} for i in (1, 2)]
+    boxes = [[2.0, 3.0, 10.0, 12.0], [20.5, 4.25, 8.0, 9.5]]
+    annotations = [{"id": i, "image_id": i, "category_id": i, "bbox": box} for i, box in enumerate(boxes, start=1)]
+    return {
+        "images": images,
+        "annotations": annotations,
+        "categories": [{"id": 1, "name": "fox"}, {"id": 2, "name": "hen"}],
+    }
+
+
+@pytest.fixture
+def pictures(tmp_path: Path) -> Path:
+    folder = tmp_path / "pictures"
+    folder.mkdir()
+    for split in ("train", "val"):
+        for image in small(split)["images"]:
+            Image.new("RGB", (40, 30)).save(folder / image["file_name"])
+    return folder
+
+
+def by_image(content: Content) -> dict[int, list[Any]]:
+    found: dict[int, list[Any]] = {image["id"]: [] for image in content["images"]}
+    for entry in content["annotations"]:
+        found[entry["image_id"]].append(entry)
+    return found
+
+
+def write_coco(root: Path, sets: dict[str, Content], pictures: Path) -> None:
+    (root / "annotations").mkdir(parents=True)
+    for split, content in sets.items():
+        (root / split).mkdir()
+        (root / "annotations" / f"instances_{split}.json").write_text(json.dumps(content))
+        for image in content["images"]:
+            shutil.copy(pictures / image["file_name"], root / split)
+
+
+def write_yolo(root: Path, sets: dict[str, Content], pictures: Path) -> None:
+    names = [category["name"] for category in sets["train"]["categories"]]
+    ids = [category["id"] for category in sets["train"]["categories"]]
+    for split, content in sets.items():
+        for kind in ("images", "labels"):
+            (root / kind / split).mkdir(parents=True)
+        for image in content["images"]:
+            shutil.copy(pictures / image["file_name"], root / "images" / split)
+            lines = []
+            for entry in by_image(content)[image["id"]]:
+                x, y, w, h = entry["bbox"]
+                shares = (
+                    (x + w / 2) / image["width"],
+                    (y + h / 2) / image["height"],
+                    w / image["width"],
+                    h / image["height"],
+                )
+                lines.append(" ".join(map(repr, (ids.index(entry["category_id"]), *shares))))
+            if lines:
+                (root / "labels" / split / image["file_name"]).with_suffix(".txt").write_text("\n".join(lines))
+    splits = "".join(f"{split}: images/{split}\n" for split in sets)
+    (root / "data.yaml").write_text(f"path: .\n{splits}names: {json.dumps(names)}\n")
+
+
+def write_voc(root: Path, sets: dict[str, Content], pictures: Path) -> None:
+    names = {category["id"]: category["name"] for category in sets["train"]["categories"]}
+    for folder in ("Annotations", "JPEGImages", "ImageSets/Main"):
+        (root / folder).mkdir(parents=True)
+    for split, content in sets.items():
+        (root / "ImageSets" / "Main" / f"{split}.txt").write_text(
+            "\n".join(Path(i["file_name"]).stem for i in content["images"])
+        )
+        for image in content["images"]:
+            shutil.copy(pictures / image["file_name"], root / "JPEGImages")
+            objects = ""
+            for entry in by_image(content)[image["id"]]:
+                x, y, w, h = entry["bbox"]
+                corners = f"<xmin>{x + 1}</xmin><ymin>{y + 1}</ymin><xmax>{x + w}</xmax><ymax>{y + h}</ymax>"
+                objects += (
+                    f"<object><name>{escape(names[entry['category_id']])}</name><bndbox>{corners}</bndbox></object>"
+                )
+            text = f"<annotation><filename>{image['file_name']}</filename>{objects}</annotation>"
+            (root / "Annotations" / image["file_name"]).with_suffix(".xml").write_text(text)
+
+
+FORMS = {"coco": write_coco, "yolo": write_yolo, "voc": write_voc}
+
+
+def essence(data: CocoData) -> dict[str, Any]:
+    """Size and labelled boxes of each picture, as training sees them."""
+    found = look_at(data, training=False)
+    assert not found.troubles
+    return {
+        Path(record["file_name"]).name: (
+            record["width"],
+            record["height"],
+            sorted((found.classes[entry["category_id"]], *entry["bbox"]) for entry in record["annotations"]),
+        )
+        for record in found.records
+    }
+
+
+def assert_same(one: dict[str, Any], other: dict[str, Any]) -> None:
+    assert one.keys() == other.keys()
+    for name in one:
+        assert one[name][:2] == other[name][:2]
+        for mine, theirs in zip(one[name][2], other[name][2], strict=True):
+            assert mine[0] == theirs[0] and mine[1:] == pytest.approx(theirs[1:], abs=1e-3)
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_every_form_gives_the_same(tmp_path: Path, pictures: Path, form: str) -> None:
+    sets = {split: small(split) for split in ("train", "val")}
+    FORMS[form](tmp_path / "data", sets, pictures)
+    before = sorted(tmp_path.rglob("*"))
+    train, val, classes = open_dataset(tmp_path / "data")
+    assert classes == ["fox", "hen"]
+    assert (train.name, val.name) == ("data_train", "data_val")
+    for data, split in ((train, "train"), (val, "val")):
+        assert_same(essence(data), essence(CocoData("x", small(split) | _defaults(small(split)), pictures, "x")))
+    assert sorted(tmp_path.rglob("*")) == before
+
+
+def _defaults(content: Content) -> Content:
+    return {"annotations": [{**entry, "iscrowd": 0, "area": 1} for entry in content["annotations"]]}
+
+
+def test_coco_mini_is_the_same_in_every_form(shared: Path, tmp_path: Path) -> None:
+    root = shared / "data" / "coco_mini"
+    sets = {}
+    for split in ("train", "val"):
+        content = json.loads((root / "annotations" / f"instances_{split}2017.json").read_text())
+        content["annotations"] = [entry for entry in content["annotations"] if not entry["iscrowd"]]
+        # Pascal VOC knows only the classes that occur.
+        sets[split] = content
+    for split, content in sets.items():
+        for form in ("yolo", "voc"):
+            FORMS[form](tmp_path / form / split, {"train": content}, root / f"{split}2017")
+        wanted = essence(open_coco(tmp_path / "coco" / split, content, root / f"{split}2017"))
+        for form in ("yolo", "voc"):
+            assert_same(essence(read_folder(tmp_path / form / split)["train"]), wanted)
+
+
+def open_coco(folder: Path, content: Content, pictures: Path) -> CocoData:
+    write_coco(folder, {"train": content}, pictures)
+    return read_folder(folder)["train"]
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_a_missing_split_is_made_by_seed(tmp_path: Path, pictures: Path, form: str) -> None:
+    content = small("train")
+    content["images"] += [{**image, "id": image["id"] + 2} for image in small("val")["images"]]
+    FORMS[form](tmp_path / "data", {"train": content}, pictures)
+    train, val, _ = open_dataset(tmp_path / "data", val_share=0.25, seed=1)
+    names = [{Path(image["file_name"]).name for image in data.content["images"]} for data in (train, val)]
+    assert (len(names[0]), len(names[1])) == (3, 1) and not names[0] & names[1]
+    again = open_dataset(tmp_path / "data", val_share=0.25, seed=1)[1]
+    assert again.content == val.content
+    with pytest.raises(DatasetError, match="1 image"):
+        open_dataset(write_one(tmp_path / "one", form, pictures))
+
+
+def write_one(root: Path, form: str, pictures: Path) -> Path:
+    content = small("train")
+    content["images"], content["annotations"] = content["images"][:1], content["annotations"][:1]
+    FORMS[form](root, {"train": content}, pictures)
+    return root
+
+
+@pytest.mark.parametrize(
+    ("layout", "annotations", "folder"),
+    [
+        ("own", "train.json", "train"),
+        ("images", "train.json", "images"),
+        ("one file", "annotations.json", "images"),
+        ("roboflow", "train/_annotations.coco.json", "train"),
+        ("packed", "inner/train.json", "inner/images"),
+    ],
+)
+def test_layouts_of_coco(tmp_path: Path, pictures: Path, layout: str, annotations: str, folder: str) -> None:
+    root = tmp_path / "root"
+    shutil.copytree(pictures, root / folder)
+    (root / annotations).parent.mkdir(exist_ok=True)
+    (root / annotations).write_text(json.dumps(small("train")))
+    train, val, _ = open_dataset(root)
+    assert len(train.content["images"]) == len(val.content["images"]) == 1
+    assert look_at(train, training=True).troubles == []
+
+
+def test_yolo_lists_polygons_and_another_machines_path(tmp_path: Path, pictures: Path) -> None:
+    root = tmp_path / "root"
+    shutil.copytree(pictures, root / "images")
+    (root / "labels").mkdir()
+    (root / "labels" / "train1.txt").write_text("1 0.25 0.1 0.5 0.1 0.5 0.4\n")
+    (root / "train.txt").write_text("images/train1.png\n./images/train2.png\n")
+    (root / "data.yaml").write_text("path: /home/else\ntrain: train.txt\nval: images\nnames: {0: fox, 1: hen}\n")
+    found = read_folder(root)
+    (entry,) = found["train"].content["annotations"]
+    assert entry["bbox"] == pytest.approx([10, 3, 10, 9])
+    assert entry["segmentation"] == [pytest.approx([10, 3, 20, 3, 20, 12])]
+    assert len(found["val"].content["images"]) == 4
+
+
+@pytest.mark.parametrize(
+    ("label", "words"),
+    [("1 0.5 0.5 0.2", "train1.txt"), ("7 0.5 0.5 0.2 0.2", "train1.txt"), ("x 0 0 1 1", "train1.txt")],
+)
+def test_bad_labels_name_their_file(tmp_path: Path, pictures: Path, label: str, words: str) -> None:
+    write_yolo(tmp_path / "data", {"train": small("train")}, pictures)
+    (tmp_path / "data" / "labels" / "train" / "train1.txt").write_text(label)
+    with pytest.raises(CocoFormatError, match=r"train1\.txt"):
+        open_dataset(tmp_path / "data")
+
+
+def test_bad_xml_names_its_file(tmp_path: Path, pictures: Path) -> None:
+    write_voc(tmp_path / "data", {"train": small("train")}, pictures)
+    path = tmp_path / "data" / "Annotations" / "train1.xml"
+    path.write_text(path.read_text().replace("<xmin>", "<left>").replace("</xmin>", "</left>"))
+    with pytest.raises(CocoFormatError, match=r"train1\.xml"):
+        open_dataset(tmp_path / "data")
+
+
+def test_a_folder_in_no_form_is_an_error(tmp_path: Path, pictures: Path) -> None:
+    with pytest.raises(DatasetError, match="pictures"):
+        open_dataset(pictures)
+    with pytest.raises(DatasetError, match="nowhere"):
+        open_dataset(tmp_path / "nowhere")
