@@ -13,6 +13,7 @@ import pytest
 EXTRAS = {
     "detection": ("detectron2", "fvcore", "iopath", "omegaconf", "hydra", "yacs", "pycocotools", "tensorboard"),
     "fast-eval": ("faster_coco_eval",),
+    "data": ("supervision", "defusedxml"),
     "search": ("optuna", "ray"),
     "tensorflow": ("tensorflow", "tf_keras", "tf_slim", "keras"),
     "train": ("tensorboard",),

@@ -28,6 +28,8 @@ PIP = {
     "iopath": "'nasnet-det[detection]'",
     "pycocotools": "'nasnet-det[detection]'",
     "faster_coco_eval": "'nasnet-det[fast-eval]'",
+    "supervision": "'nasnet-det[data]'",
+    "defusedxml": "'nasnet-det[data]'",
     "optuna": "'nasnet-det[search]'",
     "ray": "'nasnet-det[search]'",
     "tensorflow": "'nasnet-det[tensorflow]'",

@@ -79,7 +79,7 @@ ROWS = (
     Row(r"^nasnet-det --", why="tests/cli/test_main.py runs it"),
     Row(r"--help"),
     SEARCH,
-    Row(r"tools/(draw_cell|draw_accuracy|evaluate|export_cell|search_report)\.py"),
+    Row(r"tools/(check_data|draw_cell|draw_accuracy|evaluate|export_cell|search_report)\.py"),
     Row(r"tools/prepare_coco\.py", status=2),  # there is no COCO here: it says what to download
     Row(
         r"tools/prepare_cifar10\.py",

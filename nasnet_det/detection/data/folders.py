@@ -164,7 +164,7 @@ def _yolo_sets(path: Path, settings: dict[str, Any]) -> dict[str, CocoData]:
         base = path.parent
     found: dict[str, list[Path]] = {}
     for key, names in _SPLITS.items():
-        given = next((settings[name] for name in names if settings.get(name)), [])
+        given: Any = next((settings[name] for name in names if settings.get(name)), [])
         for entry in given if isinstance(given, list) else [given]:
             found.setdefault(key, []).extend(_yolo_images(base, str(entry), path))
     if not found:
@@ -226,11 +226,12 @@ def _yolo_boxes(
     except (OSError, ValueError) as error:
         raise CocoFormatError(f"{labels}: {error}") from error
     boxes = []
-    for line, number in zip(lines, found.class_id if lines else (), strict=True):
+    numbers: list[int] = [] if found.class_id is None else found.class_id.tolist()
+    for line, number in zip(lines, numbers, strict=True):
         if not 0 <= number < len(classes):
             raise CocoFormatError(f"{labels}: class {number} is not one of data.yaml's, 0 to {len(classes) - 1}")
-        numbers = list(map(float, line.split()[1:]))
-        corners, polygons = _outline(numbers[:4] if len(numbers) == 4 + keypoints else numbers, size)
+        values = list(map(float, line.split()[1:]))
+        corners, polygons = _outline(values[:4] if len(values) == 4 + keypoints else values, size)
         low, high = corners.min(axis=0), corners.max(axis=0)
         boxes.append((classes[number], [*low, *(high - low)], polygons))
     return boxes
@@ -290,11 +291,10 @@ def _voc_boxes(path: Path) -> Labelled | None:
         found, names = detections_from_xml_obj(element, [], (1, 1))
     except (OSError, SyntaxError, ValueError) as error:
         raise CocoFormatError(f"{path}: {error}") from error
-    boxes = [
-        (names[number], [*corners[:2], *(corners[2:] - corners[:2])], [])
-        for number, corners in zip(found.class_id, found.xyxy.astype(np.float64), strict=True)
-    ]
-    return image, boxes
+    corners = found.xyxy.astype(np.float64)
+    labels = [names[number] for number in ([] if found.class_id is None else found.class_id.tolist())]
+    boxes = np.concatenate([corners[:, :2], corners[:, 2:] - corners[:, :2]], axis=1).tolist()
+    return image, [(label, box, []) for label, box in zip(labels, boxes, strict=True)]
 
 
 def _voc_image(path: Path, name: str) -> Path:

@@ -1,0 +1,59 @@
+"""Look at a folder of annotated pictures before training: counts, troubles, drawn samples.
+
+nasnet-det check-data my_data
+nasnet-det check-data my_data --output check.html --samples 40
+
+The folder is in COCO's, YOLO's or Pascal VOC's form; nothing in it is changed. The same look is taken when training
+begins.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from nasnet_det.cli.errors import command, needs
+from nasnet_det.cli.options import add_output, new_parser
+from nasnet_det.safe_io.files import protecting, write_text
+
+
+def parse(argv: Sequence[str] | None) -> argparse.Namespace:
+    """Parse the command line."""
+    parser = new_parser(__doc__)
+    parser.add_argument("root", type=Path, metavar="ROOT", help="the folder, its annotation file, or its data.yaml")
+    parser.add_argument("--samples", type=int, default=12, metavar="N", help="pictures drawn of each set (default: 12)")
+    parser.add_argument("--seed", type=int, default=0, help="of the choice of samples (default: 0)")
+    parser.add_argument("--masks", action="store_true", help="look at masks, too, as training with MODEL.MASK_ON does")
+    add_output(parser, "the page (default: output/check-data-ROOT.html)")
+    args = parser.parse_args(argv)
+    if args.samples < 0:
+        parser.error("--samples is at least 0")
+    return args
+
+
+@command
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command; 0 if the data can be used, 2 if not."""
+    args = parse(argv)
+    with needs():
+        from nasnet_det.detection.data.folders import read_folder
+        from nasnet_det.detection.data.look import join, look_at
+        from nasnet_det.detection.data.sample_page import sample_page
+    with protecting([args.root]):
+        sets = read_folder(args.root)
+        looks = {key: look_at(data, key != "val", "bitmask" if args.masks else "") for key, data in sets.items()}
+        judged = looks.pop("val", None)
+        found = join(list(looks.values()), [judged] if judged else [])
+        print(found.report())
+        output = args.output or Path("output", f"check-data-{args.root.resolve().stem}.html")
+        write_text(output, sample_page(f"Look at {args.root}", found, args.samples, args.seed))
+        print(f"written: {output}")
+    found.refuse_fatal()
+    print(f"ready: {len(found.classes)} classes, {len(found.train)} images to train on")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,75 @@
+"""The page of a look at data sets: counts, troubles, and drawn samples."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from nasnet_det.detection.data.columns import Record
+from nasnet_det.detection.data.look import Look, SetLook
+from nasnet_det.draw.detections import Detection, draw
+from nasnet_det.draw.page import Page
+from nasnet_det.safe_io.images import ImageError, read_image
+
+#: The longest side of a sample, in pixels.
+_SIDE = 640
+
+
+def sample_page(title: str, look: Look, samples: int = 12, seed: int = 0) -> str:
+    """Return a page, as HTML, of a look at data sets.
+
+    Args:
+        title: its heading.
+        look: what was found.
+        samples: how many pictures to draw of each data set.
+        seed: of their choice.
+    """
+    page = Page(title)
+    page.heading("Counts")
+    rows = dict.fromkeys(name for found in look.sets for name in found.counts)
+    page.table(
+        ["", *(found.data.name for found in look.sets)],
+        ([name, *(found.counts.get(name, "-") for found in look.sets)] for name in rows),
+    )
+    page.heading("Troubles")
+    for trouble in look.troubles:
+        page.text(str(trouble), "fatal" if trouble.fatal else "")
+    if not look.troubles:
+        page.text("None.")
+    for found in look.sets:
+        page.heading(f"Samples of {found.data.name}")
+        page.sheet(drawn_samples(found, samples, seed))
+    return str(page)
+
+
+def drawn_samples(found: SetLook, samples: int, seed: int) -> Iterator[tuple[Image.Image, str]]:
+    """Yield pictures of a data set, chosen at random, with their boxes, and a caption each."""
+    order = np.random.default_rng(seed).permutation(len(found.records))
+    for number in sorted(order[:samples].tolist()):
+        record = found.records[number]
+        try:
+            name = "/".join(Path(record["file_name"]).parts[-2:])
+            yield draw_record(record, found.classes), f"{name} ({record['width']} x {record['height']})"
+        except ImageError:  # which the troubles name, unless it is cut off in its pixels
+            continue
+
+
+def draw_record(record: Record, classes: list[str]) -> Image.Image:
+    """Return the picture of a record with its boxes, at most 640 pixels wide and high.
+
+    Raises:
+        ImageError: if the picture cannot be read.
+    """
+    picture = read_image(record["file_name"], record.get("turn", True))
+    width, height = picture.size
+    picture.thumbnail((_SIDE, _SIDE))
+    share = picture.width / width, picture.height / height
+    objects = []
+    for entry in record["annotations"]:
+        x, y, w, h = entry["bbox"]
+        box = (x * share[0], y * share[1], (x + w) * share[0], (y + h) * share[1])
+        objects.append(Detection(box, entry["category_id"], classes[entry["category_id"]]))
+    return draw(picture, objects)
