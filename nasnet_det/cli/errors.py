@@ -12,6 +12,8 @@ import warnings
 from collections.abc import Callable, Iterator, Sequence
 from typing import TypeVar, cast
 
+from nasnet_det.cli.processor import keep_freed_memory
+
 #: Exit statuses: a mistake in the input; stopped by SIGINT, as a shell gives it; the reader of the output has left.
 MISTAKE, STOPPED, BROKEN_PIPE = 2, 130, 141
 #: With this variable set, an error shows its traceback.
@@ -51,6 +53,7 @@ def command(main: Main) -> Main:
 
     @functools.wraps(main)
     def guarded(argv: Sequence[str] | None = None) -> int:
+        keep_freed_memory()
         try:
             try:
                 return main(argv)

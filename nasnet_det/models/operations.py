@@ -17,6 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from nasnet_det.genotypes.genotype import OPERATIONS
+from nasnet_det.models.cpu_training import normalize
 from nasnet_det.models.padding import AvgPool2dSame, Conv2dSame, MaxPool2dSame, shift, subsample
 
 Kernel = int | tuple[int, int]
@@ -88,7 +89,7 @@ class ConvNorm(nn.Module):
         self.bn = settings.norm(out_channels)
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.bn(self.conv(self.act(x)))
+        return normalize(self.conv(self.act(x)), self.bn)
 
 
 class SeparableConvNorm(nn.Module):
@@ -118,7 +119,7 @@ class SeparableConvNorm(nn.Module):
         self.bn = settings.norm(out_channels)
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.bn(self.pointwise(self.depthwise(self.act(x))))
+        return normalize(self.pointwise(self.depthwise(self.act(x))), self.bn)
 
 
 class FactorizedReduction(nn.Module):
@@ -141,7 +142,7 @@ class FactorizedReduction(nn.Module):
         x = self.act(x)
         first = self.path1(subsample(x, self.scale.stride))
         second = self.path2(subsample(shift(x, self.scale.dilation), self.scale.stride))
-        return self.bn(torch.cat((first, second), dim=1))
+        return normalize(torch.cat((first, second), dim=1), self.bn)
 
 
 Builder = Callable[[int, int, LayerSettings, Scale], nn.Module]

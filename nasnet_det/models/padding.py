@@ -14,6 +14,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from nasnet_det.models.cpu_training import depthwise_conv2d, is_slow_depthwise, is_training_on_cpu
+
 Pair = tuple[int, int]
 
 
@@ -82,6 +84,8 @@ class Conv2dSame(nn.Conv2d):
         if not self.pads_itself:
             kernel, stride = (self.kernel_size[0], self.kernel_size[1]), (self.stride[0], self.stride[1])
             x = pad_same(x, kernel, stride, self.dilation[0])
+        if is_slow_depthwise(self) and is_training_on_cpu(x) and self.weight.dtype == x.dtype:
+            return depthwise_conv2d(x, self.weight, self.stride, self.padding)  # type: ignore[arg-type]
         return super().forward(x)
 
 

@@ -6,6 +6,7 @@ import math
 
 from torch import Tensor, nn
 
+from nasnet_det.models.cpu_training import normalize
 from nasnet_det.models.operations import LayerSettings
 
 
@@ -19,7 +20,7 @@ class StemConv(nn.Module):
         self.bn = settings.norm(out_channels)
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.bn(self.conv(x))
+        return normalize(self.conv(x), self.bn)
 
 
 class AuxiliaryHead(nn.Module):

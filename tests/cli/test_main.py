@@ -45,7 +45,7 @@ def status_of(words: list[str]) -> int:
 
 
 def test_every_module_is_a_verb_with_a_launcher_and_a_line_in_the_help(monkeypatch: pytest.MonkeyPatch) -> None:
-    modules = {path.stem for path in FOLDER.glob("*.py")} - {"__init__", "main", "errors", "options"}
+    modules = {path.stem for path in FOLDER.glob("*.py")} - {"__init__", "main", "errors", "options", "processor"}
     launchers = {path.stem for path in (FOLDER.parents[1] / "tools").glob("*.py")}
     assert modules == set(TOOLS.values()) == launchers
     assert all(TOOLS[alias] == TOOLS[verb] for alias, verb in ALIASES.items())

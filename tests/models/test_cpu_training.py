@@ -1,0 +1,118 @@
+"""The faster backward passes against PyTorch's own, in float64, on every size and layout."""
+
+from __future__ import annotations
+
+import copy
+from typing import Any
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor, nn
+from torch.nn import functional
+
+from nasnet_det.models.cpu_training import (
+    depthwise_conv2d,
+    depthwise_weight_gradient,
+    has_hooks,
+    is_training_on_cpu,
+    normalize,
+)
+
+LAYOUTS = [torch.channels_last, torch.contiguous_format]
+
+
+def images(*size: int, layout: torch.memory_format = torch.channels_last, offset: float = 0.0) -> Tensor:
+    x = torch.randn(size, dtype=torch.float64) + offset
+    return x.contiguous(memory_format=layout).requires_grad_()
+
+
+@settings(deadline=None, max_examples=60)
+@given(
+    height=st.integers(7, 20),
+    width=st.integers(7, 20),
+    kernel=st.tuples(st.integers(1, 7), st.integers(1, 7)),
+    stride=st.tuples(st.integers(1, 3), st.integers(1, 3)),
+    padding=st.tuples(st.integers(0, 3), st.integers(0, 3)),
+    layout=st.sampled_from(LAYOUTS),
+)
+def test_weight_gradient_in_tiles_is_pytorchs(
+    height: int, width: int, kernel: tuple[int, int], stride: Any, padding: Any, layout: torch.memory_format
+) -> None:
+    x = images(2, 3, height, width, layout=layout).detach()
+    weight = torch.randn(3, 1, *kernel, dtype=torch.float64, requires_grad=True)
+    output = functional.conv2d(x, weight, None, stride, padding, groups=3)
+    gradient = torch.randn_like(output)
+    (expected,) = torch.autograd.grad(output, weight, gradient)
+    torch.testing.assert_close(depthwise_weight_gradient(x, gradient, kernel, stride, padding), expected)
+
+
+def test_depthwise_conv2d_has_two_derivatives() -> None:
+    x, weight = images(2, 3, 6, 7), torch.randn(3, 1, 5, 5, dtype=torch.float64, requires_grad=True)
+
+    def run(x: Tensor, weight: Tensor) -> Tensor:
+        return depthwise_conv2d(x, weight, (1, 1), (2, 2))
+
+    assert torch.autograd.gradcheck(run, (x, weight), fast_mode=True)
+    assert torch.autograd.gradgradcheck(run, (x, weight), fast_mode=True)
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+@pytest.mark.parametrize("size", [(4, 3, 5, 6), (2, 8, 1, 1), (3, 1, 4, 4)])
+@pytest.mark.parametrize("momentum", [0.1, 0.0, None])
+def test_batch_norm_is_pytorchs(layout: torch.memory_format, size: tuple[int, ...], momentum: float | None) -> None:
+    norm = nn.BatchNorm2d(size[1], momentum=momentum).double()
+    nn.init.normal_(norm.weight)
+    nn.init.normal_(norm.bias)
+    plain, x = copy.deepcopy(norm), images(*size, layout=layout, offset=10.0)
+    gradient = torch.randn(size, dtype=torch.float64)
+    results = []
+    for run, module in ((lambda x: normalize(x, norm), norm), (plain, plain)):
+        for _ in range(2):
+            y = run(x)
+        results.append([y, *torch.autograd.grad(y, [x, *module.parameters()], gradient), *module.buffers()])
+    for ours, expected in zip(*results, strict=True):
+        torch.testing.assert_close(ours, expected)
+    assert "BatchNorm2dBackward" in type(normalize(x, norm).grad_fn).__name__
+
+
+def test_batch_norm_has_two_derivatives() -> None:
+    norm = nn.BatchNorm2d(3).double()
+    assert torch.autograd.gradcheck(lambda x: normalize(x, norm), images(2, 3, 4, 4), fast_mode=True)
+    assert torch.autograd.gradgradcheck(lambda x: normalize(x, norm), images(2, 3, 4, 4), fast_mode=True)
+
+
+def test_batch_norm_of_a_single_value_is_refused_as_by_pytorch() -> None:
+    with pytest.raises(ValueError):
+        normalize(images(1, 3, 1, 1), nn.BatchNorm2d(3).double())
+
+
+class Shift(nn.BatchNorm2d):
+    def forward(self, x: Tensor) -> Tensor:
+        return x + 1
+
+
+def test_other_norms_and_hooks_are_called() -> None:
+    x = images(2, 3, 4, 4)
+    for norm in (Shift(3), nn.Identity(), nn.GroupNorm(3, 3).double(), nn.BatchNorm2d(3).double().eval()):
+        torch.testing.assert_close(normalize(x, norm), norm(x))
+    norm, seen = nn.BatchNorm2d(3).double(), []
+    norm.register_forward_hook(lambda *arguments: seen.append(norm))
+    assert has_hooks(norm)
+    normalize(x, norm)
+    assert seen == [norm]
+
+
+def test_only_plain_eager_training_is_changed() -> None:
+    x = images(2, 3, 4, 4)
+    assert is_training_on_cpu(x)
+    with torch.no_grad():
+        assert not is_training_on_cpu(x)
+    with torch.autocast("cpu", torch.bfloat16):
+        assert not is_training_on_cpu(x)
+    assert not is_training_on_cpu(x.to("meta"))
+    assert not is_training_on_cpu(x.bfloat16())
+    assert not is_training_on_cpu(nn.Parameter(x.detach()))
+    torch.func.grad(lambda x: (x * is_training_on_cpu(x)).sum())(x)
+    assert torch.func.grad(lambda x: x.sum() * is_training_on_cpu(x))(x.detach()).eq(0).all()
