@@ -6,6 +6,7 @@ Its wiring is data (``plan.py``). Sources: paper figure 2; TF-slim ``nets/nasnet
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import partial
 from numbers import Integral
@@ -355,11 +356,17 @@ def _check_numbers(stages: Sequence[int], num_filters: int, stem: str, output_st
     return output_stride
 
 
+_OLD_NAMES = re.compile(r"(^|\.)(cells\.\w+)\.(fits|joins)\.")
+_NEW_NAMES = {"fits": "preprocess", "joins": "concat_proj"}
+
+
+def current_name(name: str) -> str:
+    """Return the present name of a tensor that release 0.1 may have stored under another one."""
+    return _OLD_NAMES.sub(lambda match: f"{match[1]}{match[2]}.{_NEW_NAMES[match[3]]}.", name)
+
+
 def _rename_old_keys(module: nn.Module, state_dict: dict[str, Any], prefix: str, *unused: Any) -> None:
-    """A load hook for state dicts of release 0.1, in which projections of inputs and outputs had other names."""
+    """Rename the tensors of a state dict of release 0.1: a hook of ``load_state_dict``."""
     del module, unused
     for key in [key for key in state_dict if key.startswith(f"{prefix}cells.")]:
-        cell, _, name = key.removeprefix(f"{prefix}cells.").partition(".")
-        for old, new in (("fits.", "preprocess."), ("joins.", "concat_proj.")):
-            if name.startswith(old):
-                state_dict[f"{prefix}cells.{cell}.{new}{name.removeprefix(old)}"] = state_dict.pop(key)
+        state_dict[current_name(key)] = state_dict.pop(key)

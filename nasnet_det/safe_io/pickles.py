@@ -1,4 +1,4 @@
-"""Pickles that others have written, read as data: arrays and plain values come out, nothing in them is executed."""
+"""Pickles from outside, read as data: they yield arrays and plain values, and nothing in them is executed."""
 
 from __future__ import annotations
 
@@ -27,23 +27,23 @@ class _Unpickler(pickle.Unpickler):
         if (module, name) in _MADE:
             return _MADE[module, name]
         raise pickle.UnpicklingError(
-            f"it wants {f'{module}.{name}':.100}, which no data needs; nothing in it was executed"
+            f"it refers to {f'{module}.{name}':.100}, which is not data; nothing in it was executed"
         )
 
 
 def from_pickle(content: bytes, encoding: str) -> Any:
-    """What a pickle holds: numpy arrays, and what needs no import, such as numbers, texts, lists and dictionaries.
+    """Return the content of a pickle: numpy arrays and values of built-in types.
 
     Args:
         content: the pickle.
-        encoding: of texts that Python 2 wrote; ``bytes`` leaves them as they are.
+        encoding: the encoding of strings written by Python 2; ``bytes`` leaves them undecoded.
 
     Raises:
-        pickle.UnpicklingError: if it wants anything else.
-        Exception: almost any other, if it is damaged or no pickle.
+        pickle.UnpicklingError: if it refers to anything else.
+        Exception: almost any other, if it is damaged or not a pickle.
     """
     for number, (opcode, argument, _) in enumerate(pickletools.genops(content)):
-        # Python makes a table as long as the largest place says, which damage may put in the billions.
+        # Python allocates a table up to the largest memo index, which damage may put in the billions.
         if opcode.name.endswith("PUT") and isinstance(argument, int) and argument > number:
-            raise pickle.UnpicklingError(f"it keeps value {number} at place {argument}")
+            raise pickle.UnpicklingError(f"its memo index {argument} is larger than its number of values {number}")
     return _Unpickler(io.BytesIO(content), encoding=encoding).load()

@@ -1,8 +1,8 @@
-"""Values from files that others have written: JSON and YAML as plain values, and their place in a message.
+"""Parsing of JSON and YAML from outside, and formatting of such values in messages.
 
-Both parsers fail in more ways than by their own errors: numbers of thousands of digits, nesting that exhausts the
-stack, and YAML aliases, with which a few lines stand for billions of values or for a value inside itself. Here all of
-these are ValueErrors.
+Both parsers fail in more ways than their own exceptions: numbers with thousands of digits, nesting that exhausts the
+stack, and YAML aliases, with which a few lines expand to billions of values or contain themselves. Here all of these
+are ValueErrors.
 """
 
 from __future__ import annotations
@@ -15,14 +15,14 @@ from typing import Any
 
 import yaml
 
-#: How deep lists and mappings may lie in one another: far below what the stack holds.
+#: The deepest nesting of lists and mappings: far below the stack's limit.
 DEEPEST = 100
-#: How many values a YAML text may stand for once its aliases are written out.
+#: The number of values that a YAML text may expand to.
 MOST_VALUES = 1_000_000
 
 
 def parse_json(text: str) -> Any:
-    """What a JSON text says.
+    """Parse a JSON text.
 
     Raises:
         ValueError: if it is not JSON, or nested too deeply for this Python.
@@ -34,33 +34,33 @@ def parse_json(text: str) -> Any:
 
 
 def parse_yaml(text: str) -> Any:
-    """What a YAML text says, in plain values; nothing in it is executed.
+    """Parse a YAML text into plain values; nothing in it is executed.
 
     Raises:
-        ValueError: if it is not YAML, is nested too deeply, or stands for too many values.
+        ValueError: if it is not YAML, is nested too deeply, or expands to too many values.
     """
     try:
         value = yaml.safe_load(text)
     except yaml.YAMLError as error:
         raise ValueError(" ".join(str(error).split())) from None
     except (RecursionError, OverflowError):
-        raise ValueError("it is nested too deeply, or holds a number that is too large") from None
+        raise ValueError("it is nested too deeply, or contains a number that is too large") from None
     check_extent(value)
     return value
 
 
 def check_extent(value: Any) -> None:
-    """Refuse values that stand for too many others, or contain themselves.
+    """Check that a value does not expand to too many others or contain itself.
 
     Raises:
-        ValueError: if so.
+        ValueError: if it does.
     """
     if _extent(value, {}, 0) > MOST_VALUES:
-        raise ValueError(f"its aliases stand for more than {MOST_VALUES} values")
+        raise ValueError(f"its aliases expand to more than {MOST_VALUES} values")
 
 
 def _extent(value: Any, known: dict[int, int], depth: int) -> int:
-    """How many values ``value`` stands for, itself counted; what is shared is walked over once."""
+    """Return the number of values in ``value``, itself included; shared values are visited once."""
     if not isinstance(value, (Mapping, list, tuple, set)):
         return 1
     if depth > DEEPEST:
@@ -78,15 +78,15 @@ _shortened.maxlong = 30
 
 
 def format_value(value: Any) -> str:
-    """A value as a message shows it: in Python's words, cut where it is long, deep or without end."""
+    """Format a value for a message: its ``repr``, shortened if it is long, deep or recursive."""
     try:
         text = _shortened.repr(value)
-    except ValueError:  # an integer of more digits than Python writes
-        return f"a {type(value).__name__} too large to be written"
+    except ValueError:  # an int with more digits than Python prints
+        return f"a {type(value).__name__} too large to print"
     return text if len(text) <= _LONGEST else f"{text[:_LONGEST]}..."
 
 
 def format_names(names: Iterable[Any]) -> str:
-    """Names as a message shows them: without quotes, cut where they are long or many."""
+    """Format names for a message: without quotes, shortened if they are long or many."""
     text = repr(", ".join(map(str, itertools.islice(names, 20))))[1:-1]
     return text if len(text) <= _LONGEST else f"{text[:_LONGEST]}..."

@@ -1,4 +1,4 @@
-"""Published weights: where they lie, how they are fetched and kept, and how each format is read."""
+"""Published weights: locations, download, cache, and readers of every format."""
 
 import timm  # noqa: F401 - see nasnet_det.models
 

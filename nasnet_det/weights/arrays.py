@@ -1,7 +1,7 @@
-"""From a file to named arrays: what kind of file it is is seen in its first bytes, not in its name.
+"""Reading of weight files as named arrays; the kind of a file is recognized by its first bytes, not by its name.
 
-Nothing is executed on the way: PyTorch files are read with ``weights_only=True``, and of an archive only regular files
-with paths inside it are unpacked.
+Nothing is executed: PyTorch files are read with ``weights_only=True``, and only regular files with paths inside an
+archive are unpacked.
 """
 
 from __future__ import annotations
@@ -26,10 +26,10 @@ from safetensors import SafetensorError
 
 from nasnet_det.safe_io.checkpoints import find_state_dict, load_torch
 from nasnet_det.safe_io.values import format_names, format_value
-from nasnet_det.weights.formats.tf_slim import preferred
+from nasnet_det.weights.formats.tf_slim import VARIABLES, preferred
 from nasnet_det.weights.layout import Arrays, WeightsError, one_line
 
-#: What the readers of damaged or hostile files raise.
+#: The exceptions of readers for damaged or hostile files.
 _MALFORMED = (
     *(OSError, EOFError, ValueError, TypeError, LookupError, AttributeError, RuntimeError, ArithmeticError),
     *(
@@ -44,48 +44,48 @@ _MALFORMED = (
         SafetensorError,
     ),
 )
-#: More than the published files need by far.
+#: Limits far above the needs of the published files.
 _MOST_MEMBERS, _MOST_COMPRESSED, _LEAST_ALLOWED, _LONGEST_HEADER = 10_000, 100, 256 << 20, 1 << 20
-#: What may hold weights in a folder, in the order of preference; a checkpoint is named by its index.
-_PATTERNS = ("*.safetensors", "*.index", "*.h5", "*.hdf5", "*.pth", "*.pt", "*.bin")
+#: Files with weights in a folder, in the order of preference; a checkpoint is named by its index.
+_PATTERNS = ("*.safetensors", "*.index", "*.h5", "*.hdf5", "*.pth", "*.pt", "*.bin", "*.pb")
 
 
 def read_arrays(path: str | Path) -> Arrays:
-    """The tensors of a file by name.
+    """Return the tensors of a file by name.
 
     Args:
-        path: a safetensors, ``.pth`` or Keras ``.h5`` file; a TensorFlow checkpoint's prefix or one of its files; a tar
-            archive of any of them; or a folder with one of them.
+        path: a safetensors, ``.pth`` or Keras ``.h5`` file; a TensorFlow checkpoint's prefix or one of its files; a
+            frozen TensorFlow graph (``.pb``); a tar archive of any of them; or a folder with one of them.
 
     Raises:
-        WeightsError: if there is no such file, it is none of these, it is damaged, or a folder holds several.
-        ImportError: for a TensorFlow checkpoint, without TensorFlow.
+        WeightsError: if the file does not exist, has another format or is damaged, or a folder contains several.
+        ImportError: for a TensorFlow checkpoint or graph, if TensorFlow is not installed.
     """
     with located(path) as found:
         try:
             arrays = _reader(found)(found)
         except WeightsError as error:
-            words = str(error).replace(str(found), str(path))  # what a user gave, not where it was unpacked
+            words = str(error).replace(str(found), str(path))  # the user's path, not that of the unpacked copy
             raise WeightsError(words if str(path) in words else f"{path}: {words}") from None
         except _MALFORMED as error:
             raise _damaged(path, "file", error) from None
     if not arrays:
-        raise WeightsError(f"{path}: holds no tensor")
+        raise WeightsError(f"{path}: contains no tensors")
     return arrays
 
 
 @contextmanager
 def located(path: str | Path) -> Iterator[Path]:
-    """The one file, or the checkpoint's prefix, that ``path`` means; an archive stays unpacked until the end.
+    """Yield the file or checkpoint prefix that ``path`` refers to; an archive is unpacked for the length of the block.
 
     Raises:
-        WeightsError: if there is none, or more than one.
+        WeightsError: if there is no file with weights, or more than one.
     """
     path = Path(path)
     try:
         if path.is_dir():
             path = _in_folder(path)
-    except OSError as error:  # a name that is too long, a folder that may not be looked into
+    except OSError as error:  # a name that is too long, a folder without permission
         raise WeightsError(f"{format_names([path])}: cannot be read ({error.strerror})") from None
     if _is_tar(path):
         with tempfile.TemporaryDirectory(prefix="nasnet_det-") as folder:
@@ -96,19 +96,19 @@ def located(path: str | Path) -> Iterator[Path]:
 
 
 def _in_folder(folder: Path, named: Path | None = None) -> Path:
-    """The file with weights in a folder (of what users call ``named``)."""
-    for prefix, pattern in product(("", "**/"), _PATTERNS):  # what lies deeper counts only if nothing lies here
+    """Return the file with weights in a folder; ``named`` is the user's name for it."""
+    for prefix, pattern in product(("", "**/"), _PATTERNS):  # subfolders only if the folder itself has none
         found = sorted(folder.glob(prefix + pattern))
         if len(found) > 1:
             names = ", ".join(str(path.relative_to(folder)) for path in found)
-            raise WeightsError(f"{named or folder}: holds several files of weights ({names}): name one")
+            raise WeightsError(f"{named or folder}: contains several files with weights ({names}): name one")
         if found:
             return _checkpoint_prefix(found[0]) or found[0]
-    raise WeightsError(f"{named or folder}: holds no file of weights ({', '.join(_PATTERNS)})")
+    raise WeightsError(f"{named or folder}: contains no file with weights ({', '.join(_PATTERNS)})")
 
 
 def _checkpoint_prefix(path: Path) -> Path | None:
-    """What TensorFlow calls a checkpoint by, from its prefix or one of its files; None for anything else."""
+    """Return the prefix of a TensorFlow checkpoint, from the prefix or one of its files; None for other files."""
     name = path.name
     if path.suffix in (".index", ".meta"):
         name = path.stem
@@ -128,7 +128,7 @@ def _is_tar(path: Path) -> bool:
 
 
 class _Member(tarfile.TarInfo):
-    """A member whose name and attributes are not read if they take megabytes: they are read into memory whole."""
+    """A member with a limit on the size of its name and attributes, which tarfile reads into memory."""
 
     def _proc_member(self, archive: tarfile.TarFile) -> tarfile.TarInfo:
         described = self.type in (tarfile.GNUTYPE_LONGNAME, tarfile.GNUTYPE_LONGLINK) or self.type in b"xgX"
@@ -138,17 +138,17 @@ class _Member(tarfile.TarInfo):
 
 
 def _unpack(archive: Path, folder: Path) -> None:
-    """Unpack the regular files of a tar archive, refusing any path that leads out of it, and bombs."""
+    """Unpack the regular files of a tar archive; raise an error for paths outside it and for decompression bombs."""
     left = _allowance(archive)
     try:
         with tarfile.open(archive, tarinfo=_Member) as tar:
             for number, member in enumerate(tar):
                 inside = PurePosixPath(member.name)
                 if inside.is_absolute() or ".." in inside.parts:
-                    what = f"its member {format_value(member.name)} lies outside the archive"
+                    what = f"its member {format_value(member.name)} is outside the archive"
                     raise WeightsError(f"{archive}: {what}: not unpacked")
                 if number >= _MOST_MEMBERS:
-                    raise WeightsError(f"{archive}: has more than {_MOST_MEMBERS} members: no archive of weights")
+                    raise WeightsError(f"{archive}: has more than {_MOST_MEMBERS} members: not an archive of weights")
                 content = tar.extractfile(member) if member.isfile() else None
                 if content is None:
                     continue
@@ -167,42 +167,44 @@ def _unpack(archive: Path, folder: Path) -> None:
 
 
 def _allowance(path: Path) -> int:
-    """The bytes that a file may become in memory or unpacked: weights hardly compress."""
+    """Return the limit of a file's size in memory or unpacked, in bytes: weights hardly compress."""
     return max(_LEAST_ALLOWED, _MOST_COMPRESSED * path.stat().st_size)
 
 
 def _bomb(path: Path) -> WeightsError:
     return WeightsError(
-        f"{path}: {path.stat().st_size} bytes would become more than {_allowance(path)}, which no weights do: not read"
+        f"{path}: {path.stat().st_size} bytes expand to more than {_allowance(path)}, which weights never do: not read"
     )
 
 
 def _reader(path: Path) -> Callable[[Path], Arrays]:
-    """What reads a file, by its first bytes."""
+    """Return the reader of a file, chosen by its first bytes."""
     if path.with_name(f"{path.name}.index").is_file():
         return read_checkpoint
     if not path.is_file():
-        raise WeightsError(f"{path}: no such file or folder of weights, and no TensorFlow checkpoint of that name")
+        raise WeightsError(f"{path}: no such file or folder, and no TensorFlow checkpoint with that prefix")
     with path.open("rb") as file:
         head = file.read(16)
     if head.startswith(b"\x89HDF\r\n\x1a\n"):
         return _read_keras
     if head[8:9] == b"{":
         return _read_safetensors
+    if path.suffix == ".pb" and head.startswith(b"\n"):
+        return _read_frozen_graph
     if head.startswith((b"PK", b"\x80")) and (head.startswith(b"\x80") or zipfile.is_zipfile(path)):
         return _read_torch
     raise WeightsError(
-        f"{path}: no file of weights, or its beginning is lost; expected safetensors, a PyTorch file, a Keras .h5, or "
-        "a TensorFlow checkpoint with its .index beside it"
+        f"{path}: not a file with weights, or its beginning is damaged; expected safetensors, a PyTorch file, a Keras "
+        ".h5, a frozen TensorFlow graph (.pb) or a TensorFlow checkpoint with its .index beside it"
     )
 
 
 def read_checkpoint(prefix: str | Path) -> dict[str, np.ndarray]:
-    """The variables of a TensorFlow checkpoint that are worth reading: moving averages instead of the raw values beside
-    them, and neither counters nor optimizer slots; by the names that they are stored under.
+    """Return the variables of a TensorFlow checkpoint by their stored names: moving averages instead of raw values,
+    without counters and optimizer slots.
 
     Raises:
-        ImportError: without TensorFlow.
+        ImportError: if TensorFlow is not installed.
         WeightsError: if the checkpoint is damaged.
     """
     tf = import_tensorflow()
@@ -214,8 +216,20 @@ def read_checkpoint(prefix: str | Path) -> dict[str, np.ndarray]:
         raise _damaged(prefix, "checkpoint", error) from None
 
 
+def _read_frozen_graph(path: Path) -> dict[str, np.ndarray]:
+    """Return the constants of a frozen graph that were variables before (``freeze_graph`` keeps their names)."""
+    tf = import_tensorflow()
+    graph = tf.compat.v1.GraphDef()
+    try:
+        graph.ParseFromString(path.read_bytes())
+        nodes = [node for node in graph.node if node.op == "Const" and node.name.rpartition("/")[2] in VARIABLES]
+        return {node.name: tf.make_ndarray(node.attr["value"].tensor) for node in nodes}
+    except Exception as error:  # protobuf's errors differ between its implementations
+        raise _damaged(path, "graph", error) from None
+
+
 def import_tensorflow() -> Any:
-    """TensorFlow, without what it tells everyone of its build and of GPUs while it is imported.
+    """Import TensorFlow without its log lines about build and GPUs.
 
     Raises:
         ImportError: if it is not installed.
@@ -226,15 +240,15 @@ def import_tensorflow() -> Any:
             import tensorflow as tf
     except ImportError:
         raise ImportError(
-            "reading a TensorFlow checkpoint takes TensorFlow: pip install 'nasnet-det[tensorflow]', or convert the "
-            "checkpoint on a machine that has it (nasnet-det convert)"
+            "reading TensorFlow's files requires TensorFlow: pip install 'nasnet-det[tensorflow]', or convert the file "
+            "on a machine that has it (nasnet-det convert-weights)"
         ) from None
     return tf
 
 
 @contextmanager
 def _silent() -> Iterator[None]:
-    """Without what native code writes to standard error: it does not ask Python's ``sys.stderr``."""
+    """Silence standard error at the level of the process, where native code writes to it."""
     try:
         kept = os.dup(2)
     except OSError:  # closed already
@@ -250,20 +264,20 @@ def _silent() -> Iterator[None]:
 
 
 def _read_keras(path: Path) -> dict[str, np.ndarray]:
-    """A Keras file's weights as ``LAYER/WEIGHT``: each layer has a group, in which its weights may lie under scopes."""
+    """Return a Keras file's weights as ``LAYER/WEIGHT``; each layer is a group with weights, perhaps under scopes."""
     import h5py
 
     arrays: dict[str, np.ndarray] = {}
     left = _allowance(path)
     with h5py.File(path, "r") as file:
-        root = _group(file, "model_weights") or file  # a file of a whole model keeps them one level deeper
+        root = _group(file, "model_weights") or file  # a file of a whole model has them one level deeper
         for layer in root:
 
             def visit(name: str, item: Any, layer: str = layer) -> None:
                 nonlocal left
                 if isinstance(item, h5py.Dataset):
                     left -= item.size * item.dtype.itemsize if item.size else 0
-                    if left < 0 or item.external or item.is_virtual:  # their values would lie in other files
+                    if left < 0 or item.external or item.is_virtual:  # values in other files
                         raise _bomb(path)
                     arrays[f"{layer}/{name.rsplit('/', 1)[-1]}"] = np.asarray(item[()])
 
@@ -273,7 +287,7 @@ def _read_keras(path: Path) -> dict[str, np.ndarray]:
 
 
 def _group(parent: Any, name: str) -> Any:
-    """A group inside another; None where there is none, or a link that may lead out of the file, or round in it."""
+    """Return a subgroup; None if it does not exist or is a link, which may lead outside the file or form a cycle."""
     import h5py
 
     if not isinstance(parent.get(name, getlink=True), h5py.HardLink):
@@ -294,7 +308,7 @@ def _read_torch(path: Path) -> dict[str, np.ndarray]:
         tensors = find_state_dict(load_torch(path)).tensors
     except pickle.UnpicklingError:
         raise WeightsError(
-            f"{path}: is not whole, or needs code to be loaded; nothing in it was executed: save model.state_dict()"
+            f"{path}: is incomplete, or requires code to be loaded; nothing in it was executed: save model.state_dict()"
         ) from None
     except ValueError as error:
         raise WeightsError(f"{path}: {error}") from None
@@ -308,17 +322,17 @@ def _read_torch(path: Path) -> dict[str, np.ndarray]:
 
 
 def _as_arrays(tensors: Mapping[str, torch.Tensor], path: Path) -> dict[str, np.ndarray]:
-    """As numpy arrays; the floating-point types that numpy has not become float32."""
+    """Return numpy arrays; floating-point types that numpy lacks become float32."""
     if sum(tensor.nbytes for tensor in tensors.values()) > _allowance(path):
-        raise _bomb(path)  # a tensor may stand for many with one and the same content
+        raise _bomb(path)  # an expanded tensor has more elements than stored
     arrays = {}
     for name, tensor in tensors.items():
-        strange = tensor.is_floating_point() and tensor.dtype not in _NUMPY_TYPES
-        arrays[name] = (tensor.float() if strange else tensor).detach().numpy()
+        converted = tensor.is_floating_point() and tensor.dtype not in _NUMPY_TYPES
+        arrays[name] = (tensor.float() if converted else tensor).detach().numpy()
     return arrays
 
 
-#: Keras 3 numbers the layers of its own formats in order of creation, so that their places in a network are not known.
+#: Keras 3 numbers the layers of its own formats in order of creation, so their positions in a network are unknown.
 _KERAS_3 = (
     "is in Keras 3's format, whose layers have no names: load it with Keras and save it by model.save('model.h5'), "
     "which nasnet-det reads"
@@ -327,4 +341,4 @@ _NUMPY_TYPES = (torch.float16, torch.float32, torch.float64)
 
 
 def _damaged(path: str | Path, what: str, error: BaseException) -> WeightsError:
-    return WeightsError(f"{path}: the {what} is damaged or not whole ({one_line(error)}): get it again")
+    return WeightsError(f"{path}: the {what} is damaged or incomplete ({one_line(error)}): download or copy it again")

@@ -1,7 +1,7 @@
-"""The cache: files fetched once (and mostly converted), checked at every use, shared by processes.
+"""Cache of downloaded (and usually converted) files, verified at every use and safe for concurrent processes.
 
-Beside each file lies its record, ``FILE.json``: where it came from, the hash of what was seen there and the hash of
-what is kept. The first is compared whenever the file has to be fetched again, the second at every use.
+Each file has a record ``FILE.json`` with its location, the hash of the download and the hash of the cached file. The
+first hash is compared whenever the file is downloaded again, the second at every use.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ CACHE_VARIABLE = "NASNET_DET_CACHE"
 
 
 def cache_folder(folder: str | Path | None = None) -> Path:
-    """The cache's folder: the given one, ``$NASNET_DET_CACHE``, or ``nasnet_det`` in PyTorch's hub folder."""
+    """Return the cache's folder: the given one, ``$NASNET_DET_CACHE``, or ``nasnet_det`` in PyTorch's hub folder."""
     chosen = folder or os.environ.get(CACHE_VARIABLE) or Path(torch.hub.get_dir()) / "nasnet_det"
     return Path(chosen).expanduser()
 
@@ -34,43 +34,43 @@ def cache_folder(folder: str | Path | None = None) -> Path:
 def cached(
     target: Path, location: str, make: Callable[[Path, Path], Any] = copyfile, digest: str | None = None
 ) -> Path:
-    """A file of the cache; fetched and made first where it is not there yet.
+    """Return a file of the cache, after downloading and converting it if it is missing.
 
     Args:
         target: the file.
-        location: where to fetch what it is made from (see :func:`nasnet_det.weights.download.fetched`).
-        make: makes the second path's file from the first's.
-        digest: the published hash, ``ALGORITHM:HASH``. Without one, the hash seen first is recorded and compared later.
+        location: the location to download from (see :func:`nasnet_det.weights.download.fetched`).
+        make: writes the file at its second argument from the download at its first.
+        digest: the published hash, ``ALGORITHM:HASH``. Without one, the first hash seen is recorded and compared later.
 
     Raises:
-        WeightsError: if the file cannot be fetched, is not the expected one or nothing can be made of it, or if the
-            kept one was changed. The cache is then as before.
+        WeightsError: if the file cannot be downloaded or converted, has another hash than expected, or if the cached
+            file was changed. The cache is then unchanged.
     """
     if is_cached(target):
         return target
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
         with FileLock(target.with_name(f".{target.name}.lock")):
-            if not is_cached(target):  # another process may have made it meanwhile
+            if not is_cached(target):  # another process may have written it meanwhile
                 _fetch_and_make(target, location, make, digest)
     except OSError as error:
         raise WeightsError(
-            f"{target.parent}: the cache cannot be written ({error}): set {CACHE_VARIABLE} to another folder"
+            f"{target.parent}: the cache is not writable ({error}): set {CACHE_VARIABLE} to another folder"
         ) from None
     return target
 
 
 def is_cached(target: Path) -> bool:
-    """Whether a file of the cache is there, and as it was written.
+    """Return whether a file of the cache exists with its recorded hash.
 
     Raises:
-        WeightsError: if it was changed since.
+        WeightsError: if it exists with another hash.
     """
     expected = _read_record(target).get("kept_sha256")
     if expected is None or not target.is_file():
         return False
     if file_digest(target) != expected:
-        raise WeightsError(f"{target}: was changed or damaged since it was written: delete it, and it is made anew")
+        raise WeightsError(f"{target}: was changed or damaged after it was written: delete it to download it again")
     return True
 
 
@@ -82,7 +82,7 @@ def _fetch_and_make(target: Path, location: str, make: Callable[[Path, Path], An
         before = _read_record(target).get("sha256", seen)
         if seen != before:
             raise WeightsError(
-                f"{location}: its SHA-256 is {seen}, but was {before} when it was first fetched: the file was "
+                f"{location}: its SHA-256 is {seen}, but was {before} at the first download: the file was "
                 f"replaced. If you trust the new one, delete {_record(target)}"
             )
         with replacing(target) as part:
@@ -108,5 +108,5 @@ def _read_record(target: Path) -> dict[str, Any]:
         return {}
     except (OSError, ValueError) as error:
         raise WeightsError(
-            f"{_record(target)}: cannot be read ({one_line(error)}): delete it, and the weights are fetched again"
+            f"{_record(target)}: cannot be read ({one_line(error)}): delete it to download the weights again"
         ) from None

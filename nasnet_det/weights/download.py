@@ -1,4 +1,4 @@
-"""Fetching a file of weights: from a URL or a model hub, whole and with the expected hash, or not at all."""
+"""Download of files from a URL or a model hub: complete and with the expected hash, or not at all."""
 
 from __future__ import annotations
 
@@ -19,39 +19,39 @@ from nasnet_det.weights.layout import WeightsError, one_line
 HUB = "hf-hub:"
 _BLOCK = 1 << 20
 _TIMEOUT = 30.0  # seconds without a byte
-_WAY_OUT = (
-    "if this machine has no network, fetch the file on one that has and give its path instead "
+_OFFLINE_ADVICE = (
+    "without a network, download the file on another machine and pass its path instead "
     "(timm: pretrained_cfg_overlay=dict(file=PATH)), or copy that machine's cache folder"
 )
 
 
 class Unreachable(WeightsError):
-    """A file that could not be fetched: there may be another place for it.
+    """A file that could not be downloaded; another location may have it.
 
     Args:
-        what: which file, and why.
+        what: the file and the reason.
     """
 
     def __init__(self, what: str) -> None:
-        super().__init__(f"{what}; {_WAY_OUT}")
+        super().__init__(f"{what}; {_OFFLINE_ADVICE}")
         self.what = what
 
 
 def is_remote(location: str) -> bool:
-    """Whether a location is a URL or on a model hub, not a path."""
+    """Return whether a location is a URL or on a model hub, not a path."""
     return location.startswith((HUB, "http://", "https://", "file://"))
 
 
 @contextmanager
 def fetched(location: str, folder: Path) -> Iterator[Path]:
-    """The file at a location, for the time of the block.
+    """Yield the local file of a location; a download is deleted at the end of the block.
 
     Args:
-        location: a URL; ``hf-hub:OWNER/REPOSITORY`` or ``hf-hub:OWNER/REPOSITORY/FILE``; or a path, given back.
-        folder: where a download is kept meanwhile; nothing of it is left there.
+        location: a URL; ``hf-hub:OWNER/REPOSITORY`` or ``hf-hub:OWNER/REPOSITORY/FILE``; or a path, yielded unchanged.
+        folder: the folder for the temporary download.
 
     Raises:
-        WeightsError: if it cannot be reached or arrives in part.
+        WeightsError: if it cannot be reached or is incomplete.
     """
     if location.startswith(HUB):
         yield from_hub(location)
@@ -63,7 +63,7 @@ def fetched(location: str, folder: Path) -> Iterator[Path]:
 
 
 def file_digest(path: Path, algorithm: str = "sha256") -> str:
-    """The hexadecimal hash of a file's content."""
+    """Return the hexadecimal hash of a file's content."""
     state = hashlib.new(algorithm, usedforsecurity=False)
     with path.open("rb") as file:
         while block := file.read(_BLOCK):
@@ -72,12 +72,12 @@ def file_digest(path: Path, algorithm: str = "sha256") -> str:
 
 
 def check_digest(path: Path, expected: str, location: str) -> None:
-    """Refuse a file whose hash is not the published one.
+    """Raise an error for a file whose hash is not the published one.
 
     Args:
         path: the file.
-        expected: ``ALGORITHM:HASH``; the hash may be the first digits only, as in names that PyTorch's hub gives files.
-        location: what the file is called in the error.
+        expected: ``ALGORITHM:HASH``; the hash may be its first digits only, as in the file names of PyTorch's hub.
+        location: the file's name in the error.
 
     Raises:
         WeightsError: if the hash differs.
@@ -87,7 +87,7 @@ def check_digest(path: Path, expected: str, location: str) -> None:
     if not digest or not found.startswith(digest):
         raise WeightsError(
             f"{location}: its {algorithm} hash is {found}, expected {digest}: the file is damaged or not the published "
-            "one; nothing was kept, get it again"
+            "one; nothing was kept, download it again"
         )
 
 
@@ -103,7 +103,7 @@ def _from_url(url: str, folder: Path) -> Path:
                     progress.update(len(block))
     except (OSError, http.client.HTTPException, ValueError) as error:
         reason = error.reason if isinstance(error, urllib.error.URLError) else error
-        raise Unreachable(f"{url}: cannot be fetched ({reason})") from None
+        raise Unreachable(f"{url}: the download failed ({reason})") from None
     size = target.stat().st_size
     if total and size != total:
         raise Unreachable(f"{url}: the connection broke after {size} of {total} bytes; nothing was kept")
@@ -111,10 +111,10 @@ def _from_url(url: str, folder: Path) -> Path:
 
 
 def from_hub(location: str) -> Path:
-    """A file of a hub repository, in the hub client's own cache; the client checks what it downloads.
+    """Return a file of a hub repository in the hub client's own cache; the client verifies its downloads.
 
     Raises:
-        WeightsError: if it is not there or cannot be reached.
+        WeightsError: if the file does not exist or cannot be reached.
     """
     from huggingface_hub import hf_hub_download
 
@@ -124,5 +124,5 @@ def from_hub(location: str) -> Path:
         raise WeightsError(f"{location}: expected {HUB}OWNER/REPOSITORY or {HUB}OWNER/REPOSITORY/FILE")
     try:
         return Path(hf_hub_download(f"{owner}/{repository}", filename or "model.safetensors"))
-    except Exception as error:  # the client lets its HTTP library's own exceptions through
-        raise Unreachable(f"{location}: cannot be fetched ({one_line(error)})") from None
+    except Exception as error:  # the client passes on its HTTP library's own exceptions
+        raise Unreachable(f"{location}: the download failed ({one_line(error)})") from None

@@ -1,4 +1,4 @@
-"""Where published weights lie, and how a model gets them: ``pretrained=True``, a local file, a folder, a URL."""
+"""Locations of the published weights, and loading of weights into a network from a file, folder, URL or hub."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from nasnet_det.weights.layout import AUXILIARY, WeightsError, to_state_dict, wr
 
 _logger = logging.getLogger(__name__)
 
-#: Raised by one whenever the network's own names of tensors change, so that older caches are made anew.
+#: Part of the names of cached files; to be incremented when the names of the network's tensors change.
 LAYOUT_VERSION = 1
 
 
@@ -33,11 +33,11 @@ class PublishedWeights:
     """One published file.
 
     Args:
-        name: what it is called here and in the cache.
+        name: its name here and in the cache.
         model: the member of the family that it belongs to, or the arguments of its :class:`NASNet`.
         location: its URL, or ``hf-hub:OWNER/REPOSITORY``.
-        digest: ``ALGORITHM:HASH`` where one is published; otherwise the hash that is seen first is recorded.
-        source: who says where it lies, and its hash.
+        digest: ``ALGORITHM:HASH`` where one is published; otherwise the first hash seen is recorded and compared later.
+        source: the document that gives location and hash.
     """
 
     name: str
@@ -49,8 +49,10 @@ class PublishedWeights:
 
 _KERAS = "https://storage.googleapis.com/tensorflow/keras-applications/nasnet/"
 _SLIM = "https://storage.googleapis.com/download.tensorflow.org/models/"
+_FROZEN = _SLIM + "tflite/model_zoo/upload_20180427/"
 _KERAS_SOURCE = "keras/applications/nasnet.py"
 _SLIM_SOURCE = "tensorflow/models research/slim/README.md"
+_FROZEN_SOURCE = "tensorflow/lite/g3doc/guide/hosted_models.md"
 
 _FILES = (
     PublishedWeights(
@@ -76,15 +78,22 @@ _FILES = (
     PublishedWeights(
         "nasnet_a_mobile.tf_slim", "nasnet_a_mobile", _SLIM + "nasnet-a_mobile_04_10_2017.tar.gz", source=_SLIM_SOURCE
     ),
+    PublishedWeights(
+        "nasnet_a_large.frozen", "nasnet_a_large", _FROZEN + "nasnet_large_2018_04_27.tgz", source=_FROZEN_SOURCE
+    ),
+    PublishedWeights(
+        "nasnet_a_mobile.frozen", "nasnet_a_mobile", _FROZEN + "nasnet_mobile_2018_04_27.tgz", source=_FROZEN_SOURCE
+    ),
 )
 
 #: Every published file by name.
 PUBLISHED_WEIGHTS: dict[str, PublishedWeights] = {weights.name: weights for weights in _FILES}
 
-#: The files that ``pretrained=True`` tries, in this order.
+#: The files that ``pretrained=True`` tries, in this order: those with a published hash or a hub's check come first, and
+#: those that need TensorFlow last.
 PRETRAINED: dict[str, tuple[str, ...]] = {
-    "nasnet_a_large": ("nasnet_a_large.timm", "nasnet_a_large.keras"),
-    "nasnet_a_mobile": ("nasnet_a_mobile.keras",),
+    "nasnet_a_large": tuple(f"nasnet_a_large.{kind}" for kind in ("timm", "keras", "tf_slim", "frozen")),
+    "nasnet_a_mobile": tuple(f"nasnet_a_mobile.{kind}" for kind in ("keras", "tf_slim", "frozen")),
 }
 
 
@@ -101,17 +110,17 @@ def load_published(
 ) -> None:
     """Load weights into a network.
 
-    A network with other image channels gets the first convolution as timm adapts it; one without classifier, with an
-    auxiliary head that the file lacks, or with its upper cells pruned takes what there is.
+    For other image channels, the first convolution is adapted as timm does it. A network without a classifier, with an
+    auxiliary head that the file lacks, or with pruned cells loads the tensors that it shares with the file.
 
     Args:
-        model: the network that the weights were made for.
+        model: the network that the weights belong to.
         source: see :func:`resolve`.
         classifier: ``new`` leaves the network's own classifier, for another number of classes.
         cache_dir: the cache's folder, see :func:`nasnet_det.weights.cache.cache_folder`.
 
     Raises:
-        WeightsError: for weights that cannot be had or do not fit; the network is then unchanged.
+        WeightsError: if the weights cannot be read or belong to another network, which is then unchanged.
     """
     arrays = read_arrays(resolve(source, cache_dir))
     state = _naming(source, partial(to_state_dict, model, arrays, detect(arrays), as_stored=True))
@@ -127,22 +136,22 @@ def load_published(
 
 
 def resolve(source: PublishedWeights | str | Path, cache_dir: str | Path | None = None) -> Path:
-    """The local file of a source; fetched, checked and converted first where need be.
+    """Return the local file of a source, after downloading, checking and converting it if necessary.
 
     Args:
-        source: a :class:`PublishedWeights` or the name of one; a family member's name, for what ``pretrained=True``
-            gives it; a URL or ``hf-hub:OWNER/REPOSITORY``; or a local path, given back as it is.
+        source: a :class:`PublishedWeights` or the name of one; a family member's name, for its ``pretrained=True``
+            weights; a URL or ``hf-hub:OWNER/REPOSITORY``; or a local path, which is returned unchanged.
         cache_dir: the cache's folder.
 
     Raises:
-        WeightsError: if the weights cannot be had; where several places were tried, it names each.
+        WeightsError: if the weights cannot be read; if several locations were tried, each is named with its problem.
     """
     if isinstance(source, str) and source in PRETRAINED:
         return _first_of(PRETRAINED[source], cache_dir)
     if isinstance(source, str) and source in PUBLISHED_WEIGHTS:
         source = PUBLISHED_WEIGHTS[source]
     if isinstance(source, PublishedWeights):
-        return cached(_place(source, cache_dir), source.location, partial(_convert, source), source.digest)
+        return cached(_target(source, cache_dir), source.location, partial(_convert, source), source.digest)
     location = str(source)
     if location.startswith(HUB):
         return from_hub(location)
@@ -152,23 +161,24 @@ def resolve(source: PublishedWeights | str | Path, cache_dir: str | Path | None 
     return Path(source).expanduser()
 
 
-def _place(weights: PublishedWeights, cache_dir: str | Path | None) -> Path:
+def _target(weights: PublishedWeights, cache_dir: str | Path | None) -> Path:
     return cache_folder(cache_dir) / f"{weights.name}-v{LAYOUT_VERSION}.safetensors"
 
 
 def _first_of(names: tuple[str, ...], cache_dir: str | Path | None) -> Path:
-    """The first of several published files that is cached, or else that can be reached."""
+    """Return the first of several published files that is cached, or else that can be downloaded and read here."""
     for name in names:
-        if is_cached(place := _place(PUBLISHED_WEIGHTS[name], cache_dir)):
-            return place
-    failed = []
+        if is_cached(target := _target(PUBLISHED_WEIGHTS[name], cache_dir)):
+            return target
+    problems = []
     for name in names:
         try:
             return resolve(name, cache_dir)
-        except Unreachable as error:
-            _logger.warning("%s", error.what)
-            failed.append(error.what)
-    raise Unreachable("; ".join(failed))
+        except (WeightsError, ImportError) as error:  # ImportError: a format that needs TensorFlow
+            problem = error.what if isinstance(error, Unreachable) else f"{name}: {error}"
+            _logger.warning("%s", problem)
+            problems.append(problem)
+    raise Unreachable("; ".join(problems))
 
 
 def _convert(weights: PublishedWeights, file: Path, target: Path) -> None:
@@ -180,7 +190,7 @@ def _convert(weights: PublishedWeights, file: Path, target: Path) -> None:
 
 
 def _naming(source: Any, read: Callable[[], dict[str, Tensor]]) -> dict[str, Tensor]:
-    """Let errors begin with what the user named."""
+    """Prefix the errors of ``read`` with the source that the user named."""
     try:
         return read()
     except WeightsError as error:

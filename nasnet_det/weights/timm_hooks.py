@@ -1,4 +1,4 @@
-"""Where timm's ``pretrained=True`` meets the published weights: an overlay of its configuration, and a filter."""
+"""Hooks for timm's ``pretrained=True``: an overlay of its configuration, and a checkpoint filter."""
 
 from __future__ import annotations
 
@@ -16,24 +16,24 @@ from nasnet_det.weights.formats import detect
 from nasnet_det.weights.layout import AUXILIARY, WeightsError, to_state_dict, wrong_classes
 from nasnet_det.weights.published import PRETRAINED, resolve
 
-#: The arguments of :class:`NASNet` that a file must have been made for.
+#: The arguments of :class:`NASNet` that must agree with the file.
 _WIRING = ("genotype", "num_cells", "num_filters", "stem", "stem_channels", "skip_reduction_layer_input")
 
 
 def timm_overlay(name: str, kwargs: Mapping[str, Any]) -> dict[str, Any]:
-    """What a model's entry point overlays on timm's configuration so that ``pretrained=True`` finds its weights.
+    """Return the overlay of timm's configuration with which ``pretrained=True`` finds the weights.
 
-    A file, hub repository or URL that the user names in ``pretrained_cfg_overlay`` (or in a whole ``pretrained_cfg``)
-    comes first, in any readable format; otherwise the published weights. A model that timm itself found in a hub
-    repository or a local folder (``hf-hub:``, ``local-dir:``) is left to it.
+    A file, hub repository or URL named in ``pretrained_cfg_overlay`` (or in a whole ``pretrained_cfg``) takes
+    precedence, in any readable format, over the published weights. Models that timm itself found in a hub repository or
+    a local folder (``hf-hub:``, ``local-dir:``) are left to timm.
 
     Args:
         name: the model's registered name.
-        kwargs: the entry point's keyword arguments, the network's numbers among them.
+        kwargs: the entry point's keyword arguments, which include those of :class:`NASNet`.
 
     Raises:
-        WeightsError: for weights that cannot be had, are another network's, or have other classes than the model,
-            unless ``num_classes`` is given: timm then makes a new classifier.
+        WeightsError: if the weights cannot be read, belong to another network, or have other classes than the model;
+            with an explicit ``num_classes``, timm builds a new classifier instead.
     """
     overlay = dict(kwargs.get("pretrained_cfg_overlay") or {})
     given = kwargs.get("pretrained_cfg")
@@ -49,14 +49,14 @@ def timm_overlay(name: str, kwargs: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def checkpoint_filter(state_dict: Mapping[str, Tensor], model: NASNet) -> dict[str, Tensor]:
-    """timm's filter of checkpoints: any readable format, as this network names it.
+    """Return a checkpoint of any readable format with this network's names, as timm's ``pretrained_filter_fn``.
 
-    The classifier and the first convolution stay as stored, for timm to adapt. An auxiliary head that the checkpoint
-    lacks, or that has other classes, is the model's own. Weights that :func:`timm_overlay` put into the model's
-    configuration leave it here, so that it stays small and can be saved.
+    The classifier and the first convolution keep their stored shapes for timm to adapt. An auxiliary head that the
+    checkpoint lacks, or that has other classes, keeps the model's values. Weights that :func:`timm_overlay` put into
+    the model's configuration are removed from it, so that it stays small and can be saved.
 
     Raises:
-        WeightsError: if the checkpoint is another network's.
+        WeightsError: if the checkpoint belongs to another network.
     """
     state = to_state_dict(model, state_dict, detect(state_dict), as_stored=True)
     if isinstance(cfg := getattr(model, "pretrained_cfg", None), dict):
@@ -67,7 +67,7 @@ def checkpoint_filter(state_dict: Mapping[str, Tensor], model: NASNet) -> dict[s
 
 
 def _named(cfg: Mapping[str, Any]) -> str | None:
-    """The place that a configuration names, in timm's order."""
+    """Return the location that a configuration names, in timm's order of precedence."""
     if cfg.get("file"):
         return str(cfg["file"])
     if cfg.get("hf_hub_id"):
@@ -76,12 +76,12 @@ def _named(cfg: Mapping[str, Any]) -> str | None:
 
 
 def _from_source(source: str, name: str, kwargs: Mapping[str, Any]) -> dict[str, Any]:
-    """The overlay for a place that the user names: the weights themselves, of whatever format they were."""
+    """Return the overlay for a location that the user names: the weights themselves, converted."""
     arrays = read_arrays(resolve(source, kwargs.get("cache_dir")))
     fmt = detect(arrays)
     cfg = resolve_pretrained_cfg(name, kwargs.get("pretrained_cfg"), kwargs.get("pretrained_cfg_overlay"))
     stored, asked = fmt.num_classes(arrays), kwargs.get("num_classes")
-    classes = next((n for n in (asked, cfg.num_classes) if n and fmt.preprocess(stored, n)), stored)
+    classes = next((n for n in (asked, cfg.num_classes) if n and fmt.accepts_classes(stored, n)), stored)
     if asked is None and classes != cfg.num_classes:
         what = wrong_classes(classes, cfg.num_classes)
         raise WeightsError(f"{source}: {what} (num_classes=N makes a new one of N classes)")

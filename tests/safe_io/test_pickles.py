@@ -30,7 +30,7 @@ def test_nothing_is_run(tmp_path: Path, protocol: int) -> None:
         def __reduce__(self) -> tuple[Any, ...]:
             return os.mkdir, (str(tmp_path / "made"),)
 
-    with pytest.raises(pickle.UnpicklingError, match=r"mkdir.*nothing in it was executed"):
+    with pytest.raises(pickle.UnpicklingError, match="mkdir"):
         from_pickle(pickle.dumps([PLAIN, Harmful()], protocol), encoding="latin1")
     assert not (tmp_path / "made").exists()
 
@@ -39,5 +39,5 @@ def test_a_table_of_billions_is_not_made() -> None:
     """Damage in a place of the memo: Python would make room for all places below it first."""
     content = pickle.dumps({"weights": np.zeros(3)}, protocol=2)
     at = content.index(b"q\x01")
-    with pytest.raises(pickle.UnpicklingError, match="at place 4294967295"):
+    with pytest.raises(pickle.UnpicklingError, match="4294967295"):
         from_pickle(content[:at] + b"r\xff\xff\xff\xff" + content[at + 2 :], encoding="latin1")

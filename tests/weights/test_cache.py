@@ -55,7 +55,7 @@ def test_another_hash_is_refused_and_nothing_kept(digest: str, server: Server, c
     server.files["a.h5"] = CONTENT
     algorithm, _, expected = digest.partition(":")
     found = hashlib.new(algorithm, CONTENT).hexdigest()
-    with pytest.raises(WeightsError, match=f"its {algorithm} hash is {found}, expected {expected}"):
+    with pytest.raises(WeightsError, match=f"{found}.*{expected}"):
         cached(cache / "a", server.url("a.h5"), digest=digest)
     assert kept(cache) == set()
 
@@ -65,7 +65,7 @@ def test_the_hash_seen_first_is_kept_and_compared(server: Server, cache: Path) -
     path = cached(cache / "a", server.url("a.h5"))
     path.unlink()
     server.files["a.h5"] = CONTENT + b"other"
-    with pytest.raises(WeightsError, match=r"the file was replaced. If you trust the new one, delete .*a\.json"):
+    with pytest.raises(WeightsError, match=r"a\.json"):
         cached(cache / "a", server.url("a.h5"))
     assert not path.exists()
     (cache / "a.json").unlink()
@@ -75,13 +75,13 @@ def test_the_hash_seen_first_is_kept_and_compared(server: Server, cache: Path) -
 def test_a_broken_connection_keeps_nothing(server: Server, cache: Path) -> None:
     server.files["a.h5"] = CONTENT
     server.claimed["a.h5"] = len(CONTENT) + 5
-    with pytest.raises(Unreachable, match=r"cannot be fetched|connection broke"):
+    with pytest.raises(Unreachable, match=r"a\.h5"):
         cached(cache / "a", server.url("a.h5"))
     assert kept(cache) == set()
 
 
 def test_a_file_that_is_not_there(server: Server, cache: Path) -> None:
-    with pytest.raises(Unreachable, match=r"nothing\.h5: cannot be fetched \(Not Found\)|404"):
+    with pytest.raises(Unreachable, match=r"nothing\.h5"):
         cached(cache / "a", server.url("nothing.h5"))
     assert kept(cache) == set()
 
@@ -90,7 +90,7 @@ def test_no_network_names_the_way_out(cache: Path) -> None:
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    with pytest.raises(Unreachable, match=r"cannot be fetched .*give its path instead .*file=PATH.*cache folder"):
+    with pytest.raises(Unreachable, match=r"a\.h5.*file=PATH"):
         cached(cache / "a", f"http://127.0.0.1:{port}/a.h5")
     assert kept(cache) == set()
 
@@ -111,7 +111,7 @@ def test_a_changed_file_is_refused_until_it_is_deleted(server: Server, cache: Pa
     server.files["a.h5"] = CONTENT
     path = cached(cache / "a", server.url("a.h5"))
     path.write_bytes(CONTENT[:-1])
-    with pytest.raises(WeightsError, match="changed or damaged since it was written: delete it"):
+    with pytest.raises(WeightsError, match="cache/a"):
         cached(cache / "a", server.url("a.h5"))
     path.unlink()
     assert cached(cache / "a", server.url("a.h5")).read_bytes() == CONTENT
@@ -127,14 +127,14 @@ def test_a_file_without_its_record_is_fetched_again(server: Server, cache: Path)
 def test_an_unreadable_record_is_named(server: Server, cache: Path) -> None:
     cache.mkdir()
     (cache / "a.json").write_text("{")
-    with pytest.raises(WeightsError, match=r"a\.json: cannot be read .* delete it"):
+    with pytest.raises(WeightsError, match=r"a\.json"):
         cached(cache / "a", server.url("a.h5"))
 
 
 def test_a_cache_that_cannot_be_written_names_the_variable(server: Server, tmp_path: Path) -> None:
     (tmp_path / "file").write_text("no folder")
     server.files["a.h5"] = CONTENT
-    with pytest.raises(WeightsError, match=r"cannot be written .* set NASNET_DET_CACHE"):
+    with pytest.raises(WeightsError, match="NASNET_DET_CACHE"):
         cached(tmp_path / "file" / "a", server.url("a.h5"))
 
 

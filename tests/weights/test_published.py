@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import hashlib
+import sys
+import tarfile
 from pathlib import Path
 
 import pytest
@@ -68,7 +70,7 @@ def test_a_file_that_is_another_network_leaves_model_and_cache(server: Server, c
     server.files["small.h5"] = keras_file(tmp_path / "other.h5", num_cells=2).read_bytes()
     model = fresh()
     before = {name: value.clone() for name, value in model.state_dict().items()}
-    with pytest.raises(WeightsError, match=r"small\.h5: this Keras file .* name the network"):
+    with pytest.raises(WeightsError, match=r"small\.h5: .*Keras file"):
         load_published(model, PublishedWeights("small.keras", NETWORK, server.url("small.h5")))
     assert all(torch.equal(before[name], value) for name, value in model.state_dict().items())
     assert not list(cache.glob("*.safetensors"))
@@ -94,7 +96,7 @@ def test_any_place_of_a_file(form: str, server: Server, tmp_path: Path) -> None:
 def test_other_classes_need_a_word(tmp_path: Path) -> None:
     path = keras_file(tmp_path / "seven.h5")
     model = fresh(num_classes=3)
-    with pytest.raises(WeightsError, match=r"seven\.h5.* the network has 3.*num_classes=7.*classifier='new'"):
+    with pytest.raises(WeightsError, match=r"seven\.h5.* 3.*num_classes=7.*classifier='new'"):
         load_published(model, path)
     load_published(model, path, classifier="new")
     assert torch.equal(model.fc.weight, torch.full((3, 192), 0.5))
@@ -123,7 +125,7 @@ def test_parts_that_the_file_lacks_stay(tmp_path: Path) -> None:
 def test_a_network_that_the_file_is_not_of_is_unchanged(tmp_path: Path) -> None:
     path = keras_file(tmp_path / "narrow.h5")
     model = fresh(num_filters=12)
-    with pytest.raises(WeightsError, match=r"narrow\.h5: .*another width"):
+    with pytest.raises(WeightsError, match=r"narrow\.h5"):
         load_published(model, path)
     assert torch.equal(model.stem.conv.weight, torch.full((8, 3, 3, 3), 0.5))
 
@@ -160,21 +162,49 @@ def test_the_second_place_is_tried_when_the_first_is_out_of_reach(
     assert len(server.asked) == asked, "what is cached needs no network"
 
 
-def test_a_wrong_hash_is_not_passed_over(
-    miniature: PublishedWeights, server: Server, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("problem", ["hash", "network", "format", "extra"])
+def test_a_file_that_is_of_no_use_is_passed_over_with_a_warning(
+    problem: str,
+    miniature: PublishedWeights,
+    server: Server,
+    cache: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
 ) -> None:
-    wrong = PublishedWeights("small.wrong", NETWORK, server.url("small.h5"), "md5:00")
-    place(monkeypatch, wrong, miniature)
-    with pytest.raises(WeightsError, match="its md5 hash is"):
+    """A wrong hash, another network's weights, a page instead of a file, and a format whose reader is not installed."""
+    server.files["bad"] = keras_file(tmp_path / "two.h5", num_cells=2).read_bytes()
+    if problem == "format":
+        server.files["bad"] = b"<html>" * 100
+    if problem == "extra":
+        server.files["bad"] = _tar_of(tmp_path, {"model.ckpt.index": b"", "model.ckpt.data-00000-of-00001": b""})
+        monkeypatch.setitem(sys.modules, "tensorflow", None)
+    bad = PublishedWeights("small.bad", NETWORK, server.url("bad"), "md5:00" if problem == "hash" else None)
+    place(monkeypatch, bad, miniature)
+    assert resolve("small").name == "small.keras-v1.safetensors"
+    assert "bad" in caplog.text
+    assert not list(cache.glob("small.bad*.safetensors"))
+    place(monkeypatch, bad)
+    cache_before = sorted(cache.iterdir())
+    with pytest.raises(WeightsError, match="bad"):
         resolve("small")
+    assert sorted(cache.iterdir()) == cache_before
+
+
+def _tar_of(folder: Path, files: dict[str, bytes]) -> bytes:
+    with tarfile.open(folder / "made.tar", "w") as tar:
+        for name, content in files.items():
+            (folder / name).write_bytes(content)
+            tar.add(folder / name, name)
+    return (folder / "made.tar").read_bytes()
 
 
 def test_without_a_network_every_place_is_named(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
     first, second = (PublishedWeights(f"small.{n}", NETWORK, server.url(f"{n}.h5")) for n in ("one", "two"))
     place(monkeypatch, first, second)
-    with pytest.raises(Unreachable, match=r"one\.h5: cannot be fetched .*two\.h5: cannot be fetched") as caught:
+    with pytest.raises(Unreachable, match=r"one\.h5.*two\.h5") as caught:
         resolve("small")
-    assert str(caught.value).count("give its path instead") == 1
+    assert str(caught.value).count("file=PATH") == 1
 
 
 def test_weights_from_a_hub(server: Server, cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -196,7 +226,7 @@ def test_weights_from_a_hub(server: Server, cache: Path, tmp_path: Path, monkeyp
     model = fresh()
     load_published(model, weights)
     assert_loaded(model)
-    with pytest.raises(Unreachable, match=r"hf-hub:owner/nothing: cannot be fetched"):
+    with pytest.raises(Unreachable, match="hf-hub:owner/nothing"):
         resolve(f"{HUB}owner/nothing")
-    with pytest.raises(WeightsError, match="expected hf-hub:OWNER/REPOSITORY"):
+    with pytest.raises(WeightsError, match="hf-hub:owner"):
         resolve(f"{HUB}owner")

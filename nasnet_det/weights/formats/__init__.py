@@ -1,4 +1,4 @@
-"""Every format that can be read, and which of them a file has."""
+"""The readable formats, one module each, and detection of a file's format."""
 
 from __future__ import annotations
 
@@ -19,10 +19,10 @@ FORMATS: dict[str, Format] = {
 
 
 def detect(arrays: Arrays) -> Format:
-    """The format of a file's tensors, seen in their names.
+    """Return the format of a file, recognized by the names of its tensors.
 
     Raises:
-        WeightsError: if they are of no known format.
+        WeightsError: if the format is unknown.
     """
     for fmt in FORMATS.values():
         prepared = fmt.prepare(arrays)
@@ -30,15 +30,15 @@ def detect(arrays: Arrays) -> Format:
             return fmt
     example = format_names([next(iter(arrays), "nothing")])
     raise WeightsError(
-        f"the tensors are named like no NASNet that is known (the first is '{example}'); known are: "
+        f"unknown format: no NASNet has tensors with such names (the first is '{example}'); known formats: "
         + ", ".join(f"{fmt.title} ({fmt.marks[0]}, ...)" for fmt in FORMATS.values())
     )
 
 
 def read_state_dict(model: NASNet, arrays: Arrays) -> dict[str, Tensor]:
-    """The state dict of ``model`` from a file's tensors, of whatever format they are.
+    """Return the state dict of ``model`` from a file's tensors of any readable format.
 
     Raises:
-        WeightsError: if the format is unknown, or see :func:`nasnet_det.weights.layout.to_state_dict`.
+        WeightsError: if the format is unknown; see also :func:`nasnet_det.weights.layout.to_state_dict`.
     """
     return to_state_dict(model, arrays, detect(arrays))

@@ -1,7 +1,8 @@
-"""This package's own files: the network's state dict as it is (``stem.conv.weight``, ...)."""
+"""This package's own files: the network's state dict (``stem.conv.weight``, ...)."""
 
 from __future__ import annotations
 
+from nasnet_det.models.network import current_name
 from nasnet_det.weights.layout import Format, Unit
 
 
@@ -19,5 +20,6 @@ FORMAT = Format(
     of_cell=lambda plan, index: rf"^cells\.{plan.name}\.",
     ignored=r"\.num_batches_tracked$",
     auxiliary=r"^aux_head\.",
+    prepare=lambda arrays: {current_name(name): value for name, value in arrays.items()},
     units=lambda model: iter([Unit("", model, "other")]),
 )

@@ -1,9 +1,9 @@
-"""TF-slim checkpoints: the networks' original home (``nets/nasnet/nasnet.py``, ``nasnet_utils.py``).
+"""TF-slim checkpoints and graphs frozen from them (``nets/nasnet/nasnet.py``, ``nasnet_utils.py``).
 
-A training checkpoint keeps a moving average beside each variable, ``NAME/ExponentialMovingAverage``, which is what the
-published accuracies were measured with: it is read where it exists, ``NAME`` otherwise. Class 0 is the background: a
-checkpoint of 1001 classes is read whole by a network of 1001, and without its row 0 by one of 1000. The auxiliary head
-is read by a network that has one.
+A training checkpoint stores a moving average for each variable, ``NAME/ExponentialMovingAverage``, with which the
+published accuracies were measured: it is read if it exists, ``NAME`` otherwise. Class 0 is the background: a network
+with 1001 classes reads a classifier of 1001 classes whole, one with 1000 without row 0. The auxiliary head is read by
+networks that have one.
 """
 
 from __future__ import annotations
@@ -15,15 +15,18 @@ from nasnet_det.models.operations import FactorizedReduction, SeparableConvNorm
 from nasnet_det.weights.layout import Arrays, Format, Unit, is_imagenet_stem
 
 AVERAGE = "/ExponentialMovingAverage"
-#: What training leaves in a checkpoint beside the network: counters and the optimizers' slots.
+#: Variables of training in a checkpoint: counters and the optimizers' slots.
 _TRAINING = r"(^|/)global_step$|/(Momentum|RMSProp|RMSProp_1|Adam|Adam_1)$"
-#: What TensorFlow calls batch norm's tensors.
+#: TensorFlow's names of batch norm's tensors.
 NORM = {"weight": "gamma", "bias": "beta", "running_mean": "moving_mean", "running_var": "moving_variance"}
+#: The last parts of the names of a network's variables.
+VARIABLES = frozenset({"weights", "depthwise_weights", "pointwise_weights", "biases", *NORM.values()})
 
 
 def preferred(names: Iterable[str]) -> dict[str, str]:
-    """What to read of a checkpoint: each variable's name and the name of its moving average, or its own without one;
-    without training's counters and slots."""
+    """Map each of a checkpoint's variables to the name to read: its moving average's, or its own without one.
+
+    Training's counters and slots are left out."""
     stored = set(names)
     plain = (name.removesuffix(AVERAGE) for name in stored)
     wanted = {name for name in plain if not re.search(_TRAINING, name)}
@@ -35,11 +38,11 @@ def _averages(arrays: Arrays) -> Arrays:
 
 
 def _layer(unit: Unit, leaf: str) -> str | None:
-    if unit.place == "stem":
+    if unit.role == "stem":
         return (_IMAGENET_STEM if is_imagenet_stem(unit.module) else _CIFAR_STEM)[leaf]
-    if unit.place == "classifier":
+    if unit.role == "classifier":
         return "final_layer/FC"
-    if unit.place == "auxiliary":
+    if unit.role == "auxiliary":
         return f"aux_{unit.number}/aux_logits/{_AUXILIARY[leaf]}"
     inner = _inside_cell(unit, leaf)
     return f"{unit.cell.name}/{inner}" if unit.cell and inner else None
@@ -52,16 +55,16 @@ _AUXILIARY = {"project": "proj", "bn0": "aux_bn0", "whole": "Conv", "bn1": "aux_
 
 def _inside_cell(unit: Unit, leaf: str) -> str | None:
     factorized = {"path1": "path1_conv", "path2": "path2_conv", "bn": "final_path_bn"}
-    if unit.place == "current":
+    if unit.role == "current":
         return {"conv": "1x1", "bn": "beginning_bn"}[leaf]
-    if unit.place == "previous":
+    if unit.role == "previous":
         whole = isinstance(unit.module, FactorizedReduction)
         return (factorized if whole else {"conv": "prev_1x1", "bn": "prev_bn"})[leaf]
-    if unit.place == "join":
+    if unit.role == "concat":
         whole = isinstance(unit.module, FactorizedReduction)
         name = (factorized if whole else {"conv": "path_conv", "bn": "path_bn"})[leaf]
         return f"cell_output/reduction_{unit.number}/{name}"
-    if unit.place != "block":
+    if unit.role != "block":
         return None
     scope = f"comb_iter_{unit.number}/{unit.side}"
     if isinstance(unit.module, SeparableConvNorm):

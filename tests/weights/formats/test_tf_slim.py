@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import tarfile
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -11,7 +13,7 @@ import torch
 from nasnet_det import NASNet
 from nasnet_det.golden.classifier import CLASSIFIER_BOUND, end_points, relative_error
 from nasnet_det.models.plan import slim_stages
-from nasnet_det.weights import read_state_dict
+from nasnet_det.weights import WeightsError, read_arrays, read_state_dict
 from nasnet_det.weights.formats.tf_slim import AVERAGE, preferred
 from tests.weights.slim_live import import_nasnet, run_slim
 from tests.weights.stored import small, stored
@@ -132,3 +134,35 @@ def test_other_genotypes_of_the_same_operations_have_names_too() -> None:
     names = stored(model, "tf_slim")
     assert "reduction_cell_0/comb_iter_4/right/1x1/weights" in names
     assert read_state_dict(model, names).keys() == model.state_dict().keys()
+
+
+@pytest.mark.parametrize("form", ["file", "archive"])
+def test_a_frozen_graph_of_a_golden_checkpoint_gives_its_weights(golden: Path, tmp_path: Path, form: str) -> None:
+    """As in ``nasnet_mobile_2018_04_27.tgz``: constants under the variables' names, and other constants beside them."""
+    tf = pytest.importorskip("tensorflow").compat.v1
+    expected = {name.removesuffix(AVERAGE): value for name, value in read_arrays(golden / "slim_large_thin").items()}
+    with tf.Graph().as_default(), tf.Session() as session:
+        variables = {name: tf.Variable(value, name=name) for name, value in expected.items()}
+        outputs = [tf.add(variable, tf.constant(1.0, name=f"{name}/read/y")) for name, variable in variables.items()]
+        session.run(tf.global_variables_initializer())
+        names = [output.op.name for output in outputs]
+        graph = tf.graph_util.convert_variables_to_constants(session, session.graph_def, names)
+    path = tmp_path / "nasnet_large.pb"
+    path.write_bytes(graph.SerializeToString())
+    if form == "archive":
+        (tmp_path / "labels.txt").write_text("dog\n")
+        with tarfile.open(tmp_path / "nasnet_large.tgz", "w:gz") as tar:
+            tar.add(path, "nasnet_large.pb")
+            tar.add(tmp_path / "labels.txt", "labels.txt")
+        path = tmp_path / "nasnet_large.tgz"
+    found = read_arrays(path)
+    assert found.keys() == expected.keys()
+    assert all(np.array_equal(found[name], value) for name, value in expected.items())
+
+
+def test_a_damaged_graph_is_named(tmp_path: Path) -> None:
+    pytest.importorskip("tensorflow")
+    path = tmp_path / "graph.pb"
+    path.write_bytes(b"\n\xff\xff\xff\xff")
+    with pytest.raises(WeightsError, match=r"graph\.pb"):
+        read_arrays(path)
