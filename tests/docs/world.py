@@ -22,7 +22,7 @@ from nasnet_det.training.models import ModelChoice, save_local_dir
 from tests.docs.pages import PROJECT
 from tests.training.conftest import made_images
 
-SAMPLES = PROJECT / "nasnet_det" / "detection" / "data" / "samples"
+SAMPLES = PROJECT / "nasnet_det" / "detection" / "assets" / "samples"
 
 
 def make_world(root: Path, files: tuple[str, ...]) -> None:
