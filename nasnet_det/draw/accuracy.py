@@ -33,18 +33,18 @@ class NetworkPoint:
 
 
 def draw_accuracy(points: Sequence[NetworkPoint], path: str | Path | None = None) -> Figure:
-    """Accuracy against multiply-adds (left) and parameters (right), both costs on a logarithmic axis.
+    """Return a plot of accuracy against multiply-adds (left) and parameters (right), on logarithmic axes.
 
     Args:
-        points: the networks; each is labelled, each series has a colour and a mark of its own.
-        path: where to write the picture (``.svg`` or ``.png``); nowhere if None.
+        points: the networks; each is labelled, each series has its own colour and marker.
+        path: the file to write (``.svg`` or ``.png``), if any.
 
     Raises:
-        ValueError: if there is no network.
+        ValueError: if ``points`` is empty.
         OSError: if ``path`` cannot be written.
     """
     if not points:
-        raise ValueError("there is no network to draw")
+        raise ValueError("no networks to draw")
     figure = Figure(figsize=(14.0, 6.2), facecolor="white")
     left, right = figure.subplots(1, 2, sharey=True)
     figure.subplots_adjust(left=0.05, right=0.99, top=0.97, bottom=0.1, wspace=0.05)
@@ -55,7 +55,7 @@ def draw_accuracy(points: Sequence[NetworkPoint], path: str | Path | None = None
     marks = dict(zip(series, cycle(MARKS), strict=False))
     for axes, costs in ((left, [p.multiply_adds for p in points]), (right, [p.parameters for p in points])):
         for point, cost in zip(points, costs, strict=True):
-            # A white rim keeps marks apart that lie on each other.
+            # A white rim separates overlapping markers.
             axes.plot(
                 cost,
                 point.accuracy,
@@ -82,7 +82,7 @@ def draw_accuracy(points: Sequence[NetworkPoint], path: str | Path | None = None
 def _label(
     axes: Axes, positions: Sequence[tuple[float, float]], points: Sequence[NetworkPoint], colors: Mapping[str, str]
 ) -> None:
-    """Put each point's label beside it, a thin line between them where it had to go further away."""
+    """Place each point's label beside it, connected by a thin line if it is further away."""
     dots = axes.figure.dpi / 72
     pixels = [(float(x), float(y)) for x, y in axes.transData.transform(positions)]
     sizes = [(text_width(point.label, LABEL_SIZE) * 72 * dots + 2, LABEL_SIZE * 1.2 * dots) for point in points]

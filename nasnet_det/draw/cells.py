@@ -1,7 +1,7 @@
 """Cells as the paper draws them (figures 4, 7 and 8), for any genotype.
 
 Inputs are white, operations yellow, combiners green, outputs pink; data flows upwards. The small number beside a
-combiner is that of the state it makes, as the genotype's JSON form counts them.
+combiner is that of the state it creates, as numbered in the genotype's JSON form.
 """
 
 from __future__ import annotations
@@ -24,19 +24,19 @@ FONT_SIZE = 9.0
 LINE = 0.145  # inches from one line of a label to the next
 COLORS = {"input": "#ffffff", "operation": "#ffe9a3", "combiner": "#c5e3b7", "concat": "#f7c9cf", "output": "#f7c9cf"}
 OUTLINE = "#3c3c3c"
-#: Ways are coloured by the input they carry, so that they can be told apart where they cross.
-INPUT_WAYS = ("#1f5fa8", "#b4541a", "#5b7a1f", "#7a3f8f")
-CREATED_WAY = "#6a6a6a"
+#: Edges are coloured by the input they carry, to be distinguishable where they cross.
+INPUT_EDGES = ("#1f5fa8", "#b4541a", "#5b7a1f", "#7a3f8f")
+CREATED_EDGE = "#6a6a6a"
 MARGIN = 0.25
 TITLE_HEIGHT = 0.45
 SPACE_BETWEEN = 0.5
-WIDEST = 14.0  # inches; cells wider than this together stand one above the other, unless they are as tall
+WIDEST = 14.0  # inches; wider cells are stacked, unless they are tall too
 
 
 def operation_label(name: str) -> str:
-    """What a picture calls an operation or combiner: ``sep_conv_5x5`` is ``sep`` over ``5x5``."""
+    """Return the label of an operation or combiner: ``sep`` over ``5x5`` for ``sep_conv_5x5``."""
     words = name.split("_")
-    cut = next((place for place, word in enumerate(words) if word[:1].isdigit()), len(words))
+    cut = next((index for index, word in enumerate(words) if word[:1].isdigit()), len(words))
     head = [word for word in words[:cut] if word not in ("conv", "pool")] or words[:cut]
     if cut == len(words) and len(head) > 2:
         head, words, cut = head[:1], head, 1
@@ -44,23 +44,23 @@ def operation_label(name: str) -> str:
 
 
 def draw_cell(cell: CellGenotype, num_inputs: int = 2, passes_all: bool = False, title: str = "") -> Figure:
-    """A cell's picture.
+    """Return the picture of a cell.
 
     Args:
-        cell: its blocks and joined states.
-        num_inputs: how many states it is given: 2, or as many as it has blocks where all states are passed on.
+        cell: the cell.
+        num_inputs: its number of input states: 2, or the number of its blocks if all states are passed on.
         passes_all: see :class:`Genotype`.
-        title: what stands below it.
+        title: text below the cell.
     """
     return _figure([(title, _lay_out(cell, num_inputs, passes_all))], passes_all)
 
 
 def draw_genotype(genotype: Genotype, path: str | Path | None = None) -> Figure:
-    """The picture of both cells of a genotype, written to ``path`` (``.svg`` or ``.png``) if one is given.
+    """Return the picture of both cells of a genotype, and write it to ``path`` (``.svg`` or ``.png``) if given.
 
     Raises:
-        ValueError: for a path of another ending.
-        OSError: if it cannot be written.
+        ValueError: for a path with another ending.
+        OSError: if the file cannot be written.
     """
     cells = [
         (f"{kind.capitalize()} cell", _lay_out(cell, genotype.num_inputs, genotype.passes_all))
@@ -80,7 +80,7 @@ def _lay_out(cell: CellGenotype, num_inputs: int, passes_all: bool) -> CellLayou
 
 
 def _figure(cells: Sequence[tuple[str, CellLayout]], passes_all: bool, name: str = "") -> Figure:
-    """Cells side by side, their inputs on one line; or one above the other where that would be too wide."""
+    """Arrange cells side by side with their inputs on one line, or stacked if that would be too wide."""
     widths = [layout.width + 2 * MARGIN for _, layout in cells]
     heights = [layout.height + 2 * MARGIN + (TITLE_HEIGHT if title else 0.0) for title, layout in cells]
     beside = sum(widths) + SPACE_BETWEEN * (len(cells) - 1)
@@ -107,7 +107,7 @@ def _draw(axes: Axes, layout: CellLayout, corner: tuple[float, float], passes_al
     num_inputs = sum(box.kind == "input" for box in layout.boxes)
     for edge in layout.edges:
         is_input = edge.state is not None and edge.state < num_inputs
-        color = INPUT_WAYS[edge.state % len(INPUT_WAYS)] if is_input and edge.state is not None else CREATED_WAY
+        color = INPUT_EDGES[edge.state % len(INPUT_EDGES)] if is_input and edge.state is not None else CREATED_EDGE
         axes.add_patch(PathPatch(_curve(edge, corner), facecolor="none", edgecolor=color, linewidth=1.1, zorder=1))
     for box in layout.boxes:
         _draw_box(axes, box, (corner[0] + box.x, corner[1] + box.y), passes_all)
@@ -136,15 +136,15 @@ def _draw_box(axes: Axes, box: Box, centre: tuple[float, float], passes_all: boo
     axes.add_patch(patch)
     lines, is_state = _label(box, passes_all).split("\n"), box.kind in ("input", "output")
     for number, line in enumerate(lines):
-        # Lines stand on fixed heights, so that labels with and without descenders align.
+        # Fixed baselines align labels with and without descenders.
         baseline = y + LINE * ((len(lines) - 1) / 2 - number) - 0.04
         axes.text(x, baseline, line, ha="center", va="baseline", size=FONT_SIZE, parse_math=is_state, **style)
     if box.kind == "combiner":
-        axes.text(x + box.width / 2 + 0.05, y, str(box.state), va="center", size=6.5, color=CREATED_WAY, **style)
+        axes.text(x + box.width / 2 + 0.05, y, str(box.state), va="center", size=6.5, color=CREATED_EDGE, **style)
 
 
 def _label(box: Box, passes_all: bool) -> str:
-    """A box's text; of the states of a cell that passes all on, the number comes after a comma."""
+    """Return the text of a box; states that are passed on one by one have their number after a comma."""
     if box.kind == "input":
         if passes_all:
             return f"$h_{{i,{box.state}}}$"

@@ -1,4 +1,4 @@
-"""Labels beside points so that none covers another, a mark, or the line from another label to its point."""
+"""Placement of labels beside points without overlaps with labels, marks or the lines of other labels."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ Point = tuple[float, float]
 ORDERS = 24
 DIRECTIONS = 48
 STEP = 3.0
-CLEAR = 2.0  # kept free around every label
+CLEAR = 2.0  # margin around every label
 
 
 class Rectangle(NamedTuple):
@@ -23,32 +23,31 @@ class Rectangle(NamedTuple):
     y1: float
 
     def overlaps(self, other: Rectangle) -> bool:
-        """Whether they share a place."""
+        """Return whether two rectangles intersect."""
         return self.x0 < other.x1 and other.x0 < self.x1 and self.y0 < other.y1 and other.y0 < self.y1
 
     def holds(self, other: Rectangle) -> bool:
-        """Whether ``other`` lies in it."""
+        """Return whether ``other`` is inside this rectangle."""
         return self.x0 <= other.x0 and self.y0 <= other.y0 and other.x1 <= self.x1 and other.y1 <= self.y1
 
     def nearest(self, point: Point) -> Point:
-        """Its place nearest to a point."""
+        """Return the point of this rectangle nearest to ``point``."""
         return min(max(point[0], self.x0), self.x1), min(max(point[1], self.y0), self.y1)
 
 
 def place_labels(
     points: Sequence[Point], sizes: Sequence[tuple[float, float]], area: Rectangle, radius: float
 ) -> list[Rectangle]:
-    """Where labels stand: of several orders in which each takes the free place nearest to its point, the one that
-    keeps labels nearest.
+    """Place labels greedily in several random orders and return the placement with the nearest labels.
 
     Args:
-        points: where the labelled points lie, in any unit (pixels, say).
+        points: the labelled points, in any unit, such as pixels.
         sizes: width and height of each label, in the same unit.
-        area: what every label must lie in.
-        radius: of the mark at every point.
+        area: the rectangle that must contain every label.
+        radius: the radius of the mark at every point.
 
     Returns:
-        the rectangle of each label; of one that finds no free place, centred on its point.
+        the rectangle of each label, centred on its point if no free position was found.
     """
     shuffle = random.Random(0).shuffle
     order = list(range(len(points)))
@@ -77,7 +76,7 @@ def _place_in_order(
     labels: list[Rectangle] = []
     lines: list[Rectangle] = []
     for i in order:
-        # A line may start among marks that cover its own, but run over no other.
+        # A line may cross marks that overlap its own, but not others.
         apart = [mark for mark in marks if not mark.overlaps(marks[i])]
         for label in _candidates(points[i], sizes[i], radius, area):
             if _meet([label], [*marks, *labels, *lines]):
@@ -92,13 +91,13 @@ def _place_in_order(
 
 
 def _candidates(point: Point, size: tuple[float, float], radius: float, area: Rectangle) -> Iterator[Rectangle]:
-    """Places all round a point, nearest first; at one distance to its right first, then left, above and below."""
+    """Yield positions around a point by increasing distance; at each distance right first, then left, above, below."""
     angles = [2 * math.pi * i / DIRECTIONS for i in range(DIRECTIONS)]
     angles.sort(key=lambda angle: (abs(math.sin(angle)), -math.cos(angle)))
     for i in range(int(math.dist(area[:2], area[2:]) / STEP)):
         away = radius + CLEAR + i * STEP
         for angle in angles:
-            # The label's border, not its centre, lies ``away`` from the point.
+            # The distance is to the label's border, not to its centre.
             x = point[0] + math.cos(angle) * (away + size[0] / 2)
             y = point[1] + math.sin(angle) * (away + size[1] / 2)
             label = _around((x, y), size)
@@ -115,7 +114,7 @@ def _around(centre: Point, size: tuple[float, float]) -> Rectangle:
 
 
 def _line(point: Point, label: Rectangle) -> list[Rectangle]:
-    """The line from a point to its label as small squares: enough to see what it would run through."""
+    """Return the line from a point to its label as small squares, for intersection tests."""
     (x0, y0), (x1, y1) = point, label.nearest(point)
     pieces = int(math.dist((x0, y0), (x1, y1)) / STEP)
     return [_around((x0 + (x1 - x0) * i / pieces, y0 + (y1 - y0) * i / pieces), (STEP, STEP)) for i in range(1, pieces)]

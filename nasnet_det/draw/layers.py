@@ -1,8 +1,8 @@
-"""A cell as items in layers, ordered so that few edges cross and placed so that edges are short.
+"""Layered drawing of a cell with few crossings and short edges (Sugiyama, Tagawa and Toda 1981).
 
-A layered drawing (Sugiyama, Tagawa and Toda 1981). The inputs lie at the bottom, each block one layer above the highest
-state it reads, the output on top. A state that is read further up is carried through the layers between by a lane of
-its own, so no edge runs through a box. All lengths are in inches.
+The inputs are at the bottom, each block one layer above the highest state that it reads, the output at the top. A state
+that is read further up passes the layers in between in a lane of its own, so no edge runs through a box. All lengths
+are in inches.
 """
 
 from __future__ import annotations
@@ -27,24 +27,24 @@ SWEEPS = 60
 
 @dataclass(eq=False)
 class Item:
-    """What stands in a layer: an input, a block, a lane, or an output (``state`` is then its place among them)."""
+    """An element of a layer: an input, a block, a lane, or an output (``state`` is then the output's index)."""
 
     kind: ItemKind
     state: int
     width: float
     reach: float = 0.0  # from a block's centre to the middle of either operation
     flipped: bool = False
-    place: int = 0
+    index: int = 0
     x: float = 0.0
 
     def port(self, side: int) -> float:
-        """Where edges to its left (-1) or right (1) operation, or to its middle (0), end."""
+        """Return the x coordinate at which edges to the left (-1) or right (1) operation or to the centre (0) end."""
         return self.x + side * self.reach * (-1 if self.flipped else 1)
 
 
 @dataclass(frozen=True)
 class Link:
-    """What joins an item to a side of an item one layer above."""
+    """An edge from an item to a side of an item one layer above."""
 
     below: Item
     above: Item
@@ -52,34 +52,36 @@ class Link:
 
     @property
     def weight(self) -> float:
-        """How strongly it pulls: a lane should be straight before an edge is short."""
+        """Weight in the placement: straight lanes matter more than short edges."""
         return 8.0 if self.below.kind == self.above.kind == "lane" else 1.0
 
     @property
     def span(self) -> float:
-        """How far it goes sideways."""
+        """Horizontal extent."""
         return abs(self.above.port(self.side) - self.below.x)
 
 
 @dataclass
-class Graph:
+class LayeredGraph:
     """Items by layer from the bottom, and the links of each gap between two layers."""
 
     layers: list[list[Item]]
     gaps: list[list[Link]] = field(default_factory=list)
 
     def touching(self, number: int) -> list[list[Link]]:
-        """The gaps below and above a layer."""
+        """Return the links of the gaps below and above a layer."""
         return self.gaps[max(0, number - 1) : number + 1]
 
 
-def build_graph(cell: CellGenotype, num_inputs: int, output_width: float, joins: bool, box_width: float) -> Graph:
-    """Items and links: every state's way to those that read it, through the layers between."""
+def build_graph(
+    cell: CellGenotype, num_inputs: int, output_width: float, joins: bool, box_width: float
+) -> LayeredGraph:
+    """Return the items of a cell, and links from each state through the layers in between to its readers."""
     layer_of = [0] * num_inputs
     for block in cell.blocks:
         layer_of.append(1 + max(layer_of[block.left], layer_of[block.right]))
     top = 1 + max(layer_of)
-    graph = Graph([[] for _ in range(top + 1)], [[] for _ in range(top)])
+    graph = LayeredGraph([[] for _ in range(top + 1)], [[] for _ in range(top)])
 
     def add(kind: ItemKind, state: int, layer: int, width: float, reach: float = 0.0) -> Item:
         item = Item(kind, state, width, reach)
@@ -109,9 +111,8 @@ def build_graph(cell: CellGenotype, num_inputs: int, output_width: float, joins:
     return graph
 
 
-def order_graph(graph: Graph) -> None:
-    """Order each layer and turn blocks about: of the orders tried, the one whose edges are shortest among those with
-    the fewest crossings."""
+def order_graph(graph: LayeredGraph) -> None:
+    """Order the layers and flip blocks for the fewest crossings, then for the shortest edges, over random restarts."""
     shuffle = random.Random(0).shuffle
     items = [item for layer in graph.layers for item in layer]
     best: tuple[float, ...] | None = None
@@ -126,21 +127,21 @@ def order_graph(graph: Graph) -> None:
         _place(graph)
         cost = sum(map(_crossings, graph.gaps)), sum(link.span for gap in graph.gaps for link in gap)
         if best is None or cost < best:
-            best, kept = cost, [(item.place, item.flipped, item.x) for item in items]
-    for item, (place, flipped, x) in zip(items, kept, strict=True):
-        item.place, item.flipped, item.x = place, flipped, x
+            best, kept = cost, [(item.index, item.flipped, item.x) for item in items]
+    for item, (index, flipped, x) in zip(items, kept, strict=True):
+        item.index, item.flipped, item.x = index, flipped, x
     for layer in graph.layers:
-        layer.sort(key=lambda item: item.place)
+        layer.sort(key=lambda item: item.index)
 
 
 def _number(layer: Sequence[Item]) -> None:
-    for place, item in enumerate(layer):
-        item.place = place
+    for index, item in enumerate(layer):
+        item.index = index
 
 
 def _crossings(links: Sequence[Link]) -> int:
     ends = [
-        (link.below.place, link.above.place + 0.1 * link.side * (-1 if link.above.flipped else 1)) for link in links
+        (link.below.index, link.above.index + 0.1 * link.side * (-1 if link.above.flipped else 1)) for link in links
     ]
     return sum(
         (below - other_below) * (above - other_above) < 0
@@ -150,9 +151,9 @@ def _crossings(links: Sequence[Link]) -> int:
 
 
 def _improve(layer: list[Item], gaps: Sequence[Sequence[Link]]) -> bool:
-    """Keep every exchange of two items and every turning of a block that removes a crossing; whether there was one."""
+    """Exchange items and flip blocks wherever that removes a crossing; return whether anything changed."""
     changes: Iterator[Callable[[], None]] = (
-        partial(_exchange, layer, i, j) if j < i else partial(_turn, layer[i])
+        partial(_exchange, layer, i, j) if j < i else partial(_flip, layer[i])
         for i in range(len(layer))
         for j in range(i + 1)
     )
@@ -163,21 +164,21 @@ def _improve(layer: list[Item], gaps: Sequence[Sequence[Link]]) -> bool:
         if sum(map(_crossings, gaps)) < before:
             improved = True
         else:
-            change()  # done twice, it is undone
+            change()  # each change is its own inverse
     return improved
 
 
 def _exchange(layer: list[Item], i: int, j: int) -> None:
     layer[i], layer[j] = layer[j], layer[i]
-    layer[i].place, layer[j].place = i, j
+    layer[i].index, layer[j].index = i, j
 
 
-def _turn(item: Item) -> None:
+def _flip(item: Item) -> None:
     item.flipped = not item.flipped
 
 
-def _place(graph: Graph) -> None:
-    """Push every item towards what it is joined to, down and up the layers, keeping order and distances."""
+def _place(graph: LayeredGraph) -> None:
+    """Move every item towards its neighbours, sweeping down and up the layers, with order and distances kept."""
     for layer in graph.layers:
         _settle(layer, [0.0] * len(layer), [1.0] * len(layer))
     for sweep in range(SWEEPS):
@@ -195,8 +196,10 @@ def _place(graph: Graph) -> None:
 
 
 def _settle(layer: Sequence[Item], wishes: Sequence[float], weights: Sequence[float]) -> None:
-    """Give the items of a layer the places nearest to their wishes (least squares) that keep the order and the least
-    distances: isotonic regression, by pooling neighbours that would overlap."""
+    """Place the items of a layer closest to their wishes (least squares), with order and minimum distances kept.
+
+    This is isotonic regression, solved by pooling neighbours that would overlap.
+    """
     offsets = [0.0]
     for left, right in pairwise(layer):
         gap = BOX_GAP if "lane" in (left.kind, right.kind) else BLOCK_GAP

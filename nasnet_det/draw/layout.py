@@ -1,4 +1,4 @@
-"""Where every box and edge of a cell's picture stands. All lengths are in inches."""
+"""Positions of the boxes and edges in a cell's picture. All lengths are in inches."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
-from nasnet_det.draw.layers import Graph, Item, Link, build_graph, order_graph
+from nasnet_det.draw.layers import Item, LayeredGraph, Link, build_graph, order_graph
 from nasnet_det.genotypes.genotype import CellGenotype
 
 BoxKind = Literal["input", "operation", "combiner", "concat", "output"]
@@ -17,8 +17,10 @@ RISE = 0.24  # from one box to the next of the same item
 
 @dataclass(frozen=True)
 class Box:
-    """A box by its centre. ``name`` is an operation or combiner; ``state`` what an input or a combiner holds, or the
-    place among the outputs; None for an operation and for a concatenation."""
+    """A box, given by its centre.
+
+    ``name`` is an operation or combiner. ``state`` is the state of an input or a combiner, or the index of an output;
+    None for operations and concatenations."""
 
     kind: BoxKind
     name: str
@@ -30,8 +32,7 @@ class Box:
 
 @dataclass(frozen=True)
 class Edge:
-    """A piece of the way that a state, or an operation's result (None), takes from ``start`` up to ``end``. It leaves
-    and arrives vertically."""
+    """A segment of the path of a state, or of an operation's result (None), with vertical tangents at both ends."""
 
     state: int | None
     start: tuple[float, float]
@@ -40,7 +41,7 @@ class Edge:
 
 @dataclass(frozen=True)
 class CellLayout:
-    """A picture's boxes and edges, in the rectangle from (0, 0) to (width, height)."""
+    """Boxes and edges in the rectangle from (0, 0) to (width, height)."""
 
     boxes: tuple[Box, ...]
     edges: tuple[Edge, ...]
@@ -49,14 +50,14 @@ class CellLayout:
 
 
 def lay_out(cell: CellGenotype, num_inputs: int, passes_all: bool, box_width: float, wide: float) -> CellLayout:
-    """The picture of a cell.
+    """Return the layout of a cell's picture.
 
     Args:
-        cell: its blocks and joined states.
-        num_inputs: how many states it is given.
-        passes_all: whether it passes its created states on one by one; each is then an output of its own.
+        cell: the cell.
+        num_inputs: its number of input states.
+        passes_all: whether each created state is an output of its own.
         box_width: the width of inputs, operations, combiners and outputs, enough for their labels.
-        wide: the least width of the box that concatenates several states.
+        wide: the minimum width of the box that concatenates several states.
     """
     joins = len(cell.concat) > 1 and not passes_all
     graph = build_graph(cell, num_inputs, max(wide, 0.22 * len(cell.concat)) if joins else box_width, joins, box_width)
@@ -66,7 +67,7 @@ def lay_out(cell: CellGenotype, num_inputs: int, passes_all: bool, box_width: fl
 
 @dataclass
 class _Picture:
-    """Boxes and edges of placed items. Heights are decided here."""
+    """Boxes and edges of placed items; this class decides their heights."""
 
     cell: CellGenotype
     num_inputs: int
@@ -75,8 +76,8 @@ class _Picture:
     boxes: list[Box] = field(default_factory=list)
     edges: list[Edge] = field(default_factory=list)
 
-    def draw(self, graph: Graph) -> CellLayout:
-        """Draw the layers from the bottom."""
+    def draw(self, graph: LayeredGraph) -> CellLayout:
+        """Return the layout of the layers, built from the bottom."""
         items = [item for layer in graph.layers for item in layer]
         left = min(item.x - item.width / 2 for item in items)
         for item in items:
@@ -85,7 +86,7 @@ class _Picture:
         for number, layer in enumerate(graph.layers):
             bottom = top
             if number:
-                # The wider the edges of a gap run, the more height they need to be told apart.
+                # The longer the horizontal run of edges in a gap, the more height separates them.
                 bottom += 0.42 + min(0.8, 0.14 * max(link.span for link in graph.gaps[number - 1]))
                 self._draw_gap(graph.gaps[number - 1], top, bottom)
             high = any(item.kind == "block" for item in layer) or (self.joins and layer[0].kind == "output")
@@ -95,7 +96,7 @@ class _Picture:
         return CellLayout(tuple(self.boxes), tuple(self.edges), max(item.x + item.width / 2 for item in items), top)
 
     def _draw_gap(self, links: Sequence[Link], bottom: float, top: float) -> None:
-        # What is joined arrives side by side, in the order in which it comes.
+        # Concatenated states arrive side by side, in their order in the layer below.
         arriving = sorted((link for link in links if link.above.kind == "output"), key=lambda link: link.below.x)
         for link in links:
             x = link.above.port(link.side)

@@ -1,4 +1,4 @@
-"""Search curves as the paper's figure 6: what a search has found by how many models it sampled."""
+"""Search curves as in the paper's figure 6: the best rewards by the number of models sampled."""
 
 from __future__ import annotations
 
@@ -22,11 +22,11 @@ Rewards = Sequence[float] | NDArray[np.floating[Any]]
 
 
 def top_means(rewards: Rewards, count: int) -> NDArray[np.float64]:
-    """The mean of the best ``count`` rewards so far, after each model sampled; NaN before there are as many.
+    """Return the mean of the best ``count`` rewards so far after each model, NaN for the first ``count - 1``.
 
     Args:
-        rewards: what each model reached, in the order in which they were sampled.
-        count: how many of the best; 1 for the best so far.
+        rewards: the rewards of the models in sampling order.
+        count: the number of best rewards to average; 1 for the best so far.
 
     Returns:
         an array as long as ``rewards``.
@@ -35,11 +35,11 @@ def top_means(rewards: Rewards, count: int) -> NDArray[np.float64]:
         ValueError: if a reward is not finite, naming it; or for a count below 1.
     """
     if count < 1:
-        raise ValueError(f"count is at least 1, not {count}")
+        raise ValueError(f"count must be at least 1, got {count}")
     values = np.asarray(rewards, dtype=np.float64)
     if not np.isfinite(values).all():
-        place = int(np.flatnonzero(~np.isfinite(values))[0])
-        raise ValueError(f"reward {place} is {values[place]}: leave out models that failed")
+        index = int(np.flatnonzero(~np.isfinite(values))[0])
+        raise ValueError(f"reward {index} is {values[index]}: leave out models that failed")
     best: list[float] = []
     means = np.full(len(values), np.nan)
     for i, value in enumerate(values):
@@ -59,20 +59,20 @@ def draw_search_curves(
     ylabel: str = "validation accuracy",
     title: str = "",
 ) -> Figure:
-    """The paper's figure 6: the mean of the best models so far, by the number of models sampled.
+    """Return the paper's figure 6: the mean reward of the best models so far, by the number of models sampled.
 
-    A line is the mean over a strategy's runs, up to the length of its shortest; the band around it reaches from the
-    10th to the 90th percentile of the runs.
+    A line is the mean over a strategy's runs, up to the length of the shortest; the band covers the 10th to the 90th
+    percentile of the runs.
 
     Args:
-        runs: every strategy's runs, each the rewards of its models in the order in which they were sampled.
-        path: where to write the picture (``.svg`` or ``.png``); nowhere if None.
-        ranks: over how many of the best models to average, a kind of line each.
-        ylabel: what a reward is.
-        title: what stands above it.
+        runs: the runs of every strategy, each a list of rewards in sampling order.
+        path: the file to write (``.svg`` or ``.png``), if any.
+        ranks: the numbers of best models to average, one line style each.
+        ylabel: the name of the reward.
+        title: the figure's title.
 
     Raises:
-        ValueError: if a strategy has no run, a run no model, or a reward is not finite.
+        ValueError: if a strategy has no runs, a run is empty, or a reward is not finite.
         OSError: if ``path`` cannot be written.
     """
     figure = Figure(figsize=(7.2, 4.6), facecolor="white", layout="constrained")
@@ -83,7 +83,7 @@ def draw_search_curves(
     for strategy, its_runs in runs.items():
         length = min((len(run) for run in its_runs), default=0)
         if not length:
-            raise ValueError(f"{strategy} has no run, or one without models")
+            raise ValueError(f"{strategy} has no runs, or an empty one")
         sampled = np.arange(1, length + 1)
         for rank, line in lines.items():
             means = np.stack([top_means(run[:length], rank) for run in its_runs])
