@@ -29,10 +29,11 @@ from nasnet_det.cli.errors import command
 from nasnet_det.genotypes.genotype import Genotype
 from nasnet_det.genotypes.published import as_genotype
 from nasnet_det.safe_io.files import write_text
+from nasnet_det.safe_io.settings import parse_assignments
 from nasnet_det.search.child import ChildConfig, check_child_config, train_child
-from nasnet_det.search.command import assignments, recipe_of, searching
+from nasnet_det.search.command import recipe_of, searching
 from nasnet_det.search.report import read_findings
-from nasnet_det.search.run_folder import SEARCH, RunFolder
+from nasnet_det.search.run_folder import SEARCH, SearchFolder
 from nasnet_det.search.space import SPACES
 from nasnet_det.search.strategies.base import uniform
 from nasnet_det.search.study import best
@@ -52,7 +53,7 @@ def contenders(options: argparse.Namespace) -> list[Contender]:
     chosen: list[Contender] = []
     for place in options.cells:
         if Path(place).is_dir():
-            _, findings = read_findings(RunFolder(Path(place)), SEARCH)
+            _, findings, _ = read_findings(SearchFolder(Path(place)), SEARCH)
             found = [(f"{Path(place).name} trial {f.number}", f.genotype) for f in best(findings, options.top)]
         else:
             found = [(Path(place).stem, as_genotype(place))]
@@ -66,7 +67,7 @@ def contenders(options: argparse.Namespace) -> list[Contender]:
 
 def run(options: argparse.Namespace) -> int:
     """Train what is not trained yet, then print and write the table."""
-    config = ChildConfig.from_dict({**assignments(options.child), "data": options.data})
+    config = ChildConfig.from_dict({**parse_assignments(options.child), "data": options.data})
     check_child_config(config)
     wanted = [(contender, seed) for seed in options.seeds for contender in contenders(options)]
     setting = {"recipe": recipe_of(config), "threads": torch.get_num_threads(), "torch": torch.__version__}

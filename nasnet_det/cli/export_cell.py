@@ -1,10 +1,12 @@
 """Write the best cells that a search found as genotype files.
 
-    nasnet-det export-cell runs/s1 --top 1 --out my_cell.json
-    nasnet-det export-cell runs/s1 --top 3 --out cells.json        # cells-1.json, cells-2.json, cells-3.json
+    nasnet-det export-cell runs/s1 --top 1 --output my_cell.json
+    nasnet-det export-cell runs/s1 --top 3 --output cells.json        # cells-1.json, cells-2.json, cells-3.json
+    nasnet-det export-cell runs/s4 --front --output cells.json        # every point of a Pareto front
+    nasnet-det export-cell runs/s4 --trial 17 --output my_cell.json   # any trial
 
 Such a file is what timm.create_model('nasnet', genotype='my_cell.json') and the detectors' configs take. Cells are
-ranked by the second phase (nasnet-det retrain) where there was one, else by the search.
+ranked by the second phase (nasnet-det retrain-cells) where there was one, else by the search.
 """
 
 from __future__ import annotations
@@ -13,47 +15,55 @@ import argparse
 import sys
 from collections.abc import Sequence
 from dataclasses import replace
-from pathlib import Path
 
 from nasnet_det.cli.errors import command, needs
-
-with needs():
-    from nasnet_det.search.command import existing_folder, searching
+from nasnet_det.cli.options import add_output, new_parser
+from nasnet_det.search.options import existing_folder
 
 
 def parse(argv: Sequence[str] | None) -> argparse.Namespace:
-    """The command line."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("folder", type=existing_folder, metavar="FOLDER", help="a search's --out")
-    parser.add_argument("--top", type=int, default=1, metavar="K", help="how many (default: 1)")
-    parser.add_argument(
-        "--out", type=Path, required=True, metavar="FILE", help="with more than one: FILE-1, FILE-2 ..."
-    )
+    """Read the command line."""
+    parser = new_parser(__doc__)
+    parser.add_argument("folder", type=existing_folder, metavar="FOLDER", help="a search's --output")
+    which = parser.add_mutually_exclusive_group()
+    which.add_argument("--top", type=int, default=1, metavar="K", help="the K best (default: 1)")
+    which.add_argument("--trial", type=int, metavar="N", help="the cell of trial N")
+    which.add_argument("--front", action="store_true", help="every cell of the Pareto front")
+    add_output(parser, "the file; of several cells PATH-1, PATH-2 ...", required=True)
     parser.add_argument(
         "--phase", choices=("search", "retrained"), help="whose ranking (default: the second phase's if it was run)"
     )
     parser.add_argument("--storage", metavar="URL", help="the search's, where it needs a password")
     options = parser.parse_args(argv)
     if options.top < 1:
-        parser.error("--top is at least 1")
+        parser.error(f"--top must be at least 1, got {options.top}")
     return options
 
 
 def export(options: argparse.Namespace) -> int:
     """Write the files."""
-    from nasnet_det.search.report import read_findings
-    from nasnet_det.search.run_folder import RunFolder
-    from nasnet_det.search.study import StudyError, best
+    from nasnet_det.search.report import describe_values, read_findings
+    from nasnet_det.search.run_folder import SEARCH, SearchFolder
+    from nasnet_det.search.study import StudyError, best, front
 
-    phase, findings = read_findings(RunFolder(options.folder), options.phase, options.storage)
-    found = best(findings, options.top)
+    # Trial numbers and fronts are those of the search.
+    phase = SEARCH if options.trial is not None or options.front else options.phase
+    phase, findings, objectives = read_findings(SearchFolder(options.folder), phase, options.storage)
+    if options.trial is not None:
+        found = [finding for finding in findings if finding.number == options.trial]
+        if not found:
+            raise StudyError(f"trial {options.trial} of {options.folder} does not exist or has no accuracy")
+    else:
+        found = front(findings, objectives) if options.front else best(findings, options.top)
     if not found:
         raise StudyError(f"no child of {options.folder} has an accuracy yet")
-    if len(found) < options.top:
+    single = not options.front and options.top == 1
+    if not options.front and options.trial is None and len(found) < options.top:
         print(f"there are only {len(found)}", file=sys.stderr)
-    for place, finding in enumerate(found, start=1):
-        path = options.out if options.top == 1 else options.out.with_stem(f"{options.out.stem}-{place}")
-        source = f"{phase} {options.folder.resolve().name}, trial {finding.number}, accuracy {finding.reward:.4f}"
+    for rank, finding in enumerate(found, start=1):
+        path = options.output if single else options.output.with_stem(f"{options.output.stem}-{rank}")
+        values = describe_values(finding, objectives)
+        source = f"{phase} {options.folder.resolve().name}, trial {finding.number}, {values}"
         replace(finding.genotype, name=path.stem, source=source).save(path)
         print(f"{path}  {source}")
     return 0
@@ -61,8 +71,10 @@ def export(options: argparse.Namespace) -> int:
 
 @command
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run the command; 2 if what it was given is at fault."""
+    """Run the command; return 2 for a mistake in what it was given."""
     options = parse(argv)
+    with needs():
+        from nasnet_det.search.command import searching
     with searching():
         return export(options)
 

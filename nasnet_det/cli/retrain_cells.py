@@ -1,9 +1,9 @@
-"""The second phase of a search: train its best architectures longer, and rank them by that.
+"""Train the best architectures of a search longer, and rank them by that: its second phase.
 
-    nasnet-det retrain runs/s1 --data datasets/cifar10 --top 250 --child epochs=600
+    nasnet-det retrain-cells runs/s1 --data datasets/cifar10 --top 250 --child epochs=600
 
-The recipe is the search's but for what --child changes. Stopped or killed, the same command continues. Results are a
-study of its own beside the search's; nasnet-det export-cell and nasnet-det report take them from there.
+The recipe is the search's with the changes of --child. Stopped or killed, the same command continues. Results are a
+study of its own beside the search's, which nasnet-det export-cell and nasnet-det search-report read.
 """
 
 from __future__ import annotations
@@ -13,47 +13,37 @@ import sys
 from collections.abc import Sequence
 
 from nasnet_det.cli.errors import command, needs
-
-with needs():
-    from nasnet_det.search.command import (
-        ShowProgress,
-        add_child_options,
-        add_worker_options,
-        child_config,
-        child_evaluator,
-        existing_folder,
-        make_workers,
-        recipe_of,
-        searching,
-    )
+from nasnet_det.cli.options import new_parser
+from nasnet_det.search.options import add_child_options, add_worker_options, existing_folder, seed
 
 
 def parse(argv: Sequence[str] | None) -> argparse.Namespace:
-    """The command line."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("folder", type=existing_folder, metavar="FOLDER", help="a search's --out")
+    """Read the command line."""
+    parser = new_parser(__doc__)
+    parser.add_argument("folder", type=existing_folder, metavar="FOLDER", help="a search's --output")
     parser.add_argument("--top", type=int, default=250, metavar="K", help="how many (default: 250, the paper's)")
-    parser.add_argument("--seed", type=int, default=0, help="of the weights and batches (default: 0)")
+    parser.add_argument("--seed", type=seed, default=0, help="of the weights and batches (default: 0)")
     parser.add_argument("--storage", metavar="URL", help="the search's, where it needs a password")
     add_child_options(parser)
     add_worker_options(parser)
     options = parser.parse_args(argv)
     if options.top < 1:
-        parser.error("--top is at least 1")
+        parser.error(f"--top must be at least 1, got {options.top}")
     return options
 
 
 def retrain(options: argparse.Namespace) -> int:
     """Run the second phase."""
+    from nasnet_det.search import command as shared
     from nasnet_det.search.candidates import SpaceCandidates
-    from nasnet_det.search.child import network_size
+    from nasnet_det.search.child import network_size, num_classes_of
     from nasnet_det.search.driver import Search
-    from nasnet_det.search.run_folder import RETRAINED, SEARCH, RunFolder
+    from nasnet_det.search.run_folder import RETRAINED, SEARCH, SearchFolder
     from nasnet_det.search.space import Space
     from nasnet_det.search.strategies.fixed_list import Listed, ListedSettings
     from nasnet_det.search.study import StudyError, best
 
-    folder = RunFolder(options.folder)
+    folder = SearchFolder(options.folder)
     with folder.locked():
         first = folder.open_study(SEARCH, options.storage)
         try:
@@ -63,11 +53,17 @@ def retrain(options: argparse.Namespace) -> int:
             first.close()
         if not found:
             raise StudyError(f"no child of {options.folder} has an accuracy yet; search first")
-        config = child_config(options, recipe)
-        identity = {"space": space.to_dict(), "recipe": recipe_of(config), "seed": options.seed, "top": options.top}
-        # Which ones they are is settled when the phase begins, even if the search goes on.
+        config = shared.child_config(options, recipe)
+        identity = {
+            "space": space.to_dict(),
+            "recipe": shared.recipe_of(config),
+            "data": shared.data_identity(config),
+            "seed": options.seed,
+            "top": options.top,
+        }
+        # Which ones they are is settled when the phase begins, even if the search continues.
         chosen = {"architectures": [list(finding.decisions) for finding in found]}
-        workers = make_workers(options, child_evaluator(options, config))
+        workers = shared.make_workers(options, shared.child_evaluator(options, config))
         try:
             study = folder.make_study(RETRAINED, identity, chosen, options.storage)
             try:
@@ -77,26 +73,28 @@ def retrain(options: argparse.Namespace) -> int:
                 Search(
                     study,
                     strategy,
-                    SpaceCandidates(space, network_size(config)),
+                    SpaceCandidates(space, network_size(config, num_classes_of(config))),
                     workers,
                     options.seed,
                     len(listed),
                     None,
                     options.retries,
-                    ShowProgress("model"),
+                    shared.ShowProgress("model"),
                 ).run(len(listed))
             finally:
                 study.close()
         finally:
             workers.close()
-    print(f"done: nasnet-det report {options.folder} --out report")
+    print(f"done: nasnet-det search-report {options.folder} --output report")
     return 0
 
 
 @command
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run the command; 2 if what it was given is at fault, 130 if it was stopped."""
+    """Run the command; return 2 for a mistake in what it was given, 130 if it was stopped."""
     options = parse(argv)
+    with needs():
+        from nasnet_det.search.command import searching
     with searching():
         return retrain(options)
 

@@ -1,11 +1,13 @@
-"""Search for cells: sample architectures, train a child of each, learn from how good it is.
+"""Search for cells: sample architectures, train a child of each, learn from its accuracy.
 
-    nasnet-det search --strategy ppo --data datasets/cifar10 --trials 200 --out runs/s1
-    nasnet-det search --data datasets/cifar10 --trials 20000 --out runs/s2 --ray auto --gpus-per-worker 0.5
-    nasnet-det search --data datasets/cifar10 --trials 100 --out runs/s3 --child epochs=2 num_filters=8
+    nasnet-det search --data datasets/cifar10 --trials 200 --output runs/s1
+    nasnet-det search --data my_pictures --trials 100 --rungs 2 6 18 --output runs/s2
+    nasnet-det search --data CIFAR100 --trials 100 --limit params=1.5M latency=20ms@224 --output runs/s3
+    nasnet-det search --data my_pictures --trials 200 --objectives accuracy params --strategy nsga2 --output runs/s4
+    nasnet-det search --data datasets/cifar10 --trials 20000 --output runs/s5 --ray auto --gpus-per-worker 0.5
 
 It can be stopped or killed at any moment: the same command continues. A larger --trials continues a finished search.
-The study is Optuna's: OUT/study.db, or a server's with --storage. docs/search.md tells the rest.
+The study is Optuna's: OUTPUT/study.db, or a server's with --storage. docs/search.md has the details.
 """
 
 from __future__ import annotations
@@ -13,75 +15,98 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Sequence
-from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from nasnet_det.cli.errors import command, needs
+from nasnet_det.cli.options import add_output, add_settings, new_parser
+from nasnet_det.search.options import (
+    add_child_options,
+    add_demand_options,
+    add_rung_options,
+    add_space_options,
+    add_worker_options,
+    seed,
+    space_asked,
+)
 
-with needs():
-    from nasnet_det.search.command import (
-        ShowProgress,
-        add_child_options,
-        add_space_options,
-        add_worker_options,
-        assignments,
-        child_config,
-        child_evaluator,
-        make_workers,
-        recipe_of,
-        searching,
-        space_asked,
-    )
+if TYPE_CHECKING:
+    from nasnet_det.search.study import Study
 
 
 def parse(argv: Sequence[str] | None) -> argparse.Namespace:
-    """The command line."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--out", type=Path, required=True, metavar="FOLDER", help="where everything goes")
+    """Read the command line."""
+    parser = new_parser(__doc__)
+    add_output(parser, "where everything goes", required=True)
     parser.add_argument("--trials", type=int, required=True, metavar="N", help="architectures to evaluate in all")
     parser.add_argument(
         "--strategy",
         default="default",
         metavar="NAME",
-        help="guided (the default), ppo, ppo_paper, reinforce, evolution, random, or Optuna's tpe, nsga2",
+        help="guided (the default), ppo, ppo_paper, reinforce, evolution, random, or a sampler of Optuna (tpe, nsga2)",
     )
-    parser.add_argument("--set", nargs="+", action="extend", default=[], metavar="KEY=VALUE", help="of the strategy")
-    parser.add_argument("--seed", type=int, default=0, help="of everything random (default: 0)")
+    add_settings(parser, "settings of the strategy")
+    parser.add_argument("--seed", type=seed, default=0, help="of everything random (default: 0)")
     parser.add_argument(
-        "--pending", type=int, metavar="P", help="trials sampled before the first one's result (default: 2 x workers)"
+        "--pending", type=int, metavar="P", help="tasks chosen before the first one's result (default: 2 x workers)"
+    )
+    parser.add_argument(
+        "--order",
+        choices=("task", "arrival"),
+        default="task",
+        help="tell results in the order of tasks, so that the outcome does not depend on timing (the default), or as "
+        "they arrive, where the strategy allows it",
     )
     group = parser.add_argument_group("study")
-    group.add_argument("--storage", metavar="URL", help="a database (default: OUT/study.db)")
+    group.add_argument("--storage", metavar="URL", help="a database (default: OUTPUT/study.db)")
     group.add_argument("--study", metavar="NAME", help="its name there (default: the folder's)")
+    add_rung_options(parser)
+    add_demand_options(parser)
     add_space_options(parser)
     add_child_options(parser)
     add_worker_options(parser)
     options = parser.parse_args(argv)
-    if options.trials < 1:
-        parser.error("--trials is at least 1")
+    for name in ("trials", "pending"):
+        value = getattr(options, name)
+        if value is not None and value < 1:
+            parser.error(f"--{name} must be at least 1, got {value}")
     return options
 
 
 def search(options: argparse.Namespace) -> int:
     """Run the search."""
-    from nasnet_det.search.candidates import SpaceCandidates
-    from nasnet_det.search.child import network_size
-    from nasnet_det.search.driver import Search
-    from nasnet_det.search.run_folder import SEARCH, RunFolder
+    from nasnet_det.safe_io.settings import parse_assignments
+    from nasnet_det.search import command as shared
+    from nasnet_det.search.run_folder import SEARCH, SearchFolder
+    from nasnet_det.search.rungs import make_pruner
+    from nasnet_det.search.strategies.base import Problem
     from nasnet_det.search.strategies.registry import DEFAULT, make_strategy, settings_of
 
-    space, config = space_asked(options), child_config(options)
+    space = space_asked(options)
+    rungs, config = shared.rungs_asked(options, shared.child_config(options))
+    candidates, demands, demanded = shared.candidates_asked(options, space, config)
+    pruner_settings = parse_assignments(options.pruner_set)
+    pruner = make_pruner(options.pruner, rungs, pruner_settings)
     name = DEFAULT if options.strategy == "default" else options.strategy
-    strategy = make_strategy(name, space.sizes, options.seed, assignments(options.set))
+    problem = Problem(demands.objectives, rungs, candidates)
+    strategy = make_strategy(name, space.sizes, options.seed, parse_assignments(options.set), problem)
+    in_order = options.order == "task"
+    if not in_order and not strategy.any_order:
+        raise ValueError(f"strategy {name} takes results in the order of tasks only: leave --order out")
     identity: dict[str, Any] = {
         "space": space.to_dict(),
-        "recipe": recipe_of(config),
+        "recipe": shared.recipe_of(config),
         "strategy": {"name": name, "settings": settings_of(strategy)},
         "seed": options.seed,
+        "data": shared.data_identity(config),
+        "rungs": {"epochs": list(rungs), "pruner": options.pruner, "settings": pruner_settings} if rungs else None,
+        "demands": demanded,
+        "order": None if in_order else options.order,
     }
-    folder = RunFolder(options.out)
+    if shared.has_own_images(config.data):
+        print(shared.describe_data(config), flush=True)
+    folder = SearchFolder(options.output)
     with folder.locked():
-        workers = make_workers(options, child_evaluator(options, config))
+        workers = shared.make_workers(options, shared.child_evaluator(options, config))
         try:
             pending = {"pending": options.pending or (2 * workers.slots if workers.slots > 1 else 1)}
             asked = {**identity, **pending} if options.pending else identity
@@ -92,18 +117,23 @@ def search(options: argparse.Namespace) -> int:
                     f"{workers.slots} worker{'s' * (workers.slots > 1)}, {study.identity['pending']} pending",
                     flush=True,
                 )
+                from nasnet_det.search.driver import Search
+
                 Search(
                     study,
                     strategy,
-                    SpaceCandidates(space, network_size(config)),
+                    candidates,
                     workers,
                     options.seed,
                     study.identity["pending"],
                     folder.state(SEARCH),
                     options.retries,
-                    ShowProgress(),
+                    shared.ShowProgress(epochs=config.epochs if rungs else None),
+                    pruner,
+                    in_order,
+                    folder.checkpoints,
                 ).run(options.trials)
-                print(f"done: nasnet-det export-cell {options.out} --top 1 --out my_cell.json")
+                conclude(options, study)
             finally:
                 study.close()
         finally:
@@ -111,10 +141,27 @@ def search(options: argparse.Namespace) -> int:
     return 0
 
 
+def conclude(options: argparse.Namespace, study: Study) -> None:
+    """Print what was found and the command that exports it; draw the Pareto front of several objectives."""
+    from nasnet_det.search.report import describe_front, draw_front_of
+    from nasnet_det.search.study import front
+
+    objectives, findings = study.objectives, study.findings()
+    if len(objectives) > 1 and (found := front(findings, objectives)):
+        print(describe_front(found, objectives))
+        for path in draw_front_of(findings, objectives, options.output):
+            print(path)
+        print(f"done: nasnet-det export-cell {options.output} --trial {found[0].number} --output my_cell.json")
+        return
+    print(f"done: nasnet-det export-cell {options.output} --top 1 --output my_cell.json")
+
+
 @command
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run the command; 2 if what it was given is at fault, 130 if it was stopped."""
+    """Run the command; return 2 for a mistake in what it was given, 130 if it was stopped."""
     options = parse(argv)
+    with needs():
+        from nasnet_det.search.command import searching
     with searching():
         return search(options)
 

@@ -1,8 +1,9 @@
 """Report what searches found: the paper's figure 6, tables, the best cells drawn and exported.
 
-    nasnet-det report runs/s1 runs/random --out report
+    nasnet-det search-report runs/s1 runs/random --output report
 
-Searches of one strategy are averaged in the figure. What the second phase (nasnet-det retrain) found is told, too.
+Searches of one strategy are averaged in the figure. Results of the second phase (nasnet-det retrain-cells) are
+included.
 """
 
 from __future__ import annotations
@@ -10,19 +11,17 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Sequence
-from pathlib import Path
 
 from nasnet_det.cli.errors import command, needs
-
-with needs():
-    from nasnet_det.search.command import existing_folder, searching
+from nasnet_det.cli.options import add_output, new_parser
+from nasnet_det.search.options import existing_folder
 
 
 def parse(argv: Sequence[str] | None) -> argparse.Namespace:
-    """The command line."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("folders", nargs="+", type=existing_folder, metavar="FOLDER", help="searches' --out")
-    parser.add_argument("--out", type=Path, required=True, metavar="FOLDER", help="where the report goes")
+    """Read the command line."""
+    parser = new_parser(__doc__)
+    parser.add_argument("folders", nargs="+", type=existing_folder, metavar="FOLDER", help="searches' --output")
+    add_output(parser, "the report's folder", required=True)
     parser.add_argument("--draw", type=int, default=3, metavar="K", help="best cells to draw of each (default: 3)")
     parser.add_argument("--storage", metavar="URL", help="the searches', where it needs a password")
     return parser.parse_args(argv)
@@ -31,17 +30,19 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
 def report(options: argparse.Namespace) -> int:
     """Write the report."""
     from nasnet_det.search.report import read_run, write_report
-    from nasnet_det.search.run_folder import RunFolder
+    from nasnet_det.search.run_folder import SearchFolder
 
-    runs = [read_run(RunFolder(folder), options.storage) for folder in options.folders]
-    print(write_report(runs, options.out, options.draw))
+    runs = [read_run(SearchFolder(folder), options.storage) for folder in options.folders]
+    print(write_report(runs, options.output, options.draw))
     return 0
 
 
 @command
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run the command; 2 if what it was given is at fault."""
+    """Run the command; return 2 for a mistake in what it was given."""
     options = parse(argv)
+    with needs():
+        from nasnet_det.search.command import searching
     with searching():
         return report(options)
 

@@ -1,8 +1,8 @@
-"""Child training: what one sampled genotype is worth (paper appendix A.1 and A.6).
+"""Child training: the validation accuracy of a sampled genotype (paper appendix A.1 and A.6).
 
-:func:`train_child` trains a small CIFAR network of the genotype's cells on part of CIFAR-10's training images and
-measures it on the rest. Whatever goes wrong *with the child* (its loss diverges, it does not fit into the device's
-memory, its code fails) is a result like any other; what is wrong with the *search* (no data at the given place) raises.
+:func:`train_child` trains a small network of the genotype's cells on part of the training images and measures it on
+others. A failure *of the child* (its loss diverges, it does not fit into the device's memory, its code fails) is a
+result like any other; a failure *of the search* (no data in the given folder) raises.
 """
 
 from __future__ import annotations
@@ -11,17 +11,22 @@ import io
 import pickle
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass, field, fields
-from typing import Any, Literal, get_args, get_type_hints
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Annotated, Any, Literal, get_args
 
+import numpy as np
 import torch
+from pydantic import Field
 
 from nasnet_det.genotypes.genotype import Genotype
 from nasnet_det.genotypes.published import as_genotype
 from nasnet_det.models.network import NASNet
-from nasnet_det.safe_io.values import format_names, format_value
+from nasnet_det.models.plan import Stem
+from nasnet_det.safe_io.settings import build
 from nasnet_det.search.costs import NetworkSize
-from nasnet_det.training.data.cifar10 import CLASSES, split
+from nasnet_det.search.image_data import TORCHVISION, find_images, is_cifar10, load_images
+from nasnet_det.training.data.cifar10 import CLASSES, SIDE, Cifar10, DataError, split
 from nasnet_det.training.data.cifar_batches import CifarAugmentation, CifarBatches, read_once
 from nasnet_det.training.engine import Batches, Diverged, Trainer, own_randomness, seed_step
 from nasnet_det.training.execution import Execution, choose_execution
@@ -31,6 +36,10 @@ from nasnet_det.training.run import EpochReport, RunError, fit
 Status = Literal["ok", "diverged", "out_of_memory", "crashed", "stopped_early"]
 
 
+_Count = Annotated[int, Field(ge=1, lt=10**9)]
+_Number = Annotated[float, Field(ge=0, lt=1e18)]
+
+
 @dataclass(frozen=True)
 class ChildConfig:
     """How a child is trained. The defaults are the paper's and, where it is silent, TF-slim's ``cifar_config`` notes.
@@ -38,7 +47,8 @@ class ChildConfig:
     A cheap proxy sets fewer ``epochs``, ``train_images``, ``validation_images`` or ``num_filters``.
 
     Args:
-        data: the folder of CIFAR-10's official batches (``tools/prepare_cifar10.py`` makes it).
+        data: the folder of CIFAR-10's official batches or of class folders, or ``torchvision:NAME@FOLDER``; see
+            :mod:`nasnet_det.search.image_data`.
         num_cells: N, the normal cells of each of three stages.
         num_filters: F of the first stage.
         epochs: passes over the training images, with a single-period cosine over all of them.
@@ -47,9 +57,11 @@ class ChildConfig:
         momentum: of SGD.
         weight_decay: L2, on convolution and linear weights.
         clip_gradient_norm: the largest global norm of the gradient; 0 for no clipping.
-        train_images, validation_images: how many of the training set's 50,000 images to train and to measure on. The
-            two never overlap, and a smaller number takes a part of what a larger one takes.
+        train_images, validation_images: how many of the training images to train and to measure on (of CIFAR-10's
+            50,000 by default). The two never overlap, and a smaller number takes a part of what a larger one takes.
         split_seed: the seed of that split; the same for every child of a search.
+        image_size: the side of the images, in pixels; 32 for CIFAR-10.
+        stem: ``cifar`` (a 3x3 convolution) or ``imagenet`` (strided, for larger images).
         whitening: ``channel`` (mean and deviation of the data set) or ``image`` (of each image).
         stop_rules: ``(epoch, accuracy)`` pairs: a child whose best validation accuracy after that many epochs is lower
             is stopped.
@@ -57,23 +69,25 @@ class ChildConfig:
         channels_last: the memory layout; None for what the device gains by.
         mode: ``eager``, ``compile`` or, on a CUDA device, ``graph``; see
             :class:`~nasnet_det.training.execution.Execution`.
-        official_data: refuse data whose MD5 sums are not CIFAR-10's.
+        official_data: refuse CIFAR-10 data whose MD5 sums are not the published ones.
     """
 
     data: str
-    num_cells: int = 2
-    num_filters: int = 32
-    epochs: int = 20
-    batch_size: int = 32
-    learning_rate: float = 0.025
-    momentum: float = 0.9
-    weight_decay: float = 5e-4
-    clip_gradient_norm: float = 5.0
-    train_images: int = 45_000
-    validation_images: int = 5_000
-    split_seed: int = 0
+    num_cells: _Count = 2
+    num_filters: _Count = 32
+    epochs: _Count = 20
+    batch_size: _Count = 32
+    learning_rate: _Number = 0.025
+    momentum: _Number = 0.9
+    weight_decay: _Number = 5e-4
+    clip_gradient_norm: _Number = 5.0
+    train_images: _Count = 45_000
+    validation_images: _Count = 5_000
+    split_seed: Annotated[int, Field(ge=0, lt=2**32)] = 0
+    image_size: Annotated[int, Field(ge=8, le=1024)] = 32
+    stem: Stem = "cifar"
     whitening: Literal["channel", "image"] = "channel"
-    stop_rules: tuple[tuple[int, float], ...] = ()
+    stop_rules: tuple[tuple[_Count, _Number], ...] = ()
     precision: Literal["auto", "float32", "bfloat16"] = "auto"
     channels_last: bool | None = None
     mode: Literal["eager", "compile", "graph"] = "eager"
@@ -86,6 +100,9 @@ class ChildConfig:
         Raises:
             RecipeError: for a number that makes none.
         """
+        augmentation: dict[str, Any] = {"whitening": self.whitening}
+        if self.image_size != SIDE:
+            augmentation["pad"] = min(self.image_size // 8, SIDE)
         return Recipe(
             name="child",
             data="cifar",
@@ -96,11 +113,11 @@ class ChildConfig:
             optimizer_options={"momentum": self.momentum},
             weight_decay=self.weight_decay,
             clip_gradient_norm=self.clip_gradient_norm,
-            augmentation={"whitening": self.whitening},
+            augmentation=augmentation,
         )
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain values, for JSON."""
+        """Return plain values, for JSON."""
         return {**asdict(self), "stop_rules": [list(rule) for rule in self.stop_rules]}
 
     @classmethod
@@ -108,50 +125,9 @@ class ChildConfig:
         """Read what :meth:`to_dict` gave.
 
         Raises:
-            ValueError: for a setting that does not exist, or a value of another kind or range.
+            ValueError: for a setting that is unknown, or a value of another type or range.
         """
-        known = [field.name for field in fields(cls)]
-        if unknown := [key for key in data if key not in known]:
-            raise ValueError(f"no such child setting: {format_names(unknown)}; known: {', '.join(known)}")
-        rules = data.get("stop_rules", ())
-        if isinstance(rules, list):
-            rules = tuple(tuple(rule) if isinstance(rule, list) else rule for rule in rules)
-        config = cls(**{**data, "stop_rules": rules})
-        for setting, hint in get_type_hints(cls).items():
-            value = getattr(config, setting)
-            if not _fits(setting, value, hint):
-                kind = _KINDS.get(hint) or " or ".join(map(str, get_args(hint)))
-                raise ValueError(f"child setting {setting} cannot be {format_value(value)}; it is {kind}")
-        return config
-
-
-#: What a setting is, for its message; others name their choices.
-_KINDS: dict[Any, str] = {
-    int: "a whole number of at least 1",
-    float: "a number of at least 0",
-    str: "a text",
-    bool: "true or false",
-    bool | None: "true, false or null",
-    tuple[tuple[int, float], ...]: "a list of pairs of an epoch and an accuracy",
-}
-
-
-def _fits(setting: str, value: Any, hint: Any) -> bool:
-    """Whether a value is of the kind and range of a child's setting."""
-    if setting == "stop_rules":
-        rules = isinstance(value, tuple) and all(isinstance(rule, tuple) and len(rule) == 2 for rule in value)
-        return rules and all(type(epoch) is int and _is_number(accuracy) for epoch, accuracy in value)
-    if hint is int:
-        return type(value) is int and value >= (setting != "split_seed")
-    if hint is float:
-        return _is_number(value) and value >= 0
-    if choices := [choice for choice in get_args(hint) if isinstance(choice, str)]:
-        return isinstance(value, str) and value in choices
-    return isinstance(value, hint)
-
-
-def _is_number(value: Any) -> bool:
-    return type(value) in (int, float) and abs(value) < 1e18
+        return build(cls, data, what="child")
 
 
 @dataclass(frozen=True)
@@ -291,28 +267,53 @@ def train_to(
 
 
 def batches_of(config: ChildConfig, execution: Execution, seed: int) -> CifarBatches:
-    """The images that a child trains and is measured on."""
-    data = read_once(config.data, config.official_data)
-    train, validation = split(len(data.train), config.validation_images, config.train_images, config.split_seed)
+    """Return the images that a child trains and is measured on.
+
+    Raises:
+        DataError: as :func:`check_child_config`.
+    """
+    data, train, validation = images_of(config)
     augmentation = CifarAugmentation.from_mapping(config.recipe.augmentation)
     return CifarBatches(data, train, validation, config.batch_size, augmentation, execution.device, seed)
 
 
-def network_size(config: ChildConfig) -> NetworkSize:
-    """Return the size of child networks: N normal cells a stage on the CIFAR stem (TF-slim ``cifar_config``)."""
+def images_of(config: ChildConfig) -> tuple[Cifar10, np.ndarray, np.ndarray]:
+    """Return the images, read once in a process, and which of them to train and to validate on."""
+    if has_own_images(config.data):
+        counts = config.train_images, config.validation_images
+        return load_images(config.data, config.image_size, *counts, config.split_seed)
+    if config.image_size != SIDE:
+        raise DataError(f"CIFAR-10's images have {SIDE} pixels; image_size is {config.image_size}")
+    data = read_once(config.data, config.official_data)
+    return data, *split(len(data.train), config.validation_images, config.train_images, config.split_seed)
+
+
+def has_own_images(data: str) -> bool:
+    """Return whether data are those of a folder or a torchvision data set rather than CIFAR-10's official batches."""
+    return data.startswith(TORCHVISION) or (Path(data).is_dir() and not is_cifar10(data))
+
+
+def num_classes_of(config: ChildConfig) -> int:
+    """Return the number of classes of a child's data, without decoding images."""
+    return len(find_images(config.data).classes) if has_own_images(config.data) else len(CLASSES)
+
+
+def network_size(config: ChildConfig, num_classes: int = len(CLASSES)) -> NetworkSize:
+    """Return the size of child networks: N normal cells a stage, on the CIFAR stem as in TF-slim's ``cifar_config`` or
+    on the ImageNet stem as in its ``mobile_imagenet_config``."""
     return NetworkSize(
         num_cells=config.num_cells,
         num_filters=config.num_filters,
-        stem="cifar",
-        stem_channels=3 * config.num_filters,
-        num_classes=len(CLASSES),
-        image_size=32,
+        stem=config.stem,
+        stem_channels=3 * config.num_filters if config.stem == "cifar" else 32,
+        num_classes=num_classes,
+        image_size=config.image_size,
     )
 
 
-def child_network(genotype: Genotype, config: ChildConfig) -> NASNet:
+def child_network(genotype: Genotype, config: ChildConfig, num_classes: int = len(CLASSES)) -> NASNet:
     """Return the network of a child, with new weights."""
-    return network_size(config).build(genotype)
+    return network_size(config, num_classes).build(genotype)
 
 
 class _Memory:
@@ -374,7 +375,7 @@ class _Child:
 
     def train(self, genotype: Genotype, data: Batches) -> tuple[Status, str]:
         seed_step(self.seed, step=-1 % 2**32)
-        network = child_network(genotype, self.config)
+        network = child_network(genotype, self.config, data.num_classes)
         self.num_params = sum(p.numel() for p in network.parameters() if p.requires_grad)
         trainer = Trainer(network, self.config.recipe, data.steps_per_epoch, data.num_classes, self.execution)
         fit(trainer, data, self.seed, self.memory, report=self._report, enough=self._enough)

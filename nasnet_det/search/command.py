@@ -1,113 +1,139 @@
-"""What the search commands share: their options, their workers, and what they show."""
+"""What the search commands share: settings made from options, workers, and progress."""
 
 from __future__ import annotations
 
 import argparse
 import signal
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import asdict, fields, replace
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from nasnet_det.genotypes.genotype import COMBINERS
-from nasnet_det.safe_io.values import format_value, parse_json
-from nasnet_det.search.child import ChildConfig
+from nasnet_det.safe_io.settings import build, parse_assignments
+from nasnet_det.search.candidates import SpaceCandidates
+from nasnet_det.search.child import ChildConfig, has_own_images, images_of, network_size, num_classes_of
+from nasnet_det.search.costs import NetworkSize
 from nasnet_det.search.driver import Progress
-from nasnet_det.search.space import SPACES, Space
+from nasnet_det.search.image_data import TORCHVISION, Found, inspect_images
+from nasnet_det.search.latency import LatencyMeter
+from nasnet_det.search.limits import Demands, format_measure, parse_demands
+from nasnet_det.search.space import Space
 from nasnet_det.search.study import MEASURED
 from nasnet_det.search.workers import ChildEvaluator, Evaluator, InProcess, Workers, WorkersError
 
-
-def add_worker_options(parser: argparse.ArgumentParser) -> None:
-    """Who trains children."""
-    group = parser.add_argument_group("workers")
-    group.add_argument(
-        "--workers", type=int, metavar="N", help="processes, on Ray; 0: this one (default: one for each GPU, or 0)"
-    )
-    group.add_argument("--ray", metavar="ADDRESS", help="a running Ray cluster: HOST:PORT or auto")
-    group.add_argument("--gpus-per-worker", type=float, metavar="X", help="may be a fraction (default: 1 if there are)")
-    group.add_argument("--cpus-per-worker", type=float, default=1.0, metavar="X", help="default: 1")
-    group.add_argument("--retries", type=int, default=3, help="of a child whose worker was lost (default: 3)")
-    group.add_argument("--device", help="where a worker trains (default: its GPU if it has one)")
-
-
-def add_child_options(parser: argparse.ArgumentParser) -> None:
-    """How children are trained."""
-    group = parser.add_argument_group("children")
-    group.add_argument("--data", required=True, metavar="FOLDER", help="CIFAR-10 (nasnet-det prepare-cifar10)")
-    group.add_argument(
-        "--child",
-        nargs="+",
-        action="extend",
-        default=[],
-        metavar="KEY=VALUE",
-        help="any setting of nasnet_det.search.child.ChildConfig: epochs=5 num_filters=16 train_images=10000",
-    )
-
-
-def add_space_options(parser: argparse.ArgumentParser) -> None:
-    """What may be decided."""
-    group = parser.add_argument_group("space")
-    group.add_argument("--space", choices=SPACES, default="nasnet_a", help="of the paper (default: nasnet_a)")
-    group.add_argument("--blocks", type=int, metavar="B", help="of each cell, instead of the space's")
-    group.add_argument("--operations", nargs="+", metavar="NAME", help="instead of the space's")
-    group.add_argument("--combiners", nargs="+", metavar="NAME", help=f"of {', '.join(COMBINERS)}")
-
-
-def space_asked(options: argparse.Namespace) -> Space:
-    """The space with what the options change."""
-    changes = {
-        "blocks": options.blocks,
-        "operations": options.operations,
-        "combiners": options.combiners,
-    }
-    return Space.from_dict(
-        {**SPACES[options.space].to_dict(), **{key: value for key, value in changes.items() if value is not None}}
-    )
-
-
-def assignments(words: Sequence[str]) -> dict[str, Any]:
-    """``KEY=VALUE`` words as a dictionary; values are JSON where they can be, else text.
-
-    Raises:
-        ValueError: for a word without ``=``.
-    """
-    found = {}
-    for word in words:
-        key, equals, text = word.partition("=")
-        if not (key and equals):
-            raise ValueError(f"{format_value(word)} is not of the form KEY=VALUE")
-        try:
-            found[key] = parse_json(text)
-        except ValueError:
-            found[key] = text
-    return found
+#: Child settings of release 0.3; studies of earlier releases do not record them.
+_NEW_SETTINGS = ("image_size", "stem")
 
 
 def child_config(options: argparse.Namespace, defaults: Mapping[str, Any] | None = None) -> ChildConfig:
-    """The children's recipe with what the options change."""
-    changes = assignments(options.child)
+    """Return the children's settings: those found out from the data, then ``defaults``, then the options'.
+
+    Raises:
+        DataError: if the data cannot be used.
+        ValueError: for an unknown setting, or a value of another type or range.
+    """
+    changes = parse_assignments(options.child)
     if "data" in changes:
         raise ValueError("the data are given by --data")
-    try:
-        return ChildConfig.from_dict({**(defaults or {}), **changes, "data": options.data})
-    except TypeError as error:
-        raise ValueError(f"--child: {error}") from None
+    data = data_asked(options.data)
+    settings: dict[str, Any] = {"data": data}
+    if has_own_images(data):
+        found = inspect_images(data)
+        settings |= {name: getattr(found, name) for name in ("train_images", "validation_images", "image_size", "stem")}
+        if "validation_images" in changes and "train_images" not in changes and not found.has_split:
+            settings["train_images"] += found.validation_images - changes["validation_images"]
+    settings |= {name: value for name, value in (defaults or {}).items() if value is not None}
+    return ChildConfig.from_dict({**settings, **changes})
+
+
+def data_asked(text: str) -> str:
+    """Return the ``data`` of a child's settings: a folder as it is, a name of torchvision's as ``torchvision:NAME``."""
+    name, _, folder = text.removeprefix(TORCHVISION).partition("@")
+    if text.startswith(TORCHVISION) or Path(text).exists() or not name.isidentifier() or not find_spec("torchvision"):
+        return text
+    from torchvision import datasets
+
+    return f"{TORCHVISION}{name}@{folder or 'datasets'}" if name in datasets.__all__ else text
+
+
+def describe_data(config: ChildConfig) -> str:
+    """Read own images, and return in words what was found out about them."""
+    found, (images, train, validation) = inspect_images(config.data), images_of(config)
+    classes = ", ".join(found.classes[:5]) + (", ..." if len(found.classes) > 5 else "")
+    split = "their own split" if found.has_split else "a random split"
+    mean, std = (" ".join(f"{value:.3f}" for value in values) for values in (images.mean, images.std))
+    return (
+        f"{found.name}: {len(train)} training and {len(validation)} validation images ({split}) of "
+        f"{len(found.classes)} classes ({classes})\n"
+        f"children see {config.image_size} x {config.image_size} pixels, mean {mean}, deviation {std}, "
+        f"through the {config.stem} stem"
+    )
+
+
+def data_identity(config: ChildConfig) -> dict[str, Any] | None:
+    """Return what a study records of own images; None for CIFAR-10."""
+    if not has_own_images(config.data):
+        return None
+    found: Found = inspect_images(config.data)
+    return {"classes": list(found.classes), "images": found.train_images + found.validation_images}
 
 
 def recipe_of(config: ChildConfig) -> dict[str, Any]:
-    """What of a recipe must not change during a search: all but where its data lie."""
-    return {key: value for key, value in config.to_dict().items() if key != "data"}
+    """Return what must not change of the children's settings during a search: all except where the data are."""
+    defaults = ChildConfig("")
+    recipe = {key: value for key, value in config.to_dict().items() if key != "data"}
+    return recipe | {key: None for key in _NEW_SETTINGS if recipe[key] == getattr(defaults, key)}
+
+
+def rungs_asked(options: argparse.Namespace, config: ChildConfig) -> tuple[tuple[int, ...], ChildConfig]:
+    """Return the rungs, the last of which is the children's end, and the children's settings with that end.
+
+    Raises:
+        ValueError: for a rung beyond the end.
+    """
+    rungs = tuple(options.rungs)
+    if not rungs:
+        return (), config
+    if "epochs" not in parse_assignments(options.child):
+        config = replace(config, epochs=max(rungs))
+    if max(rungs) > config.epochs:
+        raise ValueError(f"rung {max(rungs)} is beyond the children's {config.epochs} epochs")
+    return (rungs if rungs[-1] == config.epochs else (*rungs, config.epochs)), config
+
+
+def candidates_asked(
+    options: argparse.Namespace, space: Space, config: ChildConfig
+) -> tuple[SpaceCandidates, Demands, dict[str, Any] | None]:
+    """Return the candidates, the demands on them, and what a study records of these (None where nothing is demanded).
+
+    Raises:
+        ValueError: for a limit, objective or network that cannot be read.
+    """
+    demands = parse_demands(options.limit, options.objectives)
+    child = network_size(config, num_classes_of(config))
+    changes = parse_assignments(options.measured_network)
+    if unknown := set(changes) - {field.name for field in fields(NetworkSize)}:
+        raise ValueError(f"--measured-network has no setting {min(unknown)}")
+    size = build(NetworkSize, {**asdict(child), **changes}, what="--measured-network")
+    device = options.device if options.latency_runtime != "onnxruntime" else None
+    meter = LatencyMeter(demands.image_size or size.image_size, options.latency_runtime, device or "cpu")
+    candidates = SpaceCandidates(space, size, demands, meter, child)
+    if not demands.limits and len(demands.objectives) == 1:
+        return candidates, demands, None
+    runtime = options.latency_runtime if demands.measures_latency else None
+    return candidates, demands, {**demands.to_dict(), "network": asdict(size), "runtime": runtime}
 
 
 def count_workers(options: argparse.Namespace) -> int | None:
-    """How many workers to start; 0 for this process, None for as many as a cluster has room for."""
+    """Return how many workers to start; 0 for this process, None for as many as a cluster has room for."""
     if options.workers is not None:
         if options.workers < 0:
-            raise ValueError(f"--workers is 0 or more, not {options.workers}")
+            raise ValueError(f"--workers must be 0 or more, got {options.workers}")
         if options.ray and options.workers == 0:
             raise ValueError("--workers 0 is this process alone: leave --ray out")
         return int(options.workers)
@@ -149,15 +175,20 @@ def make_workers(options: argparse.Namespace, evaluator: Evaluator) -> Workers:
 
 
 def child_evaluator(options: argparse.Namespace, config: ChildConfig) -> Evaluator:
-    """What trains a child."""
+    """Return what trains a child."""
     return ChildEvaluator(config, options.device)
 
 
 class ShowProgress:
-    """A line for every finished child."""
+    """Prints a line for every result of a child.
 
-    def __init__(self, what: str = "trial") -> None:
-        self.what = what
+    Args:
+        what: what a child is called.
+        epochs: the epochs of a child that is trained to its end, where children are judged before; else None.
+    """
+
+    def __init__(self, what: str = "trial", epochs: int | None = None) -> None:
+        self.what, self.epochs = what, epochs
         self._began = time.monotonic()
         self._first = 0
 
@@ -170,13 +201,17 @@ class ShowProgress:
             return
         result = progress.result
         words = f"{result.reward:.4f}" if result.status in MEASURED else result.status
+        if self.epochs:
+            words += f"  epoch {len(result.accuracies):2}/{self.epochs}"
         best = f"best {progress.best[0]:.4f} ({self.what} {progress.best[1]})" if progress.best else ""
-        seconds = (time.monotonic() - self._began) / max(progress.finished - self._first, 1)
-        left = seconds * (progress.total - progress.finished)
+        left = ""
+        if done := progress.finished - self._first:
+            seconds = (time.monotonic() - self._began) / done
+            left = f"  {_duration(seconds * (progress.total - progress.finished))} left"
         note = f"  {' '.join(result.message.split())[:100]}" if result.message else ""
         print(
             f"{self.what} {progress.number:5}  {words:>13}  {progress.finished}/{progress.total}  {best}  "
-            f"{result.num_params / 1e6:.2f} M parameters, {result.seconds:.0f} s  {_duration(left)} left{note}",
+            f"{format_measure('params', result.num_params)} parameters, {result.seconds:.0f} s{left}{note}",
             flush=True,
         )
 
@@ -189,7 +224,7 @@ def _duration(seconds: float) -> str:
 
 @contextmanager
 def searching() -> Iterator[None]:
-    """What the search commands work in: Optuna says little, and SIGTERM stops them as Ctrl-C does."""
+    """Let Optuna log warnings only, and let SIGTERM stop a search as Ctrl-C does."""
     import optuna
 
     def stop(*_: Any) -> None:
@@ -200,14 +235,6 @@ def searching() -> Iterator[None]:
     try:
         yield
     except KeyboardInterrupt:
-        raise KeyboardInterrupt("stopped; the same command goes on from here") from None
+        raise KeyboardInterrupt("stopped; run the same command again to continue") from None
     finally:
         signal.signal(signal.SIGTERM, before)
-
-
-def existing_folder(text: str) -> Path:
-    """A command's argument that is the folder of a search."""
-    path = Path(text)
-    if not path.is_dir():
-        raise argparse.ArgumentTypeError(f"{text} is not a folder")
-    return path

@@ -10,9 +10,10 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cache
-from typing import NamedTuple
+from typing import Annotated, NamedTuple
 
 import torch
+from pydantic import Field
 from torch import nn
 
 from nasnet_det.genotypes.genotype import CellGenotype, Genotype
@@ -49,12 +50,12 @@ class NetworkSize:
         image_size: height and width of the image.
     """
 
-    num_cells: int
-    num_filters: int
+    num_cells: Annotated[int, Field(ge=1, le=100)]
+    num_filters: Annotated[int, Field(ge=1, le=10_000)]
     stem: Stem
-    stem_channels: int
-    num_classes: int
-    image_size: int
+    stem_channels: Annotated[int, Field(ge=1, le=10_000)]
+    num_classes: Annotated[int, Field(ge=1, le=1_000_000)]
+    image_size: Annotated[int, Field(ge=8, le=4096)]
 
     def build(self, genotype: Genotype, device: torch.device | str | None = None) -> NASNet:
         """Return the network of a genotype, with new weights."""

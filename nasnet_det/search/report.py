@@ -1,4 +1,4 @@
-"""What searches found, for people: tables, the paper's figure 6, drawings of the best cells."""
+"""Reports of searches: tables, the paper's figure 6, Pareto fronts, drawings of the best cells."""
 
 from __future__ import annotations
 
@@ -11,26 +11,31 @@ from pathlib import Path
 from typing import Any
 
 from nasnet_det.draw import draw_genotype, draw_search_curves
+from nasnet_det.draw.pareto import draw_front
 from nasnet_det.safe_io.files import write_text
-from nasnet_det.search.run_folder import RETRAINED, SEARCH, RunFolder
-from nasnet_det.search.study import Finding, Study, StudyError, best
+from nasnet_det.search.limits import ACCURACY, format_measure
+from nasnet_det.search.run_folder import RETRAINED, SEARCH, SearchFolder
+from nasnet_det.search.rungs import pareto_front
+from nasnet_det.search.study import Finding, Study, StudyError, best, front
 
 #: The groups whose mean the paper's figure 6 shows.
 RANKS = (1, 5, 25)
+_COSTS = {"params": "parameters", "macs": "multiply-adds", "latency": "latency in ms"}
 
 
 @dataclass(frozen=True)
 class Run:
-    """A search as its report needs it.
+    """A search with what its report shows.
 
     Args:
-        name: its folder's.
-        strategy: what sampled.
-        trials: how many trials are finished.
-        failures: how many of them have no accuracy, by their status.
-        findings: those that have one.
+        name: the name of its folder.
+        strategy: the strategy's name.
+        trials: the number of trials with a result.
+        failures: the number of those without an accuracy, by status.
+        findings: those with one.
         retrained: those of the second phase.
         identity: the study's.
+        objectives: the study's.
     """
 
     name: str
@@ -40,10 +45,11 @@ class Run:
     findings: Sequence[Finding]
     retrained: Sequence[Finding]
     identity: Mapping[str, Any]
+    objectives: tuple[str, ...] = (ACCURACY,)
 
     @property
     def rewards(self) -> list[float]:
-        """The reward of every model in the order sampled. A failure, or an architecture sampled before, counts as the
+        """The reward of every model, in the order sampled. A failure, or an architecture sampled before, counts as the
         worst of all, so that figure 6 shows unique models."""
         worst = min((finding.reward for finding in self.findings), default=0.0)
         rewards = [worst] * self.trials
@@ -55,8 +61,15 @@ class Run:
         return rewards
 
 
-def read_findings(folder: RunFolder, phase: str | None = None, storage: str | None = None) -> tuple[str, list[Finding]]:
-    """The children of a phase, or of the second if it has any, else of the search; and which it is.
+def read_findings(
+    folder: SearchFolder, phase: str | None = None, storage: str | None = None
+) -> tuple[str, list[Finding], tuple[str, ...]]:
+    """Return a phase with its children and objectives: the second phase if it has any children, else the search.
+
+    Args:
+        folder: the search's.
+        phase: ``search`` or ``retrained`` for that phase.
+        storage: the database URL, where it needs a password.
 
     Raises:
         StudyError: if there is no such study.
@@ -69,23 +82,54 @@ def read_findings(folder: RunFolder, phase: str | None = None, storage: str | No
                 raise
             continue
         try:
-            findings = study.findings()
+            findings, objectives = study.findings(), study.objectives
         finally:
             study.close()
-        if findings or candidate == SEARCH:
-            return candidate, findings
-    return SEARCH, []
+        if findings or candidate == SEARCH or phase:
+            return candidate, findings, objectives
+    raise AssertionError("the search is always tried last")
 
 
-def read_run(folder: RunFolder, storage: str | None = None) -> Run:
-    """A search and its second phase.
+def describe_values(finding: Finding, objectives: Sequence[str]) -> str:
+    """Return a child's objectives in words: ``accuracy 0.4123, params 1.53M``."""
+    values = finding.values or (finding.reward,)
+    words = [f"{name} {format_measure(name, value)}" for name, value in zip(objectives, values, strict=False)]
+    return ", ".join(words) + ("" if finding.complete else f" after {finding.epochs} epochs")
+
+
+def describe_front(found: Sequence[Finding], objectives: Sequence[str]) -> str:
+    """Return a Pareto front as lines."""
+    lines = [f"trial {finding.number:5}  {describe_values(finding, objectives)}" for finding in found]
+    return "\n".join([f"Pareto front of {', '.join(objectives)}:", *lines])
+
+
+def draw_front_of(
+    findings: Sequence[Finding], objectives: Sequence[str], folder: Path, stem: str = "front"
+) -> list[Path]:
+    """Draw accuracy against each other objective; return the pictures' paths.
+
+    Raises:
+        OSError: if one cannot be written.
+    """
+    ended, paths = [finding for finding in findings if finding.complete], list[Path]()
+    for i, name in enumerate(objectives[1:], start=1):
+        points = [(finding.values[i], finding.reward, str(finding.number)) for finding in ended]
+        # Of three objectives, points of the front can be dominated in the plane of two.
+        chosen = pareto_front([(-cost, accuracy) for cost, accuracy, _ in points])
+        paths.append(folder / f"{stem}-{name}.png")
+        draw_front(points, [points[j] for j in chosen], paths[-1], xlabel=_COSTS[name])
+    return paths
+
+
+def read_run(folder: SearchFolder, storage: str | None = None) -> Run:
+    """Return a search and its second phase.
 
     Raises:
         StudyError: if the folder is not a search's.
     """
     study = folder.open_study(SEARCH, storage)
     try:
-        statuses, findings, identity = study.statuses(), study.findings(), study.identity
+        statuses, findings, identity, objectives = study.statuses(), study.findings(), study.identity, study.objectives
     finally:
         study.close()
     try:
@@ -98,13 +142,13 @@ def read_run(folder: RunFolder, storage: str | None = None) -> Run:
             retrained = second.findings()
         finally:
             second.close()
-    failures = Counter(status for status in statuses if status not in ("ok", "stopped_early"))
+    failures = Counter(status for status in statuses if status not in ("ok", "stopped_early", "stopped", "kept"))
     name = folder.path.resolve().name
-    return Run(name, identity["strategy"]["name"], len(statuses), failures, findings, retrained, identity)
+    return Run(name, identity["strategy"]["name"], len(statuses), failures, findings, retrained, identity, objectives)
 
 
 def write_report(runs: Sequence[Run], out: Path, draw: int = 3) -> Path:
-    """Write ``report.md`` with its pictures, tables and genotypes into a folder; gives its path.
+    """Write ``report.md`` with its pictures, tables and genotypes into a folder; return its path.
 
     Args:
         runs: the searches to compare; those of one strategy are averaged in the figure.
@@ -126,6 +170,8 @@ def write_report(runs: Sequence[Run], out: Path, draw: int = 3) -> Path:
     parts = ["# Search report", "", "![search curves](search_curves.png)", "", _summary(runs)]
     for run in runs:
         parts += ["", f"## {run.name}: {run.strategy}", "", _describe(run), "", _best_cells(run, out, draw)]
+        if len(run.objectives) > 1:
+            parts += ["", _pareto_front(run, out)]
         if run.retrained:
             parts += ["", _second_phase(run, out)]
     path = out / "report.md"
@@ -137,7 +183,8 @@ def _summary(runs: Sequence[Run]) -> str:
     lines = ["| search | strategy | models | different, with accuracy | best | top 5 mean | top 25 mean |"]
     lines.append("|---|---|---|---|---|---|---|")
     for run in runs:
-        ranked = [finding.reward for finding in best(run.findings, len(run.findings))]
+        most = max(finding.epochs for finding in run.findings)
+        ranked = [finding.reward for finding in best(run.findings, len(run.findings)) if finding.epochs == most]
         means = [f"{sum(ranked[:k]) / k:.4f}" if len(ranked) >= k else "-" for k in RANKS]
         lines.append(f"| {run.name} | {run.strategy} | {run.trials} | {len(ranked)} | {' | '.join(means)} |")
     return "\n".join(lines)
@@ -148,44 +195,57 @@ def _describe(run: Run) -> str:
     known = ("epochs", "num_cells", "num_filters", "train_images", "validation_images", "batch_size", "learning_rate")
     text = f"Seed {run.identity['seed']}, {run.identity['pending']} pending. Children: "
     text += ", ".join(f"{key} {recipe[key]}" for key in known if key in recipe) + "."
+    if rungs := run.identity.get("rungs"):
+        text += f" Judged by {rungs['pruner']} after {', '.join(map(str, rungs['epochs']))} epochs."
     if run.failures:
         text += " Without accuracy: " + ", ".join(f"{n} {status}" for status, n in sorted(run.failures.items())) + "."
     return text
 
 
 def _best_cells(run: Run, out: Path, count: int) -> str:
-    """Draw and export the best, and write all children's figures as CSV; gives the table of the best."""
+    """Draw and export the best, and write all children's measures as CSV; return the table of the best."""
     _write_csv(out / f"{run.name}-search.csv", run.findings)
     ranked = best(run.retrained or run.findings, count)
     lines = ["| rank | trial | accuracy | parameters | genotype | picture |", "|---|---|---|---|---|---|"]
-    for place, finding in enumerate(ranked, start=1):
-        stem = f"{run.name}-{place}"
+    for rank, finding in enumerate(ranked, start=1):
+        stem = f"{run.name}-{rank}"
         source = f"{'retrained' if run.retrained else 'search'} {run.name}, trial {finding.number}"
         genotype = replace(finding.genotype, name=stem, source=source)
         genotype.save(out / f"{stem}.json")
         draw_genotype(genotype, out / f"{stem}.svg")
         lines.append(
-            f"| {place} | {finding.number} | {finding.reward:.4f} | {_parameters(finding)} "
+            f"| {rank} | {finding.number} | {finding.reward:.4f} | {_parameters(finding)} "
             f"| [{stem}.json]({stem}.json) | [{stem}.svg]({stem}.svg) |"
         )
     return "\n".join(lines)
 
 
 def _second_phase(run: Run, out: Path) -> str:
-    """The ranking of the second phase against the search's."""
+    """Return the ranking of the second phase against the search's."""
     _write_csv(out / f"{run.name}-retrained.csv", run.retrained)
     before = {finding.decisions: finding for finding in best(run.findings, len(run.findings))}
-    rank = {decisions: place for place, decisions in enumerate(before, start=1)}
+    earlier_rank = {decisions: place for place, decisions in enumerate(before, start=1)}
     lines = [
         f"Second phase: {len(run.retrained)} retrained.",
         "",
         "| rank | in the search | retrained | accuracy in the search | parameters |",
         "|---|---|---|---|---|",
     ]
-    for place, finding in enumerate(best(run.retrained, 25), start=1):
+    for rank, finding in enumerate(best(run.retrained, 25), start=1):
         first = before.get(finding.decisions)
-        earlier = ("-", "-") if first is None else (str(rank[finding.decisions]), f"{first.reward:.4f}")
-        lines.append(f"| {place} | {earlier[0]} | {finding.reward:.4f} | {earlier[1]} | {_parameters(finding)} |")
+        earlier = ("-", "-") if first is None else (str(earlier_rank[finding.decisions]), f"{first.reward:.4f}")
+        lines.append(f"| {rank} | {earlier[0]} | {finding.reward:.4f} | {earlier[1]} | {_parameters(finding)} |")
+    return "\n".join(lines)
+
+
+def _pareto_front(run: Run, out: Path) -> str:
+    """Draw the Pareto front; return its table."""
+    pictures = draw_front_of(run.findings, run.objectives, out, f"{run.name}-front")
+    lines = [f"Pareto front: {' '.join(f'![{path.stem}]({path.name})' for path in pictures)}", ""]
+    lines += ["| trial | " + " | ".join(run.objectives) + " |", "|" + "---|" * (1 + len(run.objectives))]
+    for finding in front(run.findings, run.objectives):
+        values = [format_measure(name, value) for name, value in zip(run.objectives, finding.values, strict=True)]
+        lines.append(f"| {finding.number} | {' | '.join(values)} |")
     return "\n".join(lines)
 
 
@@ -197,9 +257,10 @@ def _parameters(finding: Finding) -> str:
 def _write_csv(path: Path, findings: Sequence[Finding]) -> None:
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
-    measures = ("status", "num_params", "seconds", "attempts", "device")
-    writer.writerow(("trial", "reward", "seed", *measures, "decisions"))
+    measures = ("status", "num_params", "macs", "latency", "seconds", "attempts", "device")
+    writer.writerow(("trial", "reward", "epochs", "seed", *measures, "decisions"))
     for finding in findings:
         values = [finding.measures.get(key, "") for key in measures]
-        writer.writerow((finding.number, finding.reward, finding.seed, *values, " ".join(map(str, finding.decisions))))
+        row = (finding.number, finding.reward, finding.epochs, finding.seed, *values)
+        writer.writerow((*row, " ".join(map(str, finding.decisions))))
     write_text(path, text.getvalue())

@@ -1,4 +1,4 @@
-"""A search's folder: which study it is of, one search at a time, and what is kept beside the study."""
+"""A search's folder: the study it belongs to, a lock against a second search, and the files beside the study."""
 
 from __future__ import annotations
 
@@ -10,7 +10,9 @@ from pathlib import Path
 from typing import Any
 
 from nasnet_det.safe_io.files import write_text
-from nasnet_det.search.study import Study, StudyError, storage_url
+from nasnet_det.search.checkpoints import Checkpoints
+from nasnet_det.search.storage import StudyError, storage_url
+from nasnet_det.search.study import Study
 
 try:
     import fcntl
@@ -18,12 +20,12 @@ except ImportError:  # Windows: two searches in one folder are then not noticed 
     fcntl = None  # type: ignore[assignment]
 
 SEARCH, RETRAINED = "search", "retrained"
-#: What must be free on the folder's disk before a search begins: a strategy's state, twice, and some trials.
+#: The least free space on the folder's disk to begin a search: a strategy's state, twice, and some trials.
 _LEAST_FREE = 64 * 2**20
 
 
-class RunFolder:
-    """``study.db``, ``search.json`` and the strategies' states.
+class SearchFolder:
+    """A folder with ``study.db``, ``search.json``, the strategies' states and children that wait for their next rung.
 
     Args:
         path: the folder.
@@ -32,23 +34,28 @@ class RunFolder:
     def __init__(self, path: Path) -> None:
         self.path = path
 
+    @property
+    def checkpoints(self) -> Checkpoints:
+        """The checkpoints of children that wait for their next rung."""
+        return Checkpoints(self.path / "children")
+
     def state(self, phase: str) -> Path:
-        """The file of the strategy's state."""
+        """Return the file of the strategy's state."""
         return self.path / f"{phase}.safetensors"
 
     @contextmanager
     def locked(self) -> Iterator[None]:
-        """Make the folder and keep other searches out of it.
+        """Create the folder and keep other searches out of it.
 
         Raises:
-            StudyError: if another one is at work there, or it cannot be made or has no room.
+            StudyError: if another one is running there, or it cannot be created or has no room.
         """
         try:
             self.path.mkdir(parents=True, exist_ok=True)
             free = shutil.disk_usage(self.path).free
             lock = (self.path / ".lock").open("w")
         except OSError as error:
-            raise StudyError(f"{self.path} cannot be used: {error.strerror or error}") from None
+            raise StudyError(f"the folder {self.path} cannot be used: {error.strerror or error}") from None
         with lock:
             if free < _LEAST_FREE:
                 raise StudyError(f"{self.path}: only {free / 2**20:.0f} MiB are free on its disk; make room first")
@@ -57,7 +64,7 @@ class RunFolder:
                     fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except OSError:
                 raise StudyError(
-                    f"another search is at work in {self.path}; wait for it or choose another --out"
+                    f"another search is running in {self.path}; wait for it or choose another --output"
                 ) from None
             yield
 
@@ -69,7 +76,7 @@ class RunFolder:
         storage: str | None = None,
         name: str | None = None,
     ) -> Study:
-        """Open or make the study of a phase and note where it is.
+        """Open or create the study of a phase and note where it is.
 
         Args:
             phase: ``search`` or ``retrained``.
@@ -92,13 +99,13 @@ class RunFolder:
         return study
 
     def open_study(self, phase: str, storage: str | None = None) -> Study:
-        """The study of a phase, which must be there.
+        """Open the study of a phase, which must exist.
 
         Args:
             storage: the database URL, where it needs a password.
 
         Raises:
-            StudyError: if it is not.
+            StudyError: if it does not.
         """
         noted = self._noted()
         if not noted:
@@ -122,5 +129,5 @@ def _named(base: str, phase: str) -> str:
 
 
 def _shareable(storage: str | None) -> str | None:
-    """A database URL as it may lie in a file: without its password."""
+    """Return a database URL as it may be written to a file: without its password."""
     return None if storage is None else storage_url(storage).set(password=None).render_as_string()

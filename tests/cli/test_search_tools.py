@@ -12,6 +12,7 @@ import pytest
 
 pytest.importorskip("optuna")
 import timm
+from PIL import Image
 
 from nasnet_det.genotypes.genotype import Genotype
 from nasnet_det.training.data.cifar10 import TEST_BATCH, TRAIN_BATCHES, Images, to_binary
@@ -89,12 +90,18 @@ def test_the_second_phase_ranks_and_the_report_shows(
     ("arguments", "words"),
     [
         (("--strategy", "annealing"), "no strategy is called 'annealing'"),
-        (("--set", "minibatch"), "not of the form KEY=VALUE"),
+        (("--set", "minibatch"), "minibatch"),
         (("--strategy", "ppo", "--set", "speed=3"), "strategy ppo has no setting 'speed'"),
         (("--storage", "postgresql://u:secret@127.0.0.1:1/d"), "127.0.0.1:1/d cannot be used"),
         (("--ray", "127.0.0.1:1", "--workers", "1"), "nothing answers at Ray address 127.0.0.1:1"),
+        (("--limit", "size=3"), "size=3"),
+        (("--limit", "params=10"), "params=10"),
+        (("--objectives", "accuracy", "params", "--strategy", "ppo"), "params"),
+        (("--rungs", "3", "--child", "epochs=2"), "rung 3"),
+        (("--rungs", "1", "2", "--child", "epochs=2", "--pruner", "best"), "best"),
+        (("--order", "arrival", "--strategy", "ppo"), "ppo"),
         (("--operations", "conv_9x9"), "unknown operations: conv_9x9"),
-        (("--child", "colour=red"), "no such child setting: colour"),
+        (("--child", "colour=red"), "colour"),
         (("--data", "nowhere"), "nowhere"),
     ],
 )
@@ -138,10 +145,64 @@ def test_another_space_recipe_or_folder_is_refused(
 
 
 def test_one_search_at_a_time(searched: Path, data: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    from nasnet_det.search.run_folder import RunFolder
+    from nasnet_det.search.run_folder import SearchFolder
 
-    with RunFolder(searched).locked():
+    with SearchFolder(searched).locked():
         assert run(searched, data, "--strategy", "ppo") == 2
-    assert "another search is at work" in capsys.readouterr().err
+    assert str(searched) in capsys.readouterr().err
     noted = json.loads((searched / "search.json").read_text())
     assert noted == {"storage": None, "study": "s1"}
+
+
+@pytest.fixture(scope="module")
+def pictures(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Class folders with pictures of several sizes, as a user's archive has them."""
+    root = tmp_path_factory.mktemp("pictures")
+    rng = np.random.default_rng(0)
+    for name, colour in (("cat", 60), ("dog", 200)):
+        (root / name).mkdir()
+        for number in range(24):
+            pixels = (rng.integers(-40, 40, (40, 44 + number % 3, 3)) + colour).clip(0, 255).astype(np.uint8)
+            Image.fromarray(pixels).save(root / name / f"{number}.png")
+        (root / name / ".DS_Store").write_text("")
+    (root / "__MACOSX" / "cat").mkdir(parents=True)
+    (root / "__MACOSX" / "cat" / "._0.png").write_text("")
+    (root / "readme.txt").write_text("")
+    return root
+
+
+def test_pictures_of_ones_own_are_searched_at_rungs_within_limits(
+    pictures: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "own"
+    arguments = ["--data", str(pictures), "--out", str(out), *SPACE, "--workers", "0", "--device", "cpu"]
+    arguments += ["--child", "num_filters=4", "num_cells=1", "batch_size=16", "train_images=32"]
+    arguments += ["--rungs", "1", "2", "--pruner-set", "reduction=2", "--limit", "params=3k", "latency=10s"]
+    assert search([*arguments, "--trials", "4"]) == 0
+    said = capsys.readouterr().out
+    assert "2 classes (cat, dog)" in said and "40 x 40" in said and "cifar stem" in said and "epoch  2/2" in said
+    path = tmp_path / "cell.json"
+    assert export_cell([str(out), "--output", str(path)]) == 0
+    assert Genotype.load(path).name == "cell"
+    child = ("--child", "epochs=1", "--data", str(pictures), "--device", "cpu", "--workers", "0")
+    assert retrain_cells([str(out), "--top", "1", *child]) == 0
+    assert search([*arguments[:-1], "latency=9s", "--trials", "5"]) == 2
+    assert "demands.limits.latency" in capsys.readouterr().err
+
+
+def test_a_front_is_drawn_and_any_point_exported(
+    data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "front"
+    assert run(out, data, "--strategy", "random", "--objectives", "accuracy", "params", "macs", trials=4) == 0
+    said = capsys.readouterr().out
+    assert "Pareto front of accuracy, params, macs" in said
+    assert (out / "front-params.png").stat().st_size > 0 and (out / "front-macs.png").stat().st_size > 0
+    assert export_cell([str(out), "--front", "--output", str(tmp_path / "cells.json")]) == 0
+    exported = capsys.readouterr().out.splitlines()
+    assert len(exported) == said.count("accuracy 0.") and (tmp_path / "cells-1.json").is_file()
+    assert export_cell([str(out), "--trial", "2", "--output", str(tmp_path / "second.json")]) == 0
+    assert "trial 2" in str(Genotype.load(tmp_path / "second.json").source)
+    assert export_cell([str(out), "--trial", "9", "--output", str(tmp_path / "none.json")]) == 2
+    assert search_report([str(out), "--output", str(tmp_path / "report"), "--draw", "1"]) == 0
+    assert "front-front-params.png" in (tmp_path / "report" / "report.md").read_text()

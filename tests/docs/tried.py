@@ -103,12 +103,14 @@ def _check_recipe(data: str) -> Callable[[argparse.Namespace], None]:
 
 
 def _check_search(options: argparse.Namespace) -> None:
-    from nasnet_det.search.command import assignments, child_config, space_asked
+    from nasnet_det.safe_io.settings import parse_assignments
+    from nasnet_det.search.command import child_config
+    from nasnet_det.search.options import space_asked
     from nasnet_det.search.strategies.registry import DEFAULT, make_strategy
 
     child_config(options)
     name = DEFAULT if options.strategy == "default" else options.strategy
-    make_strategy(name, space_asked(options).sizes, options.seed, assignments(options.set))
+    make_strategy(name, space_asked(options).sizes, options.seed, parse_assignments(options.set))
 
 
 #: What is looked at beyond the parser, by the script's name.

@@ -10,8 +10,8 @@ import pytest
 
 pytest.importorskip("optuna")
 
+from nasnet_det.safe_io.settings import parse_assignments
 from nasnet_det.search.child import ChildConfig, child_network
-from nasnet_det.search.command import assignments
 from nasnet_det.search.schedule import Outcome, Schedule
 from nasnet_det.search.space import SPACES, Space, SpaceError
 from nasnet_det.search.strategies.base import Result
@@ -41,7 +41,7 @@ def test_child_settings(fuzz: Fuzz) -> None:
 def test_assignments(fuzz: Fuzz) -> None:
     def attempt(case: Case) -> None:
         with case.allows(ValueError):
-            assignments([spoil_text("stop_rules=[[1,0.5]]", case), "epochs=2"])
+            parse_assignments([spoil_text("stop_rules=[[1,0.5]]", case), "epochs=2"])
 
     fuzz(attempt)
 

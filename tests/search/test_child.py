@@ -13,7 +13,7 @@ import torch
 
 from nasnet_det.genotypes.genotype import Block, CellGenotype, Genotype
 from nasnet_det.search import child
-from nasnet_det.search.child import ChildConfig, ChildResult, DeviceLost, check_child_config, train_child
+from nasnet_det.search.child import ChildConfig, ChildResult, DeviceLost, check_child_config, train_child, train_to
 from nasnet_det.training.data.cifar10 import TEST_BATCH, TRAIN_BATCHES, DataError, Images, to_binary
 from nasnet_det.training.run import EpochReport
 
@@ -60,6 +60,35 @@ def test_the_same_seed_gives_the_same_result(config: ChildConfig) -> None:
     assert torch.equal(torch.get_rng_state(), before)
     assert replace(results[0], seconds=0.0) == replace(results[1], seconds=0.0)
     assert results[0].losses != results[2].losses
+
+
+def test_a_child_continued_from_checkpoints_is_the_undisturbed_one(config: ChildConfig) -> None:
+    config = replace(config, epochs=4)
+    whole = train_child(GENOTYPE, config, seed=0, device="cpu")
+    checkpoint: bytes | None = None
+    for epochs in (1, 3, 4):
+        again = train_to(GENOTYPE, config, 0, "cpu", epochs, checkpoint)
+        trained = train_to(GENOTYPE, config, 0, "cpu", epochs, again.checkpoint)  # a job done twice trains nothing
+        assert replace(trained.result, seconds=0.0) == replace(again.result, seconds=0.0)
+        assert len(again.result.accuracies) == epochs and again.result.status == "ok"
+        checkpoint = again.checkpoint
+    assert checkpoint is None and replace(again.result, seconds=0.0) == replace(whole, seconds=0.0)
+
+
+@pytest.mark.parametrize("spoil", [lambda data: data[:1000], lambda data: b"", lambda data: b"x" * 50])
+def test_a_child_with_a_damaged_checkpoint_begins_again(config: ChildConfig, spoil: Any) -> None:
+    first = train_to(GENOTYPE, config, 0, "cpu", 1)
+    assert first.checkpoint is not None
+    other = train_to(GENOTYPE, config, 1, "cpu", 1).checkpoint
+    for checkpoint in (spoil(first.checkpoint), other):
+        continued = train_to(GENOTYPE, config, 0, "cpu", 2, checkpoint)
+        assert continued.result.losses[0] == first.result.losses[0] and len(continued.result.losses) == 2
+
+
+def test_a_rung_does_not_hide_a_stop_rule(config: ChildConfig) -> None:
+    strict = replace(config, epochs=3, stop_rules=((1, 1.1),))
+    trained = train_to(GENOTYPE, strict, 0, "cpu", 1)
+    assert trained.result.status == "stopped_early" and trained.checkpoint is None
 
 
 def test_the_papers_child() -> None:
@@ -149,7 +178,7 @@ def test_what_is_wrong_with_the_search_is_no_result(config: ChildConfig, tmp_pat
 def test_settings_and_results_are_plain(config: ChildConfig) -> None:
     config = replace(config, stop_rules=((1, 0.2), (5, 0.5)))
     assert ChildConfig.from_dict(json.loads(json.dumps(config.to_dict()))) == config
-    with pytest.raises(ValueError, match="no such child setting: filters"):
+    with pytest.raises(ValueError, match="filters"):
         ChildConfig.from_dict({"data": "x", "filters": 3})
     result = ChildResult("ok", 0.5, (0.4, 0.5), (2.0, 1.5), 10, 1.0, "cpu", 3)
     assert ChildResult.from_dict(json.loads(json.dumps(result.to_dict()))) == result

@@ -86,7 +86,7 @@ class DataError(ValueError):
 
 @dataclass(frozen=True, eq=False)
 class Images:
-    """Pictures ``(N, 3, 32, 32)`` and labels ``(N,)``, both uint8."""
+    """Pictures ``(N, 3, 32, 32)`` and labels ``(N,)``, both uint8 (in CIFAR-10)."""
 
     pictures: np.ndarray
     labels: np.ndarray
@@ -97,10 +97,19 @@ class Images:
 
 @dataclass(frozen=True, eq=False)
 class Cifar10:
-    """The 50,000 training and the 10,000 test images."""
+    """The 50,000 training and the 10,000 test images; or other images of one size in memory.
+
+    Args:
+        train, test: the images.
+        classes: the class names, by label.
+        mean, std: of the training images per channel, on a scale of 0 to 1.
+    """
 
     train: Images
     test: Images
+    classes: tuple[str, ...] = CLASSES
+    mean: tuple[float, ...] = MEAN
+    std: tuple[float, ...] = STD
 
 
 def load_cifar10(root: str | Path, official: bool = True) -> Cifar10:

@@ -10,7 +10,7 @@ that time, ``per_image_whitening``, does so per image (``image``).
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from functools import lru_cache
 from typing import Any, Literal, get_args
@@ -21,7 +21,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from nasnet_det.safe_io.values import format_names, format_value
-from nasnet_det.training.data.cifar10 import CLASSES, MEAN, SIDE, STD, Cifar10, DataError, Images, load_cifar10
+from nasnet_det.training.data.cifar10 import MEAN, SIDE, STD, Cifar10, DataError, Images, load_cifar10
 
 Whitening = Literal["channel", "image"]
 _VALIDATION_BATCH = 500
@@ -131,15 +131,23 @@ class DeviceImages:
         images: what to hold.
         device: where.
         whitening: see :class:`CifarAugmentation`. Per image as TF: the deviation is at least 1 / sqrt(pixels).
+        mean, std: per channel, for whitening by channel.
     """
 
-    def __init__(self, images: Images, device: torch.device, whitening: Whitening = "channel") -> None:
+    def __init__(
+        self,
+        images: Images,
+        device: torch.device,
+        whitening: Whitening = "channel",
+        mean: Sequence[float] = MEAN,
+        std: Sequence[float] = STD,
+    ) -> None:
         self.pictures = torch.from_numpy(images.pictures).to(device)
         self.labels = torch.from_numpy(images.labels).to(device).long()
         if whitening == "image":
             self.mean, self.std = _mean_and_deviation_of_each(self.pictures)
         else:
-            self.mean, self.std = (torch.tensor(v, device=device).view(1, 3, 1, 1) * 255 for v in (MEAN, STD))
+            self.mean, self.std = (torch.tensor(v, device=device).view(1, 3, 1, 1) * 255 for v in (mean, std))
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -169,9 +177,6 @@ class CifarBatches:
         DataError: if there are fewer training images than a batch holds.
     """
 
-    num_classes = len(CLASSES)
-    input_size = (3, 32, 32)
-
     def __init__(
         self,
         data: Cifar10,
@@ -186,6 +191,8 @@ class CifarBatches:
         epochs: int = 1,
     ) -> None:
         number = len(data.train)
+        side = data.train.pictures.shape[-1]
+        self.num_classes, self.input_size = len(data.classes), (3, side, side)
         self.train_indices = np.arange(number) if train is None else train
         self.steps_per_epoch = len(self.train_indices) // (batch_size * world)
         if not self.steps_per_epoch:
@@ -200,7 +207,8 @@ class CifarBatches:
     def training(self, epoch: int, start: int = 0) -> Iterator[tuple[Tensor, Tensor]]:
         """Return the epoch's augmented batches from number ``start`` on: images ``(B, 3, size, size)``, of 32 pixels
         unless :attr:`CifarAugmentation.sizes` says otherwise, and labels ``(B,)``."""
-        size = self.augmentation.size_at(epoch / self.epochs)
+        side = self.input_size[-1]
+        size = self.augmentation.size_at(epoch / self.epochs) if side == SIDE else side
         order = np.random.default_rng((self.seed, epoch)).permutation(self.train_indices)
         indices = torch.from_numpy(order).to(self.device)
         for number in range(start, self.steps_per_epoch):
@@ -228,7 +236,7 @@ def read_once(root: str, official: bool = True) -> Cifar10:
 
 @lru_cache(maxsize=4)
 def _on_device(data: Cifar10, part: str, device: torch.device, whitening: Whitening) -> DeviceImages:
-    return DeviceImages(getattr(data, part), device, whitening)
+    return DeviceImages(getattr(data, part), device, whitening, data.mean, data.std)
 
 
 def _mean_and_deviation_of_each(pictures: Tensor) -> tuple[Tensor, Tensor]:

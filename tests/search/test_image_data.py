@@ -1,0 +1,156 @@
+"""Images of one's own: classes, split, size and statistics are found out; what cannot be used is named."""
+
+from __future__ import annotations
+
+import struct
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from nasnet_det.search.child import ChildConfig, child_network, train_child
+from nasnet_det.search.image_data import (
+    channel_statistics,
+    find_images,
+    inspect_images,
+    is_cifar10,
+    load_images,
+)
+from nasnet_det.training.data.cifar10 import DataError
+from tests.search.test_child import GENOTYPE
+
+
+def fill(folder: Path, count: int, size: tuple[int, int] = (20, 20), colour: int = 100, suffix: str = ".png") -> None:
+    """Write pictures of one colour with noise."""
+    folder.mkdir(parents=True, exist_ok=True)
+    rng = np.random.default_rng(colour)
+    for number in range(count):
+        pixels = rng.integers(colour - 9, colour + 9, (size[1], size[0], 3)).astype(np.uint8)
+        Image.fromarray(pixels).save(folder / f"{number}{suffix}")
+
+
+def test_class_folders_are_split_by_seed(tmp_path: Path) -> None:
+    fill(tmp_path / "a", 12, colour=50)
+    fill(tmp_path / "b" / "more", 18, (24, 30), colour=200, suffix=".JPG")
+    (tmp_path / "empty").mkdir()
+    (tmp_path / ".git" / "a").mkdir(parents=True)
+    fill(tmp_path / "__MACOSX" / "c", 2)
+    (tmp_path / "a" / "notes.txt").write_text("no picture")
+    (tmp_path / "a" / "._0.png").write_text("")
+    found = inspect_images(str(tmp_path))
+    assert found.classes == ("a", "b") and (found.train_images, found.validation_images) == (27, 3)
+    assert (found.image_size, found.stem, found.has_split) == (24, "cifar", False)
+    data, train, validation = load_images(str(tmp_path), 16, 20, 5, 0)
+    assert data.train.pictures.shape == (25, 3, 16, 16) and (len(train), len(validation)) == (20, 5)
+    means = data.train.pictures.mean(axis=(1, 2, 3))
+    assert ((means > 125) == data.train.labels.astype(bool)).all()
+    expected = data.train.pictures[:20] / 255
+    np.testing.assert_allclose(data.mean, expected.mean(axis=(0, 2, 3)))
+    np.testing.assert_allclose(data.std, expected.std(axis=(0, 2, 3)))
+    again, *_ = load_images.__wrapped__(str(tmp_path), 16, 10, 5, 0)
+    few = {picture.tobytes() for picture in again.train.pictures[:10]}
+    assert few <= {picture.tobytes() for picture in data.train.pictures[:20]}
+
+
+@pytest.mark.parametrize("wrapped", [False, True])
+def test_a_split_is_kept_and_the_test_images_are_left_alone(wrapped: bool, tmp_path: Path) -> None:
+    root = tmp_path / "archive" if wrapped else tmp_path
+    for part, count in (("Train", 6), ("valid", 2), ("test", 9)):
+        for name, colour in (("a", 40), ("b", 220)):
+            fill(root / part / name, count, (300, 200), colour)
+    found = inspect_images(str(tmp_path))
+    assert (found.train_images, found.validation_images, found.has_split) == (12, 4, True)
+    assert (found.image_size, found.stem) == (128, "imagenet")
+    data, _, validation = load_images(str(tmp_path), 32, 12, 4, 0)
+    assert len(data.train) == 16 and sorted(data.train.labels[validation]) == [0, 0, 1, 1]
+    with pytest.raises(DataError, match="13"):
+        load_images(str(tmp_path), 32, 13, 4, 0)
+
+
+def test_a_class_may_be_called_train(tmp_path: Path) -> None:
+    for name in ("bus", "train", "test"):
+        fill(tmp_path / name, 3)
+    assert find_images(str(tmp_path)).classes == ("bus", "test", "train")
+
+
+def test_what_cannot_be_used_is_named(tmp_path: Path) -> None:
+    fill(tmp_path / "one" / "a", 3)
+    fill(tmp_path / "flat", 3)
+    (tmp_path / "nothing").mkdir()
+    for part, name in (("train", "a"), ("train", "b"), ("val", "c")):
+        fill(tmp_path / "other" / part / name, 2)
+    fill(tmp_path / "tiny" / "a", 4, (4, 4))
+    fill(tmp_path / "tiny" / "b", 4, (4, 4))
+    for name, word in (
+        ("one", "one class"),
+        ("flat", "class folders"),
+        ("nothing", "CLASS"),
+        ("other", "c"),
+        ("tiny", "4"),
+    ):
+        with pytest.raises(DataError, match=word) as caught:
+            inspect_images(str(tmp_path / name))
+        assert str(tmp_path / name) in str(caught.value)
+    with pytest.raises(DataError, match="absent"):
+        find_images(str(tmp_path / "absent"))
+    with pytest.raises(DataError, match="NoSuchSet"):
+        find_images(f"torchvision:NoSuchSet@{tmp_path}")
+    with pytest.raises(DataError, match="MNIST"):
+        find_images(f"torchvision:MNIST@{tmp_path / 'flat' / '0.png'}")
+
+
+def test_few_unreadable_images_are_left_out_and_many_refused(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    for name in ("a", "b"):
+        fill(tmp_path / name, 15)
+    (tmp_path / "a" / "3.png").write_bytes(b"damaged")
+    data, train, validation = load_images(str(tmp_path), 16, 24, 6, 0)
+    assert len(data.train) == 29 == len(train) + len(validation) and "3.png" in caplog.text
+    for number in range(8):
+        (tmp_path / "b" / f"{number}.png").write_bytes(b"damaged")
+    with pytest.raises(DataError, match="9 of 30"):
+        load_images(str(tmp_path), 17, 24, 6, 0)
+
+
+def test_a_data_set_of_torchvision(tmp_path: Path) -> None:
+    """MNIST's files, made here: gray pictures become RGB."""
+    raw = tmp_path / "MNIST" / "raw"
+    raw.mkdir(parents=True)
+    rng = np.random.default_rng(0)
+    for part, count in (("train", 40), ("t10k", 5)):
+        pictures, labels = rng.integers(0, 255, (count, 28, 28)), np.arange(count) % 10
+        header = struct.pack(">IIII", 2051, count, 28, 28)
+        (raw / f"{part}-images-idx3-ubyte").write_bytes(header + pictures.astype(np.uint8).tobytes())
+        header = struct.pack(">II", 2049, count)
+        (raw / f"{part}-labels-idx1-ubyte").write_bytes(header + labels.astype(np.uint8).tobytes())
+    name = f"torchvision:MNIST@{tmp_path}"
+    found = inspect_images(name)
+    assert len(found.classes) == 10 and (found.train_images, found.validation_images) == (30, 10)
+    assert (found.image_size, found.stem) == (28, "cifar")
+    config = ChildConfig(
+        name, num_cells=1, num_filters=4, epochs=1, batch_size=16, train_images=30, validation_images=10, image_size=28
+    )
+    assert train_child(GENOTYPE, config, seed=0, device="cpu").status == "ok"
+
+
+def test_larger_images_are_trained_through_the_strided_stem(tmp_path: Path) -> None:
+    for name, colour in (("a", 40), ("b", 120), ("c", 220)):
+        fill(tmp_path / name, 8, (90, 80), colour)
+    found = inspect_images(str(tmp_path))
+    assert (found.image_size, found.stem) == (80, "imagenet")
+    config = ChildConfig(
+        str(tmp_path), num_cells=1, num_filters=4, epochs=1, batch_size=8, train_images=16, validation_images=6,
+        image_size=found.image_size, stem=found.stem,
+    )  # fmt: skip
+    result = train_child(GENOTYPE, config, seed=0, device="cpu")
+    network = child_network(GENOTYPE, config, num_classes=3)
+    assert result.status == "ok" and result.num_params == sum(p.numel() for p in network.parameters())
+    assert network.fc.out_features == 3
+
+
+def test_cifar_is_told_from_pictures(tmp_path: Path) -> None:
+    assert not is_cifar10(str(tmp_path))
+    (tmp_path / "data_batch_3.bin").write_bytes(b"")
+    assert is_cifar10(str(tmp_path))
+    mean, std = channel_statistics(np.zeros((2, 3, 4, 4), np.uint8))
+    assert mean == (0.0,) * 3 and min(std) > 0
