@@ -22,7 +22,7 @@ from torch.export import Dim
 
 from nasnet_det import FAMILY, Genotype, as_genotype
 from nasnet_det.models.network import NASNet
-from tests.models.test_operations import randomize
+from tests.helpers import randomize
 
 NAMES = [*FAMILY, "nasnet"]
 FEW = ["nasnet_a_large", "nasnet_a_cifar_6_at_768", "amoebanet_c", "nasnet"]

@@ -34,7 +34,7 @@ def thin_checkpoint(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator
 
     from nasnet_det.detection.convert import tf_detector
     from nasnet_det.detection.engine.demo import DATASET
-    from tests.detection.convert.test_tf_detector import arrays
+    from tests.helpers import tf_detector_variables as arrays
 
     (tmp_path / "model.ckpt.index").touch()
     with tarfile.open(tmp_path / "faster_rcnn_nas_coco_2018_01_28.tar.gz", "w:gz") as archive:

@@ -8,19 +8,16 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import timm
 import torch
-from PIL import Image
 from safetensors.torch import save_file
 
 from nasnet_det.detection.data.minival import minival_ids
 from nasnet_det.genotypes.genotype import Block, CellGenotype, Genotype
 from nasnet_det.genotypes.published import PUBLISHED
-from nasnet_det.training.data.cifar10 import TEST_BATCH, TRAIN_BATCHES, to_binary
 from nasnet_det.training.models import ModelChoice, save_local_dir
 from tests.docs.pages import PROJECT
-from tests.training.conftest import made_images
+from tests.helpers import write_cifar, write_image_folder
 
 SAMPLES = PROJECT / "nasnet_det" / "detection" / "assets" / "samples"
 
@@ -80,21 +77,8 @@ def _toy_data_set(path: Path) -> None:
     register_coco_instances("toy", {}, str(path.parent / "toy.json"), str(path.parent / "toy"))
 
 
-def _cifar(path: Path) -> None:
-    path.mkdir()
-    for seed, name in enumerate((*TRAIN_BATCHES, TEST_BATCH)):
-        (path / f"{name}.bin").write_bytes(to_binary(made_images(20, seed)))
-
-
 def _image_folder(path: Path) -> None:
-    random = np.random.default_rng(0)
-    for split, number in (("train", 8), ("val", 2)):
-        for label, name in enumerate(("n01440764", "n01443537", "n01484850")):
-            (path / split / name).mkdir(parents=True)
-            for i in range(number):
-                pixels = random.integers(0, 60, (64, 64, 3))
-                pixels[..., label] += 180
-                Image.fromarray(pixels.astype(np.uint8)).save(path / split / name / f"{i}.png")
+    write_image_folder(path, val=2)
 
 
 def _tiny_model(path: Path) -> None:
@@ -135,7 +119,7 @@ def save_weights(name: str, path: Path) -> None:
 
 MAKERS: dict[str, Callable[[Path], None]] = {
     "DATA": _image_folder,
-    "datasets/cifar10": _cifar,
+    "datasets/cifar10": write_cifar,
     "my_cell.json": lambda path: PUBLISHED["nasnet_a"].save(path),
     "my_data": _my_data,
     "my_data_coco": _my_data_coco,

@@ -27,8 +27,7 @@ from nasnet_det.models import operations
 from nasnet_det.models.network import NASNet
 from nasnet_det.models.operations import register_operation
 from nasnet_det.models.padding import AvgPool2dSame
-from tests.genotypes.test_genotype import genotypes
-from tests.models.test_operations import randomize
+from tests.helpers import genotypes, randomize
 
 SMALL = {"num_cells": 1, "num_filters": 8, "num_classes": 5}
 TWO_STAGES = {**SMALL, "num_cells": (1, 1), "stem": "cifar"}

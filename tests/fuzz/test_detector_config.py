@@ -22,10 +22,10 @@ from nasnet_det.detection.modeling.rcnn import build_detector
 from nasnet_det.genotypes.genotype import GenotypeError
 from nasnet_det.weights import WeightsError
 from tests.detection.conftest import CONFIGS, SMALL
-from tests.detection.convert.test_pipeline_config import PIPELINE
 from tests.fuzz.conftest import Fuzz
 from tests.fuzz.engine import Case
 from tests.fuzz.mutate import spoil_settings, spoil_text, spoil_value
+from tests.helpers import PIPELINE
 
 NAMES = sorted(path.name for path in CONFIGS.glob("*.yaml"))
 _CODE = "!!python/object/apply:pathlib.Path.touch [{folder}/ran]"

@@ -209,7 +209,7 @@ def test_weights_of_a_detector(fuzz: Fuzz, monkeypatch: pytest.MonkeyPatch) -> N
     """Variables of a TF detector, a few spoiled: whole, or refused; what its shapes say is not believed blindly."""
     pytest.importorskip("detectron2")
     from nasnet_det.detection.convert import tf_detector
-    from tests.detection.convert.test_tf_detector import arrays
+    from tests.helpers import tf_detector_variables as arrays
 
     whole = {name: torch.from_numpy(np.asarray(value)) for name, value in arrays().items()}
 

@@ -10,48 +10,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from nasnet_det.genotypes.genotype import (
-    COMBINERS,
-    OPERATIONS,
     Block,
     CellGenotype,
     Genotype,
     GenotypeError,
-    unused_states,
 )
 from nasnet_det.genotypes.published import PUBLISHED, as_genotype
-
-
-@st.composite
-def cells(draw: st.DrawFn, num_blocks: int, num_inputs: int = 2, join_all: bool = False) -> CellGenotype:
-    """Any legal cell of ``num_blocks`` blocks that joins its unread states, and perhaps others."""
-    blocks = []
-    for number in range(num_blocks):
-        states = st.integers(0, num_inputs + number - 1)
-        names = st.sampled_from(sorted(OPERATIONS))
-        blocks.append(
-            Block(draw(states), draw(states), draw(names), draw(names), draw(st.sampled_from(sorted(COMBINERS))))
-        )
-    created = range(num_inputs, num_inputs + num_blocks)
-    if join_all:
-        return CellGenotype(tuple(blocks), tuple(created))
-    extra = draw(st.sets(st.integers(0, num_inputs + num_blocks - 1)))
-    return CellGenotype(tuple(blocks), tuple(sorted({*unused_states(blocks, num_inputs), *extra})))
-
-
-@st.composite
-def genotypes(draw: st.DrawFn, max_blocks: int = 5) -> Genotype:
-    """Any legal genotype, of either way of passing states on."""
-    passes_all = draw(st.booleans())
-    sizes = st.integers(1, max_blocks)
-    normal = draw(sizes)
-    reduction = normal if passes_all else draw(sizes)
-    inputs = normal if passes_all else 2
-    return Genotype(
-        draw(cells(normal, inputs, passes_all)),
-        draw(cells(reduction, inputs, passes_all)),
-        passes_all=passes_all,
-        name=draw(st.none() | st.text(max_size=10)),
-    )
+from tests.helpers import genotypes
 
 
 @given(genotypes())

@@ -13,7 +13,7 @@ from torch import nn
 from nasnet_det.genotypes.genotype import Block, CellGenotype, Genotype
 from nasnet_det.models.cells import Cell, StateShape
 from nasnet_det.models.operations import FactorizedReduction, LayerSettings, Scale
-from tests.genotypes.test_genotype import genotypes
+from tests.helpers import genotypes
 
 SETTINGS = LayerSettings(partial(nn.BatchNorm2d, eps=1e-3))
 

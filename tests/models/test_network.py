@@ -11,7 +11,7 @@ from torch import nn
 from nasnet_det.genotypes.published import PUBLISHED
 from nasnet_det.models.network import NASNet
 from nasnet_det.models.plan import plan_cells, slim_stages
-from tests.models.test_operations import randomize
+from tests.helpers import randomize
 
 SMALL = {"num_cells": 1, "num_filters": 8, "num_classes": 5}
 

@@ -18,20 +18,9 @@ from nasnet_det.models.operations import (
     fit,
     register_operation,
 )
+from tests.helpers import randomize
 
 SETTINGS = LayerSettings(partial(nn.BatchNorm2d, eps=1e-3))
-
-
-def randomize(module: nn.Module) -> nn.Module:
-    """Random batch-norm statistics and weights, so that nothing is an identity by accident."""
-    torch.manual_seed(0)
-    for m in module.modules():
-        if isinstance(m, nn.BatchNorm2d):
-            nn.init.uniform_(m.running_mean, -0.5, 0.5)
-            nn.init.uniform_(m.running_var, 0.5, 2.0)
-            nn.init.uniform_(m.weight, 0.5, 1.5)
-            nn.init.uniform_(m.bias, -0.5, 0.5)
-    return module.eval()
 
 
 def test_the_table_and_the_names_agree() -> None:

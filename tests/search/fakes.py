@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import random
 import time
@@ -22,6 +23,7 @@ from nasnet_det.search.rungs import make_pruner
 from nasnet_det.search.space import Space
 from nasnet_det.search.strategies.base import Problem
 from nasnet_det.search.strategies.registry import make_strategy
+from nasnet_det.search.strategy_state import read_state
 from nasnet_det.search.study import Study
 from nasnet_det.search.workers import Evaluator, InProcess, Job, Outcome, Workers
 
@@ -158,3 +160,10 @@ def rewards(out: Path, storage: str | None = None) -> list[float | None]:
         return [record.reward for record in study.records()]
     finally:
         study.close()
+
+
+def same_state(one: Path, other: Path) -> bool:
+    """Whether two searches ended with the same strategy to the last bit."""
+    states = [read_state(out / "state.safetensors") for out in (one, other)]
+    texts = [json.dumps(state, default=lambda array: array.tobytes().hex()) for state in states]
+    return states[0] is not None and texts[0] == texts[1]

@@ -18,8 +18,8 @@ pytest.importorskip("psycopg2")
 import optuna
 
 from nasnet_det.search.study import Study, StudyError
-from tests.search.fakes import outcome, run_search
-from tests.search.test_search import kill_at_random, same_state
+from tests.helpers import kill_at_random
+from tests.search.fakes import outcome, run_search, same_state
 
 
 def find_server() -> Path | None:

@@ -21,8 +21,8 @@ from nasnet_det.search.child import Trained
 from nasnet_det.search.ray_workers import RayWorkers
 from nasnet_det.search.workers import Job, WorkersError
 from nasnet_det.training.data.cifar10 import DataError
-from tests.search.fakes import FakeChild, outcome, run_search
-from tests.search.test_search import kill_at_random, same_state
+from tests.helpers import kill_at_random
+from tests.search.fakes import FakeChild, outcome, run_search, same_state
 
 
 @pytest.fixture(autouse=True)

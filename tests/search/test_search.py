@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-import json
-import multiprocessing
 import random
 import sqlite3
 import time
 import warnings
-from collections.abc import Callable
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -28,17 +25,10 @@ from nasnet_det.search.schedule import Outcome, Schedule
 from nasnet_det.search.storage import storage_url
 from nasnet_det.search.strategies.base import Result, uniform
 from nasnet_det.search.strategies.registry import make_strategy
-from nasnet_det.search.strategy_state import read_state
 from nasnet_det.search.study import Study, StudyError, Task, best, front
 from nasnet_det.search.workers import InProcess, Job, WorkersError
-from tests.search.fakes import SIZE, SPACE, FakeChild, Shuffled, outcome, rewards, run_search
-
-
-def same_state(one: Path, other: Path) -> bool:
-    """Whether two searches ended with the same strategy to the last bit."""
-    states = [read_state(out / "state.safetensors") for out in (one, other)]
-    texts = [json.dumps(state, default=lambda array: array.tobytes().hex()) for state in states]
-    return states[0] is not None and texts[0] == texts[1]
+from tests.helpers import kill_at_random
+from tests.search.fakes import SIZE, SPACE, FakeChild, Shuffled, outcome, rewards, run_search, same_state
 
 
 def test_a_trial_holds_its_genotype_and_measures(tmp_path: Path) -> None:
@@ -109,26 +99,6 @@ def test_a_damaged_or_foreign_state_is_named(tmp_path: Path) -> None:
     state.unlink()
     with pytest.raises(StudyError, match="trial 4 is not what this strategy would have tried"):
         run_search(tmp_path, "ppo", 40)
-
-
-def kill_at_random(target: Callable[..., Any], arguments: tuple[Any, ...], kills: int, within: float, seed: int) -> int:
-    """Run a function in a process of its own, killing it at random moments and starting it again, and let it finish at
-    last. Gives how many kills it took: fewer if it was done before."""
-    rng, context = random.Random(seed), multiprocessing.get_context("fork")
-    for kill in range(kills):
-        process = context.Process(target=target, args=arguments)
-        process.start()
-        process.join(rng.uniform(0.0, within))
-        if process.exitcode is not None:
-            assert process.exitcode == 0
-            return kill
-        process.kill()
-        process.join()
-    process = context.Process(target=target, args=arguments)
-    process.start()
-    process.join()
-    assert process.exitcode == 0
-    return kills
 
 
 @pytest.mark.parametrize(("strategy", "pending", "rungs"), [("ppo", 1, ()), ("guided", 5, (1, 2, 4))])

@@ -16,7 +16,7 @@ import torch
 from nasnet_det import NASNet
 from nasnet_det.weights import FORMATS
 from nasnet_det.weights.layout import _targets
-from tests.models.test_operations import randomize
+from tests.helpers import randomize
 
 
 def small(**other: Any) -> NASNet:

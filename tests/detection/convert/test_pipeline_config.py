@@ -11,46 +11,7 @@ pytest.importorskip("detectron2")
 
 from nasnet_det.detection.convert.pipeline_config import follow
 from nasnet_det.detection.convert.protobuf_text import PipelineConfigError, parse
-
-PIPELINE = """
-model { faster_rcnn {
-  num_classes: 37
-  image_resizer { fixed_shape_resizer { height: 320 width: 640 } }
-  feature_extractor { type: "faster_rcnn_nas" }
-  first_stage_anchor_generator { grid_anchor_generator {
-    scales: [0.5, 1.0] aspect_ratios: 0.5 aspect_ratios: 2.0 height_stride: 16 width_stride: 16 } }
-  first_stage_nms_iou_threshold: 0.65
-  first_stage_nms_score_threshold: 0.01
-  first_stage_max_proposals: 50
-  first_stage_minibatch_size: 128
-  first_stage_localization_loss_weight: 2.0
-  first_stage_objectness_loss_weight: 0.5
-  initial_crop_size: 14
-  maxpool_kernel_size: 2
-  maxpool_stride: 2
-  second_stage_box_predictor { mask_rcnn_box_predictor { use_dropout: false } }
-  second_stage_batch_size: 32
-  second_stage_balance_fraction: 0.5
-  second_stage_localization_loss_weight: 3.0
-  second_stage_post_processing {
-    batch_non_max_suppression {
-      score_threshold: 0.05 iou_threshold: 0.55 max_detections_per_class: 70 max_total_detections: 80 }
-    score_converter: SOFTMAX
-  }
-} }
-train_config {
-  batch_size: 2
-  optimizer { momentum_optimizer {
-    learning_rate { manual_step_learning_rate {
-      initial_learning_rate: 0.1
-      schedule { step: 0 learning_rate: 0.0004 }
-      schedule { step: 600 learning_rate: 0.0001 }
-      schedule { step: 900 learning_rate: 0.000025 } } }
-    momentum_optimizer_value: 0.8 } }
-  gradient_clipping_by_norm: 5.0
-  num_steps: 1200
-}
-"""
+from tests.helpers import PIPELINE
 
 
 def followed(text: str, small_config: Any) -> Any:

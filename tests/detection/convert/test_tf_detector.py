@@ -19,54 +19,16 @@ from nasnet_det.detection.config import read_config
 from nasnet_det.detection.convert import tf_detector
 from nasnet_det.detection.convert.protobuf_text import PipelineConfigError
 from nasnet_det.detection.convert.tf_detector import base_config, changes, convert, read_detector, state_dict
-from nasnet_det.models.network import NASNet
 from nasnet_det.weights import WeightsError
-from nasnet_det.weights.formats.tf_slim import FORMAT
-from nasnet_det.weights.layout import published_units
-
-CLASSES, FILTERS = 5, 4
-
-
-def arrays() -> dict[str, np.ndarray]:
-    """A thin detector's variables under TF's names, numbered by a random generator."""
-    random = np.random.default_rng(0)
-    found: dict[str, np.ndarray] = {"global_step": np.int64(7)}
-    model = NASNet(num_cells=1, num_filters=FILTERS, stem_channels=8, skip_reduction_layer_input=True, num_classes=0)
-    for unit in published_units(model):
-        upper = unit.cell is not None and unit.cell.name in ("reduction_cell_1", "cell_2")
-        scope = "SecondStageFeatureExtractor" if upper else "FirstStageFeatureExtractor"
-        for leaf, module in unit.module.named_modules():
-            for parameter, value in module.named_parameters(recurse=False):
-                kind = leaf if leaf in ("depthwise", "pointwise") else "conv" if value.ndim == 4 else "norm"
-                shape = list(value.shape)
-                if kind == "depthwise":
-                    shape = [shape[2], shape[3], shape[0], shape[1]]
-                elif kind != "norm":
-                    shape = [shape[2], shape[3], shape[1], shape[0]]
-                name = FORMAT.tensor(kind, FORMAT.layer(unit, leaf) or "", parameter)
-                found[f"{scope}/{name}"] = random.normal(size=shape).astype(np.float32)
-            for parameter, value in module.named_buffers(recurse=False):
-                if parameter.startswith("running"):
-                    name = FORMAT.tensor("norm", FORMAT.layer(unit, leaf) or "", parameter)
-                    found[f"{scope}/{name}"] = random.uniform(1, 2, value.shape).astype(np.float32)
-    channels, features = (4 + 6) * 2 * FILTERS, 6 * 4 * FILTERS  # of reduction_cell_0 and cell_1; of cell_2
-    layers = {
-        "Conv": [3, 3, channels, 512],
-        "FirstStageBoxPredictor/ClassPredictor": [1, 1, 512, 24],
-        "FirstStageBoxPredictor/BoxEncodingPredictor": [1, 1, 512, 48],
-        "SecondStageBoxPredictor/ClassPredictor": [features, CLASSES + 1],
-        "SecondStageBoxPredictor/BoxEncodingPredictor": [features, 4 * CLASSES],
-    }
-    for name, shape in layers.items():
-        found[f"{name}/weights"] = random.normal(size=shape).astype(np.float32)
-        found[f"{name}/biases"] = random.normal(size=shape[-1:]).astype(np.float32)
-    return found
+from tests.helpers import TF_CLASSES as CLASSES
+from tests.helpers import TF_FILTERS as FILTERS
+from tests.helpers import tf_detector_variables
 
 
 @pytest.fixture
 def checkpoint(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, np.ndarray]:
     """Variables that every path holds, so that no TensorFlow is needed."""
-    variables = arrays()
+    variables = tf_detector_variables()
     (tmp_path / "model.ckpt.index").touch()
     monkeypatch.setattr(tf_detector, "read_arrays", lambda path: variables)
     return variables

@@ -18,7 +18,7 @@ from nasnet_det.detection.config import ConfigError, read_config
 from nasnet_det.detection.modeling.fused import for_inference
 from nasnet_det.fusion import optimize_for_inference
 from nasnet_det.fusion.network import FusedCell, FusedNASNet
-from tests.models.test_operations import randomize
+from tests.helpers import randomize
 
 
 def detector(small_config: Any, name: str = "nasnet_frcnn_mobile_600.yaml", **more: Any) -> Any:

@@ -13,7 +13,7 @@ from torch.nn import functional
 
 from nasnet_det import NASNet
 from nasnet_det.weights import read_state_dict
-from tests.models.test_operations import randomize
+from tests.helpers import randomize
 from tests.weights.stored import small, stored
 
 LARGE: dict[str, Any] = {"num_cells": 6, "stem_channels": 96, "skip_reduction_layer_input": True}

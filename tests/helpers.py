@@ -1,0 +1,198 @@
+"""Helpers of several test modules: random networks and genotypes, small data sets, and killed processes."""
+
+from __future__ import annotations
+
+import multiprocessing
+import random
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from hypothesis import strategies as st
+from PIL import Image
+from torch import nn
+
+from nasnet_det import NASNet
+from nasnet_det.genotypes.genotype import COMBINERS, OPERATIONS, Block, CellGenotype, Genotype, unused_states
+from nasnet_det.training.data.cifar10 import TEST_BATCH, TRAIN_BATCHES, Images, to_binary
+from nasnet_det.weights.formats.tf_slim import FORMAT
+from nasnet_det.weights.layout import published_units
+
+#: Classes and F of the detector in :func:`tf_detector_variables`.
+TF_CLASSES, TF_FILTERS = 5, 4
+SYNSETS = ("n01440764", "n01443537", "n01484850")
+
+
+def randomize(module: nn.Module) -> nn.Module:
+    """Random batch-norm statistics and weights, so that nothing is an identity by accident."""
+    torch.manual_seed(0)
+    for m in module.modules():
+        if isinstance(m, nn.BatchNorm2d):
+            nn.init.uniform_(m.running_mean, -0.5, 0.5)
+            nn.init.uniform_(m.running_var, 0.5, 2.0)
+            nn.init.uniform_(m.weight, 0.5, 1.5)
+            nn.init.uniform_(m.bias, -0.5, 0.5)
+    return module.eval()
+
+
+@st.composite
+def cells(draw: st.DrawFn, num_blocks: int, num_inputs: int = 2, join_all: bool = False) -> CellGenotype:
+    """Any legal cell of ``num_blocks`` blocks that joins its unread states, and perhaps others."""
+    blocks = []
+    for number in range(num_blocks):
+        states = st.integers(0, num_inputs + number - 1)
+        names = st.sampled_from(sorted(OPERATIONS))
+        blocks.append(
+            Block(draw(states), draw(states), draw(names), draw(names), draw(st.sampled_from(sorted(COMBINERS))))
+        )
+    created = range(num_inputs, num_inputs + num_blocks)
+    if join_all:
+        return CellGenotype(tuple(blocks), tuple(created))
+    extra = draw(st.sets(st.integers(0, num_inputs + num_blocks - 1)))
+    return CellGenotype(tuple(blocks), tuple(sorted({*unused_states(blocks, num_inputs), *extra})))
+
+
+@st.composite
+def genotypes(draw: st.DrawFn, max_blocks: int = 5) -> Genotype:
+    """Any legal genotype, of either way of passing states on."""
+    passes_all = draw(st.booleans())
+    sizes = st.integers(1, max_blocks)
+    normal = draw(sizes)
+    reduction = normal if passes_all else draw(sizes)
+    inputs = normal if passes_all else 2
+    return Genotype(
+        draw(cells(normal, inputs, passes_all)),
+        draw(cells(reduction, inputs, passes_all)),
+        passes_all=passes_all,
+        name=draw(st.none() | st.text(max_size=10)),
+    )
+
+
+def made_images(number: int, seed: int) -> Images:
+    """Noise around one colour a class."""
+    random = np.random.default_rng(seed)
+    labels = np.arange(number, dtype=np.uint8) % 10
+    colours = np.random.default_rng(0).integers(40, 215, (10, 3))
+    noise = random.integers(-40, 40, (number, 3, 32, 32))
+    return Images((colours[labels][:, :, None, None] + noise).astype(np.uint8), labels)
+
+
+def write_cifar(root: Path, images: int = 20) -> Path:
+    """Write six batches of ``images`` pictures in CIFAR-10's binary form, one colour for each class."""
+    root.mkdir(parents=True, exist_ok=True)
+    for seed, name in enumerate((*TRAIN_BATCHES, TEST_BATCH)):
+        (root / f"{name}.bin").write_bytes(to_binary(made_images(images, seed)))
+    return root
+
+
+def write_image_folder(root: Path, train: int = 8, val: int = 4) -> Path:
+    """Write an ImageNet folder of three classes with ``train`` and ``val`` pictures each, one colour for each class."""
+    noise = np.random.default_rng(0)
+    for split, number in (("train", train), ("val", val)):
+        for label, name in enumerate(SYNSETS):
+            (root / split / name).mkdir(parents=True)
+            for i in range(number):
+                pixels = noise.integers(0, 60, (50 + i, 64, 3))
+                pixels[..., label] += 180
+                Image.fromarray(pixels.astype(np.uint8)).save(root / split / name / f"{i}.png")
+    return root
+
+
+def kill_at_random(target: Callable[..., Any], arguments: tuple[Any, ...], kills: int, within: float, seed: int) -> int:
+    """Run a function in a process of its own, killing it at random moments and starting it again, and let it finish at
+    last. Gives how many kills it took: fewer if it was done before."""
+    rng, context = random.Random(seed), multiprocessing.get_context("fork")
+    for kill in range(kills):
+        process = context.Process(target=target, args=arguments)
+        process.start()
+        process.join(rng.uniform(0.0, within))
+        if process.exitcode is not None:
+            assert process.exitcode == 0
+            return kill
+        process.kill()
+        process.join()
+    process = context.Process(target=target, args=arguments)
+    process.start()
+    process.join()
+    assert process.exitcode == 0
+    return kills
+
+
+def tf_detector_variables() -> dict[str, np.ndarray]:
+    """A thin detector's variables under TF's names, numbered by a random generator."""
+    random = np.random.default_rng(0)
+    found: dict[str, np.ndarray] = {"global_step": np.int64(7)}
+    model = NASNet(num_cells=1, num_filters=TF_FILTERS, stem_channels=8, skip_reduction_layer_input=True, num_classes=0)
+    for unit in published_units(model):
+        upper = unit.cell is not None and unit.cell.name in ("reduction_cell_1", "cell_2")
+        scope = "SecondStageFeatureExtractor" if upper else "FirstStageFeatureExtractor"
+        for leaf, module in unit.module.named_modules():
+            for parameter, value in module.named_parameters(recurse=False):
+                kind = leaf if leaf in ("depthwise", "pointwise") else "conv" if value.ndim == 4 else "norm"
+                shape = list(value.shape)
+                if kind == "depthwise":
+                    shape = [shape[2], shape[3], shape[0], shape[1]]
+                elif kind != "norm":
+                    shape = [shape[2], shape[3], shape[1], shape[0]]
+                name = FORMAT.tensor(kind, FORMAT.layer(unit, leaf) or "", parameter)
+                found[f"{scope}/{name}"] = random.normal(size=shape).astype(np.float32)
+            for parameter, value in module.named_buffers(recurse=False):
+                if parameter.startswith("running"):
+                    name = FORMAT.tensor("norm", FORMAT.layer(unit, leaf) or "", parameter)
+                    found[f"{scope}/{name}"] = random.uniform(1, 2, value.shape).astype(np.float32)
+    channels, features = (4 + 6) * 2 * TF_FILTERS, 6 * 4 * TF_FILTERS  # of reduction_cell_0 and cell_1; of cell_2
+    layers = {
+        "Conv": [3, 3, channels, 512],
+        "FirstStageBoxPredictor/ClassPredictor": [1, 1, 512, 24],
+        "FirstStageBoxPredictor/BoxEncodingPredictor": [1, 1, 512, 48],
+        "SecondStageBoxPredictor/ClassPredictor": [features, TF_CLASSES + 1],
+        "SecondStageBoxPredictor/BoxEncodingPredictor": [features, 4 * TF_CLASSES],
+    }
+    for name, shape in layers.items():
+        found[f"{name}/weights"] = random.normal(size=shape).astype(np.float32)
+        found[f"{name}/biases"] = random.normal(size=shape[-1:]).astype(np.float32)
+    return found
+
+
+#: A pipeline config of the TF Object Detection API with values other than the defaults.
+PIPELINE = """
+model { faster_rcnn {
+  num_classes: 37
+  image_resizer { fixed_shape_resizer { height: 320 width: 640 } }
+  feature_extractor { type: "faster_rcnn_nas" }
+  first_stage_anchor_generator { grid_anchor_generator {
+    scales: [0.5, 1.0] aspect_ratios: 0.5 aspect_ratios: 2.0 height_stride: 16 width_stride: 16 } }
+  first_stage_nms_iou_threshold: 0.65
+  first_stage_nms_score_threshold: 0.01
+  first_stage_max_proposals: 50
+  first_stage_minibatch_size: 128
+  first_stage_localization_loss_weight: 2.0
+  first_stage_objectness_loss_weight: 0.5
+  initial_crop_size: 14
+  maxpool_kernel_size: 2
+  maxpool_stride: 2
+  second_stage_box_predictor { mask_rcnn_box_predictor { use_dropout: false } }
+  second_stage_batch_size: 32
+  second_stage_balance_fraction: 0.5
+  second_stage_localization_loss_weight: 3.0
+  second_stage_post_processing {
+    batch_non_max_suppression {
+      score_threshold: 0.05 iou_threshold: 0.55 max_detections_per_class: 70 max_total_detections: 80 }
+    score_converter: SOFTMAX
+  }
+} }
+train_config {
+  batch_size: 2
+  optimizer { momentum_optimizer {
+    learning_rate { manual_step_learning_rate {
+      initial_learning_rate: 0.1
+      schedule { step: 0 learning_rate: 0.0004 }
+      schedule { step: 600 learning_rate: 0.0001 }
+      schedule { step: 900 learning_rate: 0.000025 } } }
+    momentum_optimizer_value: 0.8 } }
+  gradient_clipping_by_norm: 5.0
+  num_steps: 1200
+}
+"""
