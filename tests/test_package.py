@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import ast
 import subprocess
 import sys
+from pathlib import Path
 
 import nasnet_det
 
@@ -24,3 +26,34 @@ def test_importing_needs_no_extra() -> None:
 
 def test_version() -> None:
     assert nasnet_det.__version__.count(".") == 2
+
+
+#: Each package imports only from those before it (docs/architecture.md).
+ORDER = (
+    *("safe_io", "genotypes", "models", "weights", "fusion", "draw", "timm_models"),
+    *("training", "detection", "search", "export", "golden", "cli"),
+)
+
+
+def test_imports_point_one_way() -> None:
+    root = Path(nasnet_det.__file__).parent
+    files = [path for path in root.rglob("*.py") if path.parent != root or path.stem == "timm_models"]
+    assert {path.relative_to(root).parts[0].removesuffix(".py") for path in files} == set(ORDER)
+    for path in files:
+        package = path.relative_to(root).parts[0].removesuffix(".py")
+        for imported in imports(path):
+            assert ORDER.index(imported) <= ORDER.index(package), f"{path}: {package} imports {imported}"
+
+
+def imports(path: Path) -> set[str]:
+    """Return the packages of ``nasnet_det`` that a module imports, also inside functions."""
+    names: list[str] = []
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.ImportFrom) and node.module == "nasnet_det":
+            names += [f"nasnet_det.{alias.name}" for alias in node.names]
+        elif isinstance(node, ast.ImportFrom):
+            names.append(node.module or "")
+        elif isinstance(node, ast.Import):
+            names += [alias.name for alias in node.names]
+    parts = [name.split(".") for name in names if name.startswith("nasnet_det.")]
+    return {part[1] for part in parts if part[1] in ORDER}
