@@ -1,7 +1,11 @@
-"""Score a file of COCO results, or make of it what COCO's server takes.
+"""Score a file of COCO results, report its errors, or pack it for COCO's server.
 
 nasnet-det evaluate --annotations instances_val2017.json --results coco_instances_results.json --json scores.json
+nasnet-det evaluate --annotations val.json --results results.json --report output/report --images my_data/val
 nasnet-det evaluate --annotations image_info_test-dev2017.json --results results.json --submission NASNet-A
+
+--report writes a folder with an HTML page: AP by category, precision-recall curves, confusions, the kinds of errors and
+their cost in AP (TIDE), and, with --images, the worst pictures.
 """
 
 from __future__ import annotations
@@ -9,11 +13,12 @@ from __future__ import annotations
 import argparse
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from nasnet_det.cli.errors import command
+from nasnet_det.cli.options import add_output, new_parser
 from nasnet_det.detection.data.coco_format import (
     check_results,
     read_annotations,
@@ -21,35 +26,44 @@ from nasnet_det.detection.data.coco_format import (
     write_json,
     write_submission,
 )
-from nasnet_det.detection.evaluation.evaluation import evaluate, table
+from nasnet_det.detection.data.columns import Record
+from nasnet_det.detection.data.look import CocoData, look_at
+from nasnet_det.detection.evaluation.evaluation import IouType, Scores, evaluate, table
+from nasnet_det.safe_io.files import protecting
 
 
 def parse(argv: Sequence[str] | None) -> argparse.Namespace:
-    """The command line."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    """Parse the command line."""
+    parser = new_parser(__doc__)
     parser.add_argument("--annotations", type=Path, required=True, metavar="FILE", help="COCO annotations")
     parser.add_argument("--results", type=Path, required=True, metavar="FILE", help="COCO results")
-    parser.add_argument("--iou-types", nargs="+", choices=("bbox", "segm"), default=["bbox"], help="what to compare")
+    parser.add_argument("--iou-types", nargs="+", choices=("bbox", "segm"), default=["bbox"], help="boxes, masks")
     parser.add_argument("--backend", choices=("faster-coco-eval", "pycocotools"), help="default: the faster installed")
     parser.add_argument("--per-category", action="store_true", help="also print the AP of each category")
     parser.add_argument("--json", type=Path, metavar="OUT", help="write the numbers, fractions of 1, as JSON")
+    parser.add_argument("--report", type=Path, metavar="DIR", help="write a report with an HTML page")
+    parser.add_argument("--images", type=Path, metavar="DIR", help="of the annotations, for the report's pictures")
     parser.add_argument("--submission", metavar="ALGORITHM", help="write JSON and zip for COCO's server, do not score")
     parser.add_argument("--test-set", default="test-dev2017", help="of the submission (default: test-dev2017)")
-    parser.add_argument("--output", type=Path, default=Path(), metavar="DIR", help="where the submission goes")
-    return parser.parse_args(argv)
+    add_output(parser, "folder of the submission (default: the current one)", Path())
+    args = parser.parse_args(argv)
+    if args.images and not args.report:
+        parser.error("--images is for --report")
+    return args
 
 
 @command
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run the command; 0 if it did its work, 2 if its input was at fault."""
+    """Run the command; return 0, or 2 for an error in its input."""
     args = parse(argv)
-    return submit(args) if args.submission else score(args)
+    with protecting([args.annotations, args.results]):
+        return submit(args) if args.submission else score(args)
 
 
 def score(args: argparse.Namespace) -> int:
-    """Print the twelve numbers of each IoU type and write them where asked."""
+    """Print the twelve numbers of each IoU type, and write them and a report where asked."""
     start = time.perf_counter()
-    annotations = read_annotations(args.annotations)
+    annotations = read_annotations(args.annotations, complete=args.images is not None)
     if "annotations" not in annotations:
         raise ValueError(
             f"{args.annotations} has no annotations to score against, as those of a test set: "
@@ -59,24 +73,49 @@ def score(args: argparse.Namespace) -> int:
     if len(args.iou_types) > 1:
         check_results(results, annotations, f"results file {args.results}", segmentation=True)
     scores = {iou_type: evaluate(annotations, results, iou_type, args.backend) for iou_type in args.iou_types}
-
     print(table(scores))
     backend = next(iter(scores.values())).backend
+    seconds = time.perf_counter() - start
     print(
-        f"{len(results)} detections of {len(annotations['images'])} images, "
-        f"in percent, by {backend}, {time.perf_counter() - start:.1f} s"
+        f"{len(results)} detections of {len(annotations['images'])} images, in percent, by {backend}, {seconds:.1f} s"
     )
-    for iou_type, found in scores.items() if args.per_category else ():
-        print(f"\nAP by category, {iou_type}:")
-        for name, value in found.per_category.items():
-            print(f"  {name:24}" + (f"{100 * value:7.2f}" if value >= 0 else "      -"))
+    if args.per_category:
+        print_categories(scores)
     if args.json:
         content: dict[str, Any] = {iou_type: found.metrics for iou_type, found in scores.items()}
         content["per_category"] = {iou_type: found.per_category for iou_type, found in scores.items()}
-        content["backend"] = backend
-        write_json(args.json, content)
+        write_json(args.json, content | {"backend": backend})
         print(f"written: {args.json}")
+    if args.report:
+        report(args, annotations, results, scores)
     return 0
+
+
+def print_categories(scores: Mapping[IouType, Scores]) -> None:
+    """Print the AP of each category."""
+    for iou_type, found in scores.items():
+        print(f"\nAP by category, {iou_type}:")
+        for name, value in found.per_category.items():
+            print(f"  {name:24}" + (f"{100 * value:7.2f}" if value >= 0 else "      -"))
+
+
+def report(
+    args: argparse.Namespace, annotations: dict[str, Any], results: Sequence[Record], scores: Mapping[IouType, Scores]
+) -> None:
+    """Write the report of each IoU type; one folder, or one below it for each."""
+    from nasnet_det.detection.evaluation.report import write_report
+
+    records: list[Record] = []
+    if args.images:
+        data = CocoData(args.annotations.stem, annotations, args.images, f"annotation file {args.annotations}")
+        found = look_at(data, training=False)
+        records = found.records
+        for trouble in found.troubles:
+            print(f"note: {trouble}", file=sys.stderr)
+    for iou_type, numbers in scores.items():
+        folder = args.report if len(scores) == 1 else args.report / iou_type
+        title = f"{args.results.name} on {args.annotations.name}"
+        print(f"written: {write_report(folder, annotations, results, numbers, iou_type, records, title)}")
 
 
 def submit(args: argparse.Namespace) -> int:

@@ -17,8 +17,9 @@ table { border-collapse: collapse; margin: .5rem 0; display: block; width: fit-c
 td, th { padding: .2rem .7rem; border-bottom: 1px solid #eee; text-align: right; white-space: nowrap; }
 td:first-child, th:first-child { text-align: left; } th { position: sticky; top: 0; background: #f6f6f6; }
 .sheet { display: grid; grid-template-columns: repeat(auto-fill, minmax(17rem, 1fr)); gap: 1rem; }
+.wide.sheet { grid-template-columns: repeat(auto-fill, minmax(min(100%, 34rem), 1fr)); }
 figure { margin: 0; } img { max-width: 100%; height: auto; } figcaption { font-size: .85rem; overflow-wrap: anywhere; }
-.fatal { color: #a00; } .note { color: #555; } svg { max-width: 100%; height: auto; }
+.fatal { color: #a00; } .note { color: #555; }
 """
 
 
@@ -46,18 +47,15 @@ class Page:
         cells = [_row("th", head), *(_row("td", row) for row in rows)]
         self._parts.append(f"<table>{''.join(cells)}</table>")
 
-    def drawing(self, svg: str) -> None:
-        """Add a drawing that this package made, as SVG."""
-        self._parts.append(f"<figure>{svg[svg.index('<svg') :]}</figure>")
+    def drawing(self, svg: str, caption: str) -> None:
+        """Add a drawing in SVG."""
+        data = base64.b64encode(svg.encode()).decode()
+        self._parts.append(_figure(f"data:image/svg+xml;base64,{data}", caption))
 
-    def sheet(self, pictures: Iterable[tuple[Image.Image, str]]) -> None:
-        """Add pictures side by side, each over its caption."""
-        figures = [
-            f'<figure><img src="{_embedded(picture)}" alt="{escape(caption)}"><figcaption>{escape(caption)}'
-            "</figcaption></figure>"
-            for picture, caption in pictures
-        ]
-        self._parts.append(f'<div class="sheet">{"".join(figures)}</div>')
+    def sheet(self, pictures: Iterable[tuple[Image.Image, str]], wide: bool = False) -> None:
+        """Add pictures side by side, each over its caption; two in a row if they are wide."""
+        figures = "".join(_figure(_embedded(picture), caption) for picture, caption in pictures)
+        self._parts.append(f'<div class="{"wide sheet" if wide else "sheet"}">{figures}</div>')
 
     def __str__(self) -> str:
         """Return the whole file."""
@@ -69,6 +67,11 @@ class Page:
 
 def _row(tag: str, cells: Sequence[object]) -> str:
     return "<tr>" + "".join(f"<{tag}>{escape(str(cell))}</{tag}>" for cell in cells) + "</tr>"
+
+
+def _figure(source: str, caption: str) -> str:
+    text = escape(caption)
+    return f'<figure><img src="{source}" alt="{text}"><figcaption>{text}</figcaption></figure>'
 
 
 def _embedded(picture: Image.Image) -> str:

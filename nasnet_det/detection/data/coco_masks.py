@@ -58,6 +58,13 @@ def mask_area(mask: Any) -> float | None:
     return None
 
 
+def box_of_mask(mask: Any) -> list[float]:
+    """Return the box around a compressed RLE as x, y, width, height."""
+    from pycocotools.mask import toBbox
+
+    return list(map(float, toBbox(mask)))
+
+
 def _near(polygon: list[Any], longest: int) -> bool:
     return all(type(number) in (int, float) and -longest <= number <= 2 * longest for number in polygon)
 

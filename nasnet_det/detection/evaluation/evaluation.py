@@ -12,8 +12,8 @@ import io
 import logging
 import math
 from collections import Counter
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any, Literal
 
 import numpy as np
@@ -41,17 +41,21 @@ _EXTRAS = {"faster-coco-eval": "fast-eval", "pycocotools": "detection"}
 
 @dataclass(frozen=True)
 class Scores:
-    """What an evaluation found, in fractions of 1; -1 where there was nothing to measure, as pycocotools says it.
+    """The result of an evaluation, in fractions of 1; -1 where there was nothing to measure, as in pycocotools.
 
     Args:
         metrics: the twelve numbers by the names of :data:`METRICS`.
-        per_category: the AP of each category by its name, -1 for one without objects.
+        per_category: the AP of each category by its name, with the id where several have that name; -1 for one without
+            objects.
         backend: what computed them.
+        precision: the precisions ``(IoU, recall, category)`` of objects of any area, at the IoU 0.5 to 0.95 and the
+            recalls 0 to 1; -1 for categories without objects.
     """
 
     metrics: dict[str, float]
     per_category: dict[str, float]
     backend: str
+    precision: np.ndarray | None = field(default=None, repr=False, compare=False)
 
     def percent(self) -> dict[str, float]:
         """The twelve numbers and ``AP-<category>`` of each, in percent and NaN for -1, as detectron2 reports them."""
@@ -105,11 +109,13 @@ def evaluate(
         evaluation.accumulate()
         evaluation.summarize()
     metrics = dict(zip(METRICS, map(float, evaluation.stats), strict=False))
-    return Scores(metrics, _per_category(evaluation, annotations), name)
+    precision = np.asarray(evaluation.eval["precision"])[:, :, :, 0, -1]
+    ids = map(int, evaluation.params.catIds)
+    return Scores(metrics, _per_category(precision, ids, annotations["categories"]), name, precision)
 
 
-def table(scores: Mapping[str, Scores]) -> str:
-    """The twelve numbers of each IoU type in percent, as text with a line of names above each."""
+def table(scores: Mapping[IouType, Scores]) -> str:
+    """Return the twelve numbers of each IoU type in percent, as text with a line of names above each."""
     lines = []
     for iou_type, found in scores.items():
         lines.append(f"{iou_type:6}" + "".join(f"{name:>7}" for name in METRICS))
@@ -158,15 +164,16 @@ def _detections(results: Sequence[Record], iou_type: IouType, masks: Any) -> lis
     ]
 
 
-def _per_category(evaluation: Any, annotations: Mapping[str, Any]) -> dict[str, float]:
-    """Return AP by category from the precisions ``(IoU, recall, category, area range, limit)``."""
-    precision = np.asarray(evaluation.eval["precision"])[:, :, :, 0, -1]
-    names = category_labels(annotations["categories"])
-    found = {}
-    for number, category in enumerate(evaluation.params.catIds):
-        known = precision[:, :, number][precision[:, :, number] > -1]
-        found[names[int(category)]] = float(known.mean()) if known.size else -1.0
-    return found
+def _per_category(precision: np.ndarray, ids: Iterable[int], categories: Sequence[Record]) -> dict[str, float]:
+    """Return AP by category from the precisions ``(IoU, recall, category)``."""
+    names = category_labels(categories)
+    return {names[category]: mean_precision(precision[:, :, number]) for number, category in enumerate(ids)}
+
+
+def mean_precision(precision: np.ndarray) -> float:
+    """Return the mean of the precisions that were measured; -1 for none."""
+    known = precision[precision > -1]
+    return float(known.mean()) if known.size else -1.0
 
 
 def category_labels(categories: Sequence[Record]) -> dict[int, str]:

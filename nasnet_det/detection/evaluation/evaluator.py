@@ -17,8 +17,9 @@ from detectron2.utils import comm
 from nasnet_det.detection.data.coco_format import check_results, named, read_annotations, write_json, write_submission
 from nasnet_det.detection.data.columns import Record
 from nasnet_det.detection.data.look import DatasetError, match_categories
-from nasnet_det.detection.data.registered import annotations_of
+from nasnet_det.detection.data.registered import annotations_of, records_of
 from nasnet_det.detection.evaluation.evaluation import Backend, IouType, Scores, evaluate, table
+from nasnet_det.detection.evaluation.report import write_report
 
 logger = logging.getLogger(__name__)
 
@@ -36,6 +37,8 @@ class CocoEvaluator(DatasetEvaluator):
         algorithm: the name in the files for the server.
         distributed: gather what all processes found.
         backend: see :func:`nasnet_det.detection.evaluation.evaluation.evaluate`.
+        report: also write :mod:`a report <nasnet_det.detection.evaluation.report>` to ``output_dir/report``, or to
+            ``report-segm`` for masks.
         classes: the model's class names in the order of its outputs, matched to the data set's categories by name; by
             default the data set's own by ascending id.
 
@@ -54,7 +57,9 @@ class CocoEvaluator(DatasetEvaluator):
         distributed: bool = True,
         backend: Backend | None = None,
         classes: Sequence[str] | None = None,
+        report: bool = False,
     ) -> None:
+        self.report = report
         self.dataset_name, self.output_dir = dataset_name, None if output_dir is None else Path(output_dir)
         self.iou_types, self.algorithm, self.distributed, self.backend = iou_types, algorithm, distributed, backend
         file = None if dataset_name in DatasetCatalog else MetadataCatalog.get(dataset_name).get("json_file")
@@ -118,10 +123,16 @@ class CocoEvaluator(DatasetEvaluator):
         if "annotations" not in self.annotations:
             self._submit(results)
             return OrderedDict()
-        scores: dict[str, Scores] = {}
+        scores: dict[IouType, Scores] = {}
         for iou_type in self.iou_types:
             scores[iou_type] = evaluate(self.annotations, results, iou_type, self.backend)
         logger.info(f"{self.dataset_name}, {len(results)} detections, in percent:\n{table(scores)}")
+        if self.report and self.output_dir is not None:
+            for iou_type, found in scores.items():
+                folder = self.output_dir / ("report" if iou_type == "bbox" else f"report-{iou_type}")
+                records = records_of(self.dataset_name)
+                page = write_report(folder, self.annotations, results, found, iou_type, records, self.dataset_name)
+                logger.info(f"report: {page}")
         return OrderedDict((iou_type, found.percent()) for iou_type, found in scores.items())
 
     def _submit(self, results: list[Record]) -> None:
