@@ -38,9 +38,10 @@ from torch import Tensor
 import nasnet_det
 from nasnet_det.fusion import optimize_for_inference
 from nasnet_det.genotypes.genotype import Block, CellGenotype, Genotype
-from nasnet_det.training.engine import Trainer, seed_step
+from nasnet_det.training.engine import Trainer
 from nasnet_det.training.execution import Execution
 from nasnet_det.training.recipe import load_recipe
+from nasnet_det.training.seeds import seed_step
 
 SIDE, CLASSES = 64, 4
 #: Cells of two blocks, with every kind of operation and of combiner that keeps something of its own.

@@ -1,16 +1,18 @@
-"""Top-1 and top-5 of a network on an ImageNet folder (DATA/val/CLASS/*, DATA/validation/CLASS/* or DATA/CLASS/*).
+"""Measure the top-1 and top-5 accuracy of a network on an ImageNet folder or on CIFAR-10's test images.
 
-The published figures, with timm's preprocessing and with TF-slim's::
+The published figures on ImageNet (DATA/val/CLASS/*, DATA/validation/CLASS/* or DATA/CLASS/*), with timm's preprocessing
+and with TF-slim's::
 
     nasnet-det validate DATA --model nasnet_a_large
     nasnet-det validate DATA --model nasnet_a_mobile --preprocessing slim
 
-What was trained here::
+A network trained here, on ImageNet and on CIFAR-10 (DATA is then a folder filled by nasnet-det prepare-cifar10)::
 
     nasnet-det validate DATA --model local-dir:runs/mobile/model
+    nasnet-det validate DATA --model local-dir:runs/cifar/seed_0/model
 
-The classes are matched by the folders' names: with a model of ImageNet's 1000 classes these are the synsets (n01440764,
-...), and a folder of some of them will do.
+Classes of an ImageNet folder are matched by name: with a model of ImageNet's 1000 classes they are the synsets
+(n01440764, ...), of which the folder may have a subset.
 """
 
 from __future__ import annotations
@@ -19,70 +21,54 @@ import argparse
 import json
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import timm
-from timm.data import resolve_data_config
-from tqdm import tqdm
-
-import nasnet_det
 from nasnet_det.cli.errors import command
+from nasnet_det.cli.options import add_image_size, new_parser
+from nasnet_det.cli.training_options import add_execution_options, selected_execution
 from nasnet_det.safe_io.files import write_text
-from nasnet_det.training.command import add_execution_options, execution_asked
-from nasnet_det.training.data.image_folder import Preprocessing
-from nasnet_det.training.models import ModelChoice, ModelError
-from nasnet_det.training.validation import label_names, validate, with_image_size
+
+if TYPE_CHECKING:
+    from nasnet_det.training.data.image_folder import Preprocessing
+    from nasnet_det.training.engine import Evaluation
+    from nasnet_det.training.execution import Execution
 
 
 def parse(argv: Sequence[str] | None) -> argparse.Namespace:
-    """The command line."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("data", type=Path, metavar="DATA", help="the ImageNet folder")
+    """Parse the command line."""
+    parser = new_parser(__doc__)
+    parser.add_argument(
+        "data", type=Path, metavar="DATA", help="the ImageNet folder, or the folder of CIFAR-10's batches"
+    )
     parser.add_argument("--model", required=True, help="a timm name, or local-dir:FOLDER")
-    parser.add_argument("--weights", type=Path, metavar="FILE", help="published weights, fetched before")
-    parser.add_argument("--preprocessing", default="timm", choices=["timm", "slim"], help="(timm)")
-    parser.add_argument("--image-size", type=int, help="default: the model's")
+    parser.add_argument("--weights", type=Path, metavar="FILE", help="a downloaded file of published weights")
+    parser.add_argument(
+        "--preprocessing", default="timm", choices=["timm", "slim"], help="of an ImageNet folder (timm)"
+    )
+    add_image_size(parser)
     parser.add_argument("--crop-pct", type=float, help="with timm's preprocessing; default: the model's")
     parser.add_argument("--batch-size", type=int, default=64)
     parser.add_argument("--workers", type=int, default=4, help="processes that read images (4)")
-    parser.add_argument("--json", type=Path, metavar="OUT", help="write the figures there")
+    parser.add_argument("--json", type=Path, metavar="OUT", help="write the figures to this file")
     add_execution_options(parser)
     return parser.parse_args(argv)
 
 
 def measure(options: argparse.Namespace) -> int:
-    """Measure the model and print what was found."""
-    execution = execution_asked(options)
-    choice = ModelChoice.named(options.model)
-    try:
-        overlay: dict[str, Any] = {"pretrained_cfg_overlay": {"file": str(options.weights)}} if options.weights else {}
-        model: Any = timm.create_model(options.model, pretrained=True, **overlay)
-    except (RuntimeError, OSError, ValueError) as error:
-        raise ModelError(f"the weights of {options.model} cannot be had: {error}") from None
-    config = model.pretrained_cfg
-    preprocessing = Preprocessing.of(resolve_data_config(pretrained_cfg=config))
-    preprocessing = with_image_size(preprocessing, options.image_size, options.crop_pct)
-    names = label_names(config, model.num_classes)
+    """Measure the model and print the result."""
+    import nasnet_det
+
+    execution, model = selected_execution(options), load_model(options)
+    preprocessing = preprocessing_of(options, model)
     began = time.monotonic()
-    with tqdm(unit="image", disable=None) as bar:
-        found = validate(
-            model,
-            options.data,
-            preprocessing,
-            execution,
-            names,
-            options.preprocessing == "slim",
-            options.batch_size,
-            options.workers,
-            bar.update,
-        )
+    found = evaluate_model(options, model, preprocessing, execution)
     seconds = time.monotonic() - began
-    size = preprocessing.input_size[-1]
+    size = "x".join(map(str, preprocessing.input_size[1:]))
     print(
-        f"{choice.architecture} at {size}, {options.preprocessing} preprocessing, {found.images} images: "
+        f"{options.model} at {size}, {options.preprocessing} preprocessing, {found.images} images: "
         f"top-1 {100 * found.top1:.3f} %, top-5 {100 * found.top5:.3f} %, loss {found.loss:.4f}, "
         f"{found.images / seconds:.1f} images/s on {execution.describe()}"
     )
@@ -92,9 +78,63 @@ def measure(options: argparse.Namespace) -> int:
     return 0
 
 
+def load_model(options: argparse.Namespace) -> Any:
+    """Return the model with its pretrained weights.
+
+    Raises:
+        ModelError: if the model does not exist or its weights are not available.
+    """
+    import timm
+
+    from nasnet_det.training.models import ModelChoice, ModelError
+
+    ModelChoice.named(options.model)
+    try:
+        overlay: dict[str, Any] = {"pretrained_cfg_overlay": {"file": str(options.weights)}} if options.weights else {}
+        return timm.create_model(options.model, pretrained=True, **overlay)
+    except (RuntimeError, OSError, ValueError) as error:
+        raise ModelError(f"the weights of {options.model} are not available: {error}") from None
+
+
+def preprocessing_of(options: argparse.Namespace, model: Any) -> Preprocessing:
+    """Return the model's preprocessing with the options' image size and crop."""
+    from timm.data import resolve_data_config
+
+    from nasnet_det.training.data.image_folder import Preprocessing
+
+    preprocessing = Preprocessing.of(resolve_data_config(pretrained_cfg=model.pretrained_cfg), options.image_size)
+    return preprocessing if options.crop_pct is None else preprocessing.with_crop(options.crop_pct)
+
+
+def evaluate_model(
+    options: argparse.Namespace, model: Any, preprocessing: Preprocessing, execution: Execution
+) -> Evaluation:
+    """Evaluate the model on CIFAR-10's test images if the folder has them, else on an ImageNet folder."""
+    from tqdm import tqdm
+
+    from nasnet_det.training.data.cifar10 import is_cifar10
+    from nasnet_det.training.validation import label_names, validate, validate_cifar10
+
+    with tqdm(unit="image", disable=None) as bar:
+        progress: Callable[[int], object] = bar.update
+        if is_cifar10(options.data):
+            return validate_cifar10(model, options.data, preprocessing, execution, options.batch_size, progress)
+        return validate(
+            model,
+            options.data,
+            preprocessing,
+            execution,
+            label_names(model.pretrained_cfg, model.num_classes),
+            options.preprocessing == "slim",
+            options.batch_size,
+            options.workers,
+            progress,
+        )
+
+
 @command
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run the command; returns the exit status."""
+    """Run the command; return the exit status."""
     return measure(parse(argv))
 
 

@@ -49,7 +49,7 @@ def parse_assignments(words: Iterable[str], error: type[ValueError] = ValueError
         if not (key.strip() and equals):
             raise error(f"expected KEY=VALUE, got {format_value(word)}")
         try:
-            settings[key.strip()] = _with_numbers(parse_yaml(text))
+            settings[key.strip()] = with_numbers(parse_yaml(text))
         except ValueError as cause:
             raise error(f"the value of {format_names([key.strip()])} is not YAML: {str(cause)[:300]}") from None
     return settings
@@ -111,9 +111,10 @@ def _is_required(field: dataclasses.Field[Any]) -> bool:
     return field.default is dataclasses.MISSING and field.default_factory is dataclasses.MISSING
 
 
-def _with_numbers(value: Any) -> Any:
+def with_numbers(value: Any) -> Any:
+    """Return YAML values with numbers such as 5e-4, which YAML 1.1 reads as text, as floats."""
     if isinstance(value, Mapping):
-        return {key: _with_numbers(inner) for key, inner in value.items()}
+        return {key: with_numbers(inner) for key, inner in value.items()}
     if isinstance(value, list):
-        return [_with_numbers(inner) for inner in value]
+        return [with_numbers(inner) for inner in value]
     return float(value) if isinstance(value, str) and _NUMBER.fullmatch(value) else value

@@ -25,13 +25,14 @@ from nasnet_det.models.network import NASNet
 from nasnet_det.models.plan import Stem
 from nasnet_det.safe_io.settings import build
 from nasnet_det.search.costs import NetworkSize
-from nasnet_det.search.image_data import TORCHVISION, find_images, is_cifar10, load_images
-from nasnet_det.training.data.cifar10 import CLASSES, SIDE, Cifar10, DataError, split
+from nasnet_det.search.image_data import TORCHVISION, find_images, load_images
+from nasnet_det.training.data.cifar10 import CLASSES, SIDE, Cifar10, DataError, is_cifar10, split
 from nasnet_det.training.data.cifar_batches import CifarAugmentation, CifarBatches, read_once
-from nasnet_det.training.engine import Batches, Diverged, Trainer, own_randomness, seed_step
+from nasnet_det.training.engine import Batches, Diverged, Trainer
 from nasnet_det.training.execution import Execution, choose_execution
 from nasnet_det.training.recipe import Recipe
 from nasnet_det.training.run import EpochReport, RunError, fit
+from nasnet_det.training.seeds import own_randomness, seed_step
 
 Status = Literal["ok", "diverged", "out_of_memory", "crashed", "stopped_early"]
 
@@ -98,22 +99,25 @@ class ChildConfig:
         """These settings as a training recipe.
 
         Raises:
-            RecipeError: for a number that makes none.
+            RecipeError: for a setting of the wrong type or range.
         """
         augmentation: dict[str, Any] = {"whitening": self.whitening}
         if self.image_size != SIDE:
             augmentation["pad"] = min(self.image_size // 8, SIDE)
-        return Recipe(
-            name="child",
-            data="cifar",
-            source="paper appendix A.1 and A.6; TF-slim nets/nasnet/nasnet.py, cifar_config",
-            epochs=self.epochs,
-            batch_size=self.batch_size,
-            learning_rate=self.learning_rate,
-            optimizer_options={"momentum": self.momentum},
-            weight_decay=self.weight_decay,
-            clip_gradient_norm=self.clip_gradient_norm,
-            augmentation=augmentation,
+        return Recipe.from_dict(
+            {
+                "name": "child",
+                "data": "cifar",
+                "source": "paper appendix A.1 and A.6; TF-slim nets/nasnet/nasnet.py, cifar_config",
+                "epochs": self.epochs,
+                "batch_size": self.batch_size,
+                "learning_rate": self.learning_rate,
+                "optimizer_options": {"momentum": self.momentum},
+                "weight_decay": self.weight_decay,
+                "clip_gradient_norm": self.clip_gradient_norm,
+                "augmentation": augmentation,
+            },
+            "child",
         )
 
     def to_dict(self) -> dict[str, Any]:

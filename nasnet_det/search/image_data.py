@@ -24,7 +24,7 @@ from tqdm import tqdm
 from nasnet_det.models.plan import Stem
 from nasnet_det.safe_io.images import ImageError, read_header, read_image
 from nasnet_det.safe_io.values import format_names, format_value
-from nasnet_det.training.data.cifar10 import BINARY, PICKLED, Cifar10, DataError, Images, split
+from nasnet_det.training.data.cifar10 import Cifar10, DataError, Images, split
 
 logger = logging.getLogger(__name__)
 
@@ -75,13 +75,6 @@ class Found:
     image_size: int
     stem: Stem
     has_split: bool
-
-
-def is_cifar10(data: str) -> bool:
-    """Return whether a folder holds CIFAR-10's official batches."""
-    folders = [Path(data) / inner for inner in ("", BINARY.folder, PICKLED.folder)]
-    names = [f"{batch}{form.suffix}" for form in (BINARY, PICKLED) for batch in form.md5]
-    return any((folder / name).is_file() for folder in folders for name in names)
 
 
 @lru_cache(maxsize=4)

@@ -1,20 +1,18 @@
-"""One step, one evaluation, one state: what every training of the project is made of.
+"""The training step, the evaluation and the state of a classifier's training.
 
-:class:`Trainer` follows a :class:`~nasnet_det.training.recipe.Recipe` on a network and knows nothing of files or data;
-:mod:`nasnet_det.training.run` loops over it.
+:class:`Trainer` applies a :class:`~nasnet_det.training.recipe.Recipe` to a network, independently of files and data
+sets; :mod:`nasnet_det.training.run` is the loop around it.
 """
 
 from __future__ import annotations
 
 import copy
-import random
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from inspect import signature
 from typing import Any, Protocol
 
-import numpy as np
 import torch
 from timm.data import Mixup
 from timm.loss import BinaryCrossEntropy
@@ -33,24 +31,24 @@ from nasnet_det.training.world import World
 
 
 class Batches(Protocol):
-    """Data as the training loop reads it. Epochs and batches are counted from 0."""
+    """The interface of a data set in batches. Epochs and batches are counted from 0."""
 
     num_classes: int
     input_size: tuple[int, int, int]
     steps_per_epoch: int
 
     def training(self, epoch: int, start: int = 0) -> Iterator[tuple[Tensor, Tensor]]:
-        """The batches of an epoch from number ``start`` on: images ``(B, 3, H, W)`` and labels ``(B,)``, both on the
-        device. The same arguments and the same seeds give the same batches."""
+        """Return an epoch's batches, beginning with batch ``start``: images ``(B, 3, H, W)`` and labels ``(B,)``, both
+        on the device. The same arguments and seeds give the same batches."""
         ...
 
     def validating(self) -> Iterator[tuple[Tensor, Tensor]]:
-        """This process's share of the validation images."""
+        """Return this process's share of the validation images, in batches."""
         ...
 
 
 class Diverged(RuntimeError):
-    """The training loss is no longer a finite number."""
+    """The training loss is NaN or infinite."""
 
 
 @dataclass(frozen=True)
@@ -64,18 +62,19 @@ class Evaluation:
 
 
 class Trainer:
-    """A network, its optimizer and its moving average, under a recipe.
+    """A network with its optimizer and the moving average of its weights, trained step by step under a recipe.
 
     Args:
-        model: logits of ``(N, 3, H, W)``, or in training a pair of logits and auxiliary logits.
-        recipe: how to train it.
-        steps_per_epoch: batches an epoch.
-        num_classes: classes of the labels.
-        execution: where and how.
-        world: the processes that share the training.
+        model: maps ``(N, 3, H, W)`` to logits ``(N, num_classes)``; in training mode it may return a pair of logits and
+            auxiliary logits.
+        recipe: the hyperparameters.
+        steps_per_epoch: the number of batches in an epoch.
+        num_classes: the number of classes of the labels.
+        execution: device, precision, memory layout and mode.
+        world: the processes of a distributed training.
 
     Raises:
-        RecipeError: for an optimizer or a mix that cannot be made.
+        RecipeError: if the recipe's optimizer or mixing cannot be constructed.
     """
 
     def __init__(
@@ -89,7 +88,7 @@ class Trainer:
     ) -> None:
         self.recipe, self.execution, self.world = recipe, execution, world or World()
         self.steps_per_epoch, self.total_steps = steps_per_epoch, steps_per_epoch * recipe.epochs
-        #: Steps taken.
+        #: The number of steps taken.
         self.step_number = 0
         self.model = model.to(execution.device, memory_format=execution.memory_format)  # type: ignore[call-overload]
         for module in self.model.modules():
@@ -97,7 +96,7 @@ class Trainer:
                 module.momentum = recipe.bn_momentum
         self.optimizer = _optimizer(self.model, recipe)
         self.average = copy.deepcopy(self.model).eval() if recipe.ema_decay else None
-        # Lists made once: a network of many small modules is slow to walk at every step.
+        # Collected once: traversing a network of many small modules at every step is slow.
         self._parameters = list(self.model.parameters())
         self._paths = nn.ModuleList(module for module in self.model.modules() if isinstance(module, ScheduledDropPath))
         self._values, self._averages = _floats(self.model), _floats(self.average)
@@ -107,16 +106,16 @@ class Trainer:
 
     @property
     def measured_model(self) -> nn.Module:
-        """What is evaluated and saved: the moving average where there is one."""
+        """The network to evaluate and save: the moving average if the recipe has one, else the trained network."""
         return self.model if self.average is None else self.average
 
     @property
     def learning_rate(self) -> float:
-        """Of the next step."""
+        """The learning rate of the next step."""
         return self.recipe.learning_rate_at(min(self.step_number, self.total_steps - 1), self.steps_per_epoch)
 
     def step(self, images: Tensor, labels: Tensor) -> Tensor:
-        """Take a step on images ``(B, 3, H, W)`` and labels ``(B,)``; gives the loss, still on the device."""
+        """Take a step on images ``(B, 3, H, W)`` and labels ``(B,)``; return the loss, a scalar on the device."""
         if not self.model.training:
             self.model.train()
         for group in self.optimizer.param_groups:
@@ -143,11 +142,11 @@ class Trainer:
 
     @torch.no_grad()
     def evaluate(self, batches: Iterator[tuple[Tensor, Tensor]]) -> Evaluation:
-        """Measure :attr:`measured_model` on all processes' batches."""
-        return evaluate(self.measured_model, batches, self.execution, self.world)
+        """Evaluate :attr:`measured_model` on the batches of all processes."""
+        return evaluate_classifier(self.measured_model, batches, self.execution, self.world)
 
     def state_dict(self) -> dict[str, Any]:
-        """Everything that the next step depends on, but for random numbers, which a step's seed decides."""
+        """Return the state of training. Generators are not part of it: every step seeds them (:func:`seed_step`)."""
         return {
             "step": self.step_number,
             "model": self.model.state_dict(),
@@ -156,14 +155,15 @@ class Trainer:
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Take up a state of the same network and recipe.
+        """Restore a state saved under the same network and recipe.
 
         Raises:
-            ValueError, TypeError, LookupError, RuntimeError, AttributeError: if it is of another, or damaged.
+            ValueError, TypeError, LookupError, RuntimeError, AttributeError: if it belongs to another network or
+                recipe, or is damaged.
         """
         step = state["step"]
         if type(step) is not int or not 0 <= step <= self.total_steps:
-            raise ValueError(f"its step is {format_value(step)}, of {self.total_steps}")
+            raise ValueError(f"step must be an int from 0 to {self.total_steps}, got {format_value(step)}")
         self.model.load_state_dict(state["model"])
         twin = _optimizer(copy.deepcopy(self.model), self.recipe)
         load_state(self.optimizer, state["optimizer"], twin, step)
@@ -179,14 +179,16 @@ class Trainer:
         return loss
 
     def _criterion(self, logits: Tensor, targets: Tensor) -> Tensor:
+        logits = _at_least_float32(logits)
         if self.binary is not None:
-            return self.binary(logits.float(), targets)
-        # Mixed targets are smoothed where they are mixed.
+            return self.binary(logits, targets)
+        # Mixup has already smoothed the targets that it mixed.
         smoothing = 0.0 if self.mix is not None else self.recipe.label_smoothing
-        return functional.cross_entropy(logits.float(), targets, label_smoothing=smoothing)
+        targets = targets.to(logits.dtype) if targets.is_floating_point() else targets
+        return functional.cross_entropy(logits, targets, label_smoothing=smoothing)
 
     def _prepare(self, images: Tensor) -> nn.Module:
-        """The network as it is run: wrapped for several processes, compiled or captured; made at the first step."""
+        """Compile or capture the network and wrap it for distributed training, at the first step."""
         network: Any = self.model
         if self.execution.mode == "compile":
             network = torch.compile(network)
@@ -199,70 +201,55 @@ class Trainer:
 
 
 @torch.no_grad()
-def evaluate(
+def evaluate_classifier(
     model: nn.Module, batches: Iterator[tuple[Tensor, Tensor]], execution: Execution, world: World | None = None
 ) -> Evaluation:
-    """Measure a model on batches of images and labels, shared by all processes.
+    """Evaluate a model on batches of images and labels; every process gives its share and gets the whole result.
 
     Raises:
-        ValueError: if there are no images.
+        ValueError: if the batches hold no images.
     """
     model.eval()
     sums = torch.zeros(4, dtype=torch.float64, device=execution.device)
     for images, labels in batches:
         with execution.autocast():
             logits = model(images.contiguous(memory_format=execution.memory_format))
-        logits = logits.float()
+        logits = _at_least_float32(logits)
         hits = logits.topk(min(5, logits.shape[1]), dim=1).indices == labels[:, None]
         loss = functional.cross_entropy(logits, labels, reduction="sum")
         sums += torch.stack([loss.double(), hits[:, 0].sum(), hits.sum(), torch.tensor(len(labels)).to(loss.device)])
     loss_sum, top1, top5, images_seen = (world or World()).total(sums).tolist()
     if not images_seen:
-        raise ValueError("there are no images to evaluate on")
+        raise ValueError("expected at least one image to evaluate on, got none")
     return Evaluation(loss_sum / images_seen, top1 / images_seen, top5 / images_seen, int(images_seen))
 
 
-def seed_step(seed: int, step: int, rank: int = 0) -> None:
-    """Seed every generator for one step: a run taken up again draws what it would have drawn."""
-    number = int(np.random.SeedSequence((seed, step, rank)).generate_state(1)[0])
-    torch.manual_seed(number)
-    random.seed(number)
-    np.random.seed(number)
-
-
-@contextmanager
-def own_randomness(device: torch.device) -> Iterator[None]:
-    """Leave every generator of the host and of ``device`` as it was found."""
-    python, numpy = random.getstate(), np.random.get_state()
-    try:
-        with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
-            yield
-    finally:
-        random.setstate(python)
-        np.random.set_state(numpy)
+def _at_least_float32(logits: Tensor) -> Tensor:
+    """Return half-precision logits in float32, others unchanged: a loss of float64 logits is a float64 loss."""
+    return logits.to(torch.promote_types(logits.dtype, torch.float32))
 
 
 def _floats(model: nn.Module | None) -> list[Tensor]:
-    """The weights and running statistics of a network, in order."""
+    """Return the weights and running statistics of a network, in order."""
     return [] if model is None else [value for value in model.state_dict().values() if value.is_floating_point()]
 
 
 def _mixup(recipe: Recipe, num_classes: int) -> Any:
     if not recipe.mix:
         return None
-    with _made("mix", recipe.mix):
+    with _as_recipe_error("mix", recipe.mix):
         _check_numbers(Mixup, recipe.mix)
         known = signature(Mixup).parameters
         alphas = [recipe.mix.get(key, known[key].default) for key in ("mixup_alpha", "cutmix_alpha")]
-        if not all(alpha == 0 or 1e-6 <= alpha <= 1e6 for alpha in alphas):  # beyond, numpy draws no number
-            raise ValueError("mixup_alpha and cutmix_alpha are 0, or from 1e-6 to 1e6")
+        if not all(alpha == 0 or 1e-6 <= alpha <= 1e6 for alpha in alphas):  # outside, NumPy's beta draws NaN
+            raise ValueError("mixup_alpha and cutmix_alpha must be 0, or from 1e-6 to 1e6")
         if not (max(alphas) > 0 or recipe.mix.get("cutmix_minmax")):
             raise ValueError("mixup_alpha or cutmix_alpha must be above 0")
         return Mixup(**recipe.mix, label_smoothing=recipe.label_smoothing, num_classes=num_classes)
 
 
 def _optimizer(model: nn.Module, recipe: Recipe) -> torch.optim.Optimizer:
-    with _made(f"optimizer {format_value(recipe.optimizer)}", recipe.optimizer_options):
+    with _as_recipe_error(f"optimizer {format_value(recipe.optimizer)}", recipe.optimizer_options):
         optimizer = create_optimizer_v2(
             model,
             opt=recipe.optimizer,
@@ -276,19 +263,19 @@ def _optimizer(model: nn.Module, recipe: Recipe) -> torch.optim.Optimizer:
 
 
 def _check_numbers(made: Any, settings: Mapping[str, Any]) -> None:
-    """Refuse what is no number where the default is one: what is made notices in a step."""
+    """Refuse a value of another type where the default is a number; the object itself would fail at its first step."""
     known = signature(made).parameters
     for key, value in settings.items():
         default = known[key].default if key in known else None
         if type(default) in (int, float) and type(value) not in (int, float):
-            raise TypeError(f"{key} is a number, not {format_value(value)}")
+            raise TypeError(f"{key} must be a number, got {format_value(value)}")
 
 
 @contextmanager
-def _made(what: str, options: Mapping[str, Any]) -> Iterator[None]:
-    """What timm and PyTorch raise for their arguments, as an error of the recipe."""
+def _as_recipe_error(what: str, options: Mapping[str, Any]) -> Iterator[None]:
+    """Raise timm's and PyTorch's errors about their arguments as a RecipeError."""
     try:
         yield
     except (ArithmeticError, AssertionError, AttributeError, LookupError, RuntimeError, TypeError, ValueError) as error:
         reason = " ".join(str(error).split())[:300]
-        raise RecipeError(f"{what} cannot be made with {format_value(dict(options))}: {reason}") from None
+        raise RecipeError(f"{what}: invalid arguments {format_value(dict(options))} ({reason})") from None

@@ -1,4 +1,4 @@
-"""Where and how a step's arithmetic is done: device, precision, memory layout, mode."""
+"""Device, precision, memory layout and execution mode of a training step."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ from torch import Tensor, nn
 
 @dataclass(frozen=True)
 class Execution:
-    """Where and how the arithmetic is done.
+    """The device and the way a step is executed on it.
 
     Args:
-        device: the device.
+        device: the device of the network and the batches.
         precision: ``float32``, or ``bfloat16`` for the operations that autocast runs in it.
-        channels_last: whether images and weights lie channels last in memory.
-        mode: ``eager``; ``compile`` (torch.compile); ``graph`` (forward and backward as captured CUDA graphs).
+        channels_last: store images and weights in ``torch.channels_last`` layout.
+        mode: ``eager``, ``compile`` (``torch.compile``) or ``graph`` (forward and backward captured as CUDA graphs).
     """
 
     device: torch.device
@@ -28,17 +28,18 @@ class Execution:
 
     @property
     def memory_format(self) -> torch.memory_format:
-        """torch's name of the layout."""
+        """The layout as a ``torch.memory_format``."""
         return torch.channels_last if self.channels_last else torch.contiguous_format
 
     def autocast(self) -> AbstractContextManager[Any]:
-        """The context of a forward pass. Its cache of cast weights is off: a captured graph must not refer to it."""
+        """Return the context of a forward pass: autocast in bfloat16, nothing in float32."""
         if self.precision == "float32":
             return nullcontext()
+        # A captured graph must not refer to autocast's cache of cast weights.
         return torch.autocast(self.device.type, torch.bfloat16, cache_enabled=self.mode != "graph")
 
     def describe(self) -> str:
-        """In words, for logs."""
+        """Return a short description for logs."""
         layout = "channels_last" if self.channels_last else "contiguous"
         return f"{self.device}, {self.precision}, {layout}, {self.mode}"
 
@@ -49,11 +50,13 @@ def choose_execution(
     channels_last: bool | None = None,
     mode: str = "eager",
 ) -> Execution:
-    """The device asked for, or the best there is, and what gains on it: on a CPU channels_last in float32 (measured:
-    0.55 of a contiguous training step's time; bfloat16 takes longer); on a GPU that computes in bfloat16, both.
+    """Return the given execution, with the fastest choice for everything left open.
+
+    On a CPU that is channels_last in float32 (measured: 0.55 of the time of a contiguous training step; bfloat16 is
+    slower than float32). On a GPU with bfloat16 arithmetic it is channels_last and bfloat16.
 
     Raises:
-        ValueError: if the device, precision or mode does not exist here.
+        ValueError: if the device, precision or mode is unknown or not available on this machine.
     """
     if device is None:
         device = "cuda" if torch.cuda.is_available() else "cpu"
@@ -61,12 +64,12 @@ def choose_execution(
         place = torch.device(device)
         torch.empty(0, device=place)
     except (RuntimeError, AssertionError) as error:
-        raise ValueError(f"device {device} cannot be used ({str(error).splitlines()[0]})") from None
+        raise ValueError(f"device {device} is not available ({str(error).splitlines()[0]})") from None
     gains = place.type == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False)
     if precision not in ("auto", "float32", "bfloat16"):
-        raise ValueError(f"precision is auto, float32 or bfloat16, not {precision!r}")
+        raise ValueError(f"precision must be auto, float32 or bfloat16, got {precision!r}")
     if mode not in ("eager", "compile", "graph") or (mode == "graph" and place.type != "cuda"):
-        raise ValueError(f"mode is eager, compile or, on a CUDA device, graph; not {mode!r} on {place}")
+        raise ValueError(f"mode must be eager, compile or (on a CUDA device) graph, got {mode!r} on {place}")
     in_bfloat16 = gains if precision == "auto" else precision == "bfloat16"
     return Execution(
         place,
@@ -77,8 +80,10 @@ def choose_execution(
 
 
 def capture(model: nn.Module, images: Tensor, execution: Execution) -> Any:
-    """Forward and backward as CUDA graphs: the many small operations of a cell then cost no launch each. The warm-up
-    that capturing needs leaves no trace in the running statistics."""
+    """Capture forward and backward as CUDA graphs, which saves a kernel launch for each of a cell's small operations.
+
+    The running statistics are restored after the warm-up that capturing needs.
+    """
     buffers = {name: buffer.clone() for name, buffer in model.named_buffers()}
     with execution.autocast():
         network = torch.cuda.make_graphed_callables(model, (torch.zeros_like(images),))

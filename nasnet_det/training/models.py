@@ -1,7 +1,7 @@
-"""Which network is trained, and saving it as a timm ``local-dir`` model.
+"""Selection of the network to train, and saving it as a timm ``local-dir`` model.
 
-Such a model is a folder of ``config.json`` and ``model.safetensors``: ``timm.create_model("local-dir:FOLDER",
-pretrained=True)`` builds it from what is in it, a found genotype included.
+Such a model is a folder with ``config.json`` and ``model.safetensors``. ``timm.create_model("local-dir:FOLDER",
+pretrained=True)`` builds it from the folder alone, including a genotype that no published name has.
 """
 
 from __future__ import annotations
@@ -30,17 +30,17 @@ _AUXILIARY = "aux_head."
 
 
 class ModelError(ValueError):
-    """A network that cannot be built, loaded or saved: says which and why."""
+    """A network that does not exist or that fails to build, load or save."""
 
 
 @dataclass(frozen=True)
 class ModelChoice:
-    """A timm architecture and its arguments, plain values all of them.
+    """A timm architecture and its arguments, all plain values.
 
     Args:
         architecture: a name registered with timm.
-        arguments: of its entry point.
-        folder: the ``local-dir`` model it was read from; where initial weights lie.
+        arguments: the arguments of its entry point.
+        folder: the ``local-dir`` model it was read from, which has the initial weights.
     """
 
     architecture: str
@@ -49,22 +49,22 @@ class ModelChoice:
 
     @classmethod
     def named(cls, name: str, **arguments: Any) -> ModelChoice:
-        """A registered model, or ``local-dir:FOLDER``.
+        """Select a registered model, or ``local-dir:FOLDER``.
 
         Raises:
-            ModelError: if there is no such model.
+            ModelError: if the model does not exist.
         """
         if name.startswith(LOCAL):
             config = read_config(Path(name.removeprefix(LOCAL)))
             saved = {**config["model_args"], "num_classes": config.get("num_classes", 1000)}
             return cls(config["architecture"], {**saved, **arguments}, name.removeprefix(LOCAL))
         if not timm.is_model(name):
-            raise ModelError(f"no model {name!r} in timm or here; the family's names begin with nasnet, amoebanet, ...")
+            raise ModelError(f"no model {name!r} is registered with timm; timm.list_models('*nasnet*') lists NASNets")
         return cls(name, arguments)
 
     @classmethod
     def of_genotype(cls, genotype: Genotype, num_cells: int, num_filters: int, stem: str, **more: Any) -> ModelChoice:
-        """A network of any genotype, with TF-slim's settings for its stem: ``cifar_config`` or
+        """Select a network of any genotype, with TF-slim's settings for its stem: those of ``cifar_config`` or
         ``mobile_imagenet_config``."""
         cifar = stem == "cifar"
         arguments = {
@@ -79,38 +79,38 @@ class ModelChoice:
         return cls("nasnet", {**arguments, **more})
 
     def build(self, **arguments: Any) -> nn.Module:
-        """The network, its weights newly drawn.
+        """Build the network, randomly initialized.
 
         Raises:
-            ModelError: if its arguments make none.
+            ModelError: if the architecture refuses its arguments.
         """
         given = {**self.arguments, **arguments}
         try:
             return timm.create_model(self.architecture, **given)
         except (ArithmeticError, AttributeError, LookupError, RuntimeError, TypeError, ValueError) as error:
             reason = " ".join(str(error).split())[:400]
-            raise ModelError(f"{format_value(self.architecture)[1:-1]} cannot be built: {reason}") from None
+            raise ModelError(f"{format_value(self.architecture)[1:-1]}: invalid arguments ({reason})") from None
 
     def build_for_training(
         self, num_classes: int, image_size: int, drop_rate: float, drop_path_rate: float, auxiliary: bool
     ) -> nn.Module:
-        """The network as a recipe trains it. Only networks of this project have ScheduledDropPath and, if
-        ``auxiliary``, the auxiliary head."""
+        """Build the network for training. Only networks of this project have ScheduledDropPath and, if ``auxiliary``,
+        the auxiliary head."""
         arguments: dict[str, Any] = {"num_classes": num_classes, "drop_rate": drop_rate}
         if self.is_ours:
             arguments |= {"drop_path_rate": drop_path_rate, "aux_head": auxiliary, "img_size": image_size}
         return self.build(**arguments)
 
     def data_config(self) -> dict[str, Any]:
-        """timm's description of the model's input: that of the saved model, or of the registered one."""
+        """Return timm's description of the model's input: the saved model's, or the registered one's."""
         if self.folder is not None:
             return read_config(Path(self.folder))["pretrained_cfg"]
         config = timm.get_pretrained_cfg(self.architecture)
         return config.to_dict() if config is not None else {}
 
     def input_config(self, image_size: int) -> dict[str, Any]:
-        """timm's description of the input of a network of this project, new: on a CIFAR stem the data set's mean and
-        deviation, else [-1, 1]."""
+        """Return timm's description of the input of a new network of this project: standardized with CIFAR-10's
+        statistics for a CIFAR stem, else scaled to [-1, 1]."""
         cifar = self.arguments.get("stem") == "cifar"
         mean, std = (MEAN, STD) if cifar else ((0.5,) * 3, (0.5,) * 3)
         size = (3, image_size, image_size)
@@ -119,32 +119,32 @@ class ModelChoice:
 
     @property
     def is_ours(self) -> bool:
-        """Whether it is a network of this project."""
+        """True for a network of this project."""
         return self.architecture == "nasnet" or self.architecture in FAMILY
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain values."""
+        """Return plain values, for JSON."""
         return {"architecture": self.architecture, "arguments": dict(self.arguments)}
 
 
 def read_config(folder: Path) -> dict[str, Any]:
-    """The ``config.json`` of a ``local-dir`` model.
+    """Return the ``config.json`` of a ``local-dir`` model.
 
     Raises:
-        ModelError: if there is none, or it names no architecture.
+        ModelError: if the file is missing, unreadable or without an architecture.
     """
     path = folder / "config.json"
     try:
         config = parse_json(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
-        raise ModelError(f"{folder} is no saved model: it has no config.json") from None
+        raise ModelError(f"{folder / 'config.json'} is missing; expected a saved timm model") from None
     except (OSError, ValueError) as error:
-        raise ModelError(f"{path} cannot be read ({error})") from None
+        raise ModelError(f"{path} is not readable ({error})") from None
     if not isinstance(config, dict) or not isinstance(config.get("architecture"), str):
-        raise ModelError(f"{path} names no architecture: it is no timm model")
+        raise ModelError(f"{path} has no architecture; expected a saved timm model")
     for key in ("model_args", "pretrained_cfg"):
         if not isinstance(config.setdefault(key, {}), dict):
-            raise ModelError(f"{path}: {key} is {format_value(config[key])}, expected names and values")
+            raise ModelError(f"{path}: {key} must be a mapping, got {format_value(config[key])}")
     return config
 
 
@@ -156,14 +156,19 @@ def save_local_dir(
     data_config: Mapping[str, Any],
     label_names: Sequence[str] = (),
 ) -> None:
-    """Write a ``local-dir`` model: without its auxiliary head, whose only use is in training.
+    """Save a ``local-dir`` model, without the auxiliary head, which only training uses.
 
     Args:
-        weights: the trained network's state.
-        folder: where to; a model there is replaced once the new one is whole.
-        data_config: what timm's preprocessing should know: ``input_size``, ``mean``, ``std``, ``interpolation``,
+        choice: the network.
+        weights: the trained network's state dict.
+        folder: the target folder. A model in it is replaced once the new one is complete.
+        num_classes: the number of classes.
+        data_config: timm's description of the input: ``input_size``, ``mean``, ``std``, ``interpolation``,
             ``crop_pct``.
-        label_names: the classes' names in the order of their labels, where they should be kept.
+        label_names: the names of the classes in the order of their labels; not stored if empty.
+
+    Raises:
+        OSError: if the folder is not writable or the disk is full.
     """
     network = choice.build(num_classes=num_classes)
     network.load_state_dict({k: v.cpu() for k, v in weights.items() if not k.startswith(_AUXILIARY)})
@@ -179,24 +184,24 @@ def save_local_dir(
                 model_args={**choice.arguments, "num_classes": num_classes},
                 safe_serialization=True,
             )
-        except SafetensorError as error:  # what a full disk makes of writing tensors
-            raise OSError(f"{folder}: the model cannot be written ({error})") from None
+        except SafetensorError as error:  # safetensors' error for a full disk
+            raise OSError(f"{folder}: writing the model failed ({error})") from None
         folder.mkdir(exist_ok=True)
         for file in sorted(Path(scratch).iterdir(), reverse=True):  # the weights before the config that describes them
             shutil.move(file, folder / file.name)
 
 
 def load_weights(network: nn.Module, name: str) -> None:
-    """Load the pretrained weights of a timm model, or of a ``local-dir`` one, into a network in training.
+    """Load the pretrained weights of a timm model, or of a ``local-dir`` one, into a network to train.
 
     Raises:
-        ModelError: if they cannot be had, or do not fit.
+        ModelError: if the weights are not available, or belong to another network.
     """
     choice = ModelChoice.named(name)
     try:
         source = timm.create_model(name, pretrained=True, num_classes=network.num_classes)
-        lacking, surplus = network.load_state_dict(source.state_dict(), strict=False)
+        missing, unexpected = network.load_state_dict(source.state_dict(), strict=False)
     except (RuntimeError, OSError, ValueError) as error:
-        raise ModelError(f"the weights of {name} cannot be loaded: {str(error).splitlines()[0]}") from None
-    if surplus or any(not key.startswith(_AUXILIARY) for key in lacking):
-        raise ModelError(f"the weights of {name} do not fit {choice.architecture} as it is trained here")
+        raise ModelError(f"loading the weights of {name} failed: {str(error).splitlines()[0]}") from None
+    if unexpected or any(not key.startswith(_AUXILIARY) for key in missing):
+        raise ModelError(f"the weights of {name} have other tensors than {choice.architecture} in training")

@@ -1,4 +1,4 @@
-"""The training loop: epochs, checkpoints, reports; stopped at any step and taken up there."""
+"""The training loop: epochs, evaluation, checkpoints; it can be stopped at any step and resumes exactly there."""
 
 from __future__ import annotations
 
@@ -10,24 +10,26 @@ from typing import Any, Protocol
 
 import torch
 
-from nasnet_det.training.engine import Batches, Diverged, Trainer, seed_step
+from nasnet_det.training.engine import Batches, Diverged, Trainer
+from nasnet_det.training.seeds import seed_step
 
-#: Steps between looks at the loss: each waits for the device.
-LOOK_EVERY = 50
+#: Steps between checks of the loss, each of which waits for the device.
+CHECK_EVERY = 50
 
 
 @dataclass(frozen=True)
 class EpochReport:
-    """What came of an epoch.
+    """The results of an epoch.
 
     Args:
-        epoch: epochs finished.
-        step: steps taken.
-        learning_rate: of the epoch's last step.
-        train_loss: mean over the epoch, of what is minimized.
-        validation_loss, top1, top5: mean cross entropy and accuracies (0 to 1) on the validation images.
-        images_per_second: trained, all processes together, validation not counted.
-        seconds: the epoch took, validation and all; of a run taken up again, since then.
+        epoch: the number of finished epochs.
+        step: the number of steps taken.
+        learning_rate: the learning rate of the epoch's last step.
+        train_loss: the mean of the minimized loss over the epoch.
+        validation_loss: the mean cross entropy on the validation images.
+        top1, top5: accuracies on the validation images, 0 to 1.
+        images_per_second: training images per second of all processes together, without the validation.
+        seconds: the time of the epoch including the validation; in a resumed run, since the resumption.
     """
 
     epoch: int
@@ -41,50 +43,50 @@ class EpochReport:
     seconds: float
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain values."""
+        """Return plain values, for JSON."""
         return asdict(self)
 
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> EpochReport:
-        """Read what :meth:`to_dict` gave.
+        """Build from the values of :meth:`to_dict`.
 
         Raises:
-            TypeError: if a field is missing, unknown or no number.
+            TypeError: if a field is missing, unknown or not a number.
         """
         if wrong := [name for name, value in data.items() if type(value) not in (int, float)]:
-            raise TypeError(f"in a report {wrong[0]} is no number")
+            raise TypeError(f"{wrong[0]} in a report must be a number")
         return cls(**data)
 
     @classmethod
     def columns(cls) -> list[str]:
-        """The fields' names."""
+        """Return the names of the fields."""
         return [field.name for field in fields(cls)]
 
 
 class Keeper(Protocol):
-    """Where a run is kept (:class:`~nasnet_det.training.run_folder.RunFolder`)."""
+    """Storage of a run's state (:class:`~nasnet_det.training.run_folder.TrainingFolder`)."""
 
     def load(self) -> Mapping[str, Any] | None:
-        """The last state kept, None if there is none."""
+        """Return the last saved state, or None."""
         ...
 
     def save(self, state: Mapping[str, Any]) -> None:
-        """Keep a state in place of the last one."""
+        """Save a state, replacing the last one."""
         ...
 
     def log(self, history: list[EpochReport]) -> None:
-        """Write down the epochs so far, the last of them new."""
+        """Write the reports of all epochs, of which the last is new."""
         ...
 
 
 class RunError(ValueError):
-    """A run's folder or checkpoint that cannot be used: says why, and what to do."""
+    """A run's folder or checkpoint that is damaged or belongs to another run."""
 
 
 class Stopped(RuntimeError):
-    """The run was asked to stop, and what it had done is kept."""
+    """The run was stopped on request; its state is saved."""
 
-    #: What a shell gives for SIGINT.
+    #: The exit status that shells use for SIGINT.
     exit_status = 130
 
 
@@ -115,23 +117,28 @@ def fit(
     enough: Callable[[EpochReport], bool] = lambda report: False,
     save_every_seconds: float = 600.0,
 ) -> list[EpochReport]:
-    """Train to the recipe's end, from wherever the keeper's state stands.
+    """Train until the end of the recipe, resuming from the keeper's state.
 
     Args:
-        seed: what every epoch's order and every step's random numbers follow from.
-        keeper: where the state is kept after every epoch, every ``save_every_seconds`` and on a stop; None for nowhere.
-        report: told of every epoch.
-        tick: told the step number after every step, and now and then the epoch's mean loss.
-        should_stop: asked after every step whether to stop (with several processes, now and then).
-        enough: asked after every epoch whether to end here.
+        trainer: the network to train.
+        data: the images.
+        seed: the seed of every epoch's order and every step's random numbers.
+        keeper: the storage of the state, which is saved after every epoch, every ``save_every_seconds`` and on a stop;
+            None saves nothing.
+        report: called after every epoch.
+        tick: called after every step with the step number and, every :data:`CHECK_EVERY` steps, the epoch's mean loss.
+        should_stop: called after every step; a true result stops the run (with several processes, it is called every
+            :data:`CHECK_EVERY` steps).
+        enough: called after every epoch; a true result ends the training early.
+        save_every_seconds: the longest time between two saved states.
 
     Returns:
-        The reports of all epochs, those before the resumption included.
+        The reports of all epochs, including those before a resumption.
 
     Raises:
-        RunError: if the keeper's state is damaged, or of another run.
-        Diverged: if the loss is no longer finite; the keeper's last state is from before.
-        Stopped: if ``should_stop`` said so; the keeper's state is that of the last step.
+        RunError: if the keeper's state is damaged or belongs to another run.
+        Diverged: if the loss is NaN or infinite; the saved state is from before.
+        Stopped: if ``should_stop`` returned true; the saved state is that of the last step.
     """
     loop = _Loop(trainer, data, seed, keeper, tick, should_stop, save_every_seconds)
     if loop.history and enough(loop.history[-1]):
@@ -147,7 +154,7 @@ def fit(
 
 
 class _Loop:
-    """What a run is doing: its history, the loss of the epoch under way, and when it was last kept."""
+    """The state of the loop: reports, the current epoch's loss, and the time of the last save."""
 
     def __init__(
         self,
@@ -165,9 +172,9 @@ class _Loop:
         self.loss, self.history = self._no_loss(), list[EpochReport]()
         state = keeper.load() if keeper is not None else None
         if state is not None:
-            self._take_up(state)
+            self._restore(state)
 
-    def _take_up(self, state: Any) -> None:
+    def _restore(self, state: Any) -> None:
         try:
             self.trainer.load_state_dict(state)
             self.loss.loss += float(state["partial"]["loss"])
@@ -175,13 +182,14 @@ class _Loop:
             self.history = [EpochReport.from_dict(row) for row in state["history"]]
         except (ArithmeticError, AttributeError, LookupError, RuntimeError, TypeError, ValueError) as error:
             reason = " ".join(str(error).split())[:300]
-            place = getattr(self.keeper, "checkpoint", "the last checkpoint")
+            path = getattr(self.keeper, "checkpoint", "the last checkpoint")
             raise RunError(
-                f"{place} is damaged, or of another run ({reason}); remove it to start anew, or choose another folder"
+                f"{path} is damaged or belongs to another run ({reason}); "
+                "remove it to start over, or choose another folder"
             ) from error
 
     def epoch(self) -> EpochReport:
-        """Train what is left of the epoch under way, measure, and keep."""
+        """Train the rest of the current epoch, evaluate and save."""
         trainer, began = self.trainer, time.monotonic()
         images_seen = self._train()
         trained = time.monotonic() - began
@@ -201,19 +209,19 @@ class _Loop:
         self.loss = self._no_loss()
         if self.keeper is not None and trainer.world.is_main_process:
             self.keeper.log(self.history)
-        self._keep()
+        self._save()
         return report
 
-    def stop_if_asked(self, keep: bool = False) -> None:
+    def stop_if_asked(self, save: bool = False) -> None:
         """Raise :class:`Stopped` if any process was asked to stop."""
         if self.trainer.world.any(self.should_stop(), self.trainer.execution.device):
-            if keep:
-                self._keep()
+            if save:
+                self._save()
             step, steps = self.trainer.step_number, self.trainer.total_steps
             raise Stopped(f"stopped after step {step} of {steps}; the same command continues from there")
 
     def _train(self) -> int:
-        """The epoch's remaining steps; gives the number of images that all processes saw."""
+        """Take the epoch's remaining steps; return the number of images seen by all processes."""
         trainer, images_seen = self.trainer, 0
         epoch, start = divmod(trainer.step_number, trainer.steps_per_epoch)
         batches = self.data.training(epoch, start)
@@ -223,17 +231,17 @@ class _Loop:
             self.loss.add(trainer.step(images, labels))
             images_seen += len(labels) * trainer.world.size
             last = number == trainer.steps_per_epoch
-            looks = last or number % LOOK_EVERY == 0
-            self.tick(trainer.step_number, self._finite_loss() if looks else None)
+            checks = last or number % CHECK_EVERY == 0
+            self.tick(trainer.step_number, self._finite_loss() if checks else None)
             if last:
-                break  # the epoch is measured before anything is kept
-            if looks or trainer.world.size == 1:
-                self.stop_if_asked(keep=True)
+                break  # the epoch is evaluated before anything is saved
+            if checks or trainer.world.size == 1:
+                self.stop_if_asked(save=True)
             if time.monotonic() - self.saved > self.save_every_seconds:
-                self._keep()
+                self._save()
         return images_seen
 
-    def _keep(self) -> None:
+    def _save(self) -> None:
         if self.keeper is not None and self.trainer.world.is_main_process:
             partial = {"loss": float(self.loss.loss), "steps": self.loss.steps}
             history = [report.to_dict() for report in self.history]
@@ -245,7 +253,7 @@ class _Loop:
         if not math.isfinite(mean):
             epoch = (step - 1) // self.trainer.steps_per_epoch + 1
             raise Diverged(
-                f"the training loss is {mean} by step {step} (epoch {epoch}); the last checkpoint is from before. "
+                f"the training loss is {mean} at step {step} (epoch {epoch}); the last checkpoint is from before. "
                 "Try a lower learning_rate, in another folder"
             )
         return mean

@@ -1,4 +1,4 @@
-"""A run on disk: its settings, its last checkpoint, a CSV, TensorBoard scalars and a plot."""
+"""A training run on disk: settings, last checkpoint, metrics as CSV and TensorBoard scalars, and a plot."""
 
 from __future__ import annotations
 
@@ -15,24 +15,26 @@ import torch
 
 from nasnet_det.safe_io.files import replacing, write_text
 from nasnet_det.safe_io.values import parse_json
+from nasnet_det.training.recipe import Recipe
 from nasnet_det.training.run import EpochReport, RunError
 
 FORMAT = "nasnet_det.training_run"
 _SCALARS = ("learning_rate", "train_loss", "validation_loss", "top1", "top5", "images_per_second")
 
 
-class RunFolder:
-    """The files of one run: ``run.json``, ``checkpoint.pt``, ``metrics.csv``, ``tensorboard/`` and ``run.png``.
+class TrainingFolder:
+    """The files of a run: ``run.json``, ``checkpoint.pt``, ``metrics.csv``, ``tensorboard/`` and ``run.png``.
 
-    Each is replaced whole or not at all, so that a kill or a full disk leaves the last good one.
+    Files are replaced atomically, so that a killed process or a full disk leaves the last complete ones.
 
     Args:
-        path: the folder; made if absent.
-        settings: what the run is: plain values. A run is taken up only with the same.
-        tensorboard: whether to write scalars for it, where it is installed.
+        path: the folder; created if absent.
+        settings: the run's settings, plain values. A run resumes only with the same settings; recipe settings that
+            ``run.json`` lacks, because an earlier version wrote it, count as their defaults.
+        tensorboard: write TensorBoard scalars, if it is installed.
 
     Raises:
-        RunError: if the folder holds a run of other settings, or something else.
+        RunError: if the folder holds a run with other settings, or other files.
     """
 
     def __init__(self, path: Path, settings: Mapping[str, Any], tensorboard: bool = True) -> None:
@@ -44,34 +46,34 @@ class RunFolder:
         if described.exists():
             self._compare(described)
         elif path.is_dir() and any(path.iterdir()):
-            raise RunError(f"{path} holds other files and no run; choose another --out")
+            raise RunError(f"{path} contains files but no run.json; choose another --output")
         else:
             write_text(described, json.dumps({"format": FORMAT, **self.settings}, indent=2) + "\n")
 
     def load(self) -> Mapping[str, Any] | None:
-        """The last checkpoint.
+        """Return the last checkpoint, or None.
 
         Raises:
-            RunError: if it cannot be read.
+            RunError: if it is damaged.
         """
         if not self.checkpoint.exists():
             return None
         try:
             return torch.load(self.checkpoint, map_location="cpu", weights_only=True)
-        except Exception as error:  # a damaged file makes the reader fail in any way
+        except Exception as error:  # a damaged file raises almost anything
             reason = f"{type(error).__name__}: {(str(error).splitlines() or [''])[0]}"
-            raise RunError(f"{self.checkpoint} cannot be read ({reason}); remove it to start anew") from None
+            raise RunError(f"{self.checkpoint} is not readable ({reason}); remove it to start over") from None
 
     def save(self, state: Mapping[str, Any]) -> None:
-        """Keep a checkpoint in place of the last."""
-        # Through memory: on a full disk torch's own writer fails with words about positions.
+        """Save a checkpoint, replacing the last one."""
+        # Through memory: on a full disk torch.save itself fails with an unrelated message.
         content = io.BytesIO()
         torch.save(dict(state), content)
         with replacing(self.checkpoint) as part:
             part.write_bytes(content.getbuffer())
 
     def log(self, history: list[EpochReport]) -> None:
-        """Write the CSV anew, and the last epoch to TensorBoard."""
+        """Rewrite the CSV, and add the last epoch to TensorBoard."""
         text = io.StringIO()
         writer = csv.DictWriter(text, EpochReport.columns(), lineterminator="\n")
         writer.writeheader()
@@ -88,13 +90,13 @@ class RunFolder:
         draw_run(history, self.path / "run.png", str(self.settings.get("title", self.path.name)))
 
     def close(self) -> None:
-        """End the TensorBoard file."""
+        """Close the TensorBoard file."""
         if self._writer is not None:
             self._writer.close()
 
     def _tensorboard(self, step: int) -> Any:
         if self._wants_tensorboard and self._writer is None:
-            # TensorBoard's own switch: with a module of this name it does not load TensorFlow where that is installed.
+            # TensorBoard's own switch: if a module of this name exists, it does not import an installed TensorFlow.
             sys.modules.setdefault("tensorboard.compat.notf", ModuleType("tensorboard.compat.notf"))
             try:
                 from torch.utils.tensorboard import SummaryWriter
@@ -108,22 +110,22 @@ class RunFolder:
         try:
             found = parse_json(described.read_text(encoding="utf-8"))
         except (OSError, ValueError) as error:
-            raise RunError(f"{described} cannot be read ({error})") from None
+            raise RunError(f"{described} is not readable ({error})") from None
         if not isinstance(found, dict) or found.pop("format", None) != FORMAT:
-            raise RunError(f"{described} describes no training run; choose another --out")
+            raise RunError(f"{described} is not that of a training run; choose another --output")
         differing = [
-            f"{key[:60]}: {_short(there)} there, {_short(here)} now"
-            for key, there, here in _differences(found, self.settings)
+            f"{key[:60]}: {_short(there)} there, now {_short(here)}"
+            for key, there, here in _differences(_with_defaults(found), _with_defaults(self.settings))
         ]
         if differing:
             raise RunError(
-                f"{self.path} holds a run of other settings ({'; '.join(differing[:4])}); "
-                "take it up with its own, or choose another --out"
+                f"{self.path} contains a run with other settings ({'; '.join(differing[:4])}); "
+                "resume it with its own settings, or choose another --output"
             )
 
 
 def draw_run(history: list[EpochReport], path: Path, title: str) -> None:
-    """Draw a run's losses, accuracies and learning rate over its epochs as a PNG."""
+    """Draw a run's losses, accuracies and learning rate over its epochs, as a PNG."""
     from matplotlib.figure import Figure
 
     epochs = [report.epoch for report in history]
@@ -148,12 +150,19 @@ def draw_run(history: list[EpochReport], path: Path, title: str) -> None:
 
 
 def _differences(found: Any, wanted: Any, prefix: str = "") -> Iterator[tuple[str, Any, Any]]:
-    """The settings in which two descriptions differ: their path, the one and the other."""
+    """Yield the settings in which two descriptions differ: dotted path, value in the first, value in the second."""
     if isinstance(found, dict) and isinstance(wanted, dict):
         for key in sorted({*found, *wanted}):
             yield from _differences(found.get(key), wanted.get(key), f"{prefix}.{key}" if prefix else key)
     elif found != wanted:
         yield prefix, found, wanted
+
+
+def _with_defaults(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a run's settings with the defaults of those that its recipe lacks."""
+    recipe = settings.get("recipe")
+    defaults = Recipe("", "cifar", epochs=1, batch_size=1, learning_rate=0.0).to_dict()
+    return {**settings, "recipe": {**defaults, **recipe}} if isinstance(recipe, dict) else dict(settings)
 
 
 def _short(value: Any) -> str:

@@ -1,4 +1,4 @@
-"""One run from settings to saved model: what the training commands share."""
+"""A training run from its settings to the saved model, as the training commands share it."""
 
 from __future__ import annotations
 
@@ -14,33 +14,34 @@ import torch
 from tqdm import tqdm
 
 from nasnet_det.safe_io.stopping import stop_on_signal
-from nasnet_det.training.engine import Batches, Trainer, own_randomness, seed_step
+from nasnet_det.training.engine import Batches, Trainer
 from nasnet_det.training.execution import Execution
 from nasnet_det.training.models import ModelChoice, load_weights, save_local_dir
 from nasnet_det.training.recipe import Recipe
 from nasnet_det.training.run import EpochReport, fit
-from nasnet_det.training.run_folder import RunFolder
+from nasnet_det.training.run_folder import TrainingFolder
+from nasnet_det.training.seeds import own_randomness, seed_step
 from nasnet_det.training.world import World
 
-#: A step number that no training has: the seed of the first weights.
+#: The step number whose seed initializes the weights; no training has as many steps.
 _BEFORE_ALL = 2**32 - 1
 
 
 @dataclass(frozen=True)
 class Session:
-    """A run to be made or taken up.
+    """A run to start or to resume.
 
     Args:
-        folder: where it is kept.
-        model: what is trained.
-        recipe: how.
-        execution: where.
-        seed: what all its random numbers follow from.
-        pretrained: the timm name whose weights it starts from; None for new ones.
-        data_config: what timm's preprocessing should know of the saved model.
+        folder: the folder of its files.
+        model: the network.
+        recipe: the hyperparameters.
+        execution: device, precision, memory layout and mode.
+        seed: the seed of all its random numbers.
+        data_config: timm's description of the saved model's input.
         described: further settings that a resumed run must share, such as the data's.
-        world: the processes that share it.
-        label_names: the classes' names, to be kept in the saved model.
+        pretrained: the timm name of the weights to start from; None for random initialization.
+        world: the processes of a distributed run.
+        label_names: the names of the classes, stored in the saved model.
     """
 
     folder: Path
@@ -55,7 +56,7 @@ class Session:
     label_names: tuple[str, ...] = ()
 
     def settings(self) -> dict[str, Any]:
-        """What ``run.json`` says and a resumed run must share."""
+        """Return the content of ``run.json``: the settings that a resumed run must share."""
         return {
             "title": f"{self.model.architecture}, {self.recipe.name}, seed {self.seed}",
             "model": self.model.to_dict(),
@@ -69,7 +70,7 @@ class Session:
         }
 
     def trainer(self, data: Batches) -> Trainer:
-        """The network of this run, at its start."""
+        """Return the initialized network of this run, ready to train."""
         seed_step(self.seed, _BEFORE_ALL)
         recipe = self.recipe
         network = self.model.build_for_training(
@@ -80,14 +81,17 @@ class Session:
         return Trainer(network, recipe, data.steps_per_epoch, data.num_classes, self.execution, self.world)
 
     def run(self, data: Batches, log: Callable[[str], None]) -> list[EpochReport]:
-        """Train to the end, or take up where the folder's checkpoint stands; save the model beside it.
+        """Train to the end, resuming from the folder's checkpoint, then save the model in the same folder.
+
+        Returns:
+            The reports of all epochs.
 
         Raises:
-            RunError: if the folder holds another run.
+            RunError: if the folder contains another run.
             Diverged, Stopped: see :func:`~nasnet_det.training.run.fit`.
-            OSError: if a file cannot be written; the last good ones are still there.
+            OSError: if a file is not writable; the last complete files remain.
         """
-        keeper = RunFolder(self.folder, self.settings()) if self.world.is_main_process else _Reader(self.folder)
+        keeper = TrainingFolder(self.folder, self.settings()) if self.world.is_main_process else _Reader(self.folder)
         with own_randomness(self.execution.device), stop_on_signal() as should_stop:
             trainer = self.trainer(data)
             bar = tqdm(total=trainer.total_steps, unit="step", disable=None if self.world.is_main_process else True)
@@ -99,13 +103,16 @@ class Session:
         if self.world.is_main_process:
             keeper.plot(history)
             weights = trainer.measured_model.state_dict()
-            place = self.folder / "model"
-            save_local_dir(self.model, weights, place, data.num_classes, self.data_config, self.label_names)
+            target = self.folder / "model"
+            save_local_dir(self.model, weights, target, data.num_classes, self.data_config, self.label_names)
         return history
 
     def epochs_in(self, seconds: float, data: Batches) -> Recipe:
-        """The recipe with as many epochs as this device can train and measure in ``seconds``, found by trying: some
-        steps and one evaluation of a network that is then thrown away. A run already begun keeps its own number."""
+        """Return the recipe with as many epochs as this device can train and evaluate in ``seconds``.
+
+        The time is measured on some steps and one evaluation of a network that is then discarded. A run that has
+        already begun keeps its number of epochs.
+        """
         begun = _epochs_begun(self.folder)
         if begun:
             return replace(self.recipe, epochs=begun)
@@ -128,7 +135,7 @@ class Session:
 
 
 class _Reader:
-    """What a process that does not lead has of the run's folder: the checkpoint."""
+    """The run's folder for processes other than the main one, which only read the checkpoint."""
 
     def __init__(self, folder: Path) -> None:
         self.checkpoint = folder / "checkpoint.pt"
@@ -139,16 +146,16 @@ class _Reader:
         return torch.load(self.checkpoint, map_location="cpu", weights_only=True)
 
     def save(self, state: Mapping[str, Any]) -> None:
-        """The leading process does."""
+        """Do nothing; the main process does it."""
 
     def log(self, history: list[EpochReport]) -> None:
-        """The leading process does."""
+        """Do nothing; the main process does it."""
 
     def plot(self, history: list[EpochReport]) -> None:
-        """The leading process does."""
+        """Do nothing; the main process does it."""
 
     def close(self) -> None:
-        """Nothing is open."""
+        """Do nothing; no file is open."""
 
 
 def _reporter(session: Session, log: Callable[[str], None]) -> Callable[[EpochReport], None]:
@@ -184,12 +191,12 @@ def _epochs_begun(folder: Path) -> int | None:
 
 
 def _wait(device: torch.device) -> None:
-    """Until the device has done what it was told."""
+    """Wait until the device has finished its work."""
     if device.type == "cuda":
         torch.cuda.synchronize(device)
 
 
-def say_beside_bars(line: str) -> None:
-    """Print a line without breaking a progress bar."""
+def log_above_bars(line: str) -> None:
+    """Print a line above the progress bars."""
     tqdm.write(line, file=sys.stdout)
     sys.stdout.flush()

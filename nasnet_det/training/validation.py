@@ -1,14 +1,14 @@
-"""Top-1 and top-5 of a network on an ImageNet folder, with the preprocessing its figures were published with.
+"""Top-1 and top-5 accuracy on an ImageNet folder or on CIFAR-10's test images.
 
-timm's (``resize the shorter side, cut out the middle``, antialiased) is what its published figures of ``nasnetalarge``
-used. TF-slim's (``inception_preprocessing.preprocess_for_eval``) cuts out the central 87.5 % of each side and resizes
-that to the square, bilinearly, without half-pixel centres or antialiasing.
+Two preprocessings of an ImageNet folder reproduce published figures. timm's (resize the shorter side with antialiasing,
+center crop) belongs to its figures of ``nasnetalarge``. TF-slim's (``inception_preprocessing.preprocess_for_eval``)
+crops the central 87.5 % of each side and resizes bilinearly, without half-pixel centers or antialiasing.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -19,15 +19,18 @@ from timm.data import ImageNetInfo
 from torch import Tensor, nn
 
 from nasnet_det.models.tf_image import resize_bilinear
-from nasnet_det.training.data.cifar10 import DataError
+from nasnet_det.training.data.cifar10 import CLASSES, SIDE, DataError, load_cifar10
+from nasnet_det.training.data.cifar_batches import DeviceImages
 from nasnet_det.training.data.image_folder import Loader, Pictures, Preprocessing, validation_folder
-from nasnet_det.training.engine import Evaluation, evaluate
+from nasnet_det.training.engine import Evaluation, evaluate_classifier
 from nasnet_det.training.execution import Execution
+
+Progress = Callable[[int], object]
 
 
 @dataclass(frozen=True)
 class SlimEvaluation:
-    """TF-slim's evaluation preprocessing of a PIL image to float32 ``(3, size, size)`` in 0 to 255."""
+    """TF-slim's evaluation transform, from a PIL image to float32 ``(3, size, size)`` in 0 to 255."""
 
     size: int
     central_fraction: float = 0.875
@@ -35,14 +38,14 @@ class SlimEvaluation:
     def __call__(self, image: Image.Image) -> Tensor:
         pixels = torch.from_numpy(np.asarray(image).copy()).permute(2, 0, 1)
         height, width = pixels.shape[1:]
-        # tf.image.central_crop: what is cut off one side is rounded down.
+        # tf.image.central_crop rounds down the margin on each side.
         top, left = (int((side - side * self.central_fraction) / 2) for side in (height, width))
         return resize_bilinear(pixels[:, top : height - top, left : width - left], (self.size, self.size))
 
 
 def label_names(config: dict[str, Any], num_classes: int) -> Sequence[str] | None:
-    """The names of a model's classes in the order of its logits: as saved with it, or ImageNet's 1000 synsets; None if
-    neither is known."""
+    """Return the names of a model's classes in the order of its logits: those saved with it, or ImageNet's 1000
+    synsets; None if it has neither."""
     saved = config.get("label_names")
     if isinstance(saved, (list, tuple)) and len(saved) == num_classes:
         return [str(name) for name in saved]
@@ -58,19 +61,23 @@ def validate(
     slim: bool = False,
     batch_size: int = 64,
     workers: int = 4,
-    progress: Any = None,
+    progress: Progress | None = None,
 ) -> Evaluation:
-    """Measure a model on the images of ``root``.
+    """Evaluate a model on an ImageNet folder.
 
     Args:
-        root: holds ``val`` or ``validation`` with the class folders, or these themselves.
-        names: the model's classes. A folder of some of them is measured on these, against all logits; without names
-            the folder's own classes are taken in natural order.
+        model: maps ``(N, 3, H, W)`` to logits; has an attribute ``num_classes``.
+        root: the folder of ``val`` or ``validation``, or of the class folders themselves.
+        preprocessing: the model's preprocessing.
+        execution: device, precision, memory layout and mode.
+        names: the model's class names. The folder may have a subset of them; predictions are over all logits. Without
+            names the folder must have all classes, labelled in natural order.
         slim: TF-slim's preprocessing instead of timm's.
-        progress: told the number of images after every batch.
+        batch_size, workers: images in a batch, and processes that read them.
+        progress: called with the number of images after every batch.
 
     Raises:
-        DataError: if the folder has other classes than the model, or an image cannot be read.
+        DataError: if the folder has classes that the model lacks, or an image is not readable.
     """
     transform = SlimEvaluation(preprocessing.input_size[-1]) if slim else preprocessing.evaluation_transform()
     folder = validation_folder(root)
@@ -79,18 +86,46 @@ def validate(
     if names is None and len(pictures.classes) != num_classes:
         raise DataError(f"{root} has {len(pictures.classes)} classes, but the model has {num_classes}")
     loader = Loader(preprocessing, execution.device, batch_size, workers)
+    return _evaluate(model, loader.batches(pictures, np.arange(len(pictures))), execution, progress)
+
+
+def validate_cifar10(
+    model: nn.Module,
+    root: Path,
+    preprocessing: Preprocessing,
+    execution: Execution,
+    batch_size: int = 64,
+    progress: Progress | None = None,
+) -> Evaluation:
+    """Evaluate a model on CIFAR-10's 10,000 test images, standardized with the mean and deviation of its preprocessing.
+
+    Args:
+        root: a folder of CIFAR-10's official batches.
+
+    Other arguments as in :func:`validate`.
+
+    Raises:
+        DataError: if the batches are missing or damaged, or the model does not take 32 x 32 images of 10 classes.
+    """
+    num_classes, size = int(model.num_classes), preprocessing.input_size[-2:]  # type: ignore[arg-type]
+    if num_classes != len(CLASSES) or size != (SIDE, SIDE):
+        raise DataError(
+            f"CIFAR-10 has {len(CLASSES)} classes and {SIDE} x {SIDE} pixels, but the model has {num_classes} classes "
+            f"and {size[0]} x {size[1]} pixels"
+        )
+    images = DeviceImages(load_cifar10(root).test, execution.device, mean=preprocessing.mean, std=preprocessing.std)
+    batches = map(images.take, torch.arange(len(images), device=execution.device).split(batch_size))
+    return _evaluate(model, batches, execution, progress)
+
+
+def _evaluate(
+    model: nn.Module, batches: Iterator[tuple[Tensor, Tensor]], execution: Execution, progress: Progress | None
+) -> Evaluation:
     model = model.to(execution.device, memory_format=execution.memory_format)  # type: ignore[call-overload]
-    return evaluate(model, _counted(loader.batches(pictures, np.arange(len(pictures))), progress), execution)
+    return evaluate_classifier(model, _counted(batches, progress), execution)
 
 
-def with_image_size(preprocessing: Preprocessing, size: int | None, crop: float | None) -> Preprocessing:
-    """The preprocessing at another size or crop, where given."""
-    if size is not None:
-        preprocessing = replace(preprocessing, input_size=(preprocessing.input_size[0], size, size))
-    return preprocessing if crop is None else replace(preprocessing, crop_pct=crop)
-
-
-def _counted(batches: Iterator[tuple[Tensor, Tensor]], progress: Any) -> Iterator[tuple[Tensor, Tensor]]:
+def _counted(batches: Iterator[tuple[Tensor, Tensor]], progress: Progress | None) -> Iterator[tuple[Tensor, Tensor]]:
     for images, labels in batches:
         yield images, labels
         if progress is not None:

@@ -1,4 +1,4 @@
-"""The processes that share one training, as torchrun starts them; a single one without it."""
+"""The processes of a distributed training started by torchrun; a single process without it."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 @dataclass(frozen=True)
 class World:
-    """This process's number, how many there are, and its number on this machine."""
+    """The rank of this process, the number of processes, and the rank on this machine."""
 
     rank: int = 0
     size: int = 1
@@ -20,12 +20,12 @@ class World:
 
     @property
     def is_main_process(self) -> bool:
-        """Whether this process writes files and reports."""
+        """True for the process that writes files and logs."""
         return self.rank == 0
 
     @classmethod
     def join(cls) -> World:
-        """Join the processes that torchrun started; alone where it did not."""
+        """Initialize the process group if torchrun started this process; otherwise return a single process."""
         if "RANK" not in os.environ or int(os.environ.get("WORLD_SIZE", "1")) < 2:
             return cls()
         local = int(os.environ.get("LOCAL_RANK", "0"))
@@ -35,24 +35,24 @@ class World:
         return cls(distributed.get_rank(), distributed.get_world_size(), local)
 
     def leave(self) -> None:
-        """Part from the others."""
+        """Destroy the process group."""
         if self.size > 1:
             distributed.destroy_process_group()
 
     def wrap(self, network: nn.Module, device: torch.device) -> nn.Module:
-        """The network with its gradients averaged over all processes."""
+        """Return the network with its gradients averaged over all processes."""
         if self.size == 1:
             return network
         return DistributedDataParallel(network, device_ids=[device] if device.type == "cuda" else None)
 
     def total(self, values: Tensor) -> Tensor:
-        """The sum over all processes."""
+        """Return the sum over all processes, in place."""
         if self.size > 1:
             distributed.all_reduce(values)
         return values
 
     def any(self, flag: bool, device: torch.device) -> bool:
-        """Whether the flag is set in any process."""
+        """Return true if the flag is set in any process."""
         if self.size == 1:
             return flag
         return bool(self.total(torch.tensor(float(flag), device=device)) > 0)

@@ -92,10 +92,10 @@ def _check_config(options: argparse.Namespace) -> None:
 
 def _check_recipe(data: str) -> Callable[[argparse.Namespace], None]:
     def check_recipe(options: argparse.Namespace) -> None:
-        from nasnet_det.training.command import recipe_asked
+        from nasnet_det.cli.training_options import selected_recipe
         from nasnet_det.training.models import ModelChoice
 
-        recipe_asked(options, data)
+        selected_recipe(options, data)
         if options.genotype is None and not options.model.startswith("local-dir:"):
             ModelChoice.named(options.model)
 

@@ -18,7 +18,7 @@ from nasnet_det.training.engine import Diverged, Trainer
 from nasnet_det.training.execution import Execution
 from nasnet_det.training.recipe import Recipe
 from nasnet_det.training.run import RunError, fit
-from nasnet_det.training.run_folder import RunFolder
+from nasnet_det.training.run_folder import TrainingFolder
 from tests.fuzz.conftest import Fuzz
 from tests.fuzz.engine import Case
 from tests.fuzz.mutate import ODD, spoil_bytes, spoil_value
@@ -50,7 +50,7 @@ def trainer(optimizer: str) -> Trainer:
 
 def saved_run(folder: Path, optimizer: str) -> Path:
     """The checkpoint of a run of three epochs after its first."""
-    keeper = RunFolder(folder, SETTINGS, tensorboard=False)
+    keeper = TrainingFolder(folder, SETTINGS, tensorboard=False)
     fit(trainer(optimizer), Noise(), 0, keeper, enough=lambda report: True)
     return keeper.checkpoint
 
@@ -61,7 +61,7 @@ def test_training_checkpoint(optimizer: str, fuzz: Fuzz, tmp_path_factory: pytes
     whole = torch.load(io.BytesIO(data), weights_only=True)
 
     def attempt(case: Case) -> None:
-        keeper = RunFolder(case.folder / "run", SETTINGS, tensorboard=False)
+        keeper = TrainingFolder(case.folder / "run", SETTINGS, tensorboard=False)
         if case.random.random() < 0.4:
             keeper.checkpoint.write_bytes(spoil_bytes(data, case))
         else:
@@ -106,7 +106,7 @@ def test_run_description(fuzz: Fuzz) -> None:
         path = case.folder / "run.json"
         path.write_bytes(spoil_bytes(json.dumps(spoil_value(described, case)).encode(errors="replace"), case, 1))
         with case.allows(RunError, naming=case.folder):
-            RunFolder(case.folder, settings)
+            TrainingFolder(case.folder, settings)
 
     fuzz(attempt)
 

@@ -161,16 +161,16 @@ def test_what_progress_raises_is_the_callers(config: ChildConfig) -> None:
 
 def test_what_is_wrong_with_the_search_is_no_result(config: ChildConfig, tmp_path: Path) -> None:
     for wrong, words in (
-        (replace(config, data=str(tmp_path / "nowhere")), "is no folder"),
-        (replace(config, train_images=201), "cannot take 201 training and 50 validation images of 250"),
-        (replace(config, official_data=True), "truncated or not CIFAR-10"),
-        (replace(config, whitening="zca"), "channel or image"),  # type: ignore[arg-type]
+        (replace(config, data=str(tmp_path / "nowhere")), "nowhere"),
+        (replace(config, train_images=201), r"250.*201 \+ 50"),
+        (replace(config, official_data=True), "data_batch_1"),
+        (replace(config, whitening="zca"), "whitening"),  # type: ignore[arg-type]
     ):
         with pytest.raises(DataError, match=words):
             check_child_config(wrong, "cpu")
         with pytest.raises(DataError, match=words):
             train_child(GENOTYPE, wrong, seed=0, device="cpu")
-    with pytest.raises(ValueError, match="epochs is at least 1"):
+    with pytest.raises(ValueError, match="epochs"):
         check_child_config(replace(config, epochs=0), "cpu")
     check_child_config(config, "cpu")
 

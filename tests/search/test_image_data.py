@@ -14,10 +14,9 @@ from nasnet_det.search.image_data import (
     channel_statistics,
     find_images,
     inspect_images,
-    is_cifar10,
     load_images,
 )
-from nasnet_det.training.data.cifar10 import DataError
+from nasnet_det.training.data.cifar10 import DataError, is_cifar10
 from tests.search.test_child import GENOTYPE
 
 

@@ -17,9 +17,10 @@ from torch.nn import functional
 
 from nasnet_det.models.drop_path import ScheduledDropPath
 from nasnet_det.models.network import NASNet
-from nasnet_det.training.engine import Trainer, evaluate, own_randomness, seed_step
+from nasnet_det.training.engine import Trainer, evaluate_classifier
 from nasnet_det.training.execution import Execution, choose_execution
 from nasnet_det.training.recipe import Recipe, RecipeError
+from nasnet_det.training.seeds import own_randomness, seed_step
 
 CPU = Execution(torch.device("cpu"))
 PLAIN = Recipe("plain", "cifar", epochs=2, batch_size=4, learning_rate=0.1, optimizer_options={"momentum": 0.0})
@@ -60,6 +61,25 @@ def test_the_loss_is_smoothed_and_the_auxiliary_weighed(batch: tuple[Tensor, Ten
     )
     loss = _trainer(network, label_smoothing=0.1, aux_weight=0.4).step(images, labels)
     torch.testing.assert_close(loss, expected.detach())
+
+
+@pytest.mark.parametrize("settings", [{}, {"mix": {"mixup_alpha": 0.2}}, {"loss": "binary_cross_entropy"}])
+def test_the_loss_of_float64_logits_is_computed_in_float64(
+    batch: tuple[Tensor, Tensor], settings: dict[str, Any]
+) -> None:
+    images, labels = batch[0].double(), batch[1]
+    losses = {}
+    for dtype in (torch.float64, torch.bfloat16):
+        seed_step(0, 0)
+        trainer = _trainer(Linear(auxiliary=True).to(dtype), label_smoothing=0.1, aux_weight=0.4, **settings)
+        losses[dtype] = trainer.step(images.to(dtype), labels)
+    assert losses[torch.float64].dtype == torch.float64 and losses[torch.bfloat16].dtype == torch.float32
+    if not settings:
+        seed_step(0, 0)
+        logits, auxiliary = Linear(auxiliary=True).double()(images)
+        expected = functional.cross_entropy(logits, labels, label_smoothing=0.1)
+        expected += 0.4 * functional.cross_entropy(auxiliary, labels, label_smoothing=0.1)
+        assert losses[torch.float64].item() == pytest.approx(expected.item(), rel=1e-14)
 
 
 def test_l2_is_on_weights_and_not_on_biases(batch: tuple[Tensor, Tensor]) -> None:
@@ -136,13 +156,13 @@ def test_a_state_is_taken_up_exactly(optimizer: str, batch: tuple[Tensor, Tensor
 @pytest.mark.parametrize(
     ("spoil", "named"),
     [
-        (lambda state: state["state"][0].update(step=torch.zeros(54)), "'step' does not fit"),
-        (lambda state: state["state"][0].update(step=torch.tensor(-1.0)), "'step' does not fit"),
-        (lambda state: state["state"][1].update(exp_avg=state["state"][0]["exp_avg"]), "'exp_avg' does not fit"),
-        (lambda state: state["state"][1].pop("exp_avg_sq"), "not whole"),
-        (lambda state: state["param_groups"][0].update(capturable=True), "other settings"),
-        (lambda state: state["param_groups"][0].update(betas=(0.5, 0.999)), "other settings"),
-        (lambda state: state["param_groups"][0].update(params=[1, 1]), "other settings"),
+        (lambda state: state["state"][0].update(step=torch.zeros(54)), "'step'"),
+        (lambda state: state["state"][0].update(step=torch.tensor(-1.0)), "'step'"),
+        (lambda state: state["state"][1].update(exp_avg=state["state"][0]["exp_avg"]), "'exp_avg'"),
+        (lambda state: state["state"][1].pop("exp_avg_sq"), "incomplete"),
+        (lambda state: state["param_groups"][0].update(capturable=True), "settings differ"),
+        (lambda state: state["param_groups"][0].update(betas=(0.5, 0.999)), "settings differ"),
+        (lambda state: state["param_groups"][0].update(params=[1, 1]), "settings differ"),
     ],
 )
 def test_another_optimizers_state_is_refused(spoil: Any, named: str, batch: tuple[Tensor, Tensor]) -> None:
@@ -161,7 +181,7 @@ def test_a_mix_that_numpy_cannot_draw_is_refused(alpha: float) -> None:
 
 
 def test_a_number_is_no_truth_value() -> None:
-    with pytest.raises(RecipeError, match="momentum is a number, not True"):
+    with pytest.raises(RecipeError, match=r"momentum.*True"):
         _trainer(Linear(), optimizer_options={"momentum": True})
     _trainer(Linear(), optimizer_options={"momentum": 0.9, "nesterov": True})
 
@@ -172,11 +192,11 @@ def test_evaluation_counts_every_image_once(batch: tuple[Tensor, Tensor]) -> Non
     with torch.no_grad():
         network.fc.weight.zero_()
         network.fc.bias.copy_(-torch.arange(10.0))  # the classes in order, whatever the image
-    measured = evaluate(network, iter([(images[:3], labels[:3]), (images[3:], labels[3:])]), CPU)
+    measured = evaluate_classifier(network, iter([(images[:3], labels[:3]), (images[3:], labels[3:])]), CPU)
     assert (measured.top1, measured.top5, measured.images) == (0.25, 0.5, 4)
     assert measured.loss == pytest.approx(functional.cross_entropy(network(images), labels).item(), rel=1e-6)
-    with pytest.raises(ValueError, match="no images"):
-        evaluate(network, iter([]), CPU)
+    with pytest.raises(ValueError, match="image"):
+        evaluate_classifier(network, iter([]), CPU)
 
 
 def test_bfloat16_and_channels_last_train(batch: tuple[Tensor, Tensor]) -> None:
@@ -211,25 +231,25 @@ def test_the_callers_random_numbers_are_left_alone() -> None:
 
 
 def test_executions_that_cannot_be_are_named() -> None:
-    with pytest.raises(ValueError, match="device nowhere cannot be used"):
+    with pytest.raises(ValueError, match="nowhere"):
         choose_execution("nowhere")
-    with pytest.raises(ValueError, match="precision is auto"):
+    with pytest.raises(ValueError, match="float8"):
         choose_execution("cpu", "float8")
-    with pytest.raises(ValueError, match="graph; not 'graph' on cpu"):
+    with pytest.raises(ValueError, match=r"graph.*cpu"):
         choose_execution("cpu", mode="graph")
     assert choose_execution("cpu") == Execution(torch.device("cpu"), "float32", channels_last=True)
 
 
-def test_a_compiled_network_trains_like_the_eager_one(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_compiled_network_trains_like_the_eager_one(
+    batch: tuple[Tensor, Tensor], monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(torch, "compile", partial(torch.compile, backend="eager"))
-    images, labels = torch.randn(4, 3, 16, 16), torch.tensor([0, 3, 5, 9])
     losses = []
     for execution in (CPU, replace(CPU, mode="compile")):
-        torch.manual_seed(0)
-        network = NASNet(num_cells=1, num_filters=4, stem="cifar", stem_channels=12, num_classes=10)
-        trainer = Trainer(network, PLAIN, 5, 10, execution)
-        losses.append([trainer.step(images, labels).item() for _ in range(3)])
-    assert losses[0] == pytest.approx(losses[1], rel=1e-4)
+        seed_step(0, 0)
+        trainer = Trainer(Linear(), PLAIN, 5, 10, execution)
+        losses.append([trainer.step(*batch).item() for _ in range(3)])
+    assert losses[0] == pytest.approx(losses[1], rel=1e-6)
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")

@@ -67,16 +67,16 @@ def test_models_of_timm_train_as_well() -> None:
 
 
 def test_wrong_models_are_named(tmp_path: Path, choice: ModelChoice) -> None:
-    with pytest.raises(ModelError, match="no model 'nasnet_z'"):
+    with pytest.raises(ModelError, match="nasnet_z"):
         ModelChoice.named("nasnet_z")
-    with pytest.raises(ModelError, match=r"it has no config\.json"):
+    with pytest.raises(ModelError, match=r"config\.json"):
         ModelChoice.named(f"local-dir:{tmp_path}")
     (tmp_path / "config.json").write_text(json.dumps({"license": "mit"}))
-    with pytest.raises(ModelError, match="names no architecture"):
+    with pytest.raises(ModelError, match="architecture"):
         ModelChoice.named(f"local-dir:{tmp_path}")
-    with pytest.raises(ModelError, match="nasnet cannot be built"):
+    with pytest.raises(ModelError, match="nasnet"):
         ModelChoice("nasnet", {"num_filters": 0}).build()
     save_local_dir(choice, choice.build(num_classes=5).state_dict(), tmp_path / "model", 5, choice.input_config(64))
     wider = ModelChoice.of_genotype(FOUND, num_cells=1, num_filters=8, stem="imagenet").build(num_classes=5)
-    with pytest.raises(ModelError, match=r"the weights of local-dir:.* cannot be loaded"):
+    with pytest.raises(ModelError, match="local-dir:"):
         load_weights(wider, f"local-dir:{tmp_path / 'model'}")

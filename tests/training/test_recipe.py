@@ -66,18 +66,20 @@ def test_settings_and_scaling() -> None:
 @pytest.mark.parametrize(
     ("setting", "words"),
     [
-        ("epochs=0", "epochs is at least 1"),
-        ("epochs=2.5", "epochs is a whole number"),
-        ("learning_rate=-1", "learning_rate is at least 0"),
-        ("learning_rate=.nan", "learning_rate is a number"),
-        ("schedule=linear", "schedule is one of cosine, exponential"),
-        ("drop_path_rate=1", "drop_path_rate is below 1"),
-        ("nothing=1", "unknown settings nothing"),
-        ("mix=3", "mix is a mapping"),
-        ("optimizer_options.momentum=.inf", "optimizer_options.momentum is a number of at most"),
-        ("optimizer_options.betas=[0.9, 1.0e+30]", "optimizer_options.betas is a number of at most"),
-        ("epochs", "key=value"),
-        ("epochs=[1", "not YAML"),
+        ("epochs=0", "epochs"),
+        ("epochs=2.5", "epochs"),
+        ("learning_rate=-1", "learning_rate"),
+        ("learning_rate=.nan", "learning_rate"),
+        ("batch_size=1e30", "batch_size"),
+        ("schedule=linear", "schedule.*'cosine' or 'exponential'"),
+        ("drop_path_rate=1", "drop_path_rate"),
+        ("nothing=1", "nothing"),
+        ("mix=3", "mix"),
+        ("optimizer_options.momentum=.inf", r"optimizer_options\.momentum"),
+        ("optimizer_options.betas=[0.9, 1.0e+30]", r"optimizer_options\.betas"),
+        ("augmentation.pad=.nan", r"augmentation\.pad"),
+        ("epochs", "KEY=VALUE"),
+        ("epochs=[1", "epochs"),
     ],
 )
 def test_wrong_settings_are_named(setting: str, words: str) -> None:
@@ -90,10 +92,10 @@ def test_recipe_files(tmp_path: Path) -> None:
     path.write_text("data: cifar\nepochs: 3\nbatch_size: 8\nlearning_rate: 1e-2\n")
     assert load_recipe(path).name == "mine" and load_recipe(path).learning_rate == 0.01
     path.write_text("- a list")
-    with pytest.raises(RecipeError, match="a mapping of settings"):
+    with pytest.raises(RecipeError, match=r"mine\.yaml"):
         load_recipe(path)
     path.write_text("epochs: 3")
-    with pytest.raises(RecipeError, match="lacks data, batch_size, learning_rate"):
+    with pytest.raises(RecipeError, match="data is missing"):
         load_recipe(path)
-    with pytest.raises(RecipeError, match="neither a file nor a recipe: cifar_paper"):
+    with pytest.raises(RecipeError, match=r"cifar_papr.*cifar_paper"):
         load_recipe("cifar_papr")

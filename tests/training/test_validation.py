@@ -10,10 +10,11 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 
-from nasnet_det.training.data.cifar10 import DataError
+from nasnet_det.training import validation
+from nasnet_det.training.data.cifar10 import DataError, load_cifar10
 from nasnet_det.training.data.image_folder import Preprocessing
 from nasnet_det.training.execution import choose_execution
-from nasnet_det.training.validation import SlimEvaluation, label_names, validate, with_image_size
+from nasnet_det.training.validation import SlimEvaluation, label_names, validate, validate_cifar10
 
 INPUT = Preprocessing((3, 32, 32), (0.5, 0.5, 0.5), (0.5, 0.5, 0.5))
 CPU = choose_execution("cpu")
@@ -46,7 +47,7 @@ def test_accuracy_over_some_of_the_models_classes(image_folder: Path, slim: bool
 
 
 def test_classes_must_be_the_models(image_folder: Path) -> None:
-    with pytest.raises(DataError, match="has 3 classes, but the model has 4"):
+    with pytest.raises(DataError, match=r"3 classes.* 4"):
         validate(Colour([0, 1, 2], 4), image_folder, INPUT, CPU, workers=0)
     assert validate(Colour([0, 1, 2], 3), image_folder, INPUT, CPU, workers=0).top1 == 1.0
     assert label_names({"label_names": ["a", "b"]}, 2) == ["a", "b"] and label_names({}, 7) is None
@@ -67,6 +68,31 @@ def test_slims_preprocessing_equals_tensorflow(size: tuple[int, int]) -> None:
     np.testing.assert_allclose(ours.permute(1, 2, 0), expected, atol=1e-5)
 
 
-def test_size_and_crop() -> None:
-    assert with_image_size(INPUT, 64, 0.9).input_size == (3, 64, 64)
-    assert with_image_size(INPUT, None, 0.9).crop_pct == 0.9 and with_image_size(INPUT, None, None) == INPUT
+def test_cifar10_is_measured_with_the_models_preprocessing(cifar_like: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(validation, "load_cifar10", lambda root: load_cifar10(root, official=False))
+    images = load_cifar10(cifar_like, official=False).test
+    seen: list[Tensor] = []
+
+    class Recorder(nn.Module):
+        num_classes = 10
+
+        def forward(self, x: Tensor) -> Tensor:
+            seen.append(x)
+            start = sum(map(len, seen)) - len(x)
+            labels = torch.from_numpy(images.labels[start : start + len(x)]).long()
+            labels[0] = (labels[0] + 1) % 10 if start == 0 else labels[0]  # one mistake
+            return nn.functional.one_hot(labels, 10).float()
+
+    found = validate_cifar10(Recorder(), cifar_like, INPUT, CPU, batch_size=8)
+    assert found.images == 20 and found.top1 == pytest.approx(0.95)
+    torch.testing.assert_close(torch.cat(seen), torch.from_numpy(images.pictures) / 127.5 - 1)
+    with pytest.raises(DataError, match="1000"):
+        validate_cifar10(Colour([0, 1, 2], 1000), cifar_like, INPUT, CPU)
+    with pytest.raises(DataError, match="64 x 64"):
+        validate_cifar10(Recorder(), cifar_like, Preprocessing((3, 64, 64), (0.5,) * 3, (0.5,) * 3), CPU)
+
+
+def test_preprocessing_at_another_size_and_crop() -> None:
+    config = INPUT.with_crop(0.9).to_dict()
+    assert config["crop_pct"] == 0.9
+    assert Preprocessing.of(config, (64, 48)).input_size == (3, 64, 48) and Preprocessing.of(config).crop_pct == 0.9

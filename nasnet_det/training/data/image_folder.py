@@ -1,6 +1,7 @@
-"""An ImageNet folder as batches: timm's reader and transforms, an order and random numbers that can be taken up.
+"""Batches of an ImageNet folder: timm's reader and transforms, in an order that a resumed run continues exactly.
 
-The folder is ``ROOT/train/CLASS/...`` and ``ROOT/val/CLASS/...``, classes in natural order of their names.
+The folder has the form ``ROOT/train/CLASS/...`` and ``ROOT/val/CLASS/...``; labels follow the natural order of class
+names.
 """
 
 from __future__ import annotations
@@ -8,7 +9,7 @@ from __future__ import annotations
 import inspect
 import logging
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -22,22 +23,22 @@ from torch.utils.data import DataLoader, Dataset, Sampler, default_collate
 
 from nasnet_det.safe_io.images import ImageError, is_hidden, read_image
 from nasnet_det.training.data.cifar10 import DataError
-from nasnet_det.training.engine import own_randomness, seed_step
+from nasnet_det.training.seeds import epoch_order, own_randomness, seed_step
 
-#: Unreadable images in a row that are passed over before the folder itself is doubted.
+#: Consecutive unreadable images after which the training ends.
 _MOST_UNREADABLE = 10
-#: Settings of a recipe's augmentation that are applied on the device, to whole batches.
+#: Settings of a recipe's augmentation that run on the device on whole batches, and their names in ``RandomErasing``.
 _ERASING = {"re_prob": "probability", "re_mode": "mode", "re_count": "max_count"}
 
 logger = logging.getLogger(__name__)
 
-#: What a sampler asks for: an image's number, and the epoch that its random numbers belong to.
+#: A sampler's item: the index of an image, and the epoch, from which its random numbers are seeded.
 Key = tuple[int, int]
 
 
 @dataclass(frozen=True)
 class Preprocessing:
-    """timm's description of a network's input: see ``timm.data.resolve_data_config``."""
+    """timm's description of a network's input, see ``timm.data.resolve_data_config``."""
 
     input_size: tuple[int, int, int]
     mean: tuple[float, ...]
@@ -46,42 +47,47 @@ class Preprocessing:
     crop_pct: float = 0.875
 
     def to_dict(self) -> dict[str, Any]:
-        """timm's data config."""
+        """Return timm's data config."""
         return asdict(self)
 
     @classmethod
-    def of(cls, config: Mapping[str, Any], image_size: int | None = None) -> Preprocessing:
-        """Of a timm data config, at another image size if given."""
-        channels, height, width = config["input_size"]
-        size = (channels, height, width) if image_size is None else (channels, image_size, image_size)
-        return cls(size, tuple(config["mean"]), tuple(config["std"]), config["interpolation"], config["crop_pct"])
+    def of(cls, config: Mapping[str, Any], image_size: tuple[int, int] | None = None) -> Preprocessing:
+        """Build from a timm data config, optionally for another height and width."""
+        channels, *size = config["input_size"]
+        height, width = image_size or size
+        mean, std = tuple(config["mean"]), tuple(config["std"])
+        return cls((channels, height, width), mean, std, config["interpolation"], config["crop_pct"])
+
+    def with_crop(self, crop_pct: float) -> Preprocessing:
+        """Return the preprocessing with another share of the image in the center crop."""
+        return replace(self, crop_pct=crop_pct)
 
     def training_transform(self, augmentation: Mapping[str, Any]) -> Callable[[Image.Image], Tensor]:
-        """timm's training transform to uint8 ``(3, H, W)``.
+        """Return timm's training transform, from a PIL image to uint8 ``(3, H, W)``.
 
         Args:
             augmentation: arguments of ``timm.data.create_transform``.
 
         Raises:
-            DataError: for one that does not exist.
+            DataError: for an unknown argument.
         """
         given = {key: value for key, value in augmentation.items() if key not in _ERASING}
         known = inspect.signature(create_transform).parameters
         if unknown := sorted(set(given) - set(known)):
-            raise DataError(f"augmentation has no setting {', '.join(unknown)}; see timm.data.create_transform")
+            raise DataError(f"unknown augmentation settings {', '.join(unknown)}; see timm.data.create_transform")
         given.setdefault("interpolation", self.interpolation)
         return create_transform(self.input_size, is_training=True, normalize=False, **given)
 
     def evaluation_transform(self) -> Callable[[Image.Image], Tensor]:
-        """timm's evaluation transform to uint8 ``(3, H, W)``."""
+        """Return timm's evaluation transform, from a PIL image to uint8 ``(3, H, W)``."""
         return create_transform(
             self.input_size, interpolation=self.interpolation, crop_pct=self.crop_pct, normalize=False
         )
 
 
 def validation_folder(root: Path) -> Path:
-    """The class folders of the validation images: in ``ROOT/val``, or in ``ROOT/validation``."""
-    return next((root / place for place in ("val", "validation") if (root / place).is_dir()), root / "val")
+    """Return the folder of the validation classes: ``ROOT/val`` or ``ROOT/validation``."""
+    return next((root / name for name in ("val", "validation") if (root / name).is_dir()), root / "val")
 
 
 class Pictures(Dataset):
@@ -89,13 +95,13 @@ class Pictures(Dataset):
 
     Args:
         root: the folder of class folders.
-        transform: from a PIL image to uint8 ``(3, H, W)``.
+        transform: maps a PIL image to uint8 ``(3, H, W)``.
         classes: the class names in the order of their labels; None for the folder's own.
-        seed: what the transform's random numbers follow from, with the epoch and the image's number.
-        strict: an unreadable image ends the matter; else it is named in a warning and the next one takes its place.
+        seed: the seed of the transform's random numbers, together with the epoch and the index of the image.
+        strict: treat an unreadable image as an error; otherwise it is logged and the next image is used instead.
 
     Raises:
-        DataError: if the folder is not there, has no images or other classes.
+        DataError: if the folder does not exist, has no images or has classes other than ``classes``.
     """
 
     def __init__(
@@ -107,7 +113,7 @@ class Pictures(Dataset):
         strict: bool = False,
     ) -> None:
         if not root.is_dir():
-            raise DataError(f"{root} is no folder; an ImageNet folder holds train/CLASS/ and val/CLASS/ with images")
+            raise DataError(f"{root} is not a folder; an ImageNet folder has images in train/CLASS/ and val/CLASS/")
         try:
             reader = create_dataset("", root=str(root), search_split=False).reader
         except RuntimeError as error:
@@ -119,43 +125,46 @@ class Pictures(Dataset):
         number = {name: label for label, name in enumerate(self.classes)}
         self.samples = [(path, number[name]) for path, name in visible]
         if not self.samples:
-            raise DataError(f"{root} holds no images in class folders")
+            raise DataError(f"{root} has no images in class folders")
         if classes is not None:
-            self._adopt(classes, root)
+            self._relabel(classes, root)
         self.transform, self.seed, self.strict = transform, seed, strict
 
     def __len__(self) -> int:
         return len(self.samples)
 
     def __getitem__(self, key: Key) -> tuple[Tensor, int] | str:
-        """The transformed image and its label; in words what is wrong with it, where that ends the matter."""
+        """Return the transformed image and its label, or an error message: worker processes lose exceptions'
+        classes."""
         number, epoch = key
         with own_randomness(torch.device("cpu")):
             seed_step(self.seed, epoch, number)
             for attempt in range(_MOST_UNREADABLE):
                 path, label = self.samples[(number + attempt) % len(self)]
                 try:
-                    picture = read_image(path, turn=False)  # as timm, whose weights are of the pictures as stored
+                    picture = read_image(path, turn=False)  # as timm, whose weights were trained on images as stored
                 except ImageError as error:
                     if self.strict:
                         return str(error)
-                    logger.warning("%s; the next one takes its place", error)
+                    logger.warning("%s; the next image is used instead", error)
                     continue
                 return self.transform(picture), label
-        return f"{_MOST_UNREADABLE} images in a row cannot be read, the last {path}"
+        return f"{_MOST_UNREADABLE} images in a row are not readable, the last {path}"
 
-    def _adopt(self, classes: Sequence[str], root: Path) -> None:
-        """Number the labels as the given classes are."""
+    def _relabel(self, classes: Sequence[str], root: Path) -> None:
+        """Number the labels by the order of the given classes."""
         number = {name: label for label, name in enumerate(classes)}
         if unknown := [name for name in self.classes if name not in number]:
             some = ", ".join(unknown[:3])
-            raise DataError(f"{root}: {len(unknown)} of its {len(self.classes)} classes are not the model's, as {some}")
+            raise DataError(
+                f"{root}: {len(unknown)} of {len(self.classes)} classes are not the model's, such as {some}"
+            )
         self.samples = [(path, number[self.classes[label]]) for path, label in self.samples]
         self.classes = list(classes)
 
 
 class _Order(Sampler[Key]):
-    """One process's images of an epoch, from a batch on."""
+    """Image indices in a given order, with the epoch they belong to."""
 
     def __init__(self, numbers: np.ndarray, epoch: int) -> None:
         self.numbers, self.epoch = numbers, epoch
@@ -172,16 +181,17 @@ class FolderBatches:
 
     Args:
         root: the folder.
-        preprocessing: of the network.
-        augmentation: a recipe's: arguments of timm's ``create_transform``, ``re_prob`` and its kin included.
-        batch_size: images a batch of one process.
-        device: where batches go.
-        seed: what order and augmentation follow from.
-        workers: processes that read images; 0 for this one.
-        rank, world: this process's number and how many share the training.
+        preprocessing: the network's preprocessing.
+        augmentation: a recipe's augmentation: arguments of timm's ``create_transform``, including ``re_prob``,
+            ``re_mode`` and ``re_count``.
+        batch_size: images in a batch of one process.
+        device: the device of the batches.
+        seed: the seed of order and augmentation.
+        workers: the number of processes that read images; 0 to read in this one.
+        rank, world: the rank of this process and the number of processes.
 
     Raises:
-        DataError: for a folder or augmentation that cannot be used.
+        DataError: if the folder or the augmentation is invalid, or the images do not fill a batch.
     """
 
     def __init__(
@@ -209,24 +219,24 @@ class FolderBatches:
         self.loader = Loader(preprocessing, device, batch_size, workers, erase)
 
     def training(self, epoch: int, start: int = 0) -> Iterator[tuple[Tensor, Tensor]]:
-        """The epoch's augmented and normalized batches from number ``start`` on."""
+        """Return the epoch's batches, augmented and normalized, beginning with batch ``start``."""
         together = self.batch_size * self.world
-        order = np.random.default_rng((self.seed, epoch)).permutation(len(self.train))
+        order = epoch_order(self.seed, epoch, len(self.train))
         order = order[: self.steps_per_epoch * together].reshape(self.steps_per_epoch, self.world, self.batch_size)
         return self.loader.batches(self.train, order[start:, self.rank].ravel(), epoch, erase=True)
 
     def validating(self) -> Iterator[tuple[Tensor, Tensor]]:
-        """This process's share of the validation images, normalized.
+        """Return this process's share of the validation images, normalized.
 
         Raises:
-            DataError: if one cannot be read.
+            DataError: if an image is not readable.
         """
         return self.loader.batches(self.validation, np.arange(self.rank, len(self.validation), self.world))
 
 
 @dataclass(frozen=True)
 class Loader:
-    """Reads images in worker processes, and normalizes them on the device."""
+    """A reader of images in worker processes, which normalizes them on the device."""
 
     preprocessing: Preprocessing
     device: torch.device
@@ -237,10 +247,10 @@ class Loader:
     def batches(
         self, pictures: Pictures, numbers: np.ndarray, epoch: int = 0, erase: bool = False
     ) -> Iterator[tuple[Tensor, Tensor]]:
-        """Batches of the images of these numbers: ``(B, 3, H, W)`` and labels ``(B,)``.
+        """Yield batches of the images with the given indices: ``(B, 3, H, W)`` and labels ``(B,)``.
 
         Raises:
-            DataError: if an image that may not be passed over cannot be read.
+            DataError: if an image is not readable and ``pictures`` is strict.
         """
         loader = DataLoader(
             pictures,
@@ -249,7 +259,7 @@ class Loader:
             num_workers=self.workers,
             collate_fn=_collate,
             pin_memory=self.device.type == "cuda",
-            generator=torch.Generator(),  # not the one that a step's seed decides
+            generator=torch.Generator(),  # leaves the default generator, which a step seeds, alone
         )
         mean, std = (
             torch.tensor(values, device=self.device).view(1, -1, 1, 1) * 255

