@@ -8,13 +8,7 @@ it.
 import math
 
 from detectron2.config import LazyCall as L
-from detectron2.data import (
-    DatasetMapper,
-    build_detection_test_loader,
-    build_detection_train_loader,
-    get_detection_dataset_dicts,
-    transforms,
-)
+from detectron2.data import transforms
 from detectron2.model_zoo import get_config
 from detectron2.modeling.box_regression import Box2BoxTransform
 from detectron2.modeling.matcher import Matcher
@@ -23,6 +17,9 @@ from detectron2.solver.build import get_default_optimizer_params
 from fvcore.common.param_scheduler import MultiStepParamScheduler
 
 from nasnet_det.detection.data.datasets import MINIVAL, TRAIN, register_coco_splits
+from nasnet_det.detection.data.mapper import DetectionMapper
+from nasnet_det.detection.data.registered import test_records, training_records
+from nasnet_det.detection.data.training_data import build_test_loader, build_train_loader
 from nasnet_det.detection.engine.solver import clipped_sgd
 from nasnet_det.detection.evaluation.evaluator import CocoEvaluator
 from nasnet_det.detection.modeling.backbone import build_network
@@ -71,9 +68,9 @@ model = L(NASNetRCNN)(
 )
 
 dataloader = {
-    "train": L(build_detection_train_loader)(
-        dataset=L(get_detection_dataset_dicts)(names=[TRAIN]),
-        mapper=L(DatasetMapper)(
+    "train": L(build_train_loader)(
+        dataset=L(training_records)(names=[TRAIN], test=[MINIVAL], num_classes=len(COCO_IDS)),
+        mapper=L(DetectionMapper)(
             is_train=True,
             augmentations=[L(transforms.RandomFlip)(horizontal=True)],
             image_format="${model.input_format}",
@@ -81,9 +78,9 @@ dataloader = {
         total_batch_size=1,
         num_workers=4,
     ),
-    "test": L(build_detection_test_loader)(
-        dataset=L(get_detection_dataset_dicts)(names=[MINIVAL], filter_empty=False),
-        mapper=L(DatasetMapper)(is_train=False, augmentations=[], image_format="${model.input_format}"),
+    "test": L(build_test_loader)(
+        dataset=L(test_records)(name=MINIVAL),
+        mapper=L(DetectionMapper)(is_train=False, augmentations=[], image_format="${model.input_format}"),
         num_workers=4,
     ),
     "evaluator": L(CocoEvaluator)(dataset_name=MINIVAL),

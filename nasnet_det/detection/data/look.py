@@ -93,7 +93,7 @@ class Trouble:
         shown = self.examples + [""] * (self.count - len(self.examples))
         examples = f": {named(shown, 3)}" if self.examples else ""
         done = f". {self.done}" if self.done else ""
-        return f"data set {self.where}: {count}{self.what}{examples}{done}"
+        return (f"data set {self.where}: " if self.where else "") + f"{count}{self.what}{examples}{done}"
 
 
 @dataclass
@@ -349,6 +349,11 @@ class _Inspection:
         if not keep_empty:
             self.note("images are without objects", empty, self.image_name, "They are left out")
             self.used[empty] = False
+        of_class = {self.annotations[number]["category_id"] for number in np.flatnonzero(self.kept & ~self.crowd)}
+        absent = [category["name"] for category in self.data.categories if category["id"] not in of_class]
+        if absent and of_class:
+            total, what = len(self.data.categories), "classes have no box"
+            self.troubles.append(Trouble(self.data.name, what, len(absent), total, absent[:_EXAMPLES], ""))
         if not objects[self.used].sum():
             self.troubles.append(Trouble(self.data.name, "no image has an object to learn", 0, 0, [], "", True))
 

@@ -106,9 +106,10 @@ def look_at_names(
     return look
 
 
-def training_records(names: Sequence[str], test: Sequence[str] = (), **more: Any) -> list[Record]:
+def training_records(names: str | Sequence[str], test: str | Sequence[str] = (), **more: Any) -> list[Record]:
     """Return the records to train on, for LazyConfig; test sets are looked at with them: see :func:`look_at_names`."""
-    return look_at_names(names, test, **more).train
+    train, judged = ([given] if isinstance(given, str) else list(given) for given in (names, test))
+    return look_at_names(train, judged, **more).train
 
 
 def test_records(name: str, **more: Any) -> list[Record]:
