@@ -21,7 +21,7 @@ from torch import Tensor, nn
 
 from nasnet_det.export.operators import onnx_translations
 from nasnet_det.safe_io.files import replacing
-from nasnet_det.safe_io.values import parse_json
+from nasnet_det.safe_io.values import first_line, parse_json
 
 FORMATS = (".onnx", ".pt2")
 #: Further than this from PyTorch's, relative to the largest value, an output counts as another one.
@@ -198,7 +198,7 @@ def _imported(name: str) -> Any:
 
 
 def _unreadable(path: str | Path, error: Exception) -> ExportError:
-    reason = (str(error).strip().splitlines() or [type(error).__name__])[0][:300]
+    reason = first_line(error)
     return ExportError(f"{path} cannot be read as an exported model ({type(error).__name__}: {reason})")
 
 

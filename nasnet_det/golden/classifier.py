@@ -20,9 +20,10 @@ from torch import Tensor
 
 from nasnet_det.models.network import NASNet
 from nasnet_det.models.plan import slim_stages
+from nasnet_det.safe_io.values import first_line
 from nasnet_det.weights.arrays import read_arrays
 from nasnet_det.weights.formats import read_state_dict
-from nasnet_det.weights.layout import WeightsError, one_line
+from nasnet_det.weights.layout import WeightsError
 
 #: The largest relative error of a classifier's tensors, in float32 on the CPU.
 CLASSIFIER_BOUND = 2e-6
@@ -72,7 +73,7 @@ def read_meta(folder: Path) -> dict[str, Any]:
     try:
         meta = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
-        raise GoldenError(f"{path}: cannot be read ({one_line(error)})") from None
+        raise GoldenError(f"{path}: cannot be read ({first_line(error)})") from None
     if not isinstance(meta, dict):
         raise GoldenError(f"{path}: expected a JSON object")
     return meta
@@ -95,7 +96,7 @@ def classifier_of(meta: Mapping[str, Any]) -> NASNet:
     except KeyError as error:
         raise GoldenError(f"meta.json lacks {error}, which the network is built from") from None
     except (TypeError, ValueError, AttributeError, IndexError) as error:
-        raise GoldenError(f"meta.json describes no network that is built here: {one_line(error)}") from None
+        raise GoldenError(f"meta.json describes no network that is built here: {first_line(error)}") from None
 
 
 def end_points(model: NASNet, x: Tensor) -> dict[str, Tensor]:
@@ -193,7 +194,7 @@ def arrays_of(path: Path) -> dict[str, np.ndarray]:
         with np.load(path, allow_pickle=False) as file:
             return dict(file)
     except (OSError, ValueError, EOFError, KeyError, zipfile.BadZipFile, zlib.error) as error:
-        raise GoldenError(f"{path}: cannot be read ({one_line(error)})") from None
+        raise GoldenError(f"{path}: cannot be read ({first_line(error)})") from None
 
 
 def _channels_last(value: Tensor) -> np.ndarray:

@@ -90,3 +90,8 @@ def format_names(names: Iterable[Any]) -> str:
     """Format names for a message: without quotes, shortened if they are long or many."""
     text = repr(", ".join(map(str, itertools.islice(names, 20))))[1:-1]
     return text if len(text) <= _LONGEST else f"{text[:_LONGEST]}..."
+
+
+def first_line(error: BaseException) -> str:
+    """Return the first line of an exception's message, at most 300 characters, or its class's name if it is empty."""
+    return (str(error).strip().splitlines() or [type(error).__name__])[0][:300]

@@ -24,6 +24,7 @@ from nasnet_det.genotypes.published import as_genotype
 from nasnet_det.models.network import NASNet
 from nasnet_det.models.plan import Stem
 from nasnet_det.safe_io.settings import build
+from nasnet_det.safe_io.values import first_line
 from nasnet_det.search.costs import NetworkSize
 from nasnet_det.search.image_data import TORCHVISION, find_images, load_images
 from nasnet_det.training.data.cifar10 import CLASSES, SIDE, Cifar10, DataError, is_cifar10, split
@@ -250,7 +251,7 @@ def train_to(
         except Diverged as error:
             status, message = "diverged", str(error)
         except torch.OutOfMemoryError as error:
-            status, message = "out_of_memory", str(error).splitlines()[0]
+            status, message = "out_of_memory", first_line(error)
         except _FromProgress as error:
             raise error.cause from None
         except Exception as error:  # any failure of a sampled network is a result of the search

@@ -14,6 +14,8 @@ from optuna.storages import RDBStorage
 from sqlalchemy.engine import URL, make_url
 from sqlalchemy.exc import SQLAlchemyError
 
+from nasnet_det.safe_io.values import first_line
+
 _CONNECT_SECONDS = 10
 #: The modules that connect to a server, for a URL that names none: the first that is installed.
 _DRIVERS = {"postgresql": ("psycopg", "psycopg2"), "mysql": ("mysqldb", "pymysql")}
@@ -80,10 +82,10 @@ def storage_errors(url: URL) -> Iterator[None]:
     try:
         yield
     except ImportError as error:
-        raise StudyError(f"{format_url(url)}: its driver is not installed ({_first_line(error)})") from None
+        raise StudyError(f"{format_url(url)}: its driver is not installed ({first_line(error)})") from None
     except (SQLAlchemyError, StorageInternalError, OSError) as error:
         cause = error.__cause__ if isinstance(error, StorageInternalError) and error.__cause__ else error
-        words = _first_line(getattr(cause, "orig", None) or cause)
+        words = first_line(getattr(cause, "orig", None) or cause)
         advice = (
             "free space on its disk, then run the same command again" if _full(words) else "is it there and running?"
         )
@@ -92,8 +94,3 @@ def storage_errors(url: URL) -> Iterator[None]:
 
 def _full(words: str) -> bool:
     return any(sign in words.lower() for sign in ("full", "no space", "quota"))
-
-
-def _first_line(error: BaseException) -> str:
-    text = str(error).strip()
-    return text.splitlines()[0] if text else type(error).__name__

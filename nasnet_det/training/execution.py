@@ -9,6 +9,8 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
+from nasnet_det.safe_io.values import first_line
+
 
 @dataclass(frozen=True)
 class Execution:
@@ -64,7 +66,7 @@ def choose_execution(
         place = torch.device(device)
         torch.empty(0, device=place)
     except (RuntimeError, AssertionError) as error:
-        raise ValueError(f"device {device} is not available ({str(error).splitlines()[0]})") from None
+        raise ValueError(f"device {device} is not available ({first_line(error)})") from None
     gains = place.type == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False)
     if precision not in ("auto", "float32", "bfloat16"):
         raise ValueError(f"precision must be auto, float32 or bfloat16, got {precision!r}")

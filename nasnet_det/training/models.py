@@ -22,7 +22,7 @@ from torch import nn
 import nasnet_det.timm_models  # noqa: F401 - registers the family
 from nasnet_det.genotypes.genotype import Genotype
 from nasnet_det.models.family import FAMILY
-from nasnet_det.safe_io.values import format_value, parse_json
+from nasnet_det.safe_io.values import first_line, format_value, parse_json
 from nasnet_det.training.data.cifar10 import MEAN, STD
 
 LOCAL = "local-dir:"
@@ -202,6 +202,6 @@ def load_weights(network: nn.Module, name: str) -> None:
         source = timm.create_model(name, pretrained=True, num_classes=network.num_classes)
         missing, unexpected = network.load_state_dict(source.state_dict(), strict=False)
     except (RuntimeError, OSError, ValueError) as error:
-        raise ModelError(f"loading the weights of {name} failed: {str(error).splitlines()[0]}") from None
+        raise ModelError(f"loading the weights of {name} failed: {first_line(error)}") from None
     if unexpected or any(not key.startswith(_AUXILIARY) for key in missing):
         raise ModelError(f"the weights of {name} have other tensors than {choice.architecture} in training")

@@ -14,7 +14,7 @@ from typing import Any
 import torch
 
 from nasnet_det.safe_io.files import replacing, write_text
-from nasnet_det.safe_io.values import parse_json
+from nasnet_det.safe_io.values import first_line, parse_json
 from nasnet_det.training.recipe import Recipe
 from nasnet_det.training.run import EpochReport, RunError
 
@@ -61,7 +61,7 @@ class TrainingFolder:
         try:
             return torch.load(self.checkpoint, map_location="cpu", weights_only=True)
         except Exception as error:  # a damaged file raises almost anything
-            reason = f"{type(error).__name__}: {(str(error).splitlines() or [''])[0]}"
+            reason = f"{type(error).__name__}: {first_line(error)}"
             raise RunError(f"{self.checkpoint} is not readable ({reason}); remove it to start over") from None
 
     def save(self, state: Mapping[str, Any]) -> None:

@@ -25,9 +25,9 @@ import torch
 from safetensors import SafetensorError
 
 from nasnet_det.safe_io.checkpoints import find_state_dict, load_torch
-from nasnet_det.safe_io.values import format_names, format_value
+from nasnet_det.safe_io.values import first_line, format_names, format_value
 from nasnet_det.weights.formats.tf_slim import VARIABLES, preferred
-from nasnet_det.weights.layout import Arrays, WeightsError, one_line
+from nasnet_det.weights.layout import Arrays, WeightsError
 
 #: The exceptions of readers for damaged or hostile files.
 _MALFORMED = (
@@ -341,4 +341,4 @@ _NUMPY_TYPES = (torch.float16, torch.float32, torch.float64)
 
 
 def _damaged(path: str | Path, what: str, error: BaseException) -> WeightsError:
-    return WeightsError(f"{path}: the {what} is damaged or incomplete ({one_line(error)}): download or copy it again")
+    return WeightsError(f"{path}: the {what} is damaged or incomplete ({first_line(error)}): download or copy it again")

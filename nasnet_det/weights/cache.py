@@ -18,8 +18,9 @@ import torch
 from filelock import FileLock
 
 from nasnet_det.safe_io.files import replacing, write_text
+from nasnet_det.safe_io.values import first_line
 from nasnet_det.weights.download import check_digest, fetched, file_digest
-from nasnet_det.weights.layout import WeightsError, one_line
+from nasnet_det.weights.layout import WeightsError
 
 #: The environment variable that names the cache's folder.
 CACHE_VARIABLE = "NASNET_DET_CACHE"
@@ -108,5 +109,5 @@ def _read_record(target: Path) -> dict[str, Any]:
         return {}
     except (OSError, ValueError) as error:
         raise WeightsError(
-            f"{_record(target)}: cannot be read ({one_line(error)}): delete it to download the weights again"
+            f"{_record(target)}: cannot be read ({first_line(error)}): delete it to download the weights again"
         ) from None

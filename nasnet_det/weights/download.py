@@ -14,7 +14,8 @@ from urllib.parse import urlsplit
 
 from tqdm import tqdm
 
-from nasnet_det.weights.layout import WeightsError, one_line
+from nasnet_det.safe_io.values import first_line
+from nasnet_det.weights.layout import WeightsError
 
 HUB = "hf-hub:"
 _BLOCK = 1 << 20
@@ -125,4 +126,4 @@ def from_hub(location: str) -> Path:
     try:
         return Path(hf_hub_download(f"{owner}/{repository}", filename or "model.safetensors"))
     except Exception as error:  # the client passes on its HTTP library's own exceptions
-        raise Unreachable(f"{location}: the download failed ({one_line(error)})") from None
+        raise Unreachable(f"{location}: the download failed ({first_line(error)})") from None

@@ -32,11 +32,6 @@ class WeightsError(ValueError):
     """Unreadable weights, or weights of another network; the message names the tensor, the reason and the remedy."""
 
 
-def one_line(error: BaseException) -> str:
-    """Return the first line of another library's error, for use in a message."""
-    return (str(error).strip().splitlines() or [type(error).__name__])[0][:300]
-
-
 @dataclass(frozen=True)
 class Unit:
     """A module with one name in published files: convolutions with their normalization, or a linear layer.

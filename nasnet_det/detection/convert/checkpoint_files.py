@@ -20,7 +20,7 @@ from nasnet_det.detection.convert.identity import CheckpointError
 from nasnet_det.safe_io.checkpoints import find_state_dict, load_torch
 from nasnet_det.safe_io.files import replacing
 from nasnet_det.safe_io.pickles import from_pickle
-from nasnet_det.safe_io.values import format_value, parse_json
+from nasnet_det.safe_io.values import first_line, format_value, parse_json
 
 #: What the readers of a damaged or hostile file raise.
 MALFORMED = (
@@ -84,7 +84,7 @@ def _read_safetensors(file: str) -> dict[str, Any]:
 
 def refused(file: str, error: BaseException) -> CheckpointError:
     """What to say of a file that makes its reader fail."""
-    reason = (str(error).strip().splitlines() or [type(error).__name__])[0][:300]
+    reason = first_line(error)
     return CheckpointError(
         f"{file} is not a checkpoint that can be read ({reason}): give one that training saved or "
         "nasnet-det convert-detector wrote"
