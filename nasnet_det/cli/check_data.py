@@ -39,7 +39,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     args = parse(argv)
     with needs():
         from nasnet_det.detection.data.folders import read_folder
-        from nasnet_det.detection.data.look import join, look_at
+        from nasnet_det.detection.data.inspection import look_at
+        from nasnet_det.detection.data.look import join
         from nasnet_det.detection.data.sample_page import sample_page
     with protecting([args.root]):
         sets = read_folder(args.root)

@@ -27,7 +27,8 @@ from nasnet_det.detection.data.coco_format import (
     write_submission,
 )
 from nasnet_det.detection.data.columns import Record
-from nasnet_det.detection.data.look import CocoData, look_at
+from nasnet_det.detection.data.inspection import look_at
+from nasnet_det.detection.data.look import CocoData
 from nasnet_det.detection.evaluation.evaluation import IouType, Scores, evaluate, table
 from nasnet_det.safe_io.files import protecting
 

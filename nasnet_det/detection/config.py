@@ -101,8 +101,9 @@ def add_node(cfg: CfgNode) -> None:
     """Give ``cfg`` the node ``MODEL.NASNET`` if it has none; keys of older versions are ignored with a warning."""
     if "NASNET" not in cfg.MODEL:
         cfg.MODEL.NASNET = default_node()
-        for key in REMOVED_KEYS:
-            cfg.register_deprecated_key(f"MODEL.NASNET.{key}")
+        for key in (f"MODEL.NASNET.{name}" for name in REMOVED_KEYS):
+            if not cfg.key_is_deprecated(key):  # as in a copy that shares them
+                cfg.register_deprecated_key(key)
 
 
 def default_node() -> CfgNode:

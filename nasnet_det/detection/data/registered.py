@@ -25,7 +25,8 @@ from nasnet_det.detection.data.coco_format import check_annotations, collection_
 from nasnet_det.detection.data.coco_masks import mask_area
 from nasnet_det.detection.data.columns import CocoFormatError, Record
 from nasnet_det.detection.data.datasets import SPLITS
-from nasnet_det.detection.data.look import CocoData, DatasetError, Look, SetLook, Trouble, count_table, join, look_at
+from nasnet_det.detection.data.inspection import look_at
+from nasnet_det.detection.data.look import CocoData, DatasetError, Look, SetLook, Trouble, count_table, join
 from nasnet_det.safe_io.values import format_names, format_value
 
 logger = logging.getLogger(__name__)

@@ -15,7 +15,8 @@ from PIL import Image
 pytest.importorskip("supervision")
 from nasnet_det.detection.data.columns import CocoFormatError
 from nasnet_det.detection.data.folders import open_dataset, read_folder
-from nasnet_det.detection.data.look import CocoData, DatasetError, look_at
+from nasnet_det.detection.data.inspection import look_at
+from nasnet_det.detection.data.look import CocoData, DatasetError
 
 Content = dict[str, Any]
 Writer = Callable[[Path, dict[str, Content], Path], None]

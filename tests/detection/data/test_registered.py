@@ -7,16 +7,21 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from PIL import Image
 
 pytest.importorskip("detectron2")
 from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.data.datasets import register_coco_instances
+from detectron2.data.datasets.coco import convert_to_coco_dict
+from detectron2.structures import BoxMode
 
+from nasnet_det.detection.data.coco_format import check_annotations
 from nasnet_det.detection.data.datasets import SPLITS, datasets_root, register_coco_splits
-from nasnet_det.detection.data.look import DatasetError
-from nasnet_det.detection.data.registered import look_at_names
+from nasnet_det.detection.data.look import CocoData, DatasetError
+from nasnet_det.detection.data.registered import annotations_of, categories, class_names, look_at_names
+from nasnet_det.detection.data.registered import register as register_data
 
 Register = Callable[..., None]
 
@@ -134,3 +139,127 @@ def test_the_root_is_detectron2s(monkeypatch: pytest.MonkeyPatch, tmp_path: Path
     assert datasets_root() == tmp_path
     monkeypatch.delenv("DETECTRON2_DATASETS")
     assert datasets_root() == Path("datasets")
+
+
+Function = Callable[..., str]
+
+
+@pytest.fixture
+def by_function(tmp_path: Path) -> Iterator[Function]:
+    """Registers records under a name by a function; returns the name."""
+    Image.new("RGB", (40, 30)).save(tmp_path / "1.jpg")
+    names = []
+
+    def call(*annotations: dict[str, Any], name: str = "function", classes: Any = ("hen", "fox"), **more: Any) -> str:
+        record = {"file_name": str(tmp_path / "1.jpg"), "width": 40, "height": 30, "image_id": "a"} | more
+        DatasetCatalog.register(name, lambda: [record | {"annotations": list(annotations)}])
+        if classes:
+            MetadataCatalog.get(name).set(thing_classes=list(classes))
+        names.append(name)
+        return name
+
+    yield call
+    for name in names:
+        DatasetCatalog.remove(name)
+        MetadataCatalog.remove(name)
+
+
+def entry(**more: Any) -> dict[str, Any]:
+    box = np.array([5, 5, 20, 25], dtype=np.float32)
+    return {"bbox": box, "bbox_mode": BoxMode.XYXY_ABS, "category_id": 1} | more
+
+
+def test_sets_registered_by_functions_are_converted_as_detectron2_does(by_function: Function) -> None:
+    polygon = [[5.0, 5.0, 20.0, 5.0, 20.0, 25.0]]
+    name = by_function(entry(), entry(segmentation=polygon, iscrowd=0), image_id=12)
+    content = annotations_of(name)
+    theirs = convert_to_coco_dict(name)
+    for mine, other in zip(content["annotations"], theirs["annotations"], strict=True):
+        assert {key: mine[key] for key in ("image_id", "category_id", "iscrowd")} == {
+            key: other[key] for key in ("image_id", "category_id", "iscrowd")
+        }
+        assert mine["bbox"] == pytest.approx(other["bbox"]) and mine["area"] == pytest.approx(other["area"])
+    assert [(c["id"], c["name"]) for c in content["categories"]] == [(c["id"], c["name"]) for c in theirs["categories"]]
+
+
+def test_ids_that_are_texts_are_numbered(by_function: Function) -> None:
+    (record,) = look_at_names(test=[by_function(entry())]).test["function"]
+    assert record["image_id"] == 1 == annotations_of("function")["annotations"][0]["image_id"]
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"category_id": 2}, r"category_id 2\b.* 2 "),
+        ({"category_id": -1}, "category_id -1"),
+        ({"category_id": "1"}, "category_id '1'"),
+        ({"bbox": [1, 2, 3]}, "bbox"),
+        ({"bbox": None}, "bbox"),
+        ({"bbox": [1, 2, 3, 4, 5], "bbox_mode": BoxMode.XYWHA_ABS}, "bbox"),
+        ({"bbox_mode": BoxMode.XYXY_REL}, "bbox"),
+        ({"iscrowd": "no"}, "iscrowd"),
+    ],
+)
+def test_wrong_records_are_named(by_function: Function, change: dict[str, Any], words: str) -> None:
+    with pytest.raises(DatasetError, match=f"data set function.*{words}"):
+        look_at_names([by_function(entry(**change))])
+
+
+def test_functions_that_fail_or_give_no_names(by_function: Function) -> None:
+    assert look_at_names([by_function(entry(), classes=None)], num_classes=2).classes == ["0", "1"]
+    with pytest.raises(DatasetError, match="width"):
+        look_at_names([by_function(entry(), name="narrow", width=None)])
+    DatasetCatalog.register("broken", lambda: 1 / 0)
+    try:
+        with pytest.raises(DatasetError, match=r"broken.*ZeroDivisionError"):
+            look_at_names(["broken"])
+    finally:
+        DatasetCatalog.remove("broken")
+
+
+def test_names_come_from_the_file_before_it_is_loaded(register: Register) -> None:
+    register(content() | {"categories": [{"id": 9, "name": "fox"}, {"id": 5, "name": "hen"}]})
+    assert categories("made") == [{"id": 5, "name": "hen"}, {"id": 9, "name": "fox"}]
+    assert class_names("made") == ["hen", "fox"] and class_names("nowhere") == []
+
+
+def test_thing_classes_that_are_not_the_files_are_refused_with_both(register: Register) -> None:
+    register(content())
+    MetadataCatalog.get("made").thing_classes = ["animal"]
+    with pytest.raises(DatasetError, match=r"person.*animal"):
+        look_at_names(["made"])
+
+
+def test_everything_fatal_is_in_one_error(register: Register, tmp_path: Path) -> None:
+    register(content())
+    register(content() | {"categories": [{"id": 5, "name": "car"}]}, "other")
+    (tmp_path / "2.jpg").unlink()
+    with pytest.raises(DatasetError) as error:
+        look_at_names(["made"], ["other", "nowhere"], num_classes=3)
+    assert all(word in str(error.value) for word in ("nowhere", "2.jpg", "car", "3"))
+
+
+def test_a_look_is_taken_once_until_the_file_changes(register: Register, tmp_path: Path) -> None:
+    register(content())
+    first = look_at_names(["made"]).sets[0]
+    assert look_at_names(["made"]).sets[0] is first
+    changed = content()
+    changed["annotations"].append(changed["annotations"][0] | {"id": 3, "image_id": 3})
+    (tmp_path / "made.json").write_text(json.dumps(changed))
+    assert len(look_at_names(["made"]).train) == 3
+
+
+def test_data_in_memory_is_registered(tmp_path: Path) -> None:
+    for number in (1, 2, 3):
+        Image.new("RGB", (40, 30)).save(tmp_path / f"{number}.jpg")
+    data = content()
+    check_annotations(data, "made", complete=True)
+    for _ in range(2):  # the second takes the first one's place
+        name = register_data(CocoData("in_memory", data, tmp_path, "memory"))
+    try:
+        assert len(look_at_names([name], num_classes=1).train) == 2
+        assert class_names(name) == ["person"] and len(DatasetCatalog.get(name)) == 3
+        assert annotations_of(name)["categories"] == data["categories"]
+    finally:
+        DatasetCatalog.remove(name)
+        MetadataCatalog.remove(name)

@@ -16,6 +16,7 @@ pytest.importorskip("pycocotools")
 from detectron2.data import MetadataCatalog
 from detectron2.structures import Boxes, Instances
 
+from nasnet_det.detection.data.look import DatasetError
 from nasnet_det.detection.evaluation.evaluator import CocoEvaluator
 
 BOXES = {1: [5.0, 5.0, 20.0, 25.0], 2: [0.0, 0.0, 30.0, 30.0]}
@@ -77,6 +78,26 @@ def test_a_models_own_category_ids(dataset: Path) -> None:
     evaluator = CocoEvaluator("evaluated", category_ids=range(1, 91))
     evaluator.process([record(1), record(2)], [found(1, [2, 3]), found(2, [8])])
     assert evaluator.evaluate()["bbox"]["AP"] == pytest.approx(100)
+
+
+def test_classes_are_matched_by_name(dataset: Path) -> None:
+    evaluator = CocoEvaluator("evaluated", classes=["cow", "car", "person"])
+    evaluator.process([record(1), record(2)], [found(1, [2, 0]), found(2, [1])])
+    assert evaluator.evaluate()["bbox"]["AP"] == pytest.approx(100)
+    with pytest.raises(DatasetError, match=r"evaluated.*person, car.*person, cow"):
+        CocoEvaluator("evaluated", classes=["person", "cow"])
+
+
+def test_a_report_is_written(dataset: Path) -> None:
+    evaluator = CocoEvaluator("evaluated", dataset / "out", report=True)
+    evaluator.process([record(1)], [found(1, [1])])
+    evaluator.evaluate()
+    assert json.loads((dataset / "out" / "report" / "errors.json").read_text())["counts"]["classification"] == 1
+
+
+def test_a_class_beyond_the_data_sets_is_an_error(dataset: Path) -> None:
+    with pytest.raises(DatasetError, match=r"number 2.*evaluated.* 2 classes"):
+        CocoEvaluator("evaluated").process([record(1)], [found(1, [2])])
 
 
 def test_a_test_set_is_written_for_the_server(dataset: Path) -> None:

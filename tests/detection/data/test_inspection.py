@@ -1,0 +1,230 @@
+"""The look at one data set: each trouble made once, its effect on the records, and its name in the report."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from PIL import Image
+
+from nasnet_det.detection.data.coco_format import check_annotations
+from nasnet_det.detection.data.inspection import look_at
+from nasnet_det.detection.data.look import CocoData, SetLook
+
+Content = dict[str, Any]
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    for number in range(1, 5):
+        Image.new("RGB", (40, 30)).save(tmp_path / f"{number}.jpg")
+    return tmp_path
+
+
+def content(*boxes: Any, **more: Any) -> Content:
+    """Four images of 40 x 30, one box each, or the given boxes in turn."""
+    images = [{"id": i, "file_name": f"{i}.jpg", "width": 40, "height": 30} for i in range(1, 5)]
+    given = boxes or ([2, 3, 10, 10],) * 4
+    annotations = [
+        {"id": i + 1, "image_id": i % 4 + 1, "category_id": 7, "bbox": list(box), **more} for i, box in enumerate(given)
+    ]
+    return {"images": images, "annotations": annotations, "categories": [{"id": 7, "name": "hen"}]}
+
+
+def look(folder: Path, data: Content, training: bool = True, masks: str = "", keep_empty: bool = False) -> SetLook:
+    check_annotations(data, "made", complete=True, sound=False)
+    return look_at(CocoData("made", data, folder, "made"), training, masks, keep_empty)
+
+
+def boxes(found: SetLook) -> list[Any]:
+    return [entry["bbox"] for record in found.records for entry in record["annotations"]]
+
+
+def has_trouble(found: SetLook, *words: str, fatal: bool = False) -> None:
+    """Check that a trouble holds all the words, and whether it is fatal."""
+    those = [trouble for trouble in found.troubles if all(word in str(trouble) for word in words)]
+    assert fatal in [trouble.fatal for trouble in those], [str(trouble) for trouble in found.troubles]
+
+
+def test_sound_data_is_without_trouble(folder: Path) -> None:
+    found = look(folder, content())
+    assert found.troubles == [] and found.classes == ["hen"] and len(found.records) == 4
+    assert found.records[0]["file_name"] == str(folder / "1.jpg")
+    assert found.records[0]["annotations"] == [{"bbox": [2, 3, 10, 10], "bbox_mode": 1, "iscrowd": 0, "category_id": 0}]
+    assert found.counts == {"images": 4, "images with objects": 4, "boxes": 4, "crowds": 0, "  hen": 4}
+
+
+@pytest.mark.parametrize("crowd", [None, False, 0.0, 0])
+def test_no_crowd_in_any_writing(folder: Path, crowd: Any) -> None:
+    found = look(folder, content(iscrowd=crowd))
+    assert found.counts["boxes"] == 4 and found.counts["crowds"] == 0
+
+
+@pytest.mark.parametrize(
+    ("box", "fatal"), [([2, 3, -4, 5], True), ([2, 3, float("nan"), 5], True), ([float("inf"), 3, 4, 5], True)]
+)
+def test_boxes_that_make_no_sense(folder: Path, box: list[float], fatal: bool) -> None:
+    sound = [1, 1, 5, 5]
+    found = look(folder, content(sound, box, sound, sound))
+    assert boxes(found) == [sound] * 3
+    has_trouble(found, "1 of 4", "2.jpg")
+    has_trouble(look(folder, content(sound, box), training=False), "2.jpg", fatal=fatal)
+
+
+@pytest.mark.parametrize("box", [[2, 3, 0, 5], [50, 3, 5, 5], [3, -9, 5, 5]])
+def test_boxes_that_show_nothing_are_no_records_but_judged(folder: Path, box: list[float]) -> None:
+    for training in (True, False):
+        data = content([1, 1, 5, 5], box)
+        found = look(folder, data, training)
+        assert boxes(found) == [[1, 1, 5, 5]]
+        has_trouble(found, "1 of 2", str(box), "2.jpg")
+        assert len(found.records) == (1 if training else 4) and len(data["annotations"]) == 2
+
+
+def test_boxes_in_another_format_are_asked_about(folder: Path) -> None:
+    corners = [[2, 3, 30, 20], [15, 10, 39, 29], [20, 5, 38, 25], [1, 1, 20, 20]]
+    found = look(folder, content(*corners))
+    has_trouble(found, "2 of 4", "x0, y0, x1, y1")
+    assert boxes(found) == corners
+    found = look(folder, content(*[[0.1, 0.2, 0.3, 0.4]] * 4))
+    has_trouble(found, "4 of 4", "0 to 1")
+
+
+def test_a_few_odd_boxes_raise_no_question(folder: Path) -> None:
+    found = look(folder, content([2, 3, 50, 20], *[[20, 20, 5, 5]] * 19))
+    assert all("?" not in str(trouble) for trouble in found.troubles)
+    has_trouble(found, "1 of 20")
+
+
+def test_missing_pictures_are_fatal_and_named(folder: Path) -> None:
+    (folder / "3.jpg").unlink()
+    for training in (True, False):
+        has_trouble(look(folder, content(), training), "1 of 4", "3.jpg", fatal=True)
+
+
+@pytest.mark.parametrize("spoil", [lambda p: p.write_bytes(b"no picture"), lambda p: Image.new("RGB", (9, 9)).save(p)])
+def test_pictures_that_cannot_be_used(folder: Path, spoil: Callable[[Path], None]) -> None:
+    spoil(folder / "2.jpg")
+    found = look(folder, content())
+    assert [record["image_id"] for record in found.records] == [1, 3, 4]
+    has_trouble(found, "1 of 4", "2.jpg")
+    found = look(folder, content(), training=False)
+    assert len(found.records) == 4
+    has_trouble(found, "1 of 4", "2.jpg")
+    for number in (1, 3):
+        spoil(folder / f"{number}.jpg")
+    has_trouble(look(folder, content()), "3 of 4", fatal=True)
+
+
+def exif(path: Path, orientation: int) -> None:
+    with Image.open(path) as image:
+        data = image.getexif()
+        data[0x0112] = orientation
+        image.save(path, exif=data)
+
+
+def test_pictures_annotated_as_stored_are_read_unturned(folder: Path) -> None:
+    for number, orientation in ((1, 6), (2, 8), (3, 3)):
+        exif(folder / f"{number}.jpg", orientation)
+    found = look(folder, content())
+    # 180 degrees do not show in the size; the others tell how the set was annotated.
+    assert [record.get("turn", True) for record in found.records] == [False, False, False, True]
+    has_trouble(found, "3 of 4", "1.jpg")
+
+
+def test_pictures_annotated_upright_are_turned(folder: Path) -> None:
+    exif(folder / "1.jpg", 6)
+    exif(folder / "2.jpg", 3)
+    data = content()
+    data["images"][0] |= {"width": 30, "height": 40}
+    found = look(folder, data)
+    assert found.troubles == [] and all("turn" not in record for record in found.records)
+
+
+def test_a_turn_that_does_not_show_is_told(folder: Path) -> None:
+    exif(folder / "2.jpg", 3)
+    has_trouble(look(folder, content()), "2.jpg", "EXIF")
+
+
+@pytest.mark.parametrize("training", [True, False])
+def test_exchanged_sides_are_put_right_where_the_boxes_agree(folder: Path, training: bool) -> None:
+    data = content([25, 3, 10, 10])
+    data["images"][0] |= {"width": 30, "height": 40}
+    found = look(folder, data, training)
+    assert (found.records[0]["width"], found.records[0]["height"]) == (40, 30)
+    assert (data["images"][0]["width"], data["images"][0]["height"]) == (40, 30)
+    has_trouble(found, "1.jpg", "exchanged")
+    data = content([3, 25, 10, 10], [1, 1, 5, 5])
+    data["images"][0] |= {"width": 30, "height": 40}
+    has_trouble(look(folder, data, training), "40 x 30", "30 x 40")
+
+
+def test_windows_and_absolute_paths(folder: Path) -> None:
+    (folder / "sub").mkdir()
+    (folder / "1.jpg").rename(folder / "sub" / "1.jpg")
+    data = content()
+    data["images"][0]["file_name"] = "sub\\1.jpg"
+    data["images"][1]["file_name"] = str(folder / "2.jpg")
+    found = look(folder, data)
+    assert [Path(record["file_name"]) for record in found.records[:2]] == [folder / "sub" / "1.jpg", folder / "2.jpg"]
+
+
+def test_images_listed_twice_and_ignored_annotations(folder: Path) -> None:
+    data = content()
+    data["images"][1]["file_name"] = "1.jpg"
+    has_trouble(look(folder, data), "2 of 4", "1.jpg")
+    has_trouble(look(folder, content(ignore=1)), "4 of 4", "ignore", fatal=True)
+
+
+def test_images_and_classes_without_objects(folder: Path) -> None:
+    data = content([1, 1, 5, 5])
+    data["categories"].append({"id": 9, "name": "fox"})
+    found = look(folder, data)
+    assert len(found.records) == 1
+    has_trouble(found, "3 of 4", "2.jpg")
+    has_trouble(found, "1 of 2", "fox")
+    assert len(look(folder, data, keep_empty=True).records) == 4
+    has_trouble(look(folder, data | {"annotations": []}), "no image", fatal=True)
+
+
+POLYGON = [[1, 1, 9, 1, 9, 9]]
+RUNS = {"size": [30, 40], "counts": [31, 9, 1160]}
+
+
+@pytest.mark.parametrize(
+    "bad", [None, [], [[1, 1, 5, 5]], [[1, 1, 5, 5, 3]], [[]], {"size": [40, 30], "counts": [1200]}]
+)
+def test_masks_that_are_none(folder: Path, bad: Any) -> None:
+    data = content(segmentation=POLYGON)
+    data["annotations"][1]["segmentation"] = bad
+    assert len(boxes(look(folder, data))) == 4  # masks are off
+    found = look(folder, data, masks="polygon")
+    assert len(boxes(found)) == 3 and found.counts["masks"] == 3
+    has_trouble(found, "1 of 4", "2.jpg")
+    has_trouble(look(folder, data, training=False, masks="polygon"), "1 of 4", fatal=True)
+    has_trouble(look(folder, content(segmentation=bad), masks="polygon"), "4 of 4", "MASK_ON", fatal=True)
+
+
+def test_forms_of_masks(folder: Path) -> None:
+    pytest.importorskip("pycocotools")
+    mixed = content(segmentation=[[1, 1, 5, 5], *POLYGON])
+    assert look(folder, mixed, masks="polygon").records[0]["annotations"][0]["segmentation"] == POLYGON
+    runs = content(segmentation=RUNS)
+    has_trouble(look(folder, runs, masks="polygon"), "4 of 4", "MASK_FORMAT", fatal=True)
+    found = look(folder, runs, masks="bitmask")
+    assert isinstance(found.records[0]["annotations"][0]["segmentation"]["counts"], bytes) and not found.troubles
+
+
+@given(st.lists(st.tuples(*[st.floats(-60, 60, width=32)] * 4), min_size=1, max_size=8))
+@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+def test_training_sees_exactly_the_boxes_that_show_something(folder: Path, drawn: list[Any]) -> None:
+    kept = boxes(look(folder, content(*drawn), keep_empty=True))
+    for x, y, width, height in drawn:
+        shows = width > 0 and height > 0 and min(x + width, 40) > max(x, 0) and min(y + height, 30) > max(y, 0)
+        assert ([x, y, width, height] in kept) == bool(shows)
+    assert np.isfinite(kept).all()
