@@ -15,6 +15,7 @@ from nasnet_det.weights.download import HUB
 from nasnet_det.weights.formats import detect
 from nasnet_det.weights.layout import AUXILIARY, WeightsError, to_state_dict, wrong_classes
 from nasnet_det.weights.published import PRETRAINED, resolve
+from nasnet_det.weights.trained import packaged_weights
 
 #: The arguments of :class:`NASNet` that must agree with the file.
 _WIRING = ("genotype", "num_cells", "num_filters", "stem", "stem_channels", "skip_reduction_layer_input")
@@ -24,8 +25,8 @@ def timm_overlay(name: str, kwargs: Mapping[str, Any]) -> dict[str, Any]:
     """Return the overlay of timm's configuration with which ``pretrained=True`` finds the weights.
 
     A file, hub repository or URL named in ``pretrained_cfg_overlay`` (or in a whole ``pretrained_cfg``) takes
-    precedence, in any readable format, over the published weights. Models that timm itself found in a hub repository or
-    a local folder (``hf-hub:``, ``local-dir:``) are left to timm.
+    precedence, in any readable format, over the weights in the package and the published ones. Models that timm itself
+    found in a hub repository or a local folder (``hf-hub:``, ``local-dir:``) are left to timm.
 
     Args:
         name: the model's registered name.
@@ -43,6 +44,8 @@ def timm_overlay(name: str, kwargs: Mapping[str, Any]) -> dict[str, Any]:
     source = _named(overlay) or _named(whole)
     if source is not None:
         return {**overlay, **_from_source(source, name, kwargs)}
+    if (path := packaged_weights(name)) is not None:
+        return {**overlay, "file": str(path)}
     if name in PRETRAINED:
         return {**overlay, "file": str(resolve(name, kwargs.get("cache_dir")))}
     return overlay
