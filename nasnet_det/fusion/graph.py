@@ -19,7 +19,7 @@ from nasnet_det.fusion.batch_norm import fold, scale_and_shift
 from nasnet_det.fusion.steps import Combination, ConcatChannels, Convolution, Relu, Subsample
 from nasnet_det.models.cells import Add, AddNorm, Cell, CellBlock, Concat
 from nasnet_det.models.drop_path import ScheduledDropPath
-from nasnet_det.models.operations import ConvNorm, FactorizedReduction, SeparableConvNorm
+from nasnet_det.models.operations import ConvNorm, FactorizedReduction, Layers, SeparableConvNorm
 from nasnet_det.models.padding import AvgPool2dSame, Conv2dSame, MaxPool2dSame
 
 
@@ -309,6 +309,7 @@ def _factorized_reduction(builder: _GraphBuilder, module: Any, value: int) -> Su
 #: The builder of each module type. Exact types: a subclass may compute something else.
 _BUILDERS: dict[type[nn.Module], Callable[[_GraphBuilder, Any, int], Sum]] = {
     nn.Identity: _identity,
+    Layers: _sequential,
     nn.Sequential: _sequential,
     AvgPool2dSame: _pool,
     MaxPool2dSame: _pool,

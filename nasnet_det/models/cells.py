@@ -5,15 +5,18 @@ Sources: paper section 2 and figures 3 and 4; TF-slim ``nasnet_utils.py`` (``Nas
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Hashable, Iterable, Sequence
 from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional
 
 from nasnet_det.genotypes.genotype import Block, CellGenotype
+from nasnet_det.models.cpu_training import has_hooks
 from nasnet_det.models.drop_path import ScheduledDropPath
-from nasnet_det.models.operations import ConvNorm, LayerSettings, Scale, build_operation, fit
+from nasnet_det.models.operations import ConvNorm, LayerSettings, Scale, begins_with_relu, build_operation, fit
+from nasnet_det.models.padding import AvgPool2dSame, MaxPool2dSame
 
 
 class StateShape(NamedTuple):
@@ -69,6 +72,28 @@ def build_combiner(name: str, filters: int, settings: LayerSettings) -> tuple[nn
     return Add(), filters
 
 
+class States(list[Tensor]):
+    """The states of a cell, with what several operations need of one computed once."""
+
+    def __init__(self, states: Iterable[Tensor]) -> None:
+        super().__init__(states)
+        self._results: dict[Hashable, Tensor] = {}
+
+    def apply(self, operation: nn.Module, state: int) -> Tensor:
+        """Return an operation's result on a state; ReLU and equal pools of one state are computed once."""
+        if isinstance(operation, (AvgPool2dSame, MaxPool2dSame)) and not has_hooks(operation):
+            same = (type(operation), operation.kernel, operation.stride, operation.dilation, state)
+            return self._once(same, operation, state)
+        if begins_with_relu(operation):
+            return operation(self._once(("relu", state), functional.relu, state), activated=True)
+        return operation(self[state])
+
+    def _once(self, key: Hashable, function: Callable[[Tensor], Tensor], state: int) -> Tensor:
+        if key not in self._results:
+            self._results[key] = function(self[state])
+        return self._results[key]
+
+
 class CellBlock(nn.Module):
     """Two operations on two states and the combiner of their results.
 
@@ -95,9 +120,9 @@ class CellBlock(nn.Module):
         )
         self.combine, self.out_channels = build_combiner(genotype.combine, filters, settings)
 
-    def forward(self, states: Sequence[Tensor]) -> Tensor:
-        left = self.left_drop(self.left(states[self.genotype.left]))
-        right = self.right_drop(self.right(states[self.genotype.right]))
+    def forward(self, states: States) -> Tensor:
+        left = self.left_drop(states.apply(self.left, self.genotype.left))
+        right = self.right_drop(states.apply(self.right, self.genotype.right))
         return self.combine(left, right)
 
 
@@ -176,7 +201,7 @@ class Cell(nn.Module):
         one ``(N, channels, ceil(H/stride), ceil(W/stride))`` tensor, or every created state."""
         if len(inputs) < len(self.preprocess):
             inputs = (*inputs, inputs[0])
-        states = [fit(x) for fit, x in zip(self.preprocess, inputs, strict=True)]
+        states = States(fit(x) for fit, x in zip(self.preprocess, inputs, strict=True))
         for block in self.blocks:
             states.append(block(states))
         concat = [

@@ -1,8 +1,9 @@
 """Faster training on a CPU: the same functions as PyTorch's convolution and batch norm, with other backward passes.
 
-Two of PyTorch's CPU kernels are far from what memory allows (measured in ``docs/speed.md``): oneDNN has a fast weight
-gradient only for depthwise kernels up to 3 columns wide and without dilation, and native batch norm in channels_last
-works through a few channels at a time. Both functions below are used only where :func:`is_training_on_cpu` allows.
+Several of PyTorch's CPU kernels are far from what memory allows (measured in ``docs/speed.md``): oneDNN has a fast
+weight gradient only for depthwise kernels up to 3 columns wide; native batch norm in channels_last works through a few
+channels at a time, and so does average pooling. The functions below are used only where :func:`is_training_on_cpu`
+allows, and have a second derivative as PyTorch's have.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ from torch.nn import functional
 from torch.nn.modules import module as module_state
 
 Pair = tuple[int, int]
+Sides = tuple[int, int, int, int]
 #: The widest depthwise kernel that oneDNN computes a weight gradient for in its depthwise implementation.
 _FAST_COLUMNS = 3
 
@@ -43,11 +45,6 @@ def has_hooks(*modules: nn.Module) -> bool:
     )
 
 
-def depthwise_conv2d(x: Tensor, weight: Tensor, stride: Pair, padding: Pair) -> Tensor:
-    """Return the depthwise convolution of ``x`` ``(N, C, H, W)`` with ``weight`` ``(C, 1, kH, kW)``."""
-    return _DepthwiseConv2d.apply(x, weight, stride, padding)
-
-
 def is_slow_depthwise(conv: nn.Conv2d) -> bool:
     """Return whether oneDNN has no fast weight gradient for a depthwise convolution, but has one for its tiles."""
     return (
@@ -58,59 +55,113 @@ def is_slow_depthwise(conv: nn.Conv2d) -> bool:
     )
 
 
+def depthwise_conv2d(x: Tensor, weight: Tensor, stride: Pair, padding: Sides) -> Tensor:
+    """Return a depthwise convolution whose weight gradient is computed tile by tile.
+
+    Args:
+        x: the input ``(N, C, H, W)``.
+        weight: the kernels ``(C, 1, kH, kW)``.
+        stride: the strides ``(sH, sW)``.
+        padding: the zeros at ``(left, right, top, bottom)``, none negative.
+    """
+    return _DepthwiseConv2d.apply(x, weight, stride, padding)
+
+
 class _DepthwiseConv2d(Function):
     @staticmethod
-    def forward(ctx: Any, x: Tensor, weight: Tensor, stride: Pair, padding: Pair) -> Tensor:
+    def forward(ctx: Any, x: Tensor, weight: Tensor, stride: Pair, padding: Sides) -> Tensor:
+        ctx.geometry, ctx.columns = (stride, padding), None
         ctx.save_for_backward(x, weight)
-        ctx.geometry = (stride, padding)
-        return functional.conv2d(x, weight, None, stride, padding, groups=x.shape[1])
+        left, right, top, bottom = padding
+        if left == right and top == bottom:
+            return functional.conv2d(x, weight, None, stride, (top, left), groups=x.shape[1])
+        ctx.columns = _PaddedColumns(x, padding, weight.shape[3])
+        return functional.conv2d(ctx.columns.view(0), weight, None, stride, groups=x.shape[1])
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
         x, weight = ctx.saved_tensors
-        stride, padding = ctx.geometry
-        wanted = (ctx.needs_input_grad[0], ctx.needs_input_grad[1], False)
-        in_tiles = wanted[1] and not torch.is_grad_enabled()  # enabled if a gradient of the gradient is asked for
-        x_gradient, weight_gradient, _ = torch.ops.aten.convolution_backward(
-            *(gradients[0], x, weight, None, stride, padding, (1, 1), False, (0, 0), x.shape[1]),
-            (wanted[0], wanted[1] and not in_tiles, False),
-        )
-        if in_tiles:
-            kernel = (weight.shape[2], weight.shape[3])
-            weight_gradient = depthwise_weight_gradient(x, gradients[0], kernel, stride, padding)
+        (gradient,), (stride, padding), columns = gradients, ctx.geometry, ctx.columns
+        if torch.is_grad_enabled():  # a gradient of the gradient is asked for
+            output = functional.conv2d(functional.pad(x, padding), weight, None, stride, groups=x.shape[1])
+            found = torch.autograd.grad(output, (x, weight), gradient, create_graph=True)
+            return *found, None, None
+        x_gradient = weight_gradient = None
+        if ctx.needs_input_grad[0]:
+            left, top = padding[0], padding[2]
+            padded, border = (x, (top, left)) if columns is None else (columns.view(0), (0, 0))
+            x_gradient = _convolution_backward(gradient, padded, weight, stride, border, (True, False, False))[0]
+            if columns is not None:
+                x_gradient = x_gradient[:, :, top : top + x.shape[2], left : left + x.shape[3]]
+        if ctx.needs_input_grad[1]:
+            columns = columns or _PaddedColumns(x, padding, weight.shape[3])
+            weight_gradient = columns.weight_gradient(gradient, weight, stride)
         return x_gradient, weight_gradient, None, None
 
 
-def depthwise_weight_gradient(x: Tensor, gradient: Tensor, kernel: Pair, stride: Pair, padding: Pair) -> Tensor:
-    """Return the weight gradient ``(C, 1, *kernel)`` of a depthwise convolution.
+def _convolution_backward(
+    gradient: Tensor, x: Tensor, weight: Tensor, stride: Pair, padding: Pair, wanted: tuple[bool, bool, bool]
+) -> Any:
+    geometry = (stride, padding, (1, 1), False, (0, 0), x.shape[1])
+    return torch.ops.aten.convolution_backward(gradient, x, weight, None, *geometry, wanted)
 
-    The kernel is cut into tiles of at most three columns. ``x`` is copied once into a padded channels_last buffer; each
-    tile then reads a view of it that begins at the tile's first column. A view has the buffer's own size and strides,
-    so its rows wrap around at their ends; the gradient is padded with zeros there.
 
-    Args:
-        x: the input ``(N, C, H, W)``.
-        gradient: the gradient of the output ``(N, C, H', W')``.
+class _PaddedColumns:
+    """A padded copy of an input ``(N, C, H, W)``, of which views can begin at any column of a kernel.
+
+    The copy is in channels_last. A view that begins at a later column has the same size and strides, so its rows wrap
+    around at their ends, where the gradient of the output is padded with zeros.
     """
-    count, channels, height, width = x.shape
-    rows, columns = height + 2 * padding[0], width + 2 * padding[1]
-    tile = (kernel[0], min(kernel[1], _FAST_COLUMNS))
-    starts = range(0, kernel[1], tile[1])
-    buffer = x.new_zeros((count * rows * columns + starts[-1]) * channels)
-    size, strides = (count, channels, rows, columns), (rows * columns * channels, 1, columns * channels, channels)
-    inside = buffer.as_strided(size, strides)
-    inside[:, :, padding[0] : padding[0] + height, padding[1] : padding[1] + width] = x
-    beyond = (columns - tile[1]) // stride[1] + 1 - gradient.shape[3]
-    gradient = functional.pad(gradient.contiguous(memory_format=torch.channels_last), (0, beyond))
-    weight = x.new_empty((channels, 1, *tile))
-    tiles = [
-        torch.ops.aten.convolution_backward(
-            *(gradient, buffer.as_strided(size, strides, start * channels), weight, None),
-            *(stride, (0, 0), (1, 1), False, (0, 0), channels, (False, True, False)),
-        )[1]
-        for start in starts
-    ]
-    return torch.cat(tiles, dim=3)[..., : kernel[1]]
+
+    def __init__(self, x: Tensor, padding: Sides, kernel_columns: int) -> None:
+        left, right, top, bottom = padding
+        count, channels, height, width = x.shape
+        rows, columns = height + top + bottom, width + left + right
+        self.size = (count, channels, rows, columns)
+        self.strides = (rows * columns * channels, 1, columns * channels, channels)
+        self.buffer = x.new_zeros((count * rows * columns + kernel_columns) * channels)
+        self.view(0)[:, :, top : top + height, left : left + width] = x
+
+    def view(self, column: int) -> Tensor:
+        """Return the copy from a column on."""
+        return self.buffer.as_strided(self.size, self.strides, column * self.size[1])
+
+    def weight_gradient(self, gradient: Tensor, weight: Tensor, stride: Pair) -> Tensor:
+        """Return the weight gradient ``(C, 1, kH, kW)``, computed in tiles of at most three columns."""
+        rows, columns = weight.shape[2:]
+        tile = weight.new_empty((len(weight), 1, rows, min(columns, _FAST_COLUMNS)))
+        beyond = (self.size[3] - tile.shape[3]) // stride[1] + 1 - gradient.shape[3]
+        gradient = functional.pad(gradient.contiguous(memory_format=torch.channels_last), (0, beyond))
+        tiles = [
+            _convolution_backward(gradient, self.view(start), tile, stride, (0, 0), (False, True, False))[1]
+            for start in range(0, columns, tile.shape[3])
+        ]
+        return torch.cat(tiles, dim=3)[..., :columns]
+
+
+def subsample_twice(x: Tensor, stride: int, offset: int) -> tuple[Tensor, Tensor]:
+    """Return every ``stride``-th row and column of ``(N, C, H, W)``, from 0 on and from ``offset`` on, zeros beyond."""
+    return _SubsampleTwice.apply(x, stride, offset)
+
+
+class _SubsampleTwice(Function):
+    """Two strided selections, whose gradient is written into a single tensor."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, stride: int, offset: int) -> tuple[Tensor, Tensor]:
+        ctx.steps, ctx.size, ctx.strides = (stride, offset), x.shape, x.stride()
+        first, second = x[..., ::stride, ::stride], x[..., offset::stride, offset::stride]
+        missing = (first.shape[3] - second.shape[3], first.shape[2] - second.shape[2])
+        return first.clone(), functional.pad(second, (0, missing[0], 0, missing[1]))
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
+        (first, second), (stride, offset) = gradients, ctx.steps
+        gradient = first.new_empty_strided(ctx.size, ctx.strides).zero_()
+        gradient[..., ::stride, ::stride] = first
+        target = gradient[..., offset::stride, offset::stride]
+        target += second[..., : target.shape[2], : target.shape[3]]
+        return gradient, None, None
 
 
 def normalize(x: Tensor, norm: nn.Module) -> Tensor:
@@ -174,15 +225,16 @@ class _Rows:
         """Return the sum of each channel ``(C,)``."""
         return rows.sum(0).view(-1, self.shape[1]).sum(0) if self.is_last else rows.sum((0, 2))
 
-    def spread(self, vector: Tensor) -> Tensor:
-        """Return a vector ``(C,)`` in a shape that broadcasts with the rows."""
-        return vector.repeat(self.shape[3]) if self.is_last else vector[:, None]
+    def spread(self, *vectors: Tensor) -> Tensor:
+        """Return vectors ``(C,)`` as a stack of tensors that broadcast with the rows."""
+        stack = torch.stack(vectors)
+        return stack.repeat(1, self.shape[3]) if self.is_last else stack[:, :, None]
 
-    def scale_and_shift(self, rows: Tensor, scale: Tensor, shift: Tensor, out: Tensor) -> Tensor:
-        """Write ``rows * scale + shift`` to ``out``, with vectors ``(C,)``."""
+    def scale_and_shift(self, out: Tensor, rows: Tensor, scale: Tensor, shift: Tensor) -> Tensor:
+        """Write ``rows * scale + shift`` to ``out``, for what :meth:`spread` returns."""
         if self.is_last:
-            return torch.addcmul(self.spread(shift), rows, self.spread(scale), out=out)
-        return torch.mul(rows, self.spread(scale), out=out).add_(self.spread(shift))
+            return torch.addcmul(shift, rows, scale, out=out)
+        return torch.mul(rows, scale, out=out).add_(shift)
 
 
 class _BatchNorm2d(Function):
@@ -192,11 +244,11 @@ class _BatchNorm2d(Function):
     def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor, eps: float) -> tuple[Tensor, Tensor, Tensor]:
         rows = _Rows(x)
         mean = rows.sum(rows.data) / rows.count
-        work = rows.data - rows.spread(mean)
+        work = rows.data - rows.spread(mean)[0]
         variance = rows.sum(work.mul_(work)) / rows.count
         inverse = (variance + eps).rsqrt()
         scale = weight * inverse
-        rows.scale_and_shift(rows.data, scale, bias - mean * scale, out=work)
+        rows.scale_and_shift(work, rows.data, *rows.spread(scale, bias - mean * scale))
         ctx.save_for_backward(x, weight, mean, inverse)
         ctx.eps = eps
         ctx.mark_non_differentiable(mean, variance)
@@ -218,6 +270,7 @@ class _BatchNorm2d(Function):
         scale = weight * inverse
         slope = -scale * inverse * weight_gradient / rows.count
         shift = -scale * bias_gradient / rows.count - slope * mean
-        rows.scale_and_shift(gradient, scale, shift, out=work)
-        work.addcmul_(rows.data, rows.spread(slope))
+        spread_scale, spread_shift, spread_slope = rows.spread(scale, shift, slope)
+        rows.scale_and_shift(work, gradient, spread_scale, spread_shift)
+        work.addcmul_(rows.data, spread_slope)
         return rows.restore(work), weight_gradient, bias_gradient, None

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from nasnet_det.genotypes.genotype import OPERATIONS
-from nasnet_det.models.cpu_training import normalize
+from nasnet_det.models.cpu_training import has_hooks, is_training_on_cpu, normalize, subsample_twice
 from nasnet_det.models.padding import AvgPool2dSame, Conv2dSame, MaxPool2dSame, shift, subsample
 
 Kernel = int | tuple[int, int]
@@ -88,8 +88,8 @@ class ConvNorm(nn.Module):
         )
         self.bn = settings.norm(out_channels)
 
-    def forward(self, x: Tensor) -> Tensor:
-        return normalize(self.conv(self.act(x)), self.bn)
+    def forward(self, x: Tensor, activated: bool = False) -> Tensor:
+        return normalize(self.conv(x if activated else self.act(x)), self.bn)
 
 
 class SeparableConvNorm(nn.Module):
@@ -118,8 +118,24 @@ class SeparableConvNorm(nn.Module):
         self.pointwise = Conv2dSame(in_channels, out_channels, 1, **settings.factory)
         self.bn = settings.norm(out_channels)
 
-    def forward(self, x: Tensor) -> Tensor:
-        return normalize(self.pointwise(self.depthwise(self.act(x))), self.bn)
+    def forward(self, x: Tensor, activated: bool = False) -> Tensor:
+        return normalize(self.pointwise(self.depthwise(x if activated else self.act(x))), self.bn)
+
+
+class Layers(nn.Sequential):
+    """Layers in sequence, of which the first may be given an activated input."""
+
+    def forward(self, x: Tensor, activated: bool = False) -> Tensor:
+        for number, layer in enumerate(self):
+            x = layer(x, activated=True) if activated and number == 0 else layer(x)
+        return x
+
+
+def begins_with_relu(module: nn.Module) -> bool:
+    """Return whether a module's forward takes ``activated=True``, for an input to which ReLU is applied already."""
+    if isinstance(module, Layers):
+        return begins_with_relu(module[0]) and not has_hooks(module[0])
+    return type(module) in (ConvNorm, SeparableConvNorm) and type(module.act) is nn.ReLU and not has_hooks(module.act)
 
 
 class FactorizedReduction(nn.Module):
@@ -139,10 +155,12 @@ class FactorizedReduction(nn.Module):
         self.bn = settings.norm(out_channels)
 
     def forward(self, x: Tensor) -> Tensor:
-        x = self.act(x)
-        first = self.path1(subsample(x, self.scale.stride))
-        second = self.path2(subsample(shift(x, self.scale.dilation), self.scale.stride))
-        return normalize(torch.cat((first, second), dim=1), self.bn)
+        stride, offset = self.scale.stride, self.scale.dilation
+        if stride > 1 and is_training_on_cpu(x):
+            first, second = subsample_twice(x, stride, offset)
+        else:
+            first, second = subsample(x, stride), subsample(shift(x, offset), stride)
+        return normalize(torch.cat((self.path1(self.act(first)), self.path2(self.act(second))), dim=1), self.bn)
 
 
 Builder = Callable[[int, int, LayerSettings, Scale], nn.Module]
@@ -218,7 +236,7 @@ def _separable(
     for _ in range(times):
         layers.append(SeparableConvNorm(in_channels, out_channels, settings, kernel, scale, dilation))
         in_channels, scale = out_channels, scale.halved()
-    return nn.Sequential(*layers)
+    return Layers(*layers)
 
 
 def _plain(in_channels: int, out_channels: int, settings: LayerSettings, scale: Scale) -> nn.Module:
@@ -245,7 +263,7 @@ def _bottleneck(
         channels = inner
     if width:
         layers.append(ConvNorm(width, out_channels, settings))
-    return nn.Sequential(*layers)
+    return Layers(*layers)
 
 
 _BUILDERS: dict[str, Builder] = {

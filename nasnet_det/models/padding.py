@@ -33,9 +33,14 @@ def same_padding(size: int, kernel: int, stride: int, dilation: int = 1) -> tupl
 
 def pad_same(x: Tensor, kernel: Pair, stride: Pair, dilation: int = 1, value: float = 0.0) -> Tensor:
     """Pad ``(N, C, H, W)`` for a window of ``kernel`` places with ``value``, as SAME does."""
+    return functional.pad(x, same_sides(x, kernel, stride, dilation), value=value)
+
+
+def same_sides(x: Tensor, kernel: Pair, stride: Pair, dilation: int = 1) -> tuple[int, int, int, int]:
+    """Return SAME's padding ``(left, right, top, bottom)`` of ``(N, C, H, W)``."""
     top, bottom = same_padding(x.shape[-2], kernel[0], stride[0], dilation)
     left, right = same_padding(x.shape[-1], kernel[1], stride[1], dilation)
-    return functional.pad(x, (left, right, top, bottom), value=value)
+    return left, right, top, bottom
 
 
 def _pair(value: int | Pair) -> Pair:
@@ -81,11 +86,11 @@ class Conv2dSame(nn.Conv2d):
         )
 
     def forward(self, x: Tensor) -> Tensor:
-        if not self.pads_itself:
-            kernel, stride = (self.kernel_size[0], self.kernel_size[1]), (self.stride[0], self.stride[1])
-            x = pad_same(x, kernel, stride, self.dilation[0])
+        kernel, stride = (self.kernel_size[0], self.kernel_size[1]), (self.stride[0], self.stride[1])
         if is_slow_depthwise(self) and is_training_on_cpu(x) and self.weight.dtype == x.dtype:
-            return depthwise_conv2d(x, self.weight, self.stride, self.padding)  # type: ignore[arg-type]
+            return depthwise_conv2d(x, self.weight, stride, same_sides(x, kernel, stride))
+        if not self.pads_itself:
+            x = pad_same(x, kernel, stride, self.dilation[0])
         return super().forward(x)
 
 
@@ -120,15 +125,15 @@ class AvgPool2dSame(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         window, stride = _pair(self.kernel), _pair(self.stride)
-        if _is_symmetric(window, stride) and self.dilation == 1:
+        if _is_symmetric(window, stride) and self.dilation == 1 and not is_training_on_cpu(x):
             return functional.avg_pool2d(x, self.kernel, 1, self.kernel // 2, count_include_pad=False)
-        # Sum over the padded window, divided by how many of its places are real. One channel of ones counts them.
-        ones = torch.ones((1, 1, x.shape[-2], x.shape[-1]), dtype=x.dtype, device=x.device)
+        # Sum over the padded window, divided by the number of its positions inside the map. One channel counts them.
+        ones = torch.ones_like(x[:1] if is_training_on_cpu(x) else x[:1, :1], requires_grad=False)
         return self._mean_with_zeros(x) / self._mean_with_zeros(ones)
 
     def _mean_with_zeros(self, x: Tensor) -> Tensor:
         x = pad_same(x, _pair(self.kernel), _pair(self.stride), self.dilation)
-        if self.dilation == 1:
+        if self.dilation == 1 and not is_training_on_cpu(x):
             return functional.avg_pool2d(x, self.kernel, self.stride)
         positions = self.kernel * self.kernel
         weight = torch.full((x.shape[1], 1, self.kernel, self.kernel), 1.0 / positions, dtype=x.dtype, device=x.device)

@@ -14,11 +14,12 @@ from torch.nn import functional
 
 from nasnet_det.models.cpu_training import (
     depthwise_conv2d,
-    depthwise_weight_gradient,
     has_hooks,
     is_training_on_cpu,
     normalize,
+    subsample_twice,
 )
+from nasnet_det.models.padding import shift, subsample
 
 LAYOUTS = [torch.channels_last, torch.contiguous_format]
 
@@ -30,29 +31,31 @@ def images(*size: int, layout: torch.memory_format = torch.channels_last, offset
 
 @settings(deadline=None, max_examples=60)
 @given(
-    height=st.integers(7, 20),
-    width=st.integers(7, 20),
+    size=st.tuples(st.integers(7, 20), st.integers(7, 20)),
     kernel=st.tuples(st.integers(1, 7), st.integers(1, 7)),
     stride=st.tuples(st.integers(1, 3), st.integers(1, 3)),
-    padding=st.tuples(st.integers(0, 3), st.integers(0, 3)),
+    padding=st.tuples(*[st.integers(0, 3)] * 4),
     layout=st.sampled_from(LAYOUTS),
 )
-def test_weight_gradient_in_tiles_is_pytorchs(
-    height: int, width: int, kernel: tuple[int, int], stride: Any, padding: Any, layout: torch.memory_format
+def test_depthwise_conv2d_is_pytorchs(
+    size: Any, kernel: Any, stride: Any, padding: Any, layout: torch.memory_format
 ) -> None:
-    x = images(2, 3, height, width, layout=layout).detach()
+    x = images(2, 3, *size, layout=layout)
     weight = torch.randn(3, 1, *kernel, dtype=torch.float64, requires_grad=True)
-    output = functional.conv2d(x, weight, None, stride, padding, groups=3)
-    gradient = torch.randn_like(output)
-    (expected,) = torch.autograd.grad(output, weight, gradient)
-    torch.testing.assert_close(depthwise_weight_gradient(x, gradient, kernel, stride, padding), expected)
+    expected = functional.conv2d(functional.pad(x, padding), weight, None, stride, groups=3)
+    found = depthwise_conv2d(x, weight, stride, padding)
+    torch.testing.assert_close(found, expected)
+    gradient = torch.randn_like(expected)
+    for ours, plain in zip(*(torch.autograd.grad(y, (x, weight), gradient) for y in (found, expected)), strict=True):
+        torch.testing.assert_close(ours, plain)
 
 
-def test_depthwise_conv2d_has_two_derivatives() -> None:
+@pytest.mark.parametrize("padding", [(2, 2, 2, 2), (1, 2, 0, 3)])
+def test_depthwise_conv2d_has_two_derivatives(padding: tuple[int, int, int, int]) -> None:
     x, weight = images(2, 3, 6, 7), torch.randn(3, 1, 5, 5, dtype=torch.float64, requires_grad=True)
 
     def run(x: Tensor, weight: Tensor) -> Tensor:
-        return depthwise_conv2d(x, weight, (1, 1), (2, 2))
+        return depthwise_conv2d(x, weight, (1, 1), padding)
 
     assert torch.autograd.gradcheck(run, (x, weight), fast_mode=True)
     assert torch.autograd.gradgradcheck(run, (x, weight), fast_mode=True)
@@ -116,3 +119,17 @@ def test_only_plain_eager_training_is_changed() -> None:
     assert not is_training_on_cpu(nn.Parameter(x.detach()))
     torch.func.grad(lambda x: (x * is_training_on_cpu(x)).sum())(x)
     assert torch.func.grad(lambda x: x.sum() * is_training_on_cpu(x))(x.detach()).eq(0).all()
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+@pytest.mark.parametrize("size", [(7, 8), (8, 7), (1, 1), (2, 3)])
+def test_subsample_twice_is_the_padded_pools(layout: torch.memory_format, size: tuple[int, int]) -> None:
+    x = images(2, 3, *size, layout=layout)
+    expected = (subsample(x, 2), subsample(shift(x, 1), 2))
+    found = subsample_twice(x, 2, 1)
+    gradients = [torch.randn_like(map) for map in expected]
+    for ours, padded in zip(found, expected, strict=True):
+        assert torch.equal(ours, padded)
+    for ours, padded in zip(*(torch.autograd.grad(maps, x, gradients) for maps in (found, expected)), strict=True):
+        torch.testing.assert_close(ours, padded)
+    assert torch.autograd.gradgradcheck(lambda x: subsample_twice(x, 2, 1), x, fast_mode=True)
