@@ -3,10 +3,10 @@
     python benchmarks/package_trained.py runs/cifar_small/seed_0 datasets/cifar10 --name nasnet_a_cifar_1_at_576
 
 The test accuracy is measured in float32 and with weights rounded to float16. The package gets float16 weights if both
-give the same number of correct answers to within 1, else float32 (nasnet_det/weights/trained/NAME.safetensors), and a test
-image for the example of README (ship.png, the second of the test set). run.json, metrics.csv, run.png and the figures are
-kept in benchmarks/results/cifar_small. Below --least, nothing is written. The model's row in nasnet_det/models/family.py
-is added by hand.
+give the same number of correct answers to within 1, else float32 (nasnet_det/weights/trained/NAME.safetensors), and a
+test image for the example of README (ship.png, the second of the test set). run.json, metrics.csv, run.png and the
+figures are kept in benchmarks/results/cifar_small. Below --least, nothing is written. The model's row in
+nasnet_det/models/family.py is added by hand.
 """
 
 from __future__ import annotations

@@ -11,10 +11,18 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Sequence
+from contextlib import closing
+from typing import TYPE_CHECKING, Any
 
 from nasnet_det.cli.errors import command, needs
 from nasnet_det.cli.options import new_parser
 from nasnet_det.search.options import add_child_options, add_worker_options, existing_folder, seed
+
+if TYPE_CHECKING:
+    from nasnet_det.search.child import ChildConfig
+    from nasnet_det.search.run_folder import SearchFolder
+    from nasnet_det.search.study import Study
+    from nasnet_det.search.workers import Workers
 
 
 def parse(argv: Sequence[str] | None) -> argparse.Namespace:
@@ -35,58 +43,71 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
 def retrain(options: argparse.Namespace) -> int:
     """Run the second phase."""
     from nasnet_det.search import command as shared
-    from nasnet_det.search.candidates import SpaceCandidates
-    from nasnet_det.search.child import network_size, num_classes_of
-    from nasnet_det.search.driver import Search
-    from nasnet_det.search.run_folder import RETRAINED, SEARCH, SearchFolder
+    from nasnet_det.search.run_folder import RETRAINED, SearchFolder
     from nasnet_det.search.space import Space
-    from nasnet_det.search.strategies.fixed_list import Listed, ListedSettings
-    from nasnet_det.search.study import StudyError, best
 
     folder = SearchFolder(options.folder)
     with folder.locked():
-        first = folder.open_study(SEARCH, options.storage)
-        try:
-            found = best(first.findings(), options.top)
-            space, recipe = Space.from_dict(first.identity["space"]), first.identity["recipe"]
-        finally:
-            first.close()
-        if not found:
-            raise StudyError(f"no child of {options.folder} has an accuracy yet; search first")
-        config = shared.child_config(options, recipe)
+        first, best = best_of_search(folder, options)
+        config = shared.child_config(options, first["recipe"])
         identity = {
-            "space": space.to_dict(),
+            "space": Space.from_dict(first["space"]).to_dict(),
             "recipe": shared.recipe_of(config),
             "data": shared.data_identity(config),
             "seed": options.seed,
             "top": options.top,
         }
-        # Which ones they are is settled when the phase begins, even if the search continues.
-        chosen = {"architectures": [list(finding.decisions) for finding in found]}
-        workers = shared.make_workers(options, shared.child_evaluator(options, config))
-        try:
-            study = folder.make_study(RETRAINED, identity, chosen, options.storage)
-            try:
-                listed = tuple(tuple(decisions) for decisions in study.identity["architectures"])
-                strategy = Listed(space.sizes, options.seed, ListedSettings(listed))
-                print(f"{len(listed)} architectures, {config.epochs} epochs each", flush=True)
-                Search(
-                    study,
-                    strategy,
-                    SpaceCandidates(space, network_size(config, num_classes_of(config))),
-                    workers,
-                    options.seed,
-                    len(listed),
-                    None,
-                    options.retries,
-                    shared.ShowProgress("model"),
-                ).run(len(listed))
-            finally:
-                study.close()
-        finally:
-            workers.close()
+        # The study keeps the architectures of its first start, even if the search continues.
+        with (
+            closing(shared.make_workers(options, shared.child_evaluator(options, config))) as workers,
+            closing(folder.make_study(RETRAINED, identity, {"architectures": best}, options.storage)) as study,
+        ):
+            train_all(options, study, workers, config)
     print(f"done: nasnet-det search-report {options.folder} --output report")
     return 0
+
+
+def best_of_search(folder: SearchFolder, options: argparse.Namespace) -> tuple[dict[str, Any], list[list[int]]]:
+    """Return the identity of the search's study and the decisions of its best architectures.
+
+    Raises:
+        StudyError: if no child of the search has an accuracy yet.
+    """
+    from nasnet_det.search.run_folder import SEARCH
+    from nasnet_det.search.study import StudyError, best
+
+    with closing(folder.open_study(SEARCH, options.storage)) as study:
+        found = best(study.findings(), options.top)
+        identity = study.identity
+    if not found:
+        raise StudyError(f"no child of {options.folder} has an accuracy yet; search first")
+    return identity, [list(finding.decisions) for finding in found]
+
+
+def train_all(options: argparse.Namespace, study: Study, workers: Workers, config: ChildConfig) -> None:
+    """Train the architectures that the study lists."""
+    from nasnet_det.search.candidates import SpaceCandidates
+    from nasnet_det.search.child import network_size, num_classes_of
+    from nasnet_det.search.command import ShowProgress
+    from nasnet_det.search.driver import Search
+    from nasnet_det.search.space import Space
+    from nasnet_det.search.strategies.fixed_list import Listed, ListedSettings
+
+    space = Space.from_dict(study.identity["space"])
+    listed = tuple(tuple(decisions) for decisions in study.identity["architectures"])
+    print(f"{len(listed)} architectures, {config.epochs} epochs each", flush=True)
+    search = Search(
+        study,
+        Listed(space.sizes, options.seed, ListedSettings(listed)),
+        SpaceCandidates(space, network_size(config, num_classes_of(config))),
+        workers,
+        options.seed,
+        len(listed),
+        None,
+        options.retries,
+        ShowProgress("model"),
+    )
+    search.run(len(listed))
 
 
 @command

@@ -40,6 +40,8 @@ from nasnet_det.safe_io.files import write_text
 from nasnet_det.training.recipe import Recipe, RecipeError, recipe_names
 
 if TYPE_CHECKING:
+    import torch
+
     from nasnet_det.training.data.cifar_batches import CifarBatches
     from nasnet_det.training.session import Session
 
@@ -95,32 +97,16 @@ def train_seed(options: argparse.Namespace, recipe: Recipe, seed: int) -> float:
 
 
 def make_session(options: argparse.Namespace, recipe: Recipe, seed: int) -> tuple[Session, CifarBatches]:
-    """Return the run of a seed and its images: all 50,000 for training and the test set for validation, or a part held
-    out for it.
+    """Return the run of a seed and its images.
 
     Raises:
         ValueError: for data, a model, a recipe or a device that does not exist or is invalid.
     """
-    from nasnet_det.training.data.cifar10 import CLASSES, MEAN, SIDE, STD, split
-    from nasnet_det.training.data.cifar_batches import CifarAugmentation, CifarBatches, read_once
+    from nasnet_det.training.data.cifar10 import CLASSES, MEAN, SIDE, STD
     from nasnet_det.training.session import Session
 
     execution, choice = selected_execution(options), model_choice(options, "cifar")
-    augmentation = CifarAugmentation.from_mapping(recipe.augmentation)
-    if recipe.aux_weight and set(augmentation.sizes) != {SIDE}:
-        raise RecipeError("augmentation.sizes needs aux_weight=0: the auxiliary head is built for images of one size")
-    data = read_once(options.data, not options.unofficial)
-    train_images = validation = None
-    if (held_out := options.validation_images) is not None:
-        train_images, validation = split(len(data.train), held_out, len(data.train) - held_out, seed=0)
-    batches = CifarBatches(
-        *(data, train_images, validation),
-        recipe.batch_size,
-        augmentation,
-        execution.device,
-        seed,
-        epochs=recipe.epochs,
-    )
+    batches = make_batches(options, recipe, seed, execution.device)
     # timm cannot express whitening per image; run.json records it.
     size = {"input_size": (3, SIDE, SIDE), "crop_pct": 1.0, "interpolation": "bilinear"}
     session = Session(
@@ -130,11 +116,30 @@ def make_session(options: argparse.Namespace, recipe: Recipe, seed: int) -> tupl
         execution,
         seed,
         data_config={**size, "mean": MEAN, "std": STD},
-        described={"data": "cifar10", "validation_images": held_out},
+        described={"data": "cifar10", "validation_images": options.validation_images},
         pretrained=options.model if options.pretrained else None,
         label_names=() if options.unofficial else CLASSES,
     )
     return session, batches
+
+
+def make_batches(options: argparse.Namespace, recipe: Recipe, seed: int, device: torch.device) -> CifarBatches:
+    """Return all 50,000 images for training and the test set for validation, or hold out a part of the former for it.
+
+    Raises:
+        DataError, RecipeError: if the images are missing, damaged or too few, or the augmentation is invalid.
+    """
+    from nasnet_det.training.data.cifar10 import SIDE, split
+    from nasnet_det.training.data.cifar_batches import CifarAugmentation, CifarBatches, read_once
+
+    augmentation = CifarAugmentation.from_mapping(recipe.augmentation)
+    if recipe.aux_weight and set(augmentation.sizes) != {SIDE}:
+        raise RecipeError("augmentation.sizes needs aux_weight=0: the auxiliary head is built for images of one size")
+    data = read_once(options.data, not options.unofficial)
+    train = validation = None
+    if (held_out := options.validation_images) is not None:
+        train, validation = split(len(data.train), held_out, len(data.train) - held_out, seed=0)
+    return CifarBatches(data, train, validation, recipe.batch_size, augmentation, device, seed, epochs=recipe.epochs)
 
 
 def summarize(accuracies: dict[int, float]) -> dict[str, Any]:

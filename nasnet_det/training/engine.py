@@ -74,7 +74,7 @@ class Trainer:
         world: the processes of a distributed training.
 
     Raises:
-        RecipeError: if the recipe's optimizer or mixing cannot be constructed.
+        RecipeError: if the recipe's optimizer or mixing is invalid.
     """
 
     def __init__(

@@ -46,7 +46,7 @@ class World:
         return DistributedDataParallel(network, device_ids=[device] if device.type == "cuda" else None)
 
     def total(self, values: Tensor) -> Tensor:
-        """Return the sum over all processes, in place."""
+        """Return the sum over all processes; ``values`` is overwritten with it."""
         if self.size > 1:
             distributed.all_reduce(values)
         return values

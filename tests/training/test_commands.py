@@ -150,8 +150,7 @@ def test_the_road_of_a_backbone(
 
 
 def test_two_processes_train_one_network(image_folder: Path, cell: Path, tmp_path: Path) -> None:
-    """torchrun's two processes end as one that sees both halves of each batch, but for batch norm's statistics; here
-    only that they agree, stop and go on."""
+    """Two processes of torchrun share each batch, take the steps of one and leave one run."""
     port = str(20_000 + os.getpid() % 20_000)
     run = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", "--master-port", port]
     network = ["--genotype", str(cell), "--num-cells", "1", "--num-filters", "8", "--image-size", "96"]

@@ -191,7 +191,7 @@ def test_evaluation_counts_every_image_once(batch: tuple[Tensor, Tensor]) -> Non
     network = Linear()
     with torch.no_grad():
         network.fc.weight.zero_()
-        network.fc.bias.copy_(-torch.arange(10.0))  # the classes in order, whatever the image
+        network.fc.bias.copy_(-torch.arange(10.0))  # the classes in order, for any image
     measured = evaluate_classifier(network, iter([(images[:3], labels[:3]), (images[3:], labels[3:])]), CPU)
     assert (measured.top1, measured.top5, measured.images) == (0.25, 0.5, 4)
     assert measured.loss == pytest.approx(functional.cross_entropy(network(images), labels).item(), rel=1e-6)

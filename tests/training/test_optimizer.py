@@ -23,7 +23,7 @@ RATES = [2.0, 2.0, 1.94, 1.94, 1.8818, 0.5]
 
 
 def record() -> dict[str, Any]:
-    """What ``tf.compat.v1.train.RMSPropOptimizer`` makes of some gradients: the weights after every step."""
+    """Return gradients and the weights after every step of ``tf.compat.v1.train.RMSPropOptimizer``."""
     import tensorflow as tf
 
     random = np.random.default_rng(0)

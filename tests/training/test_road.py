@@ -1,8 +1,7 @@
-"""The whole road at toy size, on real images: search, export, backbone, training, validation, detector, pictures.
+"""All steps from a search to a detector at toy size, on real images.
 
-Every step is the command that docs/from-cell-to-detector.md gives for it, with smaller numbers. The images are those of
-the small COCO set: its annotated objects cut out, as a data set in CIFAR-10's form and as an ImageNet folder, then its
-images as they are.
+Every step is the command of docs/from-cell-to-detector.md with smaller numbers. The images are those of the small COCO
+set: crops of its annotated objects, as a data set in CIFAR-10's form and as an ImageNet folder, then whole images.
 """
 
 from __future__ import annotations
@@ -31,7 +30,7 @@ def _run(name: str, *arguments: str | Path) -> None:
 
 
 def _run_detectron(name: str, datasets: Path, *arguments: str | Path) -> str:
-    """In a process of its own: detectron2 reads where its data sets lie when it is imported."""
+    """Run in a new process, because detectron2 reads DETECTRON2_DATASETS when it is imported."""
     environment = {**os.environ, "DETECTRON2_DATASETS": str(datasets), "PYTHONPATH": str(PROJECT)}
     command = [sys.executable, str(PROJECT / "tools" / f"{name}.py"), *(str(argument) for argument in arguments)]
     done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)

@@ -1,4 +1,4 @@
-"""A run that is stopped, killed or starved of disk goes on as if it had not been."""
+"""A run that was stopped, was killed or met a full disk continues as if undisturbed."""
 
 from __future__ import annotations
 
@@ -80,7 +80,7 @@ def _after(steps: int) -> Callable[[], bool]:
 
 
 @pytest.mark.parametrize("steps", [2, 5, 7])
-def test_stopped_and_taken_up_equals_undisturbed(
+def test_stopped_and_resumed_equals_undisturbed(
     data: CifarBatches, undisturbed: Path, tmp_path: Path, steps: int
 ) -> None:
     session = _session(tmp_path / "run")
@@ -95,7 +95,7 @@ def test_stopped_and_taken_up_equals_undisturbed(
 
 def test_killed_goes_on_from_the_last_checkpoint(data: CifarBatches, undisturbed: Path, tmp_path: Path) -> None:
     class Killed(BaseException):
-        """What nothing catches."""
+        """An exception that no handler catches."""
 
     def kill(step: int, loss: float | None) -> None:
         if step == 8:
@@ -213,7 +213,7 @@ def test_a_damaged_checkpoint_is_named(data: CifarBatches, tmp_path: Path) -> No
 def test_epochs_fitted_to_a_time(data: CifarBatches, undisturbed: Path, tmp_path: Path) -> None:
     long, short = (_session(tmp_path / "new").epochs_in(seconds, data).epochs for seconds in (1000.0, 1e-6))
     assert long > short == 1
-    # A run already begun keeps its number, or it could not be taken up.
+    # A run already begun keeps its number, or resuming would fail.
     assert _session(undisturbed).epochs_in(1000.0, data).epochs == 2
 
 

@@ -1,4 +1,4 @@
-"""An ImageNet folder: timm's transforms, an order that can be taken up, unreadable images, classes by name."""
+"""An ImageNet folder: timm's transforms, an order that a resumed run continues, unreadable images, classes by name."""
 
 from __future__ import annotations
 
