@@ -1,4 +1,4 @@
-"""Look at a folder of annotated pictures before training: counts, troubles, drawn samples.
+"""Look at a folder of annotated images before training: counts, troubles, drawn samples.
 
 nasnet-det check-data my_data
 nasnet-det check-data my_data --output check.html --samples 40
@@ -23,7 +23,7 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     """Parse the command line."""
     parser = new_parser(__doc__)
     parser.add_argument("root", type=Path, metavar="ROOT", help="the folder, its annotation file, or its data.yaml")
-    parser.add_argument("--samples", type=int, default=12, metavar="N", help="pictures drawn of each set (default: 12)")
+    parser.add_argument("--samples", type=int, default=12, metavar="N", help="images drawn of each set (default: 12)")
     parser.add_argument("--seed", type=int, default=0, help="of the choice of samples (default: 0)")
     parser.add_argument("--masks", action="store_true", help="look at masks, too, as training with MODEL.MASK_ON does")
     add_output(parser, "the page (default: output/check-data-ROOT.html)")

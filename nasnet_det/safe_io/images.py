@@ -1,7 +1,7 @@
-"""Pictures from anywhere as 8-bit RGB: one way of opening them for training, evaluation and prediction.
+"""Reading of image files as 8-bit RGB, for training, evaluation and prediction.
 
-Pillow's own conversion cuts 16-bit and float pictures off at 255; here they are scaled. EXIF orientation is applied
-unless asked otherwise, as detectron2 does.
+Pillow's own conversion clips 16-bit and float images at 255; here they are scaled. EXIF orientation is applied by
+default, as in detectron2.
 """
 
 from __future__ import annotations
@@ -31,12 +31,12 @@ _TURNS = {
 
 
 class ImageError(OSError):
-    """A picture that cannot be used; the message names the file and the reason."""
+    """An unusable image; the message names the file and the reason."""
 
 
 @dataclass(frozen=True)
 class ImageHeader:
-    """The header of a picture file.
+    """The header of an image file.
 
     Args:
         stored_size: width and height of the pixels in the file.
@@ -48,15 +48,15 @@ class ImageHeader:
 
     @property
     def size(self) -> tuple[int, int]:
-        """Width and height of the picture upright."""
+        """Width and height of the image upright."""
         return self.stored_size[::-1] if self.orientation > 4 else self.stored_size
 
 
 def read_header(path: str | os.PathLike[str]) -> ImageHeader:
-    """Return the size and orientation of a picture without decoding its pixels.
+    """Return the size and orientation of an image without decoding its pixels.
 
     Raises:
-        ImageError: if the file is missing or no picture.
+        ImageError: if the file is missing or no image.
     """
     try:
         with Image.open(path) as image:
@@ -70,9 +70,9 @@ def read_header(path: str | os.PathLike[str]) -> ImageHeader:
 
 
 def read_image(path: str | os.PathLike[str], turn: bool = True) -> Image.Image:
-    """Return a picture as 8-bit RGB; the first frame of an animation, without transparency.
+    """Return an image as 8-bit RGB; the first frame of an animation, without transparency.
 
-    Pictures of 16 or 32 bits or of floating-point numbers are scaled to 8 bits by their own range.
+    Images of 16 or 32 bits or of floating-point numbers are scaled to 8 bits by their own range.
 
     Args:
         turn: apply the EXIF orientation.
@@ -91,7 +91,7 @@ def read_image(path: str | os.PathLike[str], turn: bool = True) -> Image.Image:
 
 
 def is_hidden(path: str | os.PathLike[str], root: str | os.PathLike[str]) -> bool:
-    """Whether a file below ``root`` is hidden, or in a folder that is hidden or that macOS adds to archives."""
+    """Return True for a file below ``root`` that is hidden, or in a hidden folder or macOS's ``__MACOSX``."""
     parts = Path(os.path.relpath(path, root)).parts
     return any(part == "__MACOSX" or (part.startswith(".") and part != "..") for part in parts)
 
@@ -99,7 +99,7 @@ def is_hidden(path: str | os.PathLike[str], root: str | os.PathLike[str]) -> boo
 def _orientation(image: Image.Image) -> int:
     try:
         found = image.getexif().get(_ORIENTATION)
-    except Exception:  # damaged EXIF is no reason to lose the picture
+    except Exception:  # the pixels may be intact
         return 1
     return found if found in _TURNS else 1
 
@@ -127,7 +127,7 @@ def _scaled(pixels: np.ndarray) -> np.ndarray:
 def _warn_of_scaling(mode: str) -> None:
     """Warn, once a process and mode."""
     logger.warning(
-        f"pictures of more than 8 bits a value (Pillow's mode {mode}) are scaled to 8 bits, each by its own range; "
+        f"images of more than 8 bits a value (Pillow's mode {mode}) are scaled to 8 bits, each by its own range; "
         "convert them yourself where the absolute values matter"
     )
 

@@ -1,6 +1,6 @@
-"""COCO's files: annotations, results, and what the test server takes.
+"""COCO's files: annotations, results, and submissions to the test server.
 
-Everything is checked where it enters, column by column (:mod:`nasnet_det.detection.data.columns`). The format:
+Content is checked on reading, column by column (:mod:`nasnet_det.detection.data.columns`). Format reference:
 cocodataset.org, "Data format" and "Results format".
 """
 
@@ -154,7 +154,7 @@ def check_results(
 
 
 def check_true_masks(annotations: Mapping[str, Any]) -> None:
-    """Refuse annotations whose masks cannot be compared with others.
+    """Refuse annotations whose masks pycocotools does not support.
 
     Args:
         annotations: checked by :func:`check_annotations`.
@@ -179,14 +179,14 @@ def check_true_masks(annotations: Mapping[str, Any]) -> None:
 def write_submission(
     results: Sequence[Record], folder: str | Path, algorithm: str, test_set: str = "test-dev2017"
 ) -> tuple[Path, Path]:
-    """Write what COCO's evaluation server takes: ``detections_SET_ALGORITHM_results.json`` and the same as a zip.
+    """Write a submission to COCO's server: ``detections_SET_ALGORITHM_results.json`` and a zip of it.
 
-    The server keeps the 100 best detections of an image; the file holds no more.
+    Both hold the 100 best detections of each image, as the server evaluates no more.
 
     Args:
         results: checked detections.
         folder: the folder of both files.
-        algorithm: the name shown on the server.
+        algorithm: the name displayed on the server.
         test_set: ``test-dev2017``, ``test-challenge2017`` or ``val2017``.
 
     Returns:
@@ -221,7 +221,7 @@ def best_per_image(results: Iterable[Record], limit: int) -> list[Record]:
 
 
 def write_json(path: str | Path, data: Any) -> None:
-    """Write JSON to ``path`` whole or not at all."""
+    """Write JSON to ``path``; on an error the file is unchanged."""
     write_text(path, json.dumps(data))
 
 
@@ -233,9 +233,9 @@ def named(items: Collection[Any], limit: int = 3) -> str:
 
 @contextmanager
 def collection_paused() -> Iterator[None]:
-    """Make many small objects without Python's cycle collector walking over all of them again and again.
+    """Pause Python's cycle collector while many small objects are created.
 
-    A million detections hold no cycles, and the walks take a third of the time of reading and scoring them.
+    A million detections hold no cycles, and collection takes a third of the time of reading and scoring them.
     """
     was_enabled = gc.isenabled()
     gc.disable()

@@ -1,4 +1,4 @@
-"""COCO's masks: which of them COCO's own code, which checks nothing, can take."""
+"""Checks and conversions of COCO's masks, polygons and RLE, whose own code checks nothing."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import numpy as np
 
 
 def is_mask(mask: Any, size: list[int]) -> bool:
-    """Whether a mask can be compared with others.
+    """Return True if pycocotools can compare the mask with others.
 
     Args:
         mask: polygons not far outside the image, or an RLE of its size.
@@ -28,7 +28,7 @@ def is_mask(mask: Any, size: list[int]) -> bool:
 
 
 def training_mask(mask: Any, size: list[int]) -> Any:
-    """Return a mask in detectron2's form: polygons of three points or more, or a compressed RLE; None if it has none.
+    """Return a mask in detectron2's form: polygons of at least three points, or a compressed RLE; None if invalid.
 
     Args:
         mask: the ``segmentation`` of an annotation.
@@ -47,7 +47,7 @@ def training_mask(mask: Any, size: list[int]) -> Any:
 
 
 def mask_area(mask: Any) -> float | None:
-    """Return the area of polygons, by their corners, or of an RLE, in pixels; None where there is no sound mask."""
+    """Return the area of polygons, by their corners, or of an RLE, in pixels; None without a valid mask."""
     if isinstance(mask, list):
         corners = [np.asarray(polygon, dtype=np.float64).reshape(-1, 2).T for polygon in mask if len(polygon) % 2 == 0]
         return float(sum(abs(x @ np.roll(y, 1) - y @ np.roll(x, 1)) / 2 for x, y in corners)) or None

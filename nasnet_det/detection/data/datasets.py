@@ -1,7 +1,7 @@
-"""The data sets of COCO that the paper and the configs use, by the names under which detectron2 knows them.
+"""The COCO data sets that the paper and the configs use, by the names under which they are registered in detectron2.
 
-All of them lie in ``coco`` below the folder that ``DETECTRON2_DATASETS`` names (``datasets`` if it is not set). Those
-of 2017 are detectron2's own; the paper's minival and its training set are made by ``tools/prepare_coco.py``.
+Their files are in the folder ``coco`` below ``DETECTRON2_DATASETS`` (``datasets`` if it is not set). Those of 2017 are
+registered by detectron2; the paper's minival and its training set are written by ``tools/prepare_coco.py``.
 """
 
 from __future__ import annotations
@@ -17,14 +17,14 @@ TRAIN = "coco_2014_trainval_minus_minival_8k"
 
 @dataclass(frozen=True)
 class CocoSplit:
-    """Where a data set's files are, below the folder ``coco``.
+    """The files of a data set, below the folder ``coco``.
 
     Args:
-        purpose: what it is, in a few words.
+        purpose: a description in a few words.
         annotations: the annotation file that detectron2 reads.
-        folders: the image folders it takes images from, each downloaded as ``zips/<folder>.zip``.
-        archive: the archive on COCO's server that holds its official annotations.
-        sources: the official annotation files that it is made from; none for an official data set.
+        folders: its image folders, each downloaded as ``zips/<folder>.zip``.
+        archive: the archive of its official annotations on COCO's server.
+        sources: the official annotation files that it is selected from; empty for an official data set.
     """
 
     purpose: str
@@ -65,12 +65,12 @@ SPLITS: dict[str, CocoSplit] = {
 
 
 def datasets_root() -> Path:
-    """The folder of all data sets: ``DETECTRON2_DATASETS``, or ``datasets``."""
+    """Return the folder of all data sets: ``DETECTRON2_DATASETS``, or ``datasets``."""
     return Path(os.environ.get("DETECTRON2_DATASETS", "datasets")).expanduser()
 
 
 def register_coco_splits() -> None:
-    """Register with detectron2 those data sets that it does not know; harmless if done before. Nothing is read."""
+    """Register the data sets of :data:`SPLITS` with detectron2, except those that are registered; reads no file."""
     from detectron2.data import DatasetCatalog
     from detectron2.data.datasets import register_coco_instances
     from detectron2.data.datasets.builtin_meta import _get_builtin_metadata
@@ -78,5 +78,5 @@ def register_coco_splits() -> None:
     coco = datasets_root() / "coco"
     for name, split in SPLITS.items():
         if name not in DatasetCatalog:
-            # Image names in the files that prepare_coco makes begin with their folder.
+            # Image names in the files that prepare_coco writes begin with their folder.
             register_coco_instances(name, _get_builtin_metadata("coco"), str(coco / split.annotations), str(coco))

@@ -27,12 +27,12 @@ _SPLITS = {"train": ("train", "training"), "val": ("val", "valid", "validation",
 #: Annotations of other tasks beside COCO's instances.
 _OTHER_TASKS = ("captions_", "person_keypoints_", "panoptic_", "stuff_", "image_info_")
 
-#: A picture's path, and its boxes as (class name, x, y, width, height, polygons).
+#: An image's path, and its boxes as (class name, x, y, width, height, polygons).
 Labelled = tuple[Path, list[tuple[str, list[float], list[list[float]]]]]
 
 
 def open_dataset(root: str | Path, val_share: float = 0.2, seed: int = 0) -> tuple[CocoData, CocoData, list[str]]:
-    """Open a folder of annotated pictures for training.
+    """Open a folder of annotated images for training.
 
     Args:
         root: the folder; or its annotation file (COCO) or ``data.yaml`` (YOLO).
@@ -63,7 +63,7 @@ def read_folder(root: str | Path) -> dict[str, CocoData]:
     """
     root = Path(root)
     if not root.exists():
-        raise DatasetError(f"there is no folder {root}")
+        raise DatasetError(f"{root} does not exist")
     folder = root if root.is_dir() else root.parent
     for read in (_read_coco, _read_yolo, _read_voc):
         if found := read(folder, root):
@@ -74,7 +74,7 @@ def read_folder(root: str | Path) -> dict[str, CocoData]:
         return read_folder(inner[0])
     raise DatasetError(
         f"{root} is in no known form: expected COCO (train.json and val.json, annotations/instances_NAME.json, or one "
-        "annotations.json), YOLO (data.yaml with names, train and val) or Pascal VOC (an .xml file for each picture)"
+        "annotations.json), YOLO (data.yaml with names, train and val) or Pascal VOC (an .xml file for each image)"
     )
 
 
@@ -101,7 +101,7 @@ def split(data: CocoData, val_share: float, seed: int) -> tuple[CocoData, CocoDa
 
 
 def _split_of(name: str) -> str:
-    """Return ``train`` or ``val`` for a name that says so, as ``instances_train2017`` does; else an empty text."""
+    """Return ``train`` or ``val`` for a name such as ``instances_train2017``; an empty text for others."""
     words = "".join(c if c.isalpha() else " " for c in name.lower()).split()
     return next((key for key, names in _SPLITS.items() if set(words) & set(names)), "")
 
@@ -170,7 +170,7 @@ def _yolo_sets(path: Path, settings: dict[str, Any]) -> dict[str, CocoData]:
     if not found:
         found["all"] = _pictures(base / "images" if (base / "images").is_dir() else base)
     if not any(found.values()):
-        raise CocoFormatError(f"{path} names no folder with pictures")
+        raise CocoFormatError(f"{path} names no folder with images")
     return {
         key: _as_coco(
             [(image, _yolo_boxes(image, classes, math.prod(keypoints))) for image in dict.fromkeys(images)],
@@ -194,7 +194,7 @@ def _yolo_names(path: Path, names: Any) -> list[str]:
 
 
 def _yolo_images(base: Path, entry: str, path: Path) -> list[Path]:
-    """Return the pictures of an entry of ``data.yaml``: a folder, or a list of files; Roboflow's begin with ``../``."""
+    """Return the images of an entry of ``data.yaml``: a folder, or a list of files; Roboflow's begin with ``../``."""
     place = next((p for p in (base / entry, base / entry.lstrip("./"), path.parent / entry) if p.exists()), None)
     if place is None:
         raise CocoFormatError(f"{path} names {entry}, which is not in {base}")
@@ -211,7 +211,7 @@ def _pictures(folder: Path) -> list[Path]:
 def _yolo_boxes(
     image: Path, classes: Sequence[str], keypoints: int
 ) -> list[tuple[str, list[float], list[list[float]]]]:
-    """Return the boxes of a picture's label file; without one it has none. ``keypoints`` numbers may follow a box."""
+    """Return the boxes of an image's label file; without one it has none. ``keypoints`` numbers may follow a box."""
     from supervision.dataset.formats.yolo import yolo_annotations_to_detections
 
     labels = _yolo_label(image)
@@ -222,7 +222,7 @@ def _yolo_boxes(
         size = np.array(read_header(image).size, dtype=np.float64)
         found = yolo_annotations_to_detections(lines, (1, 1), with_masks=False)
     except ImageError:
-        return []  # which the look at the pictures reports
+        return []  # which the look at the images reports
     except (OSError, ValueError) as error:
         raise CocoFormatError(f"{labels}: {error}") from error
     boxes = []
@@ -247,7 +247,7 @@ def _outline(numbers: Sequence[float], size: np.ndarray) -> tuple[np.ndarray, li
 
 
 def _yolo_label(image: Path) -> Path:
-    """Return the label file of a picture: beside it, or in ``labels`` where its path has ``images``."""
+    """Return the label file of an image: beside it, or in ``labels`` where its path has ``images``."""
     head, found, tail = str(image.with_suffix(".txt")).rpartition(f"{os.sep}images{os.sep}")
     return Path(f"{head}{os.sep}labels{os.sep}{tail}") if found else image.with_suffix(".txt")
 
@@ -273,13 +273,13 @@ def _read_voc(folder: Path, root: Path) -> dict[str, CocoData]:
 
 
 def _voc_list(folder: Path, names: Sequence[str]) -> set[str]:
-    """Return the pictures that ``ImageSets/Main`` lists for a split."""
+    """Return the images that ``ImageSets/Main`` lists for a split."""
     files = [folder / "ImageSets" / "Main" / f"{name}.txt" for name in names]
     return {word for file in files if file.is_file() for word in file.read_text(encoding="utf-8").split()}
 
 
 def _voc_boxes(path: Path) -> Labelled | None:
-    """Return the picture and boxes of a file; None for XML of another kind."""
+    """Return the image and boxes of a file; None for XML of another kind."""
     from defusedxml.ElementTree import parse
     from supervision.dataset.formats.pascal_voc import detections_from_xml_obj
 
@@ -298,7 +298,7 @@ def _voc_boxes(path: Path) -> Labelled | None:
 
 
 def _voc_image(path: Path, name: str) -> Path:
-    """Return the picture of a file: by the name in it or by its own, beside it or in a sister folder."""
+    """Return the image of a file: by the name in it or by its own, beside it or in a sister folder."""
     folders = [path.parent, *(path.parent.parent / name for name in ("JPEGImages", "images", "Images"))]
     base = Path(name.replace("\\", "/")).name or f"{path.stem}.jpg"
     names = [base, *(path.stem + suffix for suffix in (*IMAGE_SUFFIXES, ".JPG", ".JPEG", ".PNG"))]
@@ -307,14 +307,14 @@ def _voc_image(path: Path, name: str) -> Path:
 
 
 def _as_coco(labelled: Iterable[Labelled], classes: Sequence[str], origin: Path) -> CocoData:
-    """Return COCO's content of labelled pictures; their paths are kept whole, so the folder is empty."""
+    """Return COCO's content of labelled images; their paths are kept whole, so the folder is empty."""
     images: list[Record] = []
     annotations: list[Record] = []
     ids = {name: number for number, name in enumerate(classes, start=1)}
     for number, (path, boxes) in enumerate(labelled, start=1):
         try:
             width, height = read_header(path).size
-        except ImageError:  # which the look at the pictures reports
+        except ImageError:  # which the look at the images reports
             width = height = 1
         images.append({"id": number, "file_name": str(path), "width": width, "height": height})
         for name, box, polygons in boxes:

@@ -1,4 +1,4 @@
-"""The look at one data set: its entries, pictures, boxes and masks (:mod:`nasnet_det.detection.data.look`)."""
+"""The look at one data set: its entries, images, boxes and masks (:mod:`nasnet_det.detection.data.look`)."""
 
 from __future__ import annotations
 
@@ -29,12 +29,12 @@ _ROUNDING = 1.0
 def look_at(data: CocoData, training: bool, masks: str = "", keep_empty: bool = False) -> SetLook:
     """Check a data set and make detectron2's records of it.
 
-    In a training set what is of no use is left out; a test set stays whole, and what cannot be judged is fatal.
+    Useless parts of a training set are left out; a test set is kept whole, and parts that prevent evaluation are fatal.
 
     Args:
         data: its content checked with ``complete=True, sound=False``; the size of images whose width and height are
             exchanged is corrected in it.
-        training: whether it is to be learned, or to be judged on.
+        training: True for a training set, False for a test set.
         masks: detectron2's ``INPUT.MASK_FORMAT`` if masks are used.
         keep_empty: keep training images without objects.
     """
@@ -63,7 +63,7 @@ class _Inspection:
         self.troubles: list[Trouble] = []
 
     def run(self, masks: str, keep_empty: bool) -> SetLook:
-        """Make every check, in an order in which each sees what the ones before it left."""
+        """Run all checks; each sees what the ones before it left."""
         self.check_entries()
         self.check_pictures()
         self.check_boxes()
@@ -107,14 +107,14 @@ class _Inspection:
             stored += unclear
         elif not turned:
             what = "images are turned or mirrored by EXIF, which their size does not show"
-            self.note(what, unclear, self.image_name, "Their annotations are taken to be of the upright picture")
+            self.note(what, unclear, self.image_name, "Their annotations are taken to be of the upright image")
         self.unturned = set(stored)
         self.note(
             "images are annotated without their EXIF orientation", stored, self.image_name, "They are read unturned"
         )
         for row in exchanged:
             self.images[row]["width"], self.images[row]["height"] = headers[row].size  # type: ignore[union-attr]
-        done = "The pictures' own sizes are used"
+        done = "The images' own sizes are used"
         self.note("images have width and height exchanged", exchanged, self.image_name, done)
         self.drop_images(
             "images are of another size than annotated",
@@ -126,7 +126,7 @@ class _Inspection:
         )
 
     def drop_images(self, what: str, rows: list[int], name: Callable[[int], str]) -> None:
-        """Leave images out of training; in a test set they stay, to be counted as without detections."""
+        """Leave images out of training; in a test set they are kept, and count as without detections."""
         done = "They are left out" if self.training else "They count as without detections"
         fatal = 2 * len(rows) > len(self.images)
         self.note(what, rows, name, "Too many to go without: correct them" if fatal else done, fatal=fatal)
@@ -289,10 +289,10 @@ def _size(size: Iterable[int]) -> str:
 
 
 def read_headers(paths: Sequence[Path]) -> list[ImageHeader | OSError]:
-    """Return the header of each picture, or what is wrong with it."""
+    """Return the header of each image, or what is wrong with it."""
     with ThreadPoolExecutor(min(16, 2 * (os.cpu_count() or 1))) as threads:
         found = threads.map(_header, paths, chunksize=64)
-        return list(tqdm(found, "looking at the pictures", len(paths), disable=True if len(paths) < _MANY else None))
+        return list(tqdm(found, "looking at the images", len(paths), disable=True if len(paths) < _MANY else None))
 
 
 def _header(path: Path) -> ImageHeader | OSError:

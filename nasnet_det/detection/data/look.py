@@ -1,7 +1,7 @@
-"""The look at a data set before it is used: images, boxes, ids, classes, sizes and masks, train and test together.
+"""The check of data sets before they are used: images, boxes, ids, classes, sizes and masks, train and test together.
 
-:func:`look_at` checks one set of annotated images and makes detectron2's records of what is of use; :func:`join`
-compares the sets with each other and with the model. All that is wrong comes in one report. detectron2 is not needed.
+:func:`nasnet_det.detection.data.inspection.look_at` checks one data set and converts it to detectron2's records;
+:func:`join` compares data sets with each other and with the model. The result is one report. detectron2 is not needed.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ EXAMPLES = 20
 
 
 class DatasetError(ValueError):
-    """A data set that cannot be used; the message holds every fatal trouble."""
+    """A data set that is unusable; the message lists every fatal trouble."""
 
 
 @dataclass(frozen=True)
@@ -45,7 +45,7 @@ class CocoData:
         return sorted(self.content["categories"], key=lambda category: category["id"])
 
     def path(self, image: Mapping[str, Any]) -> Path:
-        """Return the file of an image; a Windows path is understood where its file is there."""
+        """Return the path of an image; backslashes are separators if that file exists."""
         path = self.folder / image["file_name"]
         if "\\" in image["file_name"] and not path.exists():
             return self.folder / image["file_name"].replace("\\", "/")
@@ -62,8 +62,8 @@ class Trouble:
         count: how many there are.
         total: of how many; 0 where that says nothing.
         examples: the first of them.
-        done: what is done about it, or what to do.
-        fatal: the data set cannot be used.
+        done: how it is handled, or what to do.
+        fatal: True if the data set is unusable.
     """
 
     where: str
@@ -90,8 +90,8 @@ class SetLook:
         data: the data set.
         classes: the names of its categories by ascending id.
         records: detectron2's records of the images, in the order of their ids; ``category_id`` counts ``classes``.
-        counts: what the report's table shows.
-        troubles: what is wrong.
+        counts: the rows of the report's table.
+        troubles: the problems found.
     """
 
     data: CocoData
@@ -110,7 +110,7 @@ class Look:
         train: records to train on; ``category_id`` counts ``classes``.
         test: the records of each test set by its name.
         sets: the looks at the single sets.
-        troubles: what is wrong, fatal troubles first.
+        troubles: the problems found, fatal ones first.
     """
 
     classes: list[str]
@@ -124,7 +124,7 @@ class Look:
         return "\n".join([count_table(self.sets), *(f"- {trouble}" for trouble in self.troubles)])
 
     def refuse_fatal(self) -> None:
-        """Refuse data that cannot be used.
+        """Raise an error for unusable data.
 
         Raises:
             DatasetError: with every fatal trouble.

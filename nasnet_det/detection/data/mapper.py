@@ -1,4 +1,4 @@
-"""From records to what a detector reads; pictures that cannot be used are counted, named and passed over."""
+"""Mappers from data set records to the input of a detector, which count, name and skip unusable images."""
 
 from __future__ import annotations
 
@@ -17,23 +17,23 @@ from nasnet_det.safe_io.images import ImageError, read_image
 
 logger = logging.getLogger(__name__)
 
-#: So many pictures in a row that cannot be used are no accident.
+#: After this many unusable images in a row the data set itself is at fault.
 _MAX_IN_A_ROW = 10
 _GREY = np.full((64, 64, 3), 128, dtype=np.uint8)
 
 
 class DetectionMapper(DatasetMapper):
-    """detectron2's mapper for boxes and masks, with this package's reading of pictures.
+    """detectron2's mapper for boxes and masks, reading images by :func:`nasnet_det.safe_io.images.read_image`.
 
-    A record may hold ``turn: False`` for a picture whose annotations ignore its EXIF orientation.
+    A record may have ``turn: False`` for an image whose annotations ignore its EXIF orientation.
     """
 
     def __call__(self, record: Record) -> Record:
-        """Map a record to what the model reads.
+        """Map a record to the input of the model.
 
         Raises:
-            ImageError: if the picture cannot be read, is of another size than the record says, or of one that the
-                augmentations cannot take.
+            ImageError: if the image is unreadable, its size differs from the record's, or the augmentations do not
+                support its size.
         """
         record = copy.deepcopy(record)
         image = self.pixels(record)
@@ -45,7 +45,9 @@ class DetectionMapper(DatasetMapper):
         try:
             applied = self.augmentations(augmented)
         except (ValueError, ZeroDivisionError, OverflowError, MemoryError) as error:
-            raise ImageError(f"{record['file_name']}, {size[0]} x {size[1]}, cannot be resized: {error}") from error
+            raise ImageError(
+                f"{record['file_name']}, {size[0]} x {size[1]}, does not survive resizing: {error}"
+            ) from error
         record["image"] = torch.as_tensor(np.ascontiguousarray(augmented.image.transpose(2, 0, 1)))
         if self.is_train:
             self._transform_annotations(record, applied, augmented.image.shape[:2])
@@ -54,21 +56,21 @@ class DetectionMapper(DatasetMapper):
         return record
 
     def pixels(self, record: Record) -> np.ndarray:
-        """Return the picture, ``(height, width, 3)`` of uint8 in the order of ``image_format``."""
+        """Return the image as uint8, ``(height, width, 3)``, channels in the order of ``image_format``."""
         pixels = np.asarray(read_image(record["file_name"], record.get("turn", True)))
         return pixels[:, :, ::-1] if self.image_format == "BGR" else pixels
 
 
 class SkippingMapper:
-    """A mapper that survives pictures that cannot be used: missing, truncated, damaged, or of a wrong size.
+    """A mapper that replaces unusable images: missing, truncated, damaged, or of an unexpected size.
 
-    In training the next picture of the data set takes the place of such a one, so that a resumed run sees the same. In
-    evaluation, where each picture counts, it becomes a grey one marked ``unreadable``, on which
-    :class:`nasnet_det.detection.evaluation.evaluator.CocoEvaluator` counts no detection.
+    In training, the next image of the data set is used instead, so that a resumed run sees the same images. In
+    evaluation, the result is a grey image marked ``unreadable``, for which
+    :class:`nasnet_det.detection.evaluation.evaluator.CocoEvaluator` counts no detections.
 
     Args:
-        mapper: :class:`DetectionMapper` or another of detectron2's kind.
-        substitutes: all training records; None for evaluation, where ``mapper.augmentations`` makes the grey picture.
+        mapper: :class:`DetectionMapper`, or another callable that raises OSError for an unusable image.
+        substitutes: all training records; None for evaluation, which needs ``mapper.augmentations``.
     """
 
     def __init__(self, mapper: Callable[[Record], Record], substitutes: Sequence[Record] | None = None) -> None:
@@ -76,14 +78,14 @@ class SkippingMapper:
         self._position = {record["file_name"]: number for number, record in enumerate(substitutes or ())}
         self._named: set[str] = set()
         self._in_a_row = 0
-        #: How often a picture was passed over in this process.
+        #: Number of images skipped in this process.
         self.skipped = 0
 
     def __call__(self, record: Record) -> Record:
-        """Map a record to what the model reads.
+        """Map a record, or its substitute, to the input of the model.
 
         Raises:
-            DatasetError: if ten pictures in a row cannot be used.
+            DatasetError: if ten images in a row are unusable.
         """
         for candidate in self._candidates(record):
             try:
@@ -96,7 +98,7 @@ class SkippingMapper:
         return self._grey(record)
 
     def _candidates(self, record: Record) -> Iterator[Record]:
-        """Give ``record``, then what may take its place."""
+        """Yield ``record``, then its substitutes."""
         yield record
         if self.substitutes is not None:
             for number in itertools.count(self._position[record["file_name"]] + 1):
@@ -107,11 +109,13 @@ class SkippingMapper:
         reason = str(error) if file_name in str(error) else f"{file_name} ({error})"
         if file_name not in self._named:
             self._named.add(file_name)
-            instead = "it counts as without detections" if self.substitutes is None else "the next takes its place"
-            logger.warning(f"{reason}; {instead}; pictures passed over by this process: {self.skipped}")
+            instead = (
+                "it counts as without detections" if self.substitutes is None else "the next image is used instead"
+            )
+            logger.warning(f"{reason}; {instead}; images skipped by this process: {self.skipped}")
         self._in_a_row += 1
         if self._in_a_row >= _MAX_IN_A_ROW:
-            raise DatasetError(f"{reason}; it is the last of {self._in_a_row} pictures in a row that cannot be used")
+            raise DatasetError(f"{reason}; it is the last of {self._in_a_row} unusable images in a row")
 
     def _grey(self, record: Record) -> Record:
         grey = transforms.AugInput(_GREY.copy())

@@ -1,7 +1,7 @@
 """The paper's minival: 8,059 images of COCO val2014, and the training set that is the rest of train2014 and val2014.
 
-The ids were published as ``mscoco_minival_ids.txt`` beside the label maps of the TF Object Detection API, and stand in
-this package's ``data``. detectron2's own ``coco_2014_minival`` is another one, of 5,000 images: those of val2017.
+The ids were published as ``mscoco_minival_ids.txt`` beside the label maps of the TF Object Detection API; a copy is in
+``nasnet_det/detection/assets``. detectron2's own ``coco_2014_minival`` is another set, of the 5,000 images of val2017.
 """
 
 from __future__ import annotations
@@ -16,12 +16,12 @@ from typing import Any
 from nasnet_det.detection.data.coco_format import CocoFormatError, collection_paused, named
 from nasnet_det.safe_io.files import replacing
 
-#: How many annotations are turned to text at a time: all of train2014's at once would take gigabytes.
+#: Annotations serialized at a time: all of train2014 at once would take gigabytes.
 _CHUNK = 20000
 
 
 def minival_ids() -> frozenset[int]:
-    """The 8,059 image ids of minival."""
+    """Return the 8,059 image ids of minival."""
     text = resources.files("nasnet_det.detection").joinpath("assets/mscoco_minival_ids.txt").read_text(encoding="utf-8")
     return frozenset(map(int, text.split()))
 
@@ -32,23 +32,22 @@ def select_images(
     """Join annotation files, keeping some of their images.
 
     Args:
-        folders: the content of the annotation file of each image folder (``train2014``, ``val2014``); all of the same
-            categories.
-        keep: whether to keep the image of a folder and an id.
+        folders: the annotations of each image folder (``train2014``, ``val2014``), all with the same categories.
+        keep: called with a folder and an image id; True keeps the image.
 
     Returns:
         ``info``, ``licenses``, ``images``, ``annotations``, ``categories``; an image's ``file_name`` begins with its
         folder.
 
     Raises:
-        CocoFormatError: if the files do not go together: other categories, or an id that two of them use.
+        CocoFormatError: if their categories differ, or two of them share an id.
     """
     first = next(iter(folders.values()))
     joined: dict[str, Any] = {key: first.get(key, []) for key in ("info", "licenses")}
     joined |= {"images": [], "annotations": [], "categories": first["categories"]}
     for folder, content in folders.items():
         if content["categories"] != first["categories"]:
-            raise CocoFormatError(f"the annotations of {', '.join(folders)} are not of the same categories")
+            raise CocoFormatError(f"the annotations of {', '.join(folders)} have different categories")
         kept = {image["id"] for image in content["images"] if keep(folder, image["id"])}
         joined["images"] += [
             {**image, "file_name": f"{folder}/{image['file_name']}"}
@@ -59,12 +58,18 @@ def select_images(
     for key in ("images", "annotations"):
         repeated = [i for i, count in Counter(entry["id"] for entry in joined[key]).items() if count > 1]
         if repeated:
-            raise CocoFormatError(f"{', '.join(folders)}: {key} share ids, so they cannot be joined: {named(repeated)}")
+            raise CocoFormatError(
+                f"{', '.join(folders)}: {key} share ids and would be mixed up if joined: {named(repeated)}"
+            )
     return joined
 
 
 def select_minival(val2014: Mapping[str, Any], ids: Collection[int]) -> dict[str, Any]:
-    """Minival, as annotations, from the content of the official file of val2014.
+    """Return the annotations of minival.
+
+    Args:
+        val2014: the content of ``instances_val2014.json``.
+        ids: the image ids of minival.
 
     Raises:
         CocoFormatError: if ids are missing in val2014.
@@ -79,13 +84,13 @@ def select_minival(val2014: Mapping[str, Any], ids: Collection[int]) -> dict[str
 
 
 def select_training(train2014: Mapping[str, Any], val2014: Mapping[str, Any], ids: Collection[int]) -> dict[str, Any]:
-    """Everything of train2014 and val2014 that is not minival, as annotations."""
+    """Return the annotations of train2014 and val2014 without those of minival."""
     folders = {"train2014": train2014, "val2014": val2014}
     return select_images(folders, lambda folder, image: folder == "train2014" or image not in ids)
 
 
 def write_annotations(path: str | Path, data: Mapping[str, Any]) -> None:
-    """Write annotations as JSON, piece by piece, whole or not at all."""
+    """Write annotations as JSON, in pieces to save memory; on an error the file at ``path`` is unchanged."""
     with replacing(path) as part, part.open("w", encoding="utf-8") as file, collection_paused():
         for number, (key, value) in enumerate(data.items()):
             file.write(("," if number else "{") + json.dumps(key) + ":")

@@ -1,7 +1,7 @@
-"""Data sets in detectron2's catalog: read, looked at, and known by their classes.
+"""Data sets in detectron2's catalog: reading, checking, and their class names.
 
-A data set registered from a COCO file is read from that file, whose every form :mod:`.coco_format` knows; one
-registered by a function is converted as detectron2's ``convert_to_coco_dict`` does.
+A data set registered from a COCO file is read from that file; one registered by a function is converted as
+detectron2's ``convert_to_coco_dict`` does.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ from nasnet_det.safe_io.values import format_names, format_value
 
 logger = logging.getLogger(__name__)
 
-#: The looks at single data sets by name and use, each with what it is valid for.
+#: Looks at single data sets by name and use, each with the state that it is valid for.
 _looks: dict[tuple[str, bool], tuple[Any, SetLook]] = {}
 
 
@@ -166,7 +166,7 @@ def categories(name: str) -> list[Record]:
 
 
 def read_registered(name: str, num_classes: int | None = None) -> CocoData:
-    """Return a data set of detectron2's catalog as COCO content, checked but for its boxes' soundness.
+    """Return a data set of detectron2's catalog as COCO content, with boxes that may still be unsound.
 
     Args:
         num_classes: how many classes there are, for a function that gives no names.
@@ -176,8 +176,8 @@ def read_registered(name: str, num_classes: int | None = None) -> CocoData:
     """
     if name not in DatasetCatalog:
         raise DatasetError(
-            f"there is no data set {name!r}: COCO's are {', '.join(SPLITS)}; register others with detectron2, in a "
-            "module that DETECTRON2_ENV_MODULE names"
+            f"no data set {name!r} is registered: COCO's are {', '.join(SPLITS)}; register others with detectron2, in "
+            "the module that DETECTRON2_ENV_MODULE names"
         )
     try:
         data = _from_file(name) if _is_coco_file(name) else _from_function(name, num_classes)
@@ -195,7 +195,7 @@ def annotations_of(name: str) -> dict[str, Any]:
     """Return the checked annotations of a registered data set to be judged on; not to be changed.
 
     Raises:
-        DatasetError: if it is not registered, or its annotations cannot be judged on.
+        DatasetError: if it is not registered, or its annotations are broken.
     """
     known = _looks.get((name, False))
     if known and known[0][0] == _stamp(name):
@@ -215,7 +215,7 @@ def records_of(name: str) -> list[Record]:
 
 
 def register(data: CocoData) -> str:
-    """Register a data set with detectron2 under its name, in place of an earlier one; returns the name."""
+    """Register a data set with detectron2, replacing one of the same name; return the name."""
     for catalog in (DatasetCatalog, MetadataCatalog):
         if data.name in catalog:
             catalog.remove(data.name)
@@ -227,7 +227,7 @@ def register(data: CocoData) -> str:
 
 
 class _Prepared:
-    """The function that a data set already in memory is registered by."""
+    """The catalog function of a data set in memory."""
 
     def __init__(self, data: CocoData) -> None:
         self.data = data
@@ -251,7 +251,7 @@ def _look(name: str, training: bool, masks: str, keep_empty: bool, num_classes: 
 
 
 def _stamp(name: str) -> Any:
-    """Return what changes when a data set is registered again or its file is written."""
+    """Return a value that changes when a data set is registered again or its file is written."""
     if name not in DatasetCatalog:
         return None
     path = Path(MetadataCatalog.get(name).get("json_file") or "")
@@ -260,7 +260,7 @@ def _stamp(name: str) -> Any:
 
 
 def _is_coco_file(name: str) -> bool:
-    """Whether ``register_coco_instances`` made the data set's function."""
+    """Return True if the data set was registered by ``register_coco_instances``."""
     return getattr(DatasetCatalog[name], "__qualname__", "").startswith("register_coco_instances.")
 
 

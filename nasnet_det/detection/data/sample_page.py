@@ -24,7 +24,7 @@ def sample_page(title: str, look: Look, samples: int = 12, seed: int = 0) -> str
     Args:
         title: its heading.
         look: what was found.
-        samples: how many pictures to draw of each data set.
+        samples: how many images to draw of each data set.
         seed: of their choice.
     """
     page = Page(title)
@@ -46,7 +46,7 @@ def sample_page(title: str, look: Look, samples: int = 12, seed: int = 0) -> str
 
 
 def drawn_samples(found: SetLook, samples: int, seed: int) -> Iterator[tuple[Image.Image, str]]:
-    """Yield pictures of a data set, chosen at random, with their boxes, and a caption each."""
+    """Yield images of a data set, chosen at random, with their boxes, and a caption each."""
     order = np.random.default_rng(seed).permutation(len(found.records))
     for number in sorted(order[:samples].tolist()):
         record = found.records[number]
@@ -58,18 +58,18 @@ def drawn_samples(found: SetLook, samples: int, seed: int) -> Iterator[tuple[Ima
 
 
 def draw_record(record: Record, classes: list[str]) -> Image.Image:
-    """Return the picture of a record with its boxes, at most 640 pixels wide and high.
+    """Return the image of a record with its boxes, at most 640 pixels wide and high.
 
     Raises:
-        ImageError: if the picture cannot be read.
+        ImageError: if the image cannot be read.
     """
-    picture = read_image(record["file_name"], record.get("turn", True))
-    width, height = picture.size
-    picture.thumbnail((_SIDE, _SIDE))
-    share = picture.width / width, picture.height / height
+    image = read_image(record["file_name"], record.get("turn", True))
+    width, height = image.size
+    image.thumbnail((_SIDE, _SIDE))
+    share = image.width / width, image.height / height
     objects = []
     for entry in record["annotations"]:
         x, y, w, h = entry["bbox"]
         box = (x * share[0], y * share[1], (x + w) * share[0], (y + h) * share[1])
         objects.append(Detection(box, entry["category_id"], classes[entry["category_id"]]))
-    return draw(picture, objects)
+    return draw(image, objects)

@@ -1,8 +1,8 @@
-"""The training loader: an order of images, and of their random augmentation, that a resumed run takes up exactly.
+"""Loaders for training and evaluation; the order of training images and their augmentation resume exactly.
 
-detectron2 groups images of like aspect after loading them, in a state that no checkpoint keeps. Here the groups are
-made of indices, before anything is loaded: the batches are a function of the seed, so a resumed run skips those it
-has seen.
+detectron2 groups images by aspect ratio after loading them, in a state that no checkpoint keeps. Here indices are
+grouped before any image is loaded: the batches are a function of the seed, and a resumed run skips those that the
+interrupted one has used.
 """
 
 from __future__ import annotations
@@ -28,11 +28,11 @@ Entry = tuple[int, int]
 
 
 class TrainingBatches(Sampler[list[Entry]]):
-    """Endless batches of ``(index, seed)`` for one process, all landscape or all portrait images if grouped.
+    """An endless sampler of batches of ``(index, seed)`` for one process.
 
     Args:
-        make_sampler: makes detectron2's endless sampler of this process from a seed.
-        landscape: for each image, whether it is wider than high; None to mix them.
+        make_sampler: a function from a seed to detectron2's endless sampler for this process.
+        landscape: True for each image that is wider than high; a batch then has only one kind. None mixes them.
         batch_size: images per process.
         seed: of the order and of each image's augmentation.
     """
@@ -49,7 +49,7 @@ class TrainingBatches(Sampler[list[Entry]]):
         self.seed, self.start = seed, 0
 
     def resume(self, seed: int, start: int) -> None:
-        """Begin at batch ``start`` of the order of ``seed``; to be called before the loader is iterated."""
+        """Start at batch ``start`` of the order of ``seed``; call it before iterating over the loader."""
         self.seed, self.start = seed, start
 
     def __iter__(self) -> Iterator[list[Entry]]:
@@ -67,7 +67,7 @@ class TrainingBatches(Sampler[list[Entry]]):
 
 
 class SeededImages(Dataset[dict[str, Any]]):
-    """Maps ``(index, seed)`` to a training example, the mapper's random numbers drawn from that seed."""
+    """A data set of mapped records, indexed by ``(index, seed)``; the mapper draws its random numbers from the seed."""
 
     def __init__(self, images: Sequence[dict[str, Any]], mapper: Callable[[dict[str, Any]], dict[str, Any]]) -> None:
         self.images, self.mapper = images, mapper
@@ -83,7 +83,7 @@ class SeededImages(Dataset[dict[str, Any]]):
 
 
 def step_seed(seed: int, number: int, rank: int) -> int:
-    """A 32-bit seed for one image or step of one process, unlike those of its neighbours."""
+    """Return a 32-bit seed for one image or step of one process, independent of its neighbours'."""
     return int(np.random.SeedSequence([seed, number, rank]).generate_state(1)[0])
 
 
@@ -111,20 +111,20 @@ def build_train_loader(
     seed: int = -1,
     make_sampler: Callable[[int], Sampler[int]] | None = None,
 ) -> DataLoader[dict[str, Any]]:
-    """Build detectron2's training loader with a resumable order, and pictures that cannot be used passed over.
+    """Build a training loader with a resumable order that skips unusable images.
 
     Args:
         dataset: records that were looked at (:mod:`nasnet_det.detection.data.registered`).
-        mapper: from a record to what the model reads.
+        mapper: a function from a record to the input of the model.
         total_batch_size: images per batch of all processes.
-        num_workers: processes that read images, for each process that trains.
-        group_by_aspect: batches of landscape or of portrait images only.
-        seed: of the order and the augmentation; below 0 for one of its own.
-        make_sampler: makes an endless sampler from a seed; by default detectron2's ``TrainingSampler``.
+        num_workers: loader processes per training process.
+        group_by_aspect: form batches of landscape or of portrait images only.
+        seed: seed of the order and the augmentation; negative for a random one.
+        make_sampler: a function from a seed to an endless sampler; default: detectron2's ``TrainingSampler``.
 
     Raises:
         DatasetError: for data that cannot be used.
-        ConfigError: if the batch cannot be shared out, or for a sampler without a seed.
+        ConfigError: if the batch size is not a multiple of the number of processes.
     """
     processes = comm.get_world_size()
     if total_batch_size < processes or total_batch_size % processes:
@@ -157,7 +157,7 @@ def _test_parts(cfg: CfgNode, dataset_name: str) -> dict[str, Any]:
 def build_test_loader(
     dataset: list[dict[str, Any]], *, mapper: Callable[[dict[str, Any]], dict[str, Any]], num_workers: int = 0
 ) -> DataLoader[dict[str, Any]]:
-    """Build detectron2's loader for evaluation, which takes a grey image in the place of one that cannot be used.
+    """Build detectron2's evaluation loader, with a grey image for each unusable one.
 
     Raises:
         DatasetError: for data that cannot be used.
@@ -182,8 +182,8 @@ def _sampler_maker(cfg: CfgNode, images: list[dict[str, Any]]) -> Callable[[int]
         )
         return functools.partial(_repeating_sampler, factors)
     raise ConfigError(
-        f"DATALOADER.SAMPLER_TRAIN is TrainingSampler or RepeatFactorTrainingSampler here, not {name!r}: others cannot "
-        "be resumed in the same order"
+        f"DATALOADER.SAMPLER_TRAIN is TrainingSampler or RepeatFactorTrainingSampler here, not {name!r}: others do not "
+        "resume in the same order"
     )
 
 

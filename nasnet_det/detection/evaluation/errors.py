@@ -2,7 +2,7 @@
 
 Each false positive is of one kind: *classification*, *localization*, *both*, *duplicate* or *background*; an object
 that no detection found, nor would with another class or box, is *missed*. The cost of a kind is the AP at IoU 0.5
-gained if all its errors were corrected. Detections of crowds are no errors.
+gained if all its errors were corrected. Detections of crowds are not errors.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ class JudgedImage:
 
     Args:
         image_id: the image.
-        objects: annotations that are no crowds.
+        objects: annotations without crowds.
         detections: the best detections, by falling score.
         kinds: for each detection ``found``, ``ignored`` or the kind of its error.
         nearest: for each detection the object that it found, or that its error concerns; -1 for none.
@@ -225,7 +225,7 @@ def confusion_matrix(images: Sequence[JudgedImage], categories: Sequence[int], t
     """Return how often objects of each category were found as each category, ``(N + 1, N + 1)``.
 
     Rows are true categories, columns predicted ones; the last row is the background, the last column "not found". An
-    object counts where a detection with at least ``threshold`` as its score overlaps it by half, whatever its category.
+    object counts where a detection of any category with a score of at least ``threshold`` overlaps it by half.
     """
     number = {category: row for row, category in enumerate(categories)}
     matrix = np.zeros((len(number) + 1, len(number) + 1), dtype=np.int64)

@@ -1,4 +1,4 @@
-"""COCO's twelve numbers, by pycocotools or, where it is installed, by faster-coco-eval's equal and faster code.
+"""COCO's twelve metrics, computed by faster-coco-eval where it is installed, else by pycocotools; both are equal.
 
 detectron2 is not needed. The definition of the numbers is pycocotools' ``cocoeval.py``.
 """
@@ -41,7 +41,7 @@ _EXTRAS = {"faster-coco-eval": "fast-eval", "pycocotools": "detection"}
 
 @dataclass(frozen=True)
 class Scores:
-    """The result of an evaluation, in fractions of 1; -1 where there was nothing to measure, as in pycocotools.
+    """The result of an evaluation, in fractions of 1; -1 for undefined values, as in pycocotools.
 
     Args:
         metrics: the twelve numbers by the names of :data:`METRICS`.
@@ -58,13 +58,13 @@ class Scores:
     precision: np.ndarray | None = field(default=None, repr=False, compare=False)
 
     def percent(self) -> dict[str, float]:
-        """The twelve numbers and ``AP-<category>`` of each, in percent and NaN for -1, as detectron2 reports them."""
+        """Return the twelve metrics and ``AP-<category>``, in percent and NaN for -1, as detectron2 reports them."""
         named = {**self.metrics, **{f"AP-{name}": value for name, value in self.per_category.items()}}
         return {name: 100 * value if value >= 0 else math.nan for name, value in named.items()}
 
 
 def available_backends() -> tuple[Backend, ...]:
-    """The installed backends, the faster first."""
+    """Return the installed backends, the fastest first."""
     names: tuple[Backend, ...] = ("faster-coco-eval", "pycocotools")
     return tuple(name for name in names if importlib.util.find_spec(_BACKENDS[name][0].partition(".")[0]))
 
@@ -92,7 +92,7 @@ def evaluate(
         ModuleNotFoundError: if no backend is installed, or not the one asked for.
     """
     if "annotations" not in annotations:
-        raise ValueError("there are no annotations to score against: a test set is scored by COCO's server")
+        raise ValueError("the annotations of a test set are not public: COCO's server scores it")
     if iou_type == "segm":
         check_true_masks(annotations)
     if any(entry["id"] < 1 for entry in annotations["annotations"]):
@@ -124,7 +124,7 @@ def table(scores: Mapping[IouType, Scores]) -> str:
 
 
 def _load(name: str) -> tuple[Any, Any, Any]:
-    """COCO's class, the evaluator's class and the mask functions of a backend."""
+    """Return the COCO class, the evaluator class and the mask functions of a backend."""
     home, evaluator_home, masks, evaluator = _BACKENDS[name]
     try:
         modules = [importlib.import_module(module) for module in (home, evaluator_home, masks)]
@@ -136,7 +136,7 @@ def _load(name: str) -> tuple[Any, Any, Any]:
 
 
 def _indexed(coco_class: Any, annotations: Mapping[str, Any], entries: Sequence[Record]) -> Any:
-    """A backend's COCO object over ``entries``, without its own reading of files."""
+    """Return a backend's COCO object over ``entries``, without reading files."""
     coco = coco_class()
     coco.dataset = {"images": annotations["images"], "categories": annotations["categories"], "annotations": entries}
     coco.createIndex()
@@ -144,7 +144,7 @@ def _indexed(coco_class: Any, annotations: Mapping[str, Any], entries: Sequence[
 
 
 def _detections(results: Sequence[Record], iou_type: IouType, masks: Any) -> list[Record]:
-    """Detections as entries of a COCO object: numbered from 1, with their area."""
+    """Return detections as entries of a COCO object: numbered from 1, with their area."""
     if iou_type == "bbox":
         boxes = np.array([result["bbox"] for result in results], dtype=np.float64).reshape(-1, 4)
         key, areas = "bbox", (boxes[:, 2] * boxes[:, 3]).tolist()
@@ -171,7 +171,7 @@ def _per_category(precision: np.ndarray, ids: Iterable[int], categories: Sequenc
 
 
 def mean_precision(precision: np.ndarray) -> float:
-    """Return the mean of the precisions that were measured; -1 for none."""
+    """Return the mean of the defined precisions; -1 if there are none."""
     known = precision[precision > -1]
     return float(known.mean()) if known.size else -1.0
 

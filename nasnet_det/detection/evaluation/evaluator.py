@@ -1,4 +1,4 @@
-"""detectron2's evaluator with this package's backend: COCO's numbers, or for a test set what the server takes."""
+"""A detectron2 evaluator that computes COCO's metrics, or writes a submission for a test set."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ logger = logging.getLogger(__name__)
 
 
 class CocoEvaluator(DatasetEvaluator):
-    """Evaluate detections on a registered data set, on any number of processes.
+    """An evaluator of detections on a registered data set, on any number of processes.
 
     Args:
         dataset_name: a data set in detectron2's catalog, or one with a ``json_file`` in its metadata.
@@ -72,12 +72,12 @@ class CocoEvaluator(DatasetEvaluator):
         self.reset()
 
     def reset(self) -> None:
-        """Forget all detections."""
+        """Clear the detections."""
         self._results: list[Record] = []
         self._unreadable: list[str] = []
 
     def process(self, inputs: list[dict[str, Any]], outputs: list[dict[str, Any]]) -> None:
-        """Take in a batch: ``inputs`` with ``image_id``, ``outputs`` with ``instances`` in the image's own pixels."""
+        """Add a batch: ``inputs`` with ``image_id``, ``outputs`` with ``instances`` in pixels of the original image."""
         for record, output in zip(inputs, outputs, strict=True):
             if record.get("unreadable"):
                 self._unreadable.append(record["file_name"])
@@ -94,11 +94,11 @@ class CocoEvaluator(DatasetEvaluator):
                     self._results.append(result)
 
     def evaluate(self) -> OrderedDict[str, dict[str, float]]:
-        """Score what was taken in.
+        """Score the detections.
 
         Returns:
-            for each IoU type the twelve numbers and ``AP-<category>``, in percent, NaN where there was nothing to
-            measure; nothing for a test set, and on every process but the main one.
+            for each IoU type the twelve metrics and ``AP-<category>``, in percent, NaN where undefined; empty for a
+            test set, and on all processes except the main one.
         """
         results, unreadable = self._results, self._unreadable
         if self.distributed and comm.get_world_size() > 1:

@@ -62,7 +62,7 @@ def write_report(
         annotations, results: checked, as :func:`nasnet_det.detection.evaluation.evaluation.evaluate` takes them.
         scores: what it returned for them.
         iou_type: compare boxes, or masks.
-        records: detectron2's records of the images, for the sheets of the worst pictures; without them there are none.
+        records: detectron2's records of the images, for the sheets of the worst pictures; empty to leave those out.
         title: the page's heading.
         number: how many of the worst pictures to draw.
 
