@@ -1,9 +1,12 @@
-"""Score a file of COCO results, report its errors, or pack it for COCO's server.
+"""Score a detector or a file of COCO results, report the errors, or pack results for COCO's server.
 
+nasnet-det evaluate my_run/ my_data/ --report output/report
 nasnet-det evaluate --annotations instances_val2017.json --results coco_instances_results.json --json scores.json
 nasnet-det evaluate --annotations val.json --results results.json --report output/report --images my_data/val
 nasnet-det evaluate --annotations image_info_test-dev2017.json --results results.json --submission NASNet-A
 
+The first runs the detector (a run folder, a checkpoint that holds its config, or a config with --weights) on the
+validation images of a folder in COCO's, YOLO's or Pascal VOC's form, and keeps its results in the output folder.
 --report writes a folder with an HTML page: AP by category, precision-recall curves, confusions, the kinds of errors and
 their cost in AP (TIDE), and, with --images, the worst pictures.
 """
@@ -15,29 +18,27 @@ import sys
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from nasnet_det.cli.errors import command
+from nasnet_det.cli.errors import command, needs
 from nasnet_det.cli.options import add_output, new_parser
-from nasnet_det.detection.data.coco_format import (
-    check_results,
-    read_annotations,
-    read_results,
-    write_json,
-    write_submission,
-)
-from nasnet_det.detection.data.columns import Record
-from nasnet_det.detection.data.inspection import look_at
-from nasnet_det.detection.data.look import CocoData
-from nasnet_det.detection.evaluation.evaluation import IouType, Scores, evaluate, table
 from nasnet_det.safe_io.files import protecting
+
+if TYPE_CHECKING:
+    from nasnet_det.detection.data.look import CocoData
+    from nasnet_det.detection.evaluation.evaluation import IouType, Scores
+
+Record = dict[str, Any]
 
 
 def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     """Parse the command line."""
     parser = new_parser(__doc__)
-    parser.add_argument("--annotations", type=Path, required=True, metavar="FILE", help="COCO annotations")
-    parser.add_argument("--results", type=Path, required=True, metavar="FILE", help="COCO results")
+    parser.add_argument("detector", nargs="?", metavar="DETECTOR", help="a run folder, a checkpoint or a config")
+    parser.add_argument("data", nargs="?", type=Path, metavar="DATA", help="the folder of data for the detector")
+    parser.add_argument("--weights", default="", metavar="FILE", help="the checkpoint of a config")
+    parser.add_argument("--annotations", type=Path, metavar="FILE", help="COCO annotations")
+    parser.add_argument("--results", type=Path, metavar="FILE", help="COCO results")
     parser.add_argument("--iou-types", nargs="+", choices=("bbox", "segm"), default=["bbox"], help="boxes, masks")
     parser.add_argument("--backend", choices=("faster-coco-eval", "pycocotools"), help="default: the faster installed")
     parser.add_argument("--per-category", action="store_true", help="also print the AP of each category")
@@ -46,8 +47,12 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--images", type=Path, metavar="DIR", help="of the annotations, for the report's pictures")
     parser.add_argument("--submission", metavar="ALGORITHM", help="write JSON and zip for COCO's server, do not score")
     parser.add_argument("--test-set", default="test-dev2017", help="of the submission (default: test-dev2017)")
-    add_output(parser, "folder of the submission (default: the current one)", Path())
+    add_output(parser, "folder of a submission, or of a detector's results (default: the current one)", Path())
     args = parser.parse_args(argv)
+    if args.detector is not None and (args.data is None or args.annotations or args.results):
+        parser.error("a detector is followed by a folder of data; --annotations and --results are without a detector")
+    if args.detector is None and not (args.annotations and args.results):
+        parser.error("give a detector and a folder of data, or --annotations and --results")
     if args.images and not args.report:
         parser.error("--images is for --report")
     return args
@@ -57,17 +62,21 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command; return 0, or 2 for an error in its input."""
     args = parse(argv)
-    with protecting([args.annotations, args.results]):
+    with protecting(filter(None, [args.annotations, args.results, args.weights, args.data])):
         return submit(args) if args.submission else score(args)
 
 
 def score(args: argparse.Namespace) -> int:
     """Print the twelve numbers of each IoU type, and write them and a report where asked."""
+    from nasnet_det.detection.data.coco_format import check_results, read_results, write_json
+    from nasnet_det.detection.evaluation.evaluation import evaluate, table
+
     start = time.perf_counter()
-    annotations = read_annotations(args.annotations, complete=args.images is not None)
+    data = detect(args) if args.detector is not None else read_data(args)
+    annotations = data.content
     if "annotations" not in annotations:
         raise ValueError(
-            f"{args.annotations} has no annotations to score against, as those of a test set: "
+            f"{data.origin} has no annotations to score against, as those of a test set: "
             "use --submission ALGORITHM to make what COCO's server takes"
         )
     results = read_results(args.results, annotations, segmentation="bbox" not in args.iou_types)
@@ -88,8 +97,30 @@ def score(args: argparse.Namespace) -> int:
         write_json(args.json, content | {"backend": backend})
         print(f"written: {args.json}")
     if args.report:
-        report(args, annotations, results, scores)
+        report(args, data, results, scores)
     return 0
+
+
+def read_data(args: argparse.Namespace) -> CocoData:
+    """Read the annotations."""
+    from nasnet_det.detection.data.coco_format import read_annotations
+    from nasnet_det.detection.data.look import CocoData
+
+    annotations = read_annotations(args.annotations, complete=args.images is not None)
+    origin = f"annotation file {args.annotations}"
+    return CocoData(args.annotations.stem, annotations, args.images or args.annotations.parent, origin)
+
+
+def detect(args: argparse.Namespace) -> CocoData:
+    """Run the detector; return the data that it ran on, and name its results file in ``args.results``."""
+    with needs():
+        from nasnet_det.detection.engine.quiet import quiet
+        from nasnet_det.detection.engine.scoring import detect_on_folder
+
+    quiet()
+    data, args.results = detect_on_folder(args.detector, args.data, args.output, args.weights)
+    print(f"results: {args.results}")
+    return data
 
 
 def print_categories(scores: Mapping[IouType, Scores]) -> None:
@@ -101,27 +132,29 @@ def print_categories(scores: Mapping[IouType, Scores]) -> None:
 
 
 def report(
-    args: argparse.Namespace, annotations: dict[str, Any], results: Sequence[Record], scores: Mapping[IouType, Scores]
+    args: argparse.Namespace, data: CocoData, results: Sequence[Record], scores: Mapping[IouType, Scores]
 ) -> None:
     """Write the report of each IoU type; one folder, or one below it for each."""
+    from nasnet_det.detection.data.inspection import look_at
     from nasnet_det.detection.evaluation.report import write_report
 
     records: list[Record] = []
-    if args.images:
-        data = CocoData(args.annotations.stem, annotations, args.images, f"annotation file {args.annotations}")
+    if args.images or args.detector:
         found = look_at(data, training=False)
         records = found.records
         for trouble in found.troubles:
             print(f"note: {trouble}", file=sys.stderr)
     for iou_type, numbers in scores.items():
         folder = args.report if len(scores) == 1 else args.report / iou_type
-        title = f"{args.results.name} on {args.annotations.name}"
-        print(f"written: {write_report(folder, annotations, results, numbers, iou_type, records, title)}")
+        title = f"{args.detector or args.results.name} on {args.data or args.annotations.name}"
+        print(f"written: {write_report(folder, data.content, results, numbers, iou_type, records, title)}")
 
 
 def submit(args: argparse.Namespace) -> int:
     """Write the server's two files."""
-    annotations = read_annotations(args.annotations)
+    from nasnet_det.detection.data.coco_format import read_results, write_submission
+
+    annotations = (detect(args) if args.detector is not None else read_data(args)).content
     results = read_results(args.results, annotations)
     path, archive = write_submission(results, args.output, args.submission, args.test_set)
     images = len({result["image_id"] for result in results})

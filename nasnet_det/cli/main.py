@@ -23,7 +23,9 @@ from nasnet_det.cli.errors import MISTAKE, TRACEBACK, command, exit_with
 VERBS = {
     "Networks": ("model-table", "build-backbone", "convert-weights", "check-golden"),
     "Image classification": ("prepare-cifar10", "train-cifar", "train-imagenet", "validate"),
-    "Object detection": ("demo", "check-data", "prepare-coco", "convert-detector", "train-net", "predict", "evaluate"),
+    "Object detection": (
+        *("demo", "check-data", "finetune", "prepare-coco", "convert-detector", "train-net", "predict", "evaluate"),
+    ),
     "Search": ("search", "retrain-cells", "search-report", "export-cell"),
     "Pictures and other programs": ("draw-cell", "draw-accuracy", "export-model", "package"),
 }

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 
 def new_parser(description: str | None) -> argparse.ArgumentParser:
@@ -39,6 +40,13 @@ def add_settings(parser: argparse._ActionsContainer, meaning: str) -> None:
     :func:`nasnet_det.safe_io.settings.parse_assignments` reads the words.
     """
     parser.add_argument("--set", nargs="+", action="extend", default=[], metavar="KEY=VALUE", help=meaning)
+
+
+def settings_as_pairs(words: Sequence[str]) -> list[Any]:
+    """Return the ``KEY=VALUE`` words of ``--set`` as detectron2's configs take them: ``KEY, VALUE`` in turn."""
+    from nasnet_det.safe_io.settings import parse_assignments
+
+    return [part for pair in parse_assignments(words).items() for part in pair]
 
 
 class _ImageSize(argparse.Action):

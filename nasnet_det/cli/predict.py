@@ -21,12 +21,13 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from nasnet_det.cli.errors import command, needs
+from nasnet_det.cli.options import add_output, add_settings, new_parser, settings_as_pairs
 from nasnet_det.safe_io.files import protecting
 
 
 def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     """Parse the command line."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = new_parser(__doc__)
     parser.add_argument(
         "input", nargs="+", metavar="PATH", help="the detector, unless --config-file names it; images, folders, globs"
     )
@@ -35,11 +36,13 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--compare-config-file", metavar="FILE", help="a second detector (default: the first's config)")
     parser.add_argument("--compare-weights", default="", metavar="FILE", help="its checkpoint")
     parser.add_argument("--titles", nargs=2, metavar="TITLE", help="headings of the two")
-    parser.add_argument("--output", type=Path, default=Path("output/predictions"), metavar="DIR")
+    add_output(parser, "the folder of pictures and results (default: output/predictions)", Path("output/predictions"))
     parser.add_argument("--annotations", type=Path, metavar="FILE", help="take ids and names from COCO annotations")
     parser.add_argument("--threshold", type=float, default=0.5, help="least score shown (the results keep all)")
-    parser.add_argument("--opts", nargs="+", default=[], metavar="KEY VALUE", help="changes of the config")
+    add_settings(parser, "changes of the config: MODEL.ROI_HEADS.SCORE_THRESH_TEST=0.1")
+    parser.add_argument("--opts", nargs="+", default=[], metavar="KEY VALUE", help="the same in detectron2's form")
     args = parser.parse_args(argv)
+    args.opts = [*settings_as_pairs(args.set), *args.opts]
     if args.config_file is None:
         args.config_file, *args.input = args.input
         if not args.input:

@@ -18,12 +18,13 @@ import sys
 from collections.abc import Sequence
 
 from nasnet_det.cli.errors import command, explain, needs
+from nasnet_det.cli.options import add_settings, new_parser, settings_as_pairs
 from nasnet_det.safe_io.files import protecting
 
 
 def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     """Parse the command line; the flags are those of detectron2's ``default_argument_parser``."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = new_parser(__doc__)
     parser.add_argument("--config-file", default="", metavar="FILE", help="a YAML file, or the name of a config here")
     parser.add_argument("--resume", action="store_true", help="continue the run in OUTPUT_DIR")
     parser.add_argument("--eval-only", action="store_true", help="evaluate MODEL.WEIGHTS on DATASETS.TEST")
@@ -33,8 +34,11 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     # A port of this user's own, so that a second run on this machine shows as a port in use.
     port = 2**15 + 2**14 + hash(os.getuid() if sys.platform != "win32" else 1) % 2**14
     parser.add_argument("--dist-url", default=f"tcp://127.0.0.1:{port}", help="where processes meet")
-    parser.add_argument("opts", nargs=argparse.REMAINDER, metavar="KEY VALUE", help="changes of the config")
-    return parser.parse_args(argv)
+    add_settings(parser, "changes of the config: SOLVER.BASE_LR=0.01")
+    parser.add_argument("opts", nargs=argparse.REMAINDER, metavar="KEY VALUE", help="the same in detectron2's form")
+    args = parser.parse_args(argv)
+    args.opts = [*settings_as_pairs(args.set), *args.opts]
+    return args
 
 
 @command

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import json
+import signal
 from pathlib import Path
 
 import pytest
@@ -46,23 +47,33 @@ def test_it_trains_judges_and_draws(tmp_path: Path, capsys: pytest.CaptureFixtur
 
 
 def test_a_stopped_run_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture) -> None:
-    from nasnet_det.detection.engine.demo import Watch
+    from nasnet_det.detection.engine.demo import Judge
 
-    def stop(watch: Watch) -> None:
-        if watch.trainer.iter == 1:
-            raise KeyboardInterrupt
+    def stop(judge: Judge) -> None:
+        if judge.trainer.iter == 1:
+            signal.raise_signal(signal.SIGINT)
 
     with monkeypatch.context() as patch:
-        patch.setattr(Watch, "after_step", stop)
+        patch.setattr(Judge, "after_step", stop)
         assert main(["--output", str(tmp_path), *SMALL, *SHORT]) == 130
-    assert "goes on" in capsys.readouterr().err
+    assert str(tmp_path) in capsys.readouterr().err
     assert main(["--output", str(tmp_path), *SMALL, *SHORT]) == 1
-    assert "going on from step 2" in capsys.readouterr().out
+    assert "from step 2" in capsys.readouterr().out
 
 
 def test_a_folder_that_is_none_is_an_error(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
     assert main(["--data", str(tmp_path), "--output", str(tmp_path / "out")]) == 2
     assert capsys.readouterr().err.startswith("error: ")
+
+
+@pytest.mark.parametrize("restart", [True, False])
+def test_a_folder_of_the_user_s_is_left_alone(tmp_path: Path, restart: bool) -> None:
+    """As an output, with or without ``--restart``, and as data and output at once."""
+    (tmp_path / "annotations.json").write_text("{}")
+    (tmp_path / "model_mine.pth").touch()
+    for data in ([], ["--data", str(tmp_path)]):
+        assert main([*data, "--output", str(tmp_path), *(["--restart"] if restart else [])]) == 2
+    assert {path.name for path in tmp_path.iterdir()} == {"annotations.json", "model_mine.pth"}
 
 
 @pytest.mark.slow

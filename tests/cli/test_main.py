@@ -18,7 +18,7 @@ from nasnet_det.genotypes.genotype import GenotypeError
 from nasnet_det.training.run import Stopped
 
 FOLDER = Path(__file__).parents[2] / "nasnet_det" / "cli"
-NEEDS_DETECTRON2 = ("convert-detector", "demo", "predict", "train-net")
+NEEDS_DETECTRON2 = ("convert-detector", "demo", "finetune", "predict", "train-net")
 NEEDS_OPTUNA = ("search", "retrain-cells", "search-report", "export-cell")
 EVERY_VERB = [verb for group in VERBS.values() for verb in group]
 
@@ -161,12 +161,15 @@ def test_mistakes_are_one_line_and_status_2(words: str, said: str, capsys: pytes
 )
 def test_a_missing_extra_is_named_with_its_command(verbs: Sequence[str], module: str, extra: str) -> None:
     """As a verb and as a script: every tool that needs it ends alike."""
+    words = {verb: {"predict": ["run", "picture"], "finetune": ["data"]}.get(verb, []) for verb in verbs}
     blocked = f"import runpy, sys; from pathlib import Path; sys.modules[{module!r}] = None\n"
     code = blocked + (
         "from nasnet_det.cli import main as nasnet_det_cli\n"
-        f"for verb in {tuple(verbs)!r}:\n"
+        f"for verb, words in {words!r}.items():\n"
+        "    sys.argv[1:] = words\n"
         "    script = str(Path(nasnet_det_cli.__file__).parent / (nasnet_det_cli.TOOLS[verb] + '.py'))\n"
-        "    for run in (lambda: nasnet_det_cli.main([verb]), lambda: runpy.run_path(script, run_name='__main__')):\n"
+        "    as_script = lambda: runpy.run_path(script, run_name='__main__')\n"
+        "    for run in (lambda: nasnet_det_cli.main([verb, *words]), as_script):\n"
         "        try:\n"
         "            print(run())\n"
         "        except SystemExit as end:\n"

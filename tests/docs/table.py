@@ -68,6 +68,10 @@ DETECTOR = (
     "MODEL.FPN.OUT_CHANNELS 32 MODEL.ROI_BOX_HEAD.FC_DIM 32 MODEL.RPN.POST_NMS_TOPK_TEST 12 INPUT.MIN_SIZE_TRAIN (64,) "
     "INPUT.MIN_SIZE_TEST 64 DATALOADER.NUM_WORKERS 0 SOLVER.IMS_PER_BATCH 2 SOLVER.MAX_ITER 2 SOLVER.STEPS ()"
 )
+SMALL_DETECTOR = (
+    "--device cpu --image-size 64 --epochs 1 --set MODEL.NASNET.NUM_CELLS=1 MODEL.NASNET.NUM_FILTERS=8 "
+    "MODEL.FPN.OUT_CHANNELS=32 MODEL.ROI_BOX_HEAD.FC_DIM=32"
+)
 ONE_PROCESS = (r"--num-gpus \d+ ", "")
 
 #: Compiles for a minute.
@@ -87,6 +91,7 @@ ROWS = (
     ),
     Row(r"tools/convert_weights\.py", why="a download; tests/cli/test_convert_weights.py converts made files"),
     Row(r"tools/convert_detector\.py", why="a download; tests/cli/test_convert_detector.py converts a made checkpoint"),
+    Row(r"tools/finetune\.py", why="minutes; tests/detection/engine/test_finetune.py runs it"),
     Row(r"tools/train_net\.py", why="days on GPUs; run at toy size on own-data.md and from-cell-to-detector.md"),
     Row(r"tools/predict\.py", why="takes trained weights; run at toy size on own-data.md and from-cell-to-detector.md"),
     Row(r"DETECTRON2/tools/", why="days on GPUs; tests/cli/test_train_net.py runs these scripts"),
@@ -113,6 +118,10 @@ PAGES: dict[str, Page] = {
         ("my_data", "my_data_coco", "pictures"),
         ("detectron2",),
         (
+            Row(
+                r"tools/finetune\.py",
+                swaps=((r"finetune\.py my_data$", f"finetune.py my_data --weights none {SMALL_DETECTOR}"),),
+            ),
             Row(r"tools/demo\.py", more=f"{DETECTOR} SOLVER.MAX_ITER 2 TEST.EVAL_PERIOD 2", status=1),  # not learnt
             Row(r"train_net\.py --config-file converted", why="takes a converted checkpoint, see convert_detector.py"),
             Row(r"train_net\.py --config-file configs", more=f"{DETECTOR} TEST.EVAL_PERIOD 0"),

@@ -1,15 +1,14 @@
 """The demo: a detector learns a handful of images by heart, in minutes, and shows what it found.
 
-It is the shortest proof that all parts work together on one machine: backbone, pyramid, training, evaluation, pictures.
-Its AP says nothing about images that it has not seen.
+It shows that all parts work together on one machine: backbone, pyramid, training, evaluation, pictures. Its AP says
+nothing about other images.
 """
 
 from __future__ import annotations
 
 import json
-import logging
-import time
-from collections.abc import Mapping
+import math
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
@@ -20,45 +19,52 @@ from detectron2.config import CfgNode
 from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.data.datasets import register_coco_instances
 from detectron2.engine import HookBase, hooks
-from detectron2.solver.build import get_default_optimizer_params, maybe_add_gradient_clipping
-from detectron2.utils.events import EventStorage, EventWriter
+from detectron2.structures import BoxMode
+from detectron2.utils.env import seed_all_rng
 from tqdm import tqdm
 
-from nasnet_det.detection.data.coco_format import CocoFormatError, read_annotations, write_json
+from nasnet_det.detection.data.coco_format import read_annotations, write_json
+from nasnet_det.detection.data.columns import CocoFormatError
+from nasnet_det.detection.engine.hooks import ChooseThreads, FixStatistics, Progress
+from nasnet_det.detection.engine.predictor import Predictor, load_config
+from nasnet_det.detection.engine.run_folder import mark_run, read_run
+from nasnet_det.detection.engine.solver import adamw
 from nasnet_det.detection.engine.trainer import Trainer
+from nasnet_det.draw.detections import Detection, detections_of, draw, grid, side_by_side
+from nasnet_det.draw.fonts import readable_names
+from nasnet_det.safe_io.files import protect, replacing, write_text
+from nasnet_det.safe_io.images import read_image
 
-logger = logging.getLogger(__name__)
-
-DATASET = "nasnet_demo"
+DATASET, CONFIG = "nasnet_demo", "demo"
+#: The scores, in percent, that end the training early: boxes that look right, too.
+ENOUGH = {"AP50": 95.0, "AP": 80.0}
 #: Images are chosen whose objects are all at least this share of the shorter side wide and high: the first share that
 #: gives enough of them. Smaller objects are a few pixels at the demo's size.
 _LEAST_SIDES = (1 / 4, 1 / 6, 1 / 12)
 _MOST_OBJECTS = 6
-_BN_MOMENTUM = 0.1
-#: When, as a share of all steps, batch norms stop following the batches: three images of a kind of their own differ too
-#: much from the mean of all, and the detector must work with the statistics that inference uses.
-_BN_FIXED_FROM = 0.4
-#: How many steps are tried on each number of threads; the first of them also prepares for it.
-_TRIAL_STEPS = 3
+#: When, as a share of all steps, the statistics of batch norms are fixed.
+_FIXED_FROM = 0.4
 
 
 @dataclass(frozen=True)
 class CocoFolder:
-    """Images and their annotations in COCO's form: one annotation file and the folder that its names stand in."""
+    """An annotation file in COCO's form and the folder of its images."""
 
     annotations: Path
     images: Path
 
 
 def sample_folder() -> CocoFolder:
-    """The nine photographs that come with this package; where each is from stands in its annotations."""
+    """Return the nine photographs that come with this package; their annotations name the source of each."""
     folder = Path(str(resources.files("nasnet_det.detection").joinpath("assets/samples")))
     return CocoFolder(folder / "annotations.json", folder)
 
 
 def find_coco_folder(root: Path) -> CocoFolder:
-    """Annotations and images below ``root``: ``annotations/instances_NAME.json`` with ``NAME/``, as COCO has them
-    (a training set before another), or ``annotations.json`` with the images beside it or in ``images/``.
+    """Find annotations and images below ``root``.
+
+    They are ``annotations/instances_NAME.json`` with ``NAME/``, as COCO has them (a training set before another), or
+    ``annotations.json`` with the images beside it or in ``images/``.
 
     Raises:
         CocoFormatError: if there is neither.
@@ -71,16 +77,16 @@ def find_coco_folder(root: Path) -> CocoFolder:
     if (root / "annotations.json").is_file():
         return CocoFolder(root / "annotations.json", root / "images" if (root / "images").is_dir() else root)
     raise CocoFormatError(
-        f"{root} is no COCO folder: it has neither annotations/instances_NAME.json with a folder NAME of images, nor "
+        f"{root} is not a COCO folder: expected annotations/instances_NAME.json with a folder NAME of images, or "
         "annotations.json"
     )
 
 
 def choose_images(annotations: dict[str, Any], number: int) -> dict[str, Any]:
-    """The first ``number`` images with a few objects, all of them large and none a crowd, and the categories they show.
+    """Return the first ``number`` images with a few objects, all large and none a crowd, and the categories they show.
 
     Raises:
-        CocoFormatError: if no image is like that.
+        CocoFormatError: if there is no such image.
     """
     objects: dict[int, list[dict[str, Any]]] = {}
     for entry in annotations.get("annotations", ()):
@@ -109,17 +115,22 @@ def _is_easy(image: dict[str, Any], objects: list[dict[str, Any]], least: float)
 
 
 def prepare(folder: CocoFolder, number: int | None, output: Path) -> list[str]:
-    """Write the chosen images' annotations to ``output``, register them as :data:`DATASET`, and name their classes.
+    """Write the chosen images' annotations to ``output``, register them as :data:`DATASET` and return their classes.
 
     Args:
-        number: how many images to choose; None for all as they are.
+        number: how many images to choose; None for all.
 
     Raises:
         CocoFormatError: if the annotations cannot be used, or ``output`` holds a run on others.
+        RunFolderError: if ``output`` holds something else.
     """
+    run = read_run(output, "demo")
     annotations = read_annotations(folder.annotations)
     chosen = annotations if number is None else choose_images(annotations, number)
     chosen = {key: chosen[key] for key in ("images", "annotations", "categories")}
+    protect([folder.annotations, *(folder.images / image["file_name"] for image in annotations["images"])])
+    if run is None:
+        mark_run(output, "demo", {"images": str(folder.images)})
     path = output / "annotations.json"
     if path.is_file() and json.loads(path.read_text(encoding="utf-8")) != chosen:
         raise CocoFormatError(f"{output} holds a run on other images: give another --output, or --restart")
@@ -132,11 +143,11 @@ def prepare(folder: CocoFolder, number: int | None, output: Path) -> list[str]:
 
 
 class DemoTrainer(Trainer):
-    """The trainer of ``tools/train_net.py`` with AdamW and a progress bar, that ends as soon as all is learnt.
+    """The trainer of ``nasnet-det train-net`` with AdamW and a progress bar, that ends when all is learnt.
 
     Args:
-        cfg: the config; ``TEST.EVAL_PERIOD`` says how often to evaluate.
-        enough: the numbers, in percent by name, at which to end.
+        cfg: the config; ``TEST.EVAL_PERIOD`` gives the steps between evaluations.
+        enough: the scores, in percent by name, at which to end.
     """
 
     def __init__(self, cfg: CfgNode, enough: Mapping[str, float]) -> None:
@@ -147,105 +158,30 @@ class DemoTrainer(Trainer):
 
     @classmethod
     def build_model(cls, cfg: CfgNode) -> torch.nn.Module:
-        """The detector, its batch norms' running statistics following in a hundred steps, not in ten thousand; its
-        maps lie channels last, which takes a quarter off the time of a step on a CPU."""
-        model = super().build_model(cfg).to(memory_format=torch.channels_last)
-        for module in model.modules():
-            if isinstance(module, torch.nn.BatchNorm2d):
-                module.momentum = _BN_MOMENTUM
-        return model
+        """Return the detector with its maps channels last, which takes a quarter off the time of a step on a CPU."""
+        return super().build_model(cfg).to(memory_format=torch.channels_last)
 
     @classmethod
     def build_optimizer(cls, cfg: CfgNode, model: torch.nn.Module) -> torch.optim.Optimizer:
-        """AdamW: from random weights it needs a tenth of the steps that detectron2's SGD needs."""
-        parameters = get_default_optimizer_params(model, base_lr=cfg.SOLVER.BASE_LR, weight_decay_norm=0.0)
-        adamw = maybe_add_gradient_clipping(cfg, torch.optim.AdamW)
-        return adamw(parameters, lr=cfg.SOLVER.BASE_LR, weight_decay=cfg.SOLVER.WEIGHT_DECAY)
-
-    def build_writers(self) -> list[EventWriter]:
-        """None: the progress bar is all that is written."""
-        return []
+        """See :func:`nasnet_det.detection.engine.solver.adamw`."""
+        return adamw(cfg, model)
 
     def build_hooks(self) -> list[HookBase | None]:
-        """The schedule, one checkpoint to go on from, and the progress bar."""
-        kept = [hook for hook in super().build_hooks() if isinstance(hook, hooks.LRScheduler)]
+        """Return the schedule, one checkpoint to resume from, evaluation and the progress bar."""
         checkpoints = hooks.PeriodicCheckpointer(self.checkpointer, self.cfg.SOLVER.CHECKPOINT_PERIOD, max_to_keep=1)
-        fixed = FixStatistics(round(_BN_FIXED_FROM * self.cfg.SOLVER.MAX_ITER))
-        return [*kept, ChooseThreads(), fixed, checkpoints, Watch(self.cfg.TEST.EVAL_PERIOD)]
+        fixed = FixStatistics(round(_FIXED_FROM * self.cfg.SOLVER.MAX_ITER))
+        judge = Judge(self.cfg.TEST.EVAL_PERIOD)
+        return [hooks.LRScheduler(), ChooseThreads(), fixed, checkpoints, judge, Progress()]
 
     def train(self) -> dict[str, float]:
-        """Train until all is learnt or the schedule ends, and leave ``model_final.pth``; the last evaluation's numbers.
-
-        A run that is interrupted (Ctrl-C) leaves a checkpoint too, from which the next one goes on.
-        """
-        with EventStorage(self.start_iter) as self.storage:
-            self.before_train()
-            try:
-                for step in range(self.start_iter, self.max_iter):
-                    self.iter = step
-                    self.before_step()
-                    self.run_step()
-                    self.after_step()
-                    if all(self.scores.get(name, 0.0) >= least for name, least in self.enough.items()):
-                        break
-            except KeyboardInterrupt:
-                self.checkpointer.save("model_interrupted", iteration=self.iter - 1)
-                raise
-            finally:
-                self.after_train()
-        self.checkpointer.save("model_final", iteration=self.iter)
+        """Train until all is learnt or the schedule ends, and leave ``model_final.pth``; return the last scores."""
+        super().train()
+        self.checkpointer.save("model_final", iteration=self.iter - 1)
         return self.scores
 
 
-class FixStatistics(HookBase):
-    """From a step on, train with batch norms' running statistics, as inference does.
-
-    Args:
-        first: that step.
-    """
-
-    def __init__(self, first: int) -> None:
-        self.first = first
-
-    def before_step(self) -> None:
-        """Put the batch norms into evaluation, which an evaluation in between undoes."""
-        if self.trainer.iter >= self.first:
-            for module in self.trainer.model.modules():
-                if isinstance(module, torch.nn.BatchNorm2d):
-                    module.eval()
-
-
-class ChooseThreads(HookBase):
-    """Try a few steps on all threads and a few on one, and stay with the faster: on a machine that is busy with other
-    things, threads that wait for each other can be ten times slower than one alone."""
-
-    def before_train(self) -> None:
-        """Nothing is measured yet."""
-        threads = torch.get_num_threads()
-        self.trials = [threads] * _TRIAL_STEPS + [1] * _TRIAL_STEPS if threads > 1 else []
-        self.fastest: dict[int, float] = {}
-
-    def before_step(self) -> None:
-        """Set the threads of this step."""
-        step = self.trainer.iter - self.trainer.start_iter
-        if step < len(self.trials):
-            torch.set_num_threads(self.trials[step])
-        elif self.fastest:
-            torch.set_num_threads(min(self.fastest, key=lambda threads: self.fastest[threads]))
-            self.fastest = {}
-        self.start = time.perf_counter()
-
-    def after_step(self) -> None:
-        """Keep the least time of each kind."""
-        step = self.trainer.iter - self.trainer.start_iter
-        if step < len(self.trials):
-            seconds = time.perf_counter() - self.start
-            threads = self.trials[step]
-            self.fastest[threads] = min(seconds, self.fastest.get(threads, seconds))
-
-
-class Watch(HookBase):
-    """A progress bar with the loss, and an evaluation every so often and at the end.
+class Judge(HookBase):
+    """An evaluation every so often and at the end, which ends the training when all is learnt.
 
     Args:
         period: steps between evaluations.
@@ -254,23 +190,71 @@ class Watch(HookBase):
     def __init__(self, period: int) -> None:
         self.period = period
 
-    def before_train(self) -> None:
-        """Start the bar where the run starts."""
-        trainer = self.trainer
-        self.bar = tqdm(total=trainer.max_iter, initial=trainer.start_iter, unit="step", desc="training")
-
     def after_step(self) -> None:
-        """Move the bar; evaluate if it is time."""
+        """Evaluate if it is time."""
         trainer, done = self.trainer, self.trainer.iter + 1
-        self.bar.update()
-        loss = trainer.storage.history("total_loss").latest()
         if done % self.period == 0 or done == trainer.max_iter:
             trainer.scores = trainer.test(trainer.cfg, trainer.model)["bbox"]
-            self.bar.write(
+            loss = trainer.storage.history("total_loss").latest()
+            tqdm.write(
                 f"step {done:4}: loss {loss:.3f}, AP {trainer.scores['AP']:.1f}, AP50 {trainer.scores['AP50']:.1f}"
             )
-        self.bar.set_postfix(loss=f"{loss:.3f}", refresh=False)
+            trainer.finished = all(trainer.scores[name] >= least for name, least in trainer.enough.items())
 
-    def after_train(self) -> None:
-        """End the bar."""
-        self.bar.close()
+
+def learn(
+    folder: CocoFolder, output: Path, names: Sequence[str], opts: Sequence[Any] = ()
+) -> tuple[dict[str, float], Path]:
+    """Train the demo's detector, or continue, unless it is trained already; judge it and draw its detections.
+
+    Args:
+        folder: the images, prepared by :func:`prepare`.
+        output: the run folder.
+        names: the classes.
+        opts: changes of ``configs/demo.yaml``, ``KEY VALUE`` in turn.
+
+    Returns:
+        COCO's numbers in percent, those that could be measured, and the sheet of all pictures.
+    """
+    own = ["MODEL.ROI_HEADS.NUM_CLASSES", len(names), "OUTPUT_DIR", str(output)]
+    own += ["DATASETS.TRAIN", (DATASET,), "DATASETS.TEST", (DATASET,)]
+    cfg = load_config(CONFIG, [*own, *opts])
+    write_text(output / "config.yaml", cfg.dump())
+    print(f"images: {folder.images} ({len(DatasetCatalog.get(DATASET))}); objects: {', '.join(names)}")
+    found = _scores(cfg, output)
+    scores = {name: value for name, value in found.items() if math.isfinite(value)}
+    write_json(output / "scores.json", scores)
+    return scores, _draw_all(cfg, output, names)
+
+
+def _scores(cfg: CfgNode, output: Path) -> dict[str, float]:
+    seed_all_rng(cfg.SEED)
+    trainer = DemoTrainer(cfg, ENOUGH)
+    trainer.resume_or_load(resume=True)
+    if (output / "model_final.pth").is_file():
+        print(f"{output} holds a finished run; --restart starts again")
+        return DemoTrainer.test(cfg, trainer.model)["bbox"]
+    if trainer.start_iter:
+        print(f"continuing from step {trainer.start_iter}")
+    return trainer.train()
+
+
+def _draw_all(cfg: CfgNode, output: Path, names: Sequence[str]) -> Path:
+    """Draw each image twice, with its annotations and with its detections, and all of them on one sheet."""
+    cfg.MODEL.WEIGHTS = str(output / "model_final.pth")
+    predictor, labels, pictures = Predictor(cfg), readable_names(names), []
+    for record in DatasetCatalog.get(DATASET):
+        path = Path(record["file_name"])
+        image = read_image(path)
+        truth = []
+        for entry in record["annotations"]:
+            box = BoxMode.convert(entry["bbox"], entry["bbox_mode"], BoxMode.XYXY_ABS)
+            truth.append(Detection(tuple(box), entry["category_id"], labels[entry["category_id"]]))
+        found = draw(image, detections_of(predictor(image), names, threshold=0.5))
+        pictures.append(side_by_side([draw(image, truth), found], ["annotated", "detected"]))
+        with replacing(output / "pictures" / f"{path.stem}.jpg") as part:
+            pictures[-1].save(part, format="JPEG", quality=92)
+    overview = output / "overview.jpg"
+    with replacing(overview) as part:
+        grid(pictures, columns=3 if len(pictures) > 4 else 1, size=(760, 420)).save(part, format="JPEG", quality=92)
+    return overview

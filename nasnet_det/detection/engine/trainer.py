@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import weakref
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -34,10 +35,15 @@ class Trainer(DefaultTrainer):
     Args:
         cfg: the config.
 
+    Attributes:
+        finished: set by a hook to end the training after a step.
+
     Raises:
         ConfigError: if it asks for what this machine or this number of processes cannot do.
         DatasetError: for data that cannot be used.
     """
+
+    finished = False
 
     def __init__(self, cfg: CfgNode) -> None:
         TrainerBase.__init__(self)
@@ -76,11 +82,11 @@ class Trainer(DefaultTrainer):
         with EventStorage(self.start_iter) as self.storage, stop_on_signal() as should_stop:
             self.before_train()
             try:
-                while self.iter < self.max_iter:
+                while self.iter < self.max_iter and not self.finished:
                     self.before_step()
                     self.run_step()
                     self.after_step()
-                    if should_stop():
+                    if should_stop() and not self.finished:
                         self._stop()
                     self.iter += 1
             except FloatingPointError as error:
@@ -97,8 +103,12 @@ class Trainer(DefaultTrainer):
         if comm.get_world_size() > 1:  # the other processes are at other steps
             raise KeyboardInterrupt
         if self.iter + 1 < self.max_iter:
-            self.checkpointer.save(f"model_{self.iter:07d}", iteration=self.iter)
+            self.checkpointer.save(self.checkpoint_name(), iteration=self.iter)
             raise KeyboardInterrupt(f"stopped after step {self.iter + 1} of {self.max_iter}; --resume continues")
+
+    def checkpoint_name(self) -> str:
+        """Return the name of a checkpoint of the present step."""
+        return f"model_{self.iter:07d}"
 
     def _diverged(self, error: FloatingPointError) -> str:
         nasnet, weights = self.cfg.MODEL.NASNET, self.cfg.MODEL.WEIGHTS or self.cfg.MODEL.NASNET.PRETRAINED
@@ -150,11 +160,15 @@ class Trainer(DefaultTrainer):
         return build_test_loader(cfg, dataset_name)
 
     @classmethod
-    def build_evaluator(cls, cfg: CfgNode, dataset_name: str) -> DatasetEvaluator:
-        """Return COCO's evaluator; its files go to ``OUTPUT_DIR/inference``, in a folder each for several data sets."""
+    def build_evaluator(cls, cfg: CfgNode, dataset_name: str, classes: Sequence[str] | None = None) -> DatasetEvaluator:
+        """Return COCO's evaluator; its files go to ``OUTPUT_DIR/inference``, in a folder each for several data sets.
+
+        Args:
+            classes: the class names of the model, in the order of its outputs, where its checkpoint knows them.
+        """
         folder = Path(cfg.OUTPUT_DIR) / "inference"
         folder = folder / dataset_name if len(cfg.DATASETS.TEST) > 1 else folder
-        return CocoEvaluator(dataset_name, folder, classes=learned_classes(cfg))
+        return CocoEvaluator(dataset_name, folder, classes=classes or learned_classes(cfg))
 
 
 def check_solver(cfg: CfgNode) -> None:

@@ -4,22 +4,17 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import pytest
-import torch
 from PIL import Image
 
 pytest.importorskip("detectron2")
 from nasnet_det.detection.data.coco_format import CocoFormatError, read_annotations
 from nasnet_det.detection.data.registered import look_at_names
-from nasnet_det.detection.engine import demo
 from nasnet_det.detection.engine.demo import (
     DATASET,
-    ChooseThreads,
-    FixStatistics,
     choose_images,
     find_coco_folder,
     prepare,
@@ -67,7 +62,7 @@ def test_easy_images_are_chosen_and_only_their_categories_kept() -> None:
 
 
 def test_forms_of_a_coco_folder(tmp_path: Path) -> None:
-    with pytest.raises(CocoFormatError, match="is no COCO folder"):
+    with pytest.raises(CocoFormatError, match=str(tmp_path)):
         find_coco_folder(tmp_path)
     (tmp_path / "annotations.json").touch()
     assert find_coco_folder(tmp_path).images == tmp_path
@@ -99,34 +94,3 @@ def test_what_was_chosen_is_registered_and_a_run_on_other_images_is_not_overwrit
 def test_coco_mini_has_enough_easy_images(shared: Path) -> None:
     folder = find_coco_folder(shared / "data" / "coco_mini")
     assert len(choose_images(read_annotations(folder.annotations), 8)["images"]) == 8
-
-
-def test_statistics_are_fixed_from_a_step_on() -> None:
-    norm = torch.nn.BatchNorm2d(2)
-    hook = FixStatistics(first=5)
-    hook.trainer = SimpleNamespace(model=torch.nn.Sequential(norm), iter=4)
-    hook.before_step()
-    norm(torch.randn(3, 2, 4, 4))
-    before = norm.running_mean.clone()
-    assert before.abs().sum() > 0
-    hook.trainer.iter = 5
-    hook.before_step()
-    norm(torch.randn(3, 2, 4, 4))
-    assert torch.equal(norm.running_mean, before)
-
-
-@pytest.mark.parametrize(("slow", "fast"), [(4, 1), (1, 4)])
-def test_the_faster_number_of_threads_is_kept(monkeypatch: pytest.MonkeyPatch, slow: int, fast: int) -> None:
-    clock, threads = [0.0], [4]
-    monkeypatch.setattr(demo.time, "perf_counter", lambda: clock[0])
-    monkeypatch.setattr(torch, "get_num_threads", lambda: threads[0])
-    monkeypatch.setattr(torch, "set_num_threads", lambda number: threads.__setitem__(0, number))
-    hook = ChooseThreads()
-    hook.trainer = SimpleNamespace(start_iter=10, iter=10)
-    hook.before_train()
-    for step in range(10, 20):
-        hook.trainer.iter = step
-        hook.before_step()
-        clock[0] += {slow: 3.0, fast: 1.0}[threads[0]]
-        hook.after_step()
-    assert threads[0] == fast

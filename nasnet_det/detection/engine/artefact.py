@@ -1,0 +1,91 @@
+"""A finished run as one folder that can be moved: weights, config, classes, cell, card, scores and samples."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from detectron2.config import CfgNode
+
+import nasnet_det
+from nasnet_det.detection.config import network_arguments
+from nasnet_det.detection.engine.predictor import Predictor, load_config
+from nasnet_det.draw.detections import detections_of, draw
+from nasnet_det.genotypes.published import as_genotype
+from nasnet_det.models.family import FAMILY
+from nasnet_det.safe_io.files import replacing, write_text
+from nasnet_det.safe_io.images import ImageError, read_image
+
+WEIGHTS, CONFIG, SCORES = "model.safetensors", "config.yaml", "scores.json"
+_SAMPLES = 8
+
+
+def finish_folder(
+    folder: Path,
+    categories: Sequence[Mapping[str, Any]],
+    scores: Mapping[str, float],
+    plan: str,
+    images: Sequence[Path],
+) -> None:
+    """Complete a run folder that has its weights and config: scores, classes, genotype, card and sample predictions.
+
+    Args:
+        folder: with :data:`WEIGHTS` and :data:`CONFIG`.
+        categories: ``id`` and ``name`` of each class.
+        scores: COCO's numbers of the weights, in percent.
+        plan: the training in lines, for the card.
+        images: validation images, the first of which are drawn.
+    """
+    cfg = load_config(folder)
+    write_text(folder / SCORES, json.dumps(dict(scores), indent=2) + "\n")
+    write_text(folder / "classes.txt", "".join(f"{category['name']}\n" for category in categories))
+    node = network_arguments(cfg)
+    genotype = as_genotype(node["genotype"] or FAMILY[node["network"]].genotype)
+    write_text(folder / "genotype.json", genotype.to_json())
+    write_text(folder / "README.md", card(folder.name, cfg, categories, scores, plan))
+    draw_samples(Predictor(cfg), folder / "samples", images[:_SAMPLES])
+
+
+def draw_samples(predictor: Predictor, folder: Path, images: Sequence[Path]) -> None:
+    """Draw the detections on some images; those that cannot be used are left out."""
+    names = [str(category["name"]) for category in predictor.categories]
+    for number, path in enumerate(images, start=1):
+        try:
+            image = read_image(path)
+            picture = draw(image, detections_of(predictor(image), names, threshold=0.5))
+        except ImageError:
+            continue
+        with replacing(folder / f"{number}-{path.stem}.jpg") as part:
+            picture.save(part, format="JPEG", quality=92)
+
+
+def card(
+    name: str, cfg: CfgNode, categories: Sequence[Mapping[str, Any]], scores: Mapping[str, float], plan: str
+) -> str:
+    """Return a model card in Markdown, with the metadata that the Hugging Face hub reads."""
+    found = ", ".join(f"{key} {scores[key]:.1f}" for key in ("AP", "AP50", "AP75") if key in scores)
+    classes = ", ".join(str(category["name"]) for category in categories)
+    return f"""---
+library_name: nasnet_det
+pipeline_tag: object-detection
+tags: [object-detection, nasnet, detectron2]
+---
+# {name}
+
+{cfg.MODEL.META_ARCHITECTURE} on {cfg.MODEL.NASNET.NETWORK}, trained by `nasnet-det finetune`, version
+{nasnet_det.__version__}.
+
+Validation, in percent: {found}. All numbers are in `{SCORES}`, the course of the training in `metrics.csv`.
+
+```sh
+nasnet-det predict {name}/ pictures/
+```
+
+Classes: {classes}
+
+```
+{plan}
+```
+"""

@@ -1,0 +1,288 @@
+"""Fine-tuning on a folder of data: one call from the folder to a detector in one self-contained run folder."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from detectron2.config import CfgNode
+from detectron2.engine import HookBase, hooks
+from detectron2.evaluation import DatasetEvaluator
+from detectron2.utils.env import seed_all_rng
+
+import nasnet_det
+from nasnet_det.detection.config import ConfigError, read_config
+from nasnet_det.detection.convert.checkpoint_files import write_safetensors
+from nasnet_det.detection.data.folders import open_dataset
+from nasnet_det.detection.data.look import CocoData, Look
+from nasnet_det.detection.data.registered import learned_classes, look_at_config, register
+from nasnet_det.detection.engine.artefact import CONFIG, WEIGHTS, finish_folder
+from nasnet_det.detection.engine.hooks import (
+    AverageWeights,
+    FixStatistics,
+    KeepLast,
+    Progress,
+    Validate,
+    validation_loss,
+)
+from nasnet_det.detection.engine.loggers import check_loggers, open_loggers
+from nasnet_det.detection.engine.plan import DataFacts, Plan, make_plan
+from nasnet_det.detection.engine.predictor import load_config
+from nasnet_det.detection.engine.run_folder import RUN, mark_run, read_run
+from nasnet_det.detection.engine.solver import adamw
+from nasnet_det.detection.engine.trainer import Trainer
+from nasnet_det.detection.evaluation.evaluator import CocoEvaluator
+from nasnet_det.safe_io.files import protect, write_text
+from nasnet_det.safe_io.values import format_names
+from nasnet_det.weights import WeightsError
+from nasnet_det.weights.published import resolve
+
+#: The name of the checkpoint that a run is resumed from.
+LAST = "last"
+#: When, as a share of all steps, the statistics of batch norms that started from random weights are fixed.
+_FIXED_FROM = 0.4
+
+
+class FinetuneError(ValueError):
+    """A fine-tuning that cannot be started or resumed: says which and why."""
+
+
+@dataclass(frozen=True)
+class Options:
+    """What a user asks of a fine-tuning.
+
+    Args:
+        data: the folder, in COCO's, YOLO's or Pascal VOC's form.
+        output: the run folder.
+        model: a config's name or file.
+        weights: ``auto`` (published ImageNet weights where they can be had, else random ones), ``published``, ``none``,
+            or a checkpoint of a detector.
+        image_size, batch_size, epochs, patience: None to scale them to the data and the device.
+        settings: keys of detectron2's config, which have the last word.
+        val_share: share of the images for validation where the data has no split; 0 to validate on the training images.
+        loggers: names of :data:`nasnet_det.detection.engine.loggers.LOGGERS`.
+        seed: of the split, the weights, the order of images and their augmentation.
+        device: ``cpu`` or ``cuda``; empty for a GPU if there is one.
+    """
+
+    data: Path
+    output: Path
+    model: str = "fpn_mobile"
+    weights: str = "auto"
+    image_size: int | None = None
+    batch_size: int | None = None
+    epochs: int | None = None
+    patience: int | None = None
+    settings: Mapping[str, Any] | None = None
+    val_share: float = 0.2
+    loggers: Sequence[str] = ("tensorboard",)
+    seed: int = 0
+    device: str = ""
+
+
+class FinetuneTrainer(Trainer):
+    """The trainer with AdamW, averaged weights, validation, early stopping and one checkpoint to resume from.
+
+    Args:
+        cfg: the config.
+        plan: of the run.
+        look: the data sets looked at.
+        loggers: names of loggers.
+    """
+
+    def __init__(self, cfg: CfgNode, plan: Plan, look: Look, loggers: Sequence[str] = ()) -> None:
+        self.plan, self.look, self.logger_names = plan, look, loggers
+        #: COCO's numbers, in percent, of the best weights so far.
+        self.scores: dict[str, float] = {}
+        super().__init__(cfg)
+
+    @classmethod
+    def build_model(cls, cfg: CfgNode) -> torch.nn.Module:
+        """Return the detector with its maps channels last, which takes a quarter off the time of a step on a CPU."""
+        return super().build_model(cfg).to(memory_format=torch.channels_last)
+
+    @classmethod
+    def build_optimizer(cls, cfg: CfgNode, model: torch.nn.Module) -> torch.optim.Optimizer:
+        """See :func:`nasnet_det.detection.engine.solver.adamw`."""
+        return adamw(cfg, model)
+
+    @classmethod
+    def build_evaluator(cls, cfg: CfgNode, dataset_name: str, classes: Sequence[str] | None = None) -> DatasetEvaluator:
+        """Return COCO's evaluator, which writes no files: those of the last evaluation are not of the best weights."""
+        return CocoEvaluator(dataset_name, classes=classes or learned_classes(cfg))
+
+    def checkpoint_name(self) -> str:
+        """Return the name of the only checkpoint."""
+        return LAST
+
+    def build_hooks(self) -> list[HookBase | None]:
+        """Return the hooks of this trainer; the loggers are opened when the training starts."""
+        cfg, model = self.cfg, self.checkpointer.model
+        average = AverageWeights(model, self.plan.average_decay)
+        self.validate = Validate(
+            cfg.TEST.EVAL_PERIOD,
+            self.plan.patience,
+            average,
+            lambda: self.test(cfg, model)["bbox"],
+            lambda: validation_loss(
+                model, cfg, [record for name in cfg.DATASETS.TEST for record in self.look.test[name]]
+            ),
+            self._keep_best,
+            Path(cfg.OUTPUT_DIR),
+        )
+        fixed = FixStatistics(round(_FIXED_FROM * cfg.SOLVER.MAX_ITER)) if not self.plan.weights else None
+        last = KeepLast(cfg.TEST.EVAL_PERIOD)
+        return [hooks.LRScheduler(), fixed, average, self.validate, last, Progress()]
+
+    def train(self) -> dict[str, float]:
+        """Train until nothing becomes better or the schedule ends; return the scores of the best weights."""
+        self.finished = self.validate.is_over()
+        folder = Path(self.cfg.OUTPUT_DIR)
+        self.validate.loggers = open_loggers(self.logger_names, folder, asdict(self.plan), self.start_iter)
+        super().train()
+        return self.scores
+
+    def _keep_best(self, scores: Mapping[str, float]) -> None:
+        """Write the model's present weights as the run's result."""
+        self.scores = dict(scores)
+        extras = self.checkpointer.extras
+        state = self.checkpointer.model.state_dict()
+        write_safetensors(Path(self.cfg.OUTPUT_DIR) / WEIGHTS, state, extras["config"], extras["categories"])
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return what a checkpoint keeps, the best scores included."""
+        return {**super().state_dict(), "scores": self.scores}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Restore it."""
+        super().load_state_dict(state_dict)
+        self.scores = dict(state_dict["scores"])
+
+
+def finetune(options: Options, resume: bool = False, log: Callable[[str], None] = print) -> dict[str, float]:
+    """Train a detector on a folder of data; leave one folder that predicts, evaluates, exports and can be moved.
+
+    Args:
+        options: what is asked.
+        resume: continue the run in ``options.output``, with its own plan.
+        log: gets the plan and other lines for a person.
+
+    Returns:
+        COCO's numbers, in percent, of the best weights on the validation images.
+
+    Raises:
+        FinetuneError: if the output folder holds a run and ``resume`` is False, or none, or one of other data.
+        RunFolderError: if it holds something else.
+        DatasetError, ConfigError, WeightsError, LoggerError: for what cannot be used, before training starts.
+    """
+    check_loggers(options.loggers)
+    run = read_run(options.output, "finetune")
+    if run is not None and not resume:
+        raise FinetuneError(f"{options.output} holds a run: add --resume to continue it, or give another --output")
+    if run is None and resume:
+        raise FinetuneError(f"{options.output} holds no run to resume: leave out --resume")
+    train, val, classes = open_dataset(options.data, val_share=options.val_share or 0.2, seed=options.seed)
+    val = val if options.val_share else train
+    protect([options.data, options.data / "annotations"])
+    protect(data.path(image) for data in (train, val) for image in data.content["images"])
+    digest = _digest(train, val)
+    plan = _plan(options, train, log) if run is None else _plan_of_run(run, digest, options)
+    cfg = _config(options, plan, register(train), register(val), len(classes), run is not None)
+    look = look_at_config(cfg, classes)
+    log(_describe(options.data, train, val, classes))
+    log(f"plan:\n{plan.table()}")
+    if run is None:
+        described = {"version": nasnet_det.__version__, "data": str(options.data), "digest": digest}
+        mark_run(options.output, "finetune", {**described, "plan": asdict(plan)})
+        write_text(options.output / CONFIG, cfg.dump())
+
+    seed_all_rng(cfg.SEED)
+    trainer = FinetuneTrainer(cfg, plan, look, options.loggers)
+    trainer.resume_or_load(resume=resume)
+    if resume and trainer.start_iter:
+        log(f"continuing after step {trainer.start_iter} of {cfg.SOLVER.MAX_ITER}")
+    scores = trainer.train()
+    images = [Path(record["file_name"]) for name in cfg.DATASETS.TEST for record in look.test[name]]
+    finish_folder(options.output, trainer.checkpointer.extras["categories"], scores, plan.table(), images)
+    return scores
+
+
+def _describe(root: Path, train: CocoData, val: CocoData, classes: Sequence[str]) -> str:
+    numbers = [len(data.content["images"]) for data in (train, val)]
+    same = " (the same: scores are of pictures that were learnt)" if val is train else ""
+    return f"{root}: {numbers[0]} images to train on, {numbers[1]} to validate on{same}; {len(classes)} classes: " + (
+        format_names(classes)
+    )
+
+
+def _digest(*sets: CocoData) -> str:
+    """Return a hash of what a training depends on: names and sizes of images, boxes, classes."""
+    parts = [[data.content[key] for key in ("images", "annotations", "categories")] for data in sets]
+    return hashlib.sha256(json.dumps(parts, sort_keys=True, default=str).encode()).hexdigest()
+
+
+def _plan_of_run(run: Mapping[str, Any], digest: str, options: Options) -> Plan:
+    """Return the plan of a run to be resumed, whose data must be the same."""
+    if run.get("digest") != digest:
+        raise FinetuneError(
+            f"{options.output} is a run on other images, boxes or classes than {options.data} has now: start a new run "
+            "in another --output, with --weights from this one"
+        )
+    try:
+        return Plan(**run["plan"])
+    except (LookupError, TypeError) as error:
+        raise FinetuneError(f"{options.output / RUN} has no plan that can be followed ({error})") from None
+
+
+def _plan(options: Options, train: CocoData, log: Callable[[str], None]) -> Plan:
+    device = options.device or ("cuda" if torch.cuda.is_available() else "cpu")
+    given = {name: getattr(options, name) for name in ("image_size", "batch_size", "epochs", "patience")}
+    weights = _weights(options, log)
+    return make_plan(DataFacts.of(train.content), options.model, weights, device, **given)
+
+
+def _weights(options: Options, log: Callable[[str], None]) -> str:
+    """Return the initial weights in a plan's terms, after a look at whether they can be had."""
+    if options.weights == "none":
+        return ""
+    if options.weights not in ("auto", "published"):
+        if not Path(options.weights).is_file():
+            raise FinetuneError(
+                f"--weights {options.weights}: no such file; give auto, published, none or a checkpoint"
+            )
+        return options.weights
+    network = read_config(options.model).MODEL.NASNET.NETWORK
+    try:
+        resolve(network)
+    except WeightsError as error:
+        if options.weights == "published":
+            raise
+        reason = str(error).partition(";")[0]
+        log(f"note: training starts from random weights, as the published ones cannot be had ({reason})")
+        return ""
+    return "published"
+
+
+def _config(options: Options, plan: Plan, train: str, val: str, classes: int, resumed: bool) -> CfgNode:
+    """Return the saved config of a run to be resumed, or else the plan over the model's, ``--set`` last."""
+    own = {"DATASETS.TRAIN": (train,), "DATASETS.TEST": (val,), "OUTPUT_DIR": str(options.output)}
+    if resumed:
+        return read_config(options.output / CONFIG, _pairs(own))
+    counts = {"MODEL.ROI_HEADS.NUM_CLASSES": classes, "MODEL.RETINANET.NUM_CLASSES": classes}
+    workers = {"DATALOADER.NUM_WORKERS": 0 if plan.device == "cpu" else 4}
+    fixed = {"SEED": options.seed, "MODEL.NASNET.LABEL_IDS": [], **workers}
+    cfg = load_config(plan.model, _pairs({**plan.settings(), **counts, **fixed, **(options.settings or {}), **own}))
+    if cfg.MODEL.NASNET.IMAGE_SIZE[0]:  # the paper's detector resizes inside the model
+        cfg.MODEL.NASNET.IMAGE_SIZE = [plan.image_size, plan.image_size]
+    if cfg.TEST.EVAL_PERIOD < 1:
+        raise ConfigError(f"TEST.EVAL_PERIOD is {cfg.TEST.EVAL_PERIOD}, expected the steps between evaluations")
+    return cfg
+
+
+def _pairs(values: Mapping[str, Any]) -> list[Any]:
+    return [part for pair in values.items() for part in pair]

@@ -1,0 +1,119 @@
+"""Where a training reports its numbers beside its CSV: TensorBoard, Weights & Biases, MLflow."""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from types import ModuleType
+from typing import Any, Protocol
+
+
+class LoggerError(ValueError):
+    """A logger that is unknown or not installed: names it and what to install."""
+
+
+class Logger(Protocol):
+    """A receiver of a training's numbers."""
+
+    def log(self, step: int, values: Mapping[str, float]) -> None:
+        """Record values of a step, counted from 1."""
+
+    def close(self) -> None:
+        """Finish the record."""
+
+
+class TensorBoardLogger:
+    """Scalars in ``FOLDER/tensorboard``."""
+
+    def __init__(self, folder: Path, name: str, settings: Mapping[str, Any], start: int) -> None:
+        del name, settings
+        # TensorBoard's own switch: with a module of this name it does not load TensorFlow where that is installed.
+        sys.modules.setdefault("tensorboard.compat.notf", ModuleType("tensorboard.compat.notf"))
+        from torch.utils.tensorboard import SummaryWriter
+
+        self._writer = SummaryWriter(str(folder / "tensorboard"), purge_step=start + 1 if start else None)
+
+    def log(self, step: int, values: Mapping[str, float]) -> None:
+        """See :class:`Logger`."""
+        for key, value in values.items():
+            self._writer.add_scalar(key, value, step)
+        self._writer.flush()
+
+    def close(self) -> None:
+        """See :class:`Logger`."""
+        self._writer.close()
+
+
+class WandbLogger:
+    """A Weights & Biases run named after the folder; offline with ``WANDB_MODE=offline``."""
+
+    def __init__(self, folder: Path, name: str, settings: Mapping[str, Any], start: int) -> None:
+        import wandb
+
+        noted = folder / "wandb" / "run_id"  # so that a resumed training continues the same run
+        known = noted.read_text(encoding="utf-8").strip() if start and noted.is_file() else None
+        self._run = wandb.init(
+            project="nasnet_det", name=name, dir=str(folder), config=dict(settings), id=known, resume="allow"
+        )
+        noted.parent.mkdir(exist_ok=True)
+        noted.write_text(self._run.id, encoding="utf-8")
+
+    def log(self, step: int, values: Mapping[str, float]) -> None:
+        """See :class:`Logger`."""
+        self._run.log(dict(values), step=step)
+
+    def close(self) -> None:
+        """See :class:`Logger`."""
+        self._run.finish()
+
+
+class MLflowLogger:
+    """An MLflow run, at ``MLFLOW_TRACKING_URI`` or else in ``FOLDER/mlruns``."""
+
+    def __init__(self, folder: Path, name: str, settings: Mapping[str, Any], start: int) -> None:
+        import mlflow
+
+        if not os.environ.get("MLFLOW_TRACKING_URI"):
+            # MLflow's newer releases ask for this before they write to files.
+            os.environ.setdefault("MLFLOW_ALLOW_FILE_STORE", "true")
+            mlflow.set_tracking_uri((folder / "mlruns").resolve().as_uri())
+        noted = folder / "mlflow_run_id"
+        known = noted.read_text(encoding="utf-8").strip() if start and noted.is_file() else None
+        self._mlflow = mlflow
+        self._run = mlflow.start_run(run_id=known, run_name=None if known else name)
+        noted.write_text(self._run.info.run_id, encoding="utf-8")
+        if known is None:
+            mlflow.log_params({key: str(value)[:500] for key, value in settings.items()})
+
+    def log(self, step: int, values: Mapping[str, float]) -> None:
+        """See :class:`Logger`."""
+        self._mlflow.log_metrics({key.replace("@", "_"): value for key, value in values.items()}, step=step)
+
+    def close(self) -> None:
+        """See :class:`Logger`."""
+        self._mlflow.end_run()
+
+
+#: Every logger by its name: its class, and the module that it needs.
+LOGGERS: dict[str, tuple[type[Any], str]] = {
+    "tensorboard": (TensorBoardLogger, "tensorboard"),
+    "wandb": (WandbLogger, "wandb"),
+    "mlflow": (MLflowLogger, "mlflow"),
+}
+
+
+def check_loggers(names: Sequence[str]) -> None:
+    """Raise :class:`LoggerError` for a name that is unknown or whose package is not installed."""
+    for name in names:
+        if name not in LOGGERS:
+            raise LoggerError(f"there is no logger {name!r}; there are {', '.join(LOGGERS)}")
+        if importlib.util.find_spec(LOGGERS[name][1]) is None:
+            raise LoggerError(f"logger {name} needs {LOGGERS[name][1]}: pip install {LOGGERS[name][1]}")
+
+
+def open_loggers(names: Sequence[str], folder: Path, settings: Mapping[str, Any], start: int) -> list[Logger]:
+    """Open loggers for the run in ``folder``, which starts or continues after ``start`` steps."""
+    return [LOGGERS[name][0](folder, folder.name, settings, start) for name in names]

@@ -1,0 +1,135 @@
+"""From a folder to a detector in a folder, and a killed run that ends as the undisturbed one."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+from safetensors.torch import load_file
+
+pytest.importorskip("detectron2")
+
+from nasnet_det.cli.evaluate import main as evaluate
+from nasnet_det.cli.finetune import main
+from nasnet_det.cli.predict import main as predict
+from nasnet_det.detection.engine.finetune import FinetuneError, FinetuneTrainer, Options, finetune
+
+SMALL = {
+    "MODEL.NASNET.NUM_FILTERS": 8,
+    "MODEL.NASNET.NUM_CELLS": 1,
+    "MODEL.FPN.OUT_CHANNELS": 32,
+    "MODEL.ROI_BOX_HEAD.FC_DIM": 32,
+    "MODEL.RPN.POST_NMS_TOPK_TRAIN": 30,
+    "MODEL.RPN.POST_NMS_TOPK_TEST": 12,
+    "SOLVER.MAX_ITER": 6,
+    "TEST.EVAL_PERIOD": 2,
+}
+
+
+@pytest.fixture
+def data(tmp_path: Path) -> Path:
+    """Six pictures of a bright square or a dark one, in COCO's form without a split."""
+    root = tmp_path / "shapes"
+    (root / "images").mkdir(parents=True)
+    random = np.random.default_rng(0)
+    images, annotations = [], []
+    for number in range(1, 7):
+        pixels = random.integers(100, 156, (64, 96, 3), dtype=np.uint8)
+        x, y = 6 * number, 4 * number
+        pixels[y : y + 24, x : x + 30] = 255 * (number % 2)
+        Image.fromarray(pixels).save(root / "images" / f"{number}.png")
+        images.append({"id": number, "file_name": f"{number}.png", "width": 96, "height": 64})
+        entry = {"id": number, "image_id": number, "category_id": 3 + number % 2, "bbox": [x, y, 30, 24]}
+        annotations.append({**entry, "area": 720, "iscrowd": 0})
+    categories = [{"id": 3, "name": "dark"}, {"id": 4, "name": "bright"}]
+    content = {"images": images, "annotations": annotations, "categories": categories}
+    (root / "annotations.json").write_text(json.dumps(content))
+    return root
+
+
+def options(data: Path, output: Path, **more: Any) -> Options:
+    given = {"weights": "none", "image_size": 64, "loggers": (), "device": "cpu", "settings": SMALL, **more}
+    return Options(data=data, output=output, **given)
+
+
+def test_a_folder_becomes_a_folder_that_can_be_moved(
+    data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = ["--weights", "none", "--image-size", "64", "--device", "cpu", "--loggers", "tensorboard"]
+    words += ["--set", *(f"{key}={value}" for key, value in SMALL.items())]
+    before = {path: path.read_bytes() for path in data.rglob("*") if path.is_file()}
+    assert main([str(data), "--output", str(tmp_path / "run"), *words]) == 0
+    printed = capsys.readouterr().out
+    assert printed.index("image size") < printed.index("AP50")
+    assert {path: path.read_bytes() for path in data.rglob("*") if path.is_file()} == before
+
+    moved = shutil.move(tmp_path / "run", tmp_path / "elsewhere")
+    assert (moved / "classes.txt").read_text() == "dark\nbright\n"
+    assert json.loads((moved / "scores.json").read_text())["AP50"] >= 0
+    assert len((moved / "metrics.csv").read_text().splitlines()) == 4
+    assert list((moved / "samples").glob("*.jpg")) and list((moved / "tensorboard").iterdir())
+    assert "library_name: nasnet_det" in (moved / "README.md").read_text()
+
+    for detector in (moved, moved / "model.safetensors"):
+        found = tmp_path / f"found-{detector.name}"
+        assert predict([str(detector), str(data / "images"), "--output", str(found)]) == 0
+        categories = json.loads((found / "images.json").read_text())["categories"]
+        assert categories == [{"id": 3, "name": "dark"}, {"id": 4, "name": "bright"}]
+        assert {result["category_id"] for result in json.loads((found / "results.json").read_text())} <= {3, 4}
+    assert (
+        evaluate([str(moved), str(data), "--output", str(tmp_path / "scored"), "--json", str(tmp_path / "s.json")]) == 0
+    )
+    scores = json.loads((moved / "scores.json").read_text())
+    assert 100 * json.loads((tmp_path / "s.json").read_text())["bbox"]["AP"] == pytest.approx(scores["AP"], abs=1e-6)
+
+
+class Killed(BaseException):
+    """Stands for the death of a process."""
+
+
+def test_a_killed_run_resumed_ends_as_the_undisturbed_one(
+    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    scores = finetune(options(data, tmp_path / "whole"))
+    step = FinetuneTrainer.run_step
+
+    def killed(trainer: FinetuneTrainer) -> None:
+        if trainer.iter == 3:
+            raise Killed
+        step(trainer)
+
+    with monkeypatch.context() as patch, pytest.raises(Killed):
+        patch.setattr(FinetuneTrainer, "run_step", killed)
+        finetune(options(data, tmp_path / "broken"))
+    assert not (tmp_path / "broken" / "scores.json").exists()
+    assert str(finetune(options(data, tmp_path / "broken"), resume=True)) == str(scores)  # NaN included
+    for name in ("metrics.csv", "scores.json"):
+        assert (tmp_path / "broken" / name).read_text() == (tmp_path / "whole" / name).read_text()
+    whole, broken = (load_file(tmp_path / name / "model.safetensors") for name in ("whole", "broken"))
+    assert all((whole[name] == broken[name]).all() for name in whole)
+
+    # A finished run is not trained further.
+    monkeypatch.setattr(FinetuneTrainer, "run_step", killed)
+    assert str(finetune(options(data, tmp_path / "broken"), resume=True)) == str(scores)
+
+
+def test_what_cannot_be_started_or_resumed_changes_nothing(data: Path, tmp_path: Path) -> None:
+    with pytest.raises(FinetuneError, match="new"):
+        finetune(options(data, tmp_path / "new"), resume=True)
+    assert main([str(data), "--output", str(data)]) == 2
+    assert sorted(path.name for path in data.iterdir()) == ["annotations.json", "images"]
+
+    output = tmp_path / "run"
+    finetune(options(data, output, settings={**SMALL, "SOLVER.MAX_ITER": 1, "TEST.EVAL_PERIOD": 1}))
+    with pytest.raises(FinetuneError, match="--resume"):
+        finetune(options(data, output))
+    content = json.loads((data / "annotations.json").read_text())
+    content["annotations"][0]["bbox"][0] += 1
+    (data / "annotations.json").write_text(json.dumps(content))
+    with pytest.raises(FinetuneError, match=str(output)):
+        finetune(options(data, output), resume=True)
