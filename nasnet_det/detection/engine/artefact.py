@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -39,7 +40,8 @@ def finish_folder(
         images: validation images, the first of which are drawn.
     """
     cfg = load_config(folder)
-    write_text(folder / SCORES, json.dumps(dict(scores), indent=2) + "\n")
+    measured = {name: value for name, value in scores.items() if math.isfinite(value)}
+    write_text(folder / SCORES, json.dumps(measured, indent=2) + "\n")
     write_text(folder / "classes.txt", "".join(f"{category['name']}\n" for category in categories))
     node = network_arguments(cfg)
     genotype = as_genotype(node["genotype"] or FAMILY[node["network"]].genotype)
@@ -65,7 +67,7 @@ def card(
     name: str, cfg: CfgNode, categories: Sequence[Mapping[str, Any]], scores: Mapping[str, float], plan: str
 ) -> str:
     """Return a model card in Markdown, with the metadata that the Hugging Face hub reads."""
-    found = ", ".join(f"{key} {scores[key]:.1f}" for key in ("AP", "AP50", "AP75") if key in scores)
+    found = ", ".join(f"{key} {scores[key]:.1f}" for key in ("AP", "AP50", "AP75") if math.isfinite(scores.get(key, math.nan)))
     classes = ", ".join(str(category["name"]) for category in categories)
     return f"""---
 library_name: nasnet_det
