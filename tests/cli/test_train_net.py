@@ -111,6 +111,46 @@ def test_without_a_config_it_says_which(tool: ModuleType, capsys: pytest.Capture
     assert "configs/nasnet_frcnn.yaml" in capsys.readouterr().err
 
 
+def test_evaluation_without_weights_or_of_other_classes_is_refused(
+    tool: ModuleType, tiny_coco: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert tool.main(["--eval-only", *arguments(tiny_coco, tmp_path / "out")]) == 2
+    assert "MODEL.WEIGHTS" in capsys.readouterr().err
+    assert not (tmp_path / "out" / "inference").exists()
+
+
+def test_a_run_is_not_replaced_by_a_new_one(
+    tool: ModuleType, tiny_coco: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    output = tmp_path / "out"
+    output.mkdir()
+    (output / "last_checkpoint").write_text("model_final.pth")
+    (output / "model_final.pth").write_text("mine")
+    assert tool.main(arguments(tiny_coco, output)) == 2
+    assert "--resume" in capsys.readouterr().err
+    assert (output / "model_final.pth").read_text() == "mine" and not (output / "config.yaml").exists()
+
+
+def test_torchrun_s_processes_are_one_training(tiny_coco: str, tmp_path: Path) -> None:
+    module = tmp_path / "my_data.py"
+    module.write_text(
+        "from detectron2.data.datasets import register_coco_instances\n"
+        "def setup_environment():\n"
+        f"    register_coco_instances('of_two', {{}}, {str(tmp_path / 'annotations.json')!r}, {str(tmp_path)!r})\n"
+    )
+    environment = {**os.environ, "DETECTRON2_ENV_MODULE": str(module), "OMP_NUM_THREADS": "1"}
+    environment["PYTHONPATH"] = os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")])
+    launcher = [sys.executable, "-W", "ignore", "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
+    words = [*launcher, str(ROOT / "tools" / "train_net.py"), *arguments("of_two", tmp_path / "out")]
+    done = subprocess.run(words, env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr[-2000:]
+    assert (tmp_path / "out" / "log.txt.rank1").is_file()  # of the second process, which writes nothing else
+    assert json.loads((tmp_path / "out" / "inference" / "coco_instances_results.json").read_text()) is not None
+    trained = torch.load(tmp_path / "out" / "model_final.pth", weights_only=True)
+    assert trained["trainer"]["iteration"] == 1
+    assert trained["categories"] == [{"id": 1, "name": "one"}, {"id": 2, "name": "two"}]
+
+
 def coco_root(annotations: Path, root: Path) -> Path:
     """A folder in which a small data set takes the place of minival and of the paper's training set."""
     from detectron2.data.datasets.builtin_meta import COCO_CATEGORIES

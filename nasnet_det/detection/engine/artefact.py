@@ -67,7 +67,9 @@ def card(
     name: str, cfg: CfgNode, categories: Sequence[Mapping[str, Any]], scores: Mapping[str, float], plan: str
 ) -> str:
     """Return a model card in Markdown, with the metadata that the Hugging Face hub reads."""
-    found = ", ".join(f"{key} {scores[key]:.1f}" for key in ("AP", "AP50", "AP75") if math.isfinite(scores.get(key, math.nan)))
+    found = ", ".join(
+        f"{key} {scores[key]:.1f}" for key in ("AP", "AP50", "AP75") if math.isfinite(scores.get(key, math.nan))
+    )
     classes = ", ".join(str(category["name"]) for category in categories)
     return f"""---
 library_name: nasnet_det

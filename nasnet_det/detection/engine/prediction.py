@@ -76,12 +76,13 @@ def predict_images(
     for path, picture in tqdm(list(zip(paths, pictures, strict=True)), unit="image", disable=None):
         try:
             image = read_image(path)
-            image_id = index.add(path, image.size)
+            image_id = index.id_of(path, image.size)
             found = [detector(image) for detector in detectors]
         except (OSError, KeyError) as error:
             reason = str(error.args[0] if isinstance(error, KeyError) else error)
             skipped.append(reason if str(path) in reason else f"{path} ({reason})")
             continue
+        index.add(image_id, path, image.size)
         drawn = []
         for catalog, instances in zip(catalogs, found, strict=True):
             catalog.add(instances, image_id)
@@ -131,22 +132,25 @@ class ImageIndex:
         self.known = annotations
         self._entries = {} if annotations is None else _match(paths, annotations["images"])
 
-    def add(self, path: Path, size: tuple[int, int]) -> int:
-        """Add an image of ``size`` (width, height) and return its id.
+    def id_of(self, path: Path, size: tuple[int, int]) -> int:
+        """Return the id of an image of ``size`` (width, height).
 
         Raises:
             KeyError: if the annotations lack it, or have it in another size.
         """
-        image_id = len(self.images) + 1
-        if self.known is not None:
-            if path not in self._entries:
-                raise KeyError("not in the annotations")
-            entry = self._entries[path]
-            image_id, annotated = entry["id"], (entry.get("width"), entry.get("height"))
-            if None not in annotated and set(annotated) != set(size):
-                raise KeyError(f"{size[0]} x {size[1]} pixels, {annotated[0]} x {annotated[1]} in the annotations")
+        if self.known is None:
+            return len(self.images) + 1
+        if path not in self._entries:
+            raise KeyError("not in the annotations")
+        entry = self._entries[path]
+        annotated = entry.get("width"), entry.get("height")
+        if None not in annotated and set(annotated) != set(size):
+            raise KeyError(f"{size[0]} x {size[1]} pixels, {annotated[0]} x {annotated[1]} in the annotations")
+        return entry["id"]
+
+    def add(self, image_id: int, path: Path, size: tuple[int, int]) -> None:
+        """Add an image that was predicted on."""
         self.images.append({"id": image_id, "file_name": str(path), "width": size[0], "height": size[1]})
-        return image_id
 
 
 def _match(paths: Sequence[Path], entries: Sequence[Record]) -> dict[Path, Record]:
