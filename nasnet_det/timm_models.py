@@ -1,4 +1,4 @@
-"""What timm sees: the registered models, their data and where their published weights lie.
+"""Registration with timm: the models, their preprocessing and the locations of their published weights.
 
 Every entry point is made from a row of :data:`nasnet_det.models.family.FAMILY`. ``nasnet`` builds a network of any
 genotype::
@@ -14,22 +14,22 @@ from timm.models import build_model_with_cfg, generate_default_cfgs, register_mo
 
 from nasnet_det.models.family import FAMILY, Variant
 from nasnet_det.models.network import NASNet
+from nasnet_det.models.presets import PRESETS
 from nasnet_det.weights.timm_hooks import checkpoint_filter, timm_overlay
 
 __all__ = []
 
 
 def _pretrained_cfg(variant: Variant | None, **weights: Any) -> dict[str, Any]:
-    """timm's description of a model's data and of where its weights lie."""
-    size = variant.img_size if variant else 224
-    cifar = variant is not None and variant.stem == "cifar"
+    """Return timm's description of a model's preprocessing and of its weights."""
+    preset = PRESETS[variant.stem if variant else "imagenet"]
+    size = variant.img_size if variant else preset.image_size
+    crop = {"crop_pct": 0.911} if size == 331 else {}  # the crop of timm's nasnetalarge
     return {
         "input_size": (3, size, size),
-        "num_classes": variant.num_classes if variant else 1000,
-        "mean": (0.4914, 0.4822, 0.4465) if cifar else (0.5, 0.5, 0.5),
-        "std": (0.2470, 0.2435, 0.2616) if cifar else (0.5, 0.5, 0.5),
-        "interpolation": "bilinear" if cifar else "bicubic",
-        "crop_pct": 1.0 if cifar else 0.911 if size == 331 else 0.875,
+        "num_classes": preset.num_classes,
+        **preset.data_config(),
+        **crop,
         "first_conv": "stem.conv",
         "classifier": "fc",
         "license": "apache-2.0",
@@ -65,7 +65,7 @@ default_cfgs = generate_default_cfgs(
 def _create(name: str, pretrained: bool, **kwargs: Any) -> NASNet:
     if pretrained:
         kwargs["pretrained_cfg_overlay"] = timm_overlay(name, kwargs)
-    # The taps of an ImageNet network are five: two of the stem and the ends of three stages.
+    # An ImageNet network has two feature maps of the stem and one of each stage.
     stages = kwargs.get("num_cells", 3)
     taps = (3 if isinstance(stages, int) else len(stages)) + (2 if kwargs.get("stem", "imagenet") == "imagenet" else 0)
     return build_model_with_cfg(
@@ -93,5 +93,5 @@ for _name, _variant in FAMILY.items():
 
 @register_model
 def nasnet(pretrained: bool = False, **kwargs: Any) -> NASNet:
-    """A network of any genotype: takes every argument of :class:`nasnet_det.models.network.NASNet`."""
+    """Network of any genotype, with every argument of :class:`nasnet_det.models.network.NASNet`."""
     return _create("nasnet", pretrained, **kwargs)

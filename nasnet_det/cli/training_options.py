@@ -10,6 +10,7 @@ from nasnet_det.cli.options import add_settings
 from nasnet_det.training.recipe import Recipe, RecipeError, load_recipe
 
 if TYPE_CHECKING:
+    from nasnet_det.models.plan import Stem
     from nasnet_det.training.execution import Execution
     from nasnet_det.training.models import ModelChoice
 
@@ -34,7 +35,7 @@ def add_model_options(parser: argparse.ArgumentParser, model: str, num_cells: in
     group.add_argument("--pretrained", action="store_true", help="start from the model's published or saved weights")
 
 
-def model_choice(options: argparse.Namespace, stem: str) -> ModelChoice:
+def model_choice(options: argparse.Namespace, stem: Stem) -> ModelChoice:
     """Return the network that the options select.
 
     Args:

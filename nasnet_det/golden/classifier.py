@@ -20,6 +20,7 @@ from torch import Tensor
 
 from nasnet_det.models.network import NASNet
 from nasnet_det.models.plan import slim_stages
+from nasnet_det.models.presets import PRESETS
 from nasnet_det.safe_io.values import first_line
 from nasnet_det.weights.arrays import read_arrays
 from nasnet_det.weights.formats import read_state_dict
@@ -164,7 +165,7 @@ def _slim_numbers(meta: Mapping[str, Any]) -> dict[str, Any]:
         "stem": "cifar" if cifar else "imagenet",
         "stem_channels": int((filters if cifar else 32) * hparams["stem_multiplier"]),
         "skip_reduction_layer_input": bool(hparams["skip_reduction_layer_input"]),
-        "bn_eps": 1e-5 if cifar else 1e-3,
+        "bn_eps": PRESETS["cifar" if cifar else "imagenet"].bn_eps,
         "in_chans": first[2],
         "num_classes": meta["num_classes"],
     }

@@ -22,8 +22,9 @@ from torch import nn
 import nasnet_det.timm_models  # noqa: F401 - registers the family
 from nasnet_det.genotypes.genotype import Genotype
 from nasnet_det.models.family import FAMILY
+from nasnet_det.models.plan import Stem
+from nasnet_det.models.presets import PRESETS, stem_channels
 from nasnet_det.safe_io.values import first_line, format_value, parse_json
-from nasnet_det.training.data.cifar10 import MEAN, STD
 
 LOCAL = "local-dir:"
 _AUXILIARY = "aux_head."
@@ -63,18 +64,16 @@ class ModelChoice:
         return cls(name, arguments)
 
     @classmethod
-    def of_genotype(cls, genotype: Genotype, num_cells: int, num_filters: int, stem: str, **more: Any) -> ModelChoice:
+    def of_genotype(cls, genotype: Genotype, num_cells: int, num_filters: int, stem: Stem, **more: Any) -> ModelChoice:
         """Select a network of any genotype, with TF-slim's settings for its stem: those of ``cifar_config`` or
         ``mobile_imagenet_config``."""
-        cifar = stem == "cifar"
         arguments = {
             "genotype": genotype.to_dict(),
             "num_cells": num_cells,
             "num_filters": num_filters,
             "stem": stem,
-            "stem_channels": 3 * num_filters if cifar else 32,
-            "bn_eps": 1e-5 if cifar else 1e-3,
-            "bn_momentum": 0.1 if cifar else 0.0003,
+            "stem_channels": stem_channels(stem, num_filters),
+            **PRESETS[stem].norm_arguments(),
         }
         return cls("nasnet", {**arguments, **more})
 
@@ -111,11 +110,8 @@ class ModelChoice:
     def input_config(self, image_size: int) -> dict[str, Any]:
         """Return timm's description of the input of a new network of this project: standardized with CIFAR-10's
         statistics for a CIFAR stem, else scaled to [-1, 1]."""
-        cifar = self.arguments.get("stem") == "cifar"
-        mean, std = (MEAN, STD) if cifar else ((0.5,) * 3, (0.5,) * 3)
-        size = (3, image_size, image_size)
-        interpolation, crop = ("bilinear", 1.0) if cifar else ("bicubic", 0.875)
-        return {"input_size": size, "mean": mean, "std": std, "interpolation": interpolation, "crop_pct": crop}
+        stem: Stem = "cifar" if self.arguments.get("stem") == "cifar" else "imagenet"
+        return {"input_size": (3, image_size, image_size), **PRESETS[stem].data_config()}
 
     @property
     def is_ours(self) -> bool:

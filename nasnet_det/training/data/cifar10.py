@@ -17,6 +17,8 @@ from pathlib import Path
 import numpy as np
 from torchvision import datasets
 
+from nasnet_det.models.presets import PRESETS
+
 #: The classes, by label.
 CLASSES = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
 SIDE = 32
@@ -36,8 +38,7 @@ TEST_BATCH = "test_batch"
 TRAIN_BATCHES = tuple(name for name in BINARY_MD5 if name != TEST_BATCH)
 
 #: Mean and standard deviation of the training images per channel, on a scale of 0 to 1.
-MEAN = (0.49139968, 0.48215841, 0.44653091)
-STD = (0.24703223, 0.24348513, 0.26158784)
+MEAN, STD = PRESETS["cifar"].mean, PRESETS["cifar"].std
 
 _HELP = "run `nasnet-det prepare-cifar10 ROOT` and give ROOT"
 
