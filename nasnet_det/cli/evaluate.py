@@ -103,10 +103,10 @@ def score(args: argparse.Namespace) -> int:
 
 def read_data(args: argparse.Namespace) -> CocoData:
     """Read the annotations."""
-    from nasnet_det.detection.data.coco_format import read_annotations
+    from nasnet_det.detection.data.coco_format import COMPLETE, read_annotations
     from nasnet_det.detection.data.look import CocoData
 
-    annotations = read_annotations(args.annotations, complete=args.images is not None)
+    annotations = read_annotations(args.annotations, required=COMPLETE if args.images else ())
     origin = f"annotation file {args.annotations}"
     return CocoData(args.annotations.stem, annotations, args.images or args.annotations.parent, origin)
 

@@ -63,12 +63,14 @@ def make(coco: Path, names: Collection[str], ids: frozenset[int]) -> None:
     if not wanted:
         return
     print("reading the official annotations of 2014; the training set takes a minute and some gigabytes of memory")
-    val2014 = read_annotations(coco / SPLITS[MINIVAL].sources[0])
+    val2014 = read_annotations(coco / SPLITS[MINIVAL].sources[0], required=["file_name"])
     for name in wanted:
         if name == MINIVAL:
             made = select_minival(val2014, ids)
         else:
-            made = select_training(read_annotations(coco / SPLITS[TRAIN].sources[0]), val2014, ids)
+            made = select_training(
+                read_annotations(coco / SPLITS[TRAIN].sources[0], required=["file_name"]), val2014, ids
+            )
         path = coco / SPLITS[name].annotations
         write_annotations(path, made)
         print(f"written: {path}: {len(made['images'])} images, {len(made['annotations'])} annotations")
@@ -114,7 +116,7 @@ def _is_due(coco: Path, split: CocoSplit) -> bool:
 
 
 def _image_names(annotations: Path) -> list[str]:
-    return [image["file_name"] for image in read_annotations(annotations)["images"]]
+    return [image["file_name"] for image in read_annotations(annotations, required=["file_name"])["images"]]
 
 
 if __name__ == "__main__":

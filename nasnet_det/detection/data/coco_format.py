@@ -41,15 +41,17 @@ _OPTIONAL: dict[str, dict[str, Kind]] = {
     "images": {"width": SIDE, "height": SIDE, "file_name": TEXT},
     "categories": {"name": TEXT},
 }
+#: What training and drawing need of images and categories.
+COMPLETE = ("width", "height", "file_name", "name")
 _SOUND_BOX = "[x, y, width, height] of four finite numbers, width and height at least 0"
 
 
-def read_annotations(path: str | Path, complete: bool = False, sound: bool = True) -> dict[str, Any]:
+def read_annotations(path: str | Path, required: Collection[str] = (), sound: bool = True) -> dict[str, Any]:
     """Read and check a file of COCO annotations, or of image information only: then without ``annotations``.
 
     Args:
         path: the JSON file.
-        complete, sound: see :func:`check_annotations`.
+        required, sound: see :func:`check_annotations`.
 
     Returns:
         the file's content: ``images``, ``categories`` and, where there are any, ``annotations``.
@@ -63,11 +65,11 @@ def read_annotations(path: str | Path, complete: bool = False, sound: bool = Tru
             f"annotation file {path}: expected an object with 'images', 'annotations' and 'categories', "
             f"not {kind_of(data)}" + (" (is it a results file?)" if isinstance(data, list) else "")
         )
-    check_annotations(data, f"annotation file {path}", complete, sound)
+    check_annotations(data, f"annotation file {path}", required, sound)
     return data
 
 
-def check_annotations(data: dict[str, Any], name: str, complete: bool = False, sound: bool = True) -> None:
+def check_annotations(data: dict[str, Any], name: str, required: Collection[str] = (), sound: bool = True) -> None:
     """Refuse annotations that break the format, and bring the others into one form.
 
     ``iscrowd`` becomes 0 and ``area`` that of the box where an annotation has none or null.
@@ -75,7 +77,7 @@ def check_annotations(data: dict[str, Any], name: str, complete: bool = False, s
     Args:
         data: ``images``, ``categories`` and perhaps ``annotations``.
         name: the file's name in errors.
-        complete: require what only images need: ``width``, ``height``, ``file_name`` and the categories' ``name``.
+        required: which of the keys of :data:`COMPLETE` images and categories must have; scoring needs none of them.
         sound: refuse boxes that are not finite or of negative size.
 
     Raises:
@@ -87,7 +89,7 @@ def check_annotations(data: dict[str, Any], name: str, complete: bool = False, s
         where = f"{name}, {group}"
         _refuse_repeats(check_column(data[group], "id", WHOLE, where), f"{where}: id")
         for key, kind in optional.items():
-            having = data[group] if complete else [entry for entry in data[group] if key in entry]
+            having = data[group] if key in required else [entry for entry in data[group] if key in entry]
             check_column(having, key, kind, where)
     if "annotations" not in data:
         return

@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from nasnet_det.detection.data.coco_format import check_annotations, read_annotations
+from nasnet_det.detection.data.coco_format import COMPLETE, check_annotations, read_annotations
 from nasnet_det.detection.data.columns import CocoFormatError, Record
 from nasnet_det.detection.data.look import CocoData, DatasetError
 from nasnet_det.safe_io.images import ImageError, is_hidden, read_header
@@ -132,7 +132,7 @@ def _read_coco(folder: Path, root: Path) -> dict[str, CocoData]:
 
 
 def _coco_file(path: Path, root: Path) -> CocoData:
-    content = read_annotations(path, complete=True, sound=False)
+    content = read_annotations(path, required=COMPLETE, sound=False)
     name = path.stem.removeprefix("instances_")
     folders = [root / name, root / "images" / name, path.parent / "images", root / "images", path.parent, root]
     some = [image["file_name"].replace("\\", "/") for image in content["images"][:20]]
@@ -330,5 +330,5 @@ def _as_coco(labelled: Iterable[Labelled], classes: Sequence[str], origin: Path)
         "annotations": annotations,
         "categories": [{"id": ids[name], "name": name} for name in classes],
     }
-    check_annotations(content, str(origin), complete=True, sound=False)
+    check_annotations(content, str(origin), required=COMPLETE, sound=False)
     return CocoData("", content, Path(), str(origin))

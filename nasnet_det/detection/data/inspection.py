@@ -32,7 +32,7 @@ def look_at(data: CocoData, training: bool, masks: str = "", keep_empty: bool = 
     Useless parts of a training set are left out; a test set is kept whole, and parts that prevent evaluation are fatal.
 
     Args:
-        data: its content checked with ``complete=True, sound=False``; the size of images whose width and height are
+        data: its content checked with ``required=COMPLETE, sound=False``; the size of images whose width and height are
             exchanged is corrected in it.
         training: True for a training set, False for a test set.
         masks: detectron2's ``INPUT.MASK_FORMAT`` if masks are used.

@@ -21,7 +21,7 @@ from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.structures import BoxMode
 from detectron2.utils.file_io import PathManager
 
-from nasnet_det.detection.data.coco_format import check_annotations, collection_paused, read_annotations
+from nasnet_det.detection.data.coco_format import COMPLETE, check_annotations, collection_paused, read_annotations
 from nasnet_det.detection.data.coco_masks import mask_area
 from nasnet_det.detection.data.columns import CocoFormatError, Record
 from nasnet_det.detection.data.datasets import SPLITS
@@ -267,7 +267,7 @@ def _is_coco_file(name: str) -> bool:
 def _from_file(name: str) -> CocoData:
     metadata = MetadataCatalog.get(name)
     path = PathManager.get_local_path(metadata.json_file)
-    content = read_annotations(path, complete=True, sound=False)
+    content = read_annotations(path, required=COMPLETE, sound=False)
     data = CocoData(name, content, Path(metadata.image_root), f"annotation file {path}")
     names = [category["name"] for category in data.categories]
     given = metadata.get("thing_classes")
@@ -314,7 +314,7 @@ def _from_function(name: str, num_classes: int | None) -> CocoData:
             annotations.append(_annotation(entry, len(annotations) + 1, number + 1, classes, where))
     _use_own_ids(images, annotations)
     content = {"images": images, "annotations": annotations, "categories": classes}
-    check_annotations(content, "its records", complete=True, sound=False)
+    check_annotations(content, "its records", required=COMPLETE, sound=False)
     return CocoData(name, content, Path(), "its records")
 
 

@@ -23,7 +23,7 @@ from detectron2.structures import BoxMode
 from detectron2.utils.env import seed_all_rng
 from tqdm import tqdm
 
-from nasnet_det.detection.data.coco_format import read_annotations, write_json
+from nasnet_det.detection.data.coco_format import COMPLETE, read_annotations, write_json
 from nasnet_det.detection.data.columns import CocoFormatError
 from nasnet_det.detection.engine.hooks import ChooseThreads, FixStatistics, Progress
 from nasnet_det.detection.engine.predictor import Predictor, load_config
@@ -125,7 +125,7 @@ def prepare(folder: CocoFolder, number: int | None, output: Path) -> list[str]:
         RunFolderError: if ``output`` holds something else.
     """
     run = read_run(output, "demo")
-    annotations = read_annotations(folder.annotations)
+    annotations = read_annotations(folder.annotations, required=COMPLETE)
     chosen = annotations if number is None else choose_images(annotations, number)
     chosen = {key: chosen[key] for key in ("images", "annotations", "categories")}
     protect([folder.annotations, *(folder.images / image["file_name"] for image in annotations["images"])])

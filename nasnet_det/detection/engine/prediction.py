@@ -69,7 +69,9 @@ def predict_images(
     pictures = [output / name for name in picture_names(paths)]
     for path in (*pictures, output / "images.json", *(output / name for name in RESULTS)):
         check_writable(path)
-    index = ImageIndex(paths, None if annotations is None else read_annotations(annotations))
+    index = ImageIndex(
+        paths, None if annotations is None else read_annotations(annotations, required=["file_name", "name"])
+    )
     catalogs = [Catalog(index, detector) for detector in detectors]
 
     skipped = []

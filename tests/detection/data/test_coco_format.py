@@ -13,6 +13,7 @@ import pytest
 
 from nasnet_det.detection.data import coco_format
 from nasnet_det.detection.data.coco_format import (
+    COMPLETE,
     CocoFormatError,
     check_annotations,
     check_results,
@@ -51,6 +52,37 @@ def test_a_file_of_image_information_is_read(tmp_path: Path) -> None:
     data = annotations()
     del data["annotations"]
     assert "annotations" not in read_annotations(write(tmp_path, data))
+
+
+@pytest.mark.parametrize(
+    ("group", "key", "wrong"),
+    [("images", "width", "40"), ("images", "height", 0), ("images", "file_name", ""), ("categories", "name", 3)],
+)
+def test_what_only_some_uses_need_is_right_or_absent(tmp_path: Path, group: str, key: str, wrong: Any) -> None:
+    data = annotations()
+    assert read_annotations(write(tmp_path, data), required=COMPLETE)
+    data[group][0][key] = wrong
+    with pytest.raises(CocoFormatError, match=rf"{group}.*id \d.*'{key}'"):
+        read_annotations(write(tmp_path, data))
+    del data[group][0][key]
+    assert read_annotations(write(tmp_path, data))
+    with pytest.raises(CocoFormatError, match=rf"{group}.*id \d.*'{key}'"):
+        read_annotations(write(tmp_path, data), required=[key])
+
+
+@pytest.mark.parametrize("value", [3.0, 3])
+def test_whole_numbers_may_be_written_as_floats(tmp_path: Path, value: Any) -> None:
+    data = annotations()
+    data["annotations"][0]["category_id"] = value
+    assert type(read_annotations(write(tmp_path, data))["annotations"][0]["category_id"]) is int
+
+
+@pytest.mark.parametrize("crowd", ["0", "no", 0.5, [], -1])
+def test_crowds_of_other_kinds_name_the_annotation(tmp_path: Path, crowd: Any) -> None:
+    data = annotations()
+    data["annotations"][0]["iscrowd"] = crowd
+    with pytest.raises(CocoFormatError, match=r"entry 0 \(id 1\).*'iscrowd'"):
+        read_annotations(write(tmp_path, data))
 
 
 def change(key: str, value: Any, group: str = "annotations") -> Callable[[dict[str, Any]], None]:

@@ -12,7 +12,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from nasnet_det.detection.data.coco_format import check_annotations
+from nasnet_det.detection.data.coco_format import COMPLETE, check_annotations
 from nasnet_det.detection.data.inspection import look_at
 from nasnet_det.detection.data.look import CocoData, SetLook
 
@@ -37,7 +37,7 @@ def content(*boxes: Any, **more: Any) -> Content:
 
 
 def look(folder: Path, data: Content, training: bool = True, masks: str = "", keep_empty: bool = False) -> SetLook:
-    check_annotations(data, "made", complete=True, sound=False)
+    check_annotations(data, "made", required=COMPLETE, sound=False)
     return look_at(CocoData("made", data, folder, "made"), training, masks, keep_empty)
 
 

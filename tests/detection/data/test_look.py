@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from nasnet_det.detection.data.coco_format import read_annotations
+from nasnet_det.detection.data.coco_format import COMPLETE, read_annotations
 from nasnet_det.detection.data.inspection import look_at
 from nasnet_det.detection.data.look import CocoData, DatasetError, Look, SetLook, join, match_categories
 
@@ -82,7 +82,7 @@ def test_shared_cases_can_be_used(shared: Path, case: str) -> None:
     folder = shared / "cases" / case
     looks = []
     for split in ("train", "val"):
-        annotations = read_annotations(folder / f"{split}.json", complete=True, sound=False)
+        annotations = read_annotations(folder / f"{split}.json", required=COMPLETE, sound=False)
         looks.append(look_at(CocoData(split, annotations, folder / "images", split), split == "train"))
     look = join(looks[:1], looks[1:], num_classes=len(looks[0].classes))
     look.refuse_fatal()

@@ -17,7 +17,7 @@ from detectron2.data.datasets import register_coco_instances
 from detectron2.data.datasets.coco import convert_to_coco_dict
 from detectron2.structures import BoxMode
 
-from nasnet_det.detection.data.coco_format import check_annotations
+from nasnet_det.detection.data.coco_format import COMPLETE, check_annotations
 from nasnet_det.detection.data.datasets import SPLITS, datasets_root, register_coco_splits
 from nasnet_det.detection.data.look import CocoData, DatasetError
 from nasnet_det.detection.data.registered import annotations_of, categories, class_names, look_at_names
@@ -253,7 +253,7 @@ def test_data_in_memory_is_registered(tmp_path: Path) -> None:
     for number in (1, 2, 3):
         Image.new("RGB", (40, 30)).save(tmp_path / f"{number}.jpg")
     data = content()
-    check_annotations(data, "made", complete=True)
+    check_annotations(data, "made", required=COMPLETE)
     for _ in range(2):  # the second takes the first one's place
         name = register_data(CocoData("in_memory", data, tmp_path, "memory"))
     try:

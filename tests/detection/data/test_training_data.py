@@ -91,3 +91,10 @@ def test_what_cannot_be_resumed_is_refused(small_config: Any, tiny_coco: str, mo
     monkeypatch.setattr(comm, "get_world_size", lambda: 4)
     with pytest.raises(ConfigError, match="IMS_PER_BATCH"):
         build_train_loader(small_config("fpn_mobile.yaml", **options))
+
+
+def test_the_loader_works_with_spawned_workers(small_config: Any, tiny_coco: str) -> None:
+    options = {"DATASETS__TRAIN": (tiny_coco,), "MODEL__ROI_HEADS__NUM_CLASSES": 2, "INPUT__MIN_SIZE_TRAIN": (64,)}
+    loader = build_train_loader(small_config("fpn_mobile.yaml", DATALOADER__NUM_WORKERS=1, **options))
+    loader.multiprocessing_context = "spawn"
+    assert len(next(iter(loader))) == 2
