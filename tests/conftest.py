@@ -17,6 +17,7 @@ EXTRAS = {
     "search": ("optuna", "ray"),
     "tensorflow": ("tensorflow", "tf_keras", "tf_slim", "keras"),
     "train": ("tensorboard",),
+    "loggers": ("wandb", "mlflow"),
     "export": ("onnx", "onnxscript", "onnxruntime"),
 }
 MISSING = set(filter(None, os.environ.get("NASNET_DET_WITHOUT", "").split(",")))

@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import TypeVar, cast
 
 from nasnet_det.cli.processor import keep_freed_memory
+from nasnet_det.safe_io.files import protecting
 
 #: Exit statuses: a mistake in the input; stopped by SIGINT, as a shell gives it; the reader of the output has left.
 MISTAKE, STOPPED, BROKEN_PIPE = 2, 130, 141
@@ -36,6 +37,8 @@ PIP = {
     "ray": "'nasnet-det[search]'",
     "tensorflow": "'nasnet-det[tensorflow]'",
     "tensorboard": "'nasnet-det[train]'",
+    "wandb": "'nasnet-det[loggers]'",
+    "mlflow": "'nasnet-det[loggers]'",
     "onnx": "'nasnet-det[export]'",
     "onnxscript": "'nasnet-det[export]'",
     "onnxruntime": "'nasnet-det[export]'",
@@ -45,7 +48,8 @@ Main = TypeVar("Main", bound=Callable[..., int])
 
 
 def command(main: Main) -> Main:
-    """Wrap the ``main`` of a command so that it prints an error in one line and returns an exit status.
+    """Wrap the ``main`` of a command so that it prints an error in one line and returns an exit status, and so that it
+    cannot write over the files that it reads (:mod:`nasnet_det.safe_io.files`).
 
     0 is success, 2 a mistake in the input, 130 Ctrl-C, 141 a closed output pipe. An error with an attribute
     ``exit_status`` returns that. An error that points to a bug of this package keeps its traceback.
@@ -56,7 +60,8 @@ def command(main: Main) -> Main:
         keep_freed_memory()
         try:
             try:
-                return main(argv)
+                with protecting():
+                    return main(argv)
             finally:
                 if sys.stdout is not None:
                     sys.stdout.flush()  # a full disk or closed pipe shows here, not at interpreter exit

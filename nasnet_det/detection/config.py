@@ -12,6 +12,7 @@ import yaml
 from detectron2.config import CfgNode, get_cfg
 
 from nasnet_det.detection import add_nasnet_config
+from nasnet_det.safe_io.files import protect
 from nasnet_det.safe_io.values import check_extent
 
 #: Keys of ``MODEL.NASNET`` that older versions wrote into a run's ``config.yaml`` and that have no effect any more.
@@ -61,6 +62,7 @@ def read_config(path: str | Path, opts: Sequence[Any] = ()) -> CfgNode:
     cfg = get_cfg()
     add_nasnet_config(cfg)
     file = find_config(path)
+    protect([file])
     try:
         check_extent(cfg.load_yaml_with_base(str(file)))  # before anything copies what aliases stand for
         cfg.merge_from_file(str(file), allow_unsafe=False)

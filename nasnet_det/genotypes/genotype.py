@@ -22,7 +22,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from nasnet_det.safe_io.files import write_text
+from nasnet_det.safe_io.files import protect, write_text
 from nasnet_det.safe_io.values import format_names, format_value, parse_json
 
 FORMAT = "nasnet_det.genotype"
@@ -189,6 +189,7 @@ class Genotype:
     @classmethod
     def load(cls, path: str | Path) -> Genotype:
         """Read a JSON file; see :meth:`from_dict`."""
+        protect([path])
         try:
             text = Path(path).read_text(encoding="utf-8")
         except FileNotFoundError:

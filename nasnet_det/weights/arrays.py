@@ -25,6 +25,7 @@ import torch
 from safetensors import SafetensorError
 
 from nasnet_det.safe_io.checkpoints import find_state_dict, load_torch
+from nasnet_det.safe_io.files import protect
 from nasnet_det.safe_io.values import first_line, format_names, format_value
 from nasnet_det.weights.formats.tf_slim import VARIABLES, preferred
 from nasnet_det.weights.layout import Arrays, WeightsError
@@ -62,6 +63,7 @@ def read_arrays(path: str | Path) -> Arrays:
         ImportError: for a TensorFlow checkpoint or graph, if TensorFlow is not installed.
     """
     with located(path) as found:
+        protect([found])
         try:
             arrays = _reader(found)(found)
         except WeightsError as error:

@@ -33,7 +33,7 @@ from nasnet_det.detection.data.columns import (
     kind_of,
     refuse_first,
 )
-from nasnet_det.safe_io.files import replacing, write_text
+from nasnet_det.safe_io.files import protect, replacing, write_text
 from nasnet_det.safe_io.values import format_value, parse_json
 
 #: The keys that only some uses need; where an entry has them they must be right.
@@ -249,6 +249,7 @@ def collection_paused() -> Iterator[None]:
 
 
 def _read_json(path: str | Path, what: str) -> Any:
+    protect([path])
     try:
         text = Path(path).read_text(encoding="utf-8-sig")
     except FileNotFoundError as error:

@@ -11,7 +11,7 @@ from torch import nn
 
 from nasnet_det.detection.convert.checkpoint_files import MALFORMED, read_checkpoint_file, refused
 from nasnet_det.detection.convert.identity import CheckpointError
-from nasnet_det.safe_io.files import replacing
+from nasnet_det.safe_io.files import protect, replacing
 from nasnet_det.safe_io.values import format_names, format_value
 
 #: The layers whose rows follow from the number of classes: detectron2's heads, RetinaNet's, the paper's detector's.
@@ -73,6 +73,7 @@ class Checkpointer(DetectionCheckpointer):
             CheckpointError: see :meth:`load`; a run is resumed only by the model that it trained.
         """
         if not (resume and self.has_checkpoint()):
+            protect([path] if path else [])
             return self.load(path, checkpointables=[])
         self.complete, self.averaged = True, False
         file = self.get_checkpoint_file()
@@ -121,6 +122,7 @@ def load_for_inference(model: nn.Module, weights: str) -> list[dict[str, Any]]:
     """
     if not weights:
         raise CheckpointError("the config names no checkpoint: give one with --weights or MODEL.WEIGHTS")
+    protect([weights])
     checkpointer = Checkpointer(model)
     checkpointer.complete = True
     loaded = checkpointer.load(weights, checkpointables=[])

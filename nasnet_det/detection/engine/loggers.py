@@ -111,7 +111,8 @@ def check_loggers(names: Sequence[str]) -> None:
         if name not in LOGGERS:
             raise LoggerError(f"there is no logger {name!r}; there are {', '.join(LOGGERS)}")
         if importlib.util.find_spec(LOGGERS[name][1]) is None:
-            raise LoggerError(f"logger {name} needs {LOGGERS[name][1]}: pip install {LOGGERS[name][1]}")
+            extra = "train" if name == "tensorboard" else "loggers"
+            raise LoggerError(f"logger {name} is not installed: pip install 'nasnet-det[{extra}]'")
 
 
 def open_loggers(names: Sequence[str], folder: Path, settings: Mapping[str, Any], start: int) -> list[Logger]:
