@@ -147,6 +147,8 @@ class Search:
             if not record.finished:
                 values = self._values(record.decisions, done[-1].reward) if done else ()
                 self._open[record.number] = _Trial(record.trial_id, record.seed, values)
+                # A search killed right after it created the trial has not recorded them.
+                self.study.set_parameters(record.trial_id, self.candidates.space.parameters(record.decisions))
         missing = self.schedule.restore(tasks, outcomes, arrived)
         self._record_stopped()
         if self.checkpoints is not None:

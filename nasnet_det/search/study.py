@@ -1,13 +1,13 @@
 """The record of a search: an Optuna study, in an SQLite file or on a server.
 
-A trial is one child. It is created together with its architecture (Optuna parameters, and the attributes ``genotype``,
-``decisions`` and ``seed``) in one transaction and stays ``RUNNING`` until its child's last measures are written. It
-ends as ``COMPLETE`` with its objectives as values, as ``PRUNED`` if it was stopped at a rung, or as ``FAIL`` if the
-child gave no accuracy. The validation accuracy of every epoch is an intermediate value. Optuna's dashboard, importances
-and plots read it like any study.
+A trial is one child. It is created together with its architecture (attributes ``genotype``, ``decisions`` and ``seed``)
+in one transaction, gets the decisions as Optuna parameters in another, and stays ``RUNNING`` until its child's last
+measures are written. It ends as ``COMPLETE`` with its objectives as values, as ``PRUNED`` if it was stopped at a rung,
+or as ``FAIL`` if the child gave no accuracy. The validation accuracy of every epoch is an intermediate value. Optuna's
+dashboard, importances and plots read it like any study.
 
-Everything uses :class:`optuna.storages.RDBStorage` itself: Optuna's cache in front of it would hold every trial in
-memory.
+Everything uses :class:`optuna.storages.RDBStorage` itself, and its tables where there are many rows: Optuna's cache in
+front of it would hold every trial in memory.
 """
 
 from __future__ import annotations
@@ -16,15 +16,13 @@ import math
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-from optuna.distributions import CategoricalDistribution
 from optuna.exceptions import DuplicatedStudyError
 from optuna.storages import RDBStorage
 from optuna.study import StudyDirection
-from optuna.trial import FrozenTrial, TrialState
+from optuna.trial import TrialState, create_trial
 from sqlalchemy.engine import URL
 
 from nasnet_det.genotypes.genotype import Genotype
@@ -33,6 +31,7 @@ from nasnet_det.search.limits import ACCURACY, oriented
 from nasnet_det.search.rungs import pareto_front
 from nasnet_det.search.storage import StudyError, connect, format_url, storage_errors, storage_url
 from nasnet_det.search.strategies.base import Decisions
+from nasnet_det.search.trial_rows import TrialRow, read_trials, write_accuracies, write_parameters
 
 #: Statuses that carry an accuracy; any other is recorded as Optuna's FAIL.
 MEASURED = ("ok", "stopped_early")
@@ -233,11 +232,22 @@ class Study:
         if self._records_steps:
             attributes["steps"] = [{"task": task.number, "told": task.told}]
         with self._errors():
-            trial_id = self.storage.create_new_trial(self.study_id, _running(attributes, parameters or {}))
+            template = create_trial(state=TrialState.RUNNING, user_attrs=attributes)
+            trial_id = self.storage.create_new_trial(self.study_id, template)
             given = self.storage.get_trial_number_from_id(trial_id)
         if given != task.trial:
             raise StudyError(f"another search writes to the same study: it made trial {task.trial}. Stop one of them")
+        self.set_parameters(trial_id, parameters or {})
         return trial_id
+
+    def set_parameters(self, trial_id: int, parameters: Mapping[str, tuple[Any, Sequence[Any]]]) -> None:
+        """Record a trial's Optuna parameters, each given as its value and its choices.
+
+        Raises:
+            StudyError: if they cannot be written.
+        """
+        with self._errors():
+            write_parameters(self.storage, trial_id, parameters)
 
     def proceed(self, trial_id: int, task: Task) -> None:
         """Record that a trial is to be continued to its next rung.
@@ -279,8 +289,7 @@ class Study:
             before = self.storage.get_trial_user_attrs(trial_id) if self._records_steps else {}
             for key, value in {**measures, "attempts": attempts}.items():
                 self.storage.set_trial_user_attr(trial_id, key, value)
-            for epoch in range(len(before.get("accuracies", ())), len(result.accuracies)):
-                self.storage.set_trial_intermediate_value(trial_id, epoch + 1, result.accuracies[epoch])
+            write_accuracies(self.storage, trial_id, result.accuracies)
             if self._records_steps:
                 done = {"status": result.status, "reward": values[0]}
                 last = before["steps"][-1] | (done if arrived is None else {**done, "arrived": arrived})
@@ -311,7 +320,7 @@ class Study:
         return [
             Record(
                 trial.number,
-                trial._trial_id,
+                trial.trial_id,
                 tuple(trial.user_attrs["decisions"]),
                 trial.user_attrs["seed"],
                 trial.state.is_finished(),
@@ -331,7 +340,7 @@ class Study:
                 tuple(trial.user_attrs["decisions"]),
                 trial.user_attrs["seed"],
                 reward,
-                tuple(trial.values or ()),
+                tuple(trial.values),
                 trial.state == TrialState.COMPLETE,
                 {key: value for key, value in trial.user_attrs.items() if key not in (*_MADE, "steps")},
             )
@@ -353,7 +362,7 @@ class Study:
         """Whether trials have several tasks, or are told in an order of their own."""
         return bool(self.identity.get("rungs") or self.identity.get("order"))
 
-    def _steps(self, trial: FrozenTrial, pending: int) -> tuple[Step, ...]:
+    def _steps(self, trial: TrialRow, pending: int) -> tuple[Step, ...]:
         steps = trial.user_attrs.get("steps")
         if steps is not None:
             return tuple(Step(**step) for step in steps)
@@ -363,9 +372,9 @@ class Study:
         reward = trial.values[0] if trial.state == TrialState.COMPLETE else 0.0
         return (Step(trial.number, told, str(trial.user_attrs.get("status", "crashed")), reward),)
 
-    def _trials(self) -> list[FrozenTrial]:
+    def _trials(self) -> list[TrialRow]:
         with self._errors():
-            trials = self.storage.get_all_trials(self.study_id, deepcopy=False)
+            trials = read_trials(self.storage, self.study_id)
         for number, trial in enumerate(trials):
             if trial.number != number or not set(_MADE) <= trial.user_attrs.keys():
                 raise StudyError(f"trial {trial.number} of this study was not made by a search of this project")
@@ -403,7 +412,7 @@ def front(findings: Sequence[Finding], objectives: Sequence[str]) -> list[Findin
     return sorted(chosen.values(), key=lambda finding: (-finding.reward, finding.number))
 
 
-def _last_reward(trial: FrozenTrial) -> float | None:
+def _last_reward(trial: TrialRow) -> float | None:
     if trial.state == TrialState.COMPLETE:
         return trial.values[0]
     rewards = [s["reward"] for s in trial.user_attrs.get("steps", ()) if s.get("status") in MEASURED]
@@ -456,20 +465,3 @@ def _differences(recorded: Any, wanted: Any, where: str = "") -> Iterator[str]:
 def _short(value: Any) -> str:
     text = str(value)
     return text if len(text) <= 60 else text[:57] + "..."
-
-
-def _running(attributes: Mapping[str, Any], parameters: Mapping[str, tuple[Any, Sequence[Any]]]) -> FrozenTrial:
-    """Return a trial to be created, with its parameters and attributes in the same transaction."""
-    return FrozenTrial(
-        number=-1,
-        trial_id=-1,
-        state=TrialState.RUNNING,
-        value=None,
-        datetime_start=datetime.now(),
-        datetime_complete=None,
-        params={name: value for name, (value, _) in parameters.items()},
-        distributions={name: CategoricalDistribution(tuple(choices)) for name, (_, choices) in parameters.items()},
-        user_attrs=dict(attributes),
-        system_attrs={},
-        intermediate_values={},
-    )

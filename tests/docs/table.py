@@ -152,9 +152,16 @@ PAGES: dict[str, Page] = {
         ),
     ),
     "search.md": Page(
-        ("datasets/cifar10",),
+        ("datasets/cifar10", "DATA"),
         ("optuna",),
         (
+            Row(r"--data DATA", more=f"{CPU} --trials 2 {SPACE} --child {CHILD} train_images=16 validation_images=4"),
+            Row(
+                r"--rungs 2 6 18",
+                swaps=(("--rungs 2 6 18", "--rungs 1 2"),),
+                more=f"{CPU} --trials 3 {SPACE} --child {CHILD} epochs=2",
+            ),
+            Row(r"--limit", swaps=((r"latency=\S+", "latency=9s@64"),), more=SEARCH.more),
             Row(r"--ray", why="a cluster; tests/search/test_ray_workers.py has one"),
             Row(r"--workers 4", why="four processes; tests/search/test_ray_workers.py starts some"),
             Row(
