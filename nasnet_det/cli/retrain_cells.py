@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import closing
 from typing import TYPE_CHECKING, Any
 
@@ -40,7 +40,7 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     return options
 
 
-def retrain(options: argparse.Namespace) -> int:
+def retrain(options: argparse.Namespace, should_stop: Callable[[], bool] = lambda: False) -> int:
     """Run the second phase."""
     from nasnet_det.search import command as shared
     from nasnet_det.search.run_folder import RETRAINED, SearchFolder
@@ -62,7 +62,7 @@ def retrain(options: argparse.Namespace) -> int:
             closing(shared.make_workers(options, shared.child_evaluator(options, config))) as workers,
             closing(folder.make_study(RETRAINED, identity, {"architectures": best}, options.storage)) as study,
         ):
-            train_all(options, study, workers, config)
+            train_all(options, study, workers, config, should_stop)
     print(f"done: nasnet-det search-report {options.folder} --output report")
     return 0
 
@@ -84,7 +84,9 @@ def best_of_search(folder: SearchFolder, options: argparse.Namespace) -> tuple[d
     return identity, [list(finding.decisions) for finding in found]
 
 
-def train_all(options: argparse.Namespace, study: Study, workers: Workers, config: ChildConfig) -> None:
+def train_all(
+    options: argparse.Namespace, study: Study, workers: Workers, config: ChildConfig, should_stop: Callable[[], bool]
+) -> None:
     """Train the architectures that the study lists."""
     from nasnet_det.search.candidates import SpaceCandidates
     from nasnet_det.search.child import network_size, num_classes_of
@@ -106,6 +108,7 @@ def train_all(options: argparse.Namespace, study: Study, workers: Workers, confi
         None,
         options.retries,
         ShowProgress("model"),
+        should_stop=should_stop,
     )
     search.run(len(listed))
 
@@ -116,8 +119,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     options = parse(argv)
     with needs():
         from nasnet_det.search.command import searching
-    with searching():
-        return retrain(options)
+    with searching() as should_stop:
+        return retrain(options, should_stop)
 
 
 if __name__ == "__main__":

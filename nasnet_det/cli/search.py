@@ -14,7 +14,8 @@ from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from contextlib import closing
 from typing import TYPE_CHECKING, Any
 
 from nasnet_det.cli.errors import command, needs
@@ -72,10 +73,11 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     return options
 
 
-def search(options: argparse.Namespace) -> int:
+def search(options: argparse.Namespace, should_stop: Callable[[], bool] = lambda: False) -> int:
     """Run the search."""
     from nasnet_det.safe_io.settings import parse_assignments
     from nasnet_det.search import command as shared
+    from nasnet_det.search.driver import Search
     from nasnet_det.search.run_folder import SEARCH, SearchFolder
     from nasnet_det.search.rungs import make_pruner
     from nasnet_det.search.strategies.base import Problem
@@ -105,39 +107,31 @@ def search(options: argparse.Namespace) -> int:
     if shared.has_own_images(config.data):
         print(shared.describe_data(config), flush=True)
     folder = SearchFolder(options.output)
-    with folder.locked():
-        workers = shared.make_workers(options, shared.child_evaluator(options, config))
-        try:
-            pending = {"pending": options.pending or (2 * workers.slots if workers.slots > 1 else 1)}
-            asked = {**identity, **pending} if options.pending else identity
-            study = folder.make_study(SEARCH, asked, pending, options.storage, options.study)
-            try:
-                print(
-                    f"{name} in a space of {space.num_architectures:.2e} architectures; "
-                    f"{workers.slots} worker{'s' * (workers.slots > 1)}, {study.identity['pending']} pending",
-                    flush=True,
-                )
-                from nasnet_det.search.driver import Search
-
-                Search(
-                    study,
-                    strategy,
-                    candidates,
-                    workers,
-                    options.seed,
-                    study.identity["pending"],
-                    folder.state(SEARCH),
-                    options.retries,
-                    shared.ShowProgress(epochs=config.epochs if rungs else None),
-                    pruner,
-                    in_order,
-                    folder.checkpoints,
-                ).run(options.trials)
-                conclude(options, study)
-            finally:
-                study.close()
-        finally:
-            workers.close()
+    with folder.locked(), closing(shared.make_workers(options, shared.child_evaluator(options, config))) as workers:
+        pending = {"pending": options.pending or (2 * workers.slots if workers.slots > 1 else 1)}
+        asked = {**identity, **pending} if options.pending else identity
+        with closing(folder.make_study(SEARCH, asked, pending, options.storage, options.study)) as study:
+            print(
+                f"{name} in a space of {space.num_architectures:.2e} architectures; "
+                f"{workers.slots} worker{'s' * (workers.slots > 1)}, {study.identity['pending']} pending",
+                flush=True,
+            )
+            Search(
+                study,
+                strategy,
+                candidates,
+                workers,
+                options.seed,
+                study.identity["pending"],
+                folder.state(SEARCH),
+                options.retries,
+                shared.ShowProgress(epochs=config.epochs if rungs else None),
+                pruner,
+                in_order,
+                folder.checkpoints,
+                should_stop,
+            ).run(options.trials)
+            conclude(options, study)
     return 0
 
 
@@ -162,8 +156,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     options = parse(argv)
     with needs():
         from nasnet_det.search.command import searching
-    with searching():
-        return search(options)
+    with searching() as should_stop:
+        return search(options, should_stop)
 
 
 if __name__ == "__main__":

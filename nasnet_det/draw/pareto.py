@@ -29,11 +29,11 @@ def draw_front(
         title: the text above the picture.
 
     Raises:
-        ValueError: if there is no point.
+        ValueError: without a point.
         OSError: if ``path`` cannot be written.
     """
     if not points:
-        raise ValueError("there is no architecture to draw")
+        raise ValueError("expected at least one architecture to draw")
     figure = Figure(figsize=(7.2, 4.6), facecolor="white", layout="constrained")
     axes = figure.add_subplot()
     style_axes(axes, xlabel, ylabel, title)

@@ -1,4 +1,4 @@
-"""What is known of an architecture before it is trained: genotype, costs, latency, and whether it meets the limits."""
+"""Candidates of a search before they are trained: genotypes, costs, latency and limits."""
 
 from __future__ import annotations
 

@@ -25,7 +25,7 @@ class Checkpoints:
     folder: Path
 
     def read(self, trial: int) -> bytes | None:
-        """Return a trial's checkpoint, None if there is none."""
+        """Return a trial's checkpoint, or None without one."""
         path = self._path(trial)
         try:
             return path.read_bytes() if path.is_file() else None

@@ -44,7 +44,7 @@ _Number = Annotated[float, Field(ge=0, lt=1e18)]
 
 @dataclass(frozen=True)
 class ChildConfig:
-    """How a child is trained. The defaults are the paper's and, where it is silent, TF-slim's ``cifar_config`` notes.
+    """The training of a child. The defaults are the paper's and, where it is silent, TF-slim's ``cifar_config`` notes.
 
     A cheap proxy sets fewer ``epochs``, ``train_images``, ``validation_images`` or ``num_filters``.
 
@@ -97,7 +97,7 @@ class ChildConfig:
 
     @property
     def recipe(self) -> Recipe:
-        """These settings as a training recipe.
+        """The settings as a training recipe.
 
         Raises:
             RecipeError: for a setting of the wrong type or range.
@@ -137,18 +137,18 @@ class ChildConfig:
 
 @dataclass(frozen=True)
 class ChildResult:
-    """What came of a child.
+    """The measurements of a child.
 
     Args:
-        status: ``ok``; ``stopped_early`` by a stop rule; or why there is no accuracy to trust.
+        status: ``ok``; ``stopped_early`` by a stop rule; or the reason why its accuracy is missing.
         reward: the last epoch's validation accuracy, 0 to 1; 0 for a child that diverged, did not fit or crashed.
         accuracies: the validation accuracy after each epoch.
         losses: the mean training loss of each epoch.
         num_params: trainable parameters; 0 if the network could not be built.
-        seconds: how long it took.
-        device: where it ran.
-        seed: what its weights and batches were drawn from.
-        message: what went wrong, in words; empty if nothing did.
+        seconds: the time that training and measuring took.
+        device: the device that trained it.
+        seed: the seed of its weights and batches.
+        message: the failure in words; empty without one.
     """
 
     status: Status
@@ -163,10 +163,10 @@ class ChildResult:
 
     def __post_init__(self) -> None:
         if self.status not in get_args(Status):
-            raise ValueError(f"status is one of {', '.join(get_args(Status))}, not {self.status!r}")
+            raise ValueError(f"status must be one of {', '.join(get_args(Status))}, got {self.status!r}")
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain values, for JSON."""
+        """Return plain values, for JSON."""
         return {**asdict(self), "accuracies": list(self.accuracies), "losses": list(self.losses)}
 
     @classmethod
@@ -189,15 +189,15 @@ class Trained:
 
 
 class DeviceLost(RuntimeError):
-    """The device answers no more in this process: not the child's fault; another process must train it."""
+    """The device is unusable in this process through no fault of the child; another process must train it."""
 
 
 def check_child_config(config: ChildConfig, device: str | torch.device | None = None) -> None:
-    """Find out before any child is trained whether children can be.
+    """Check data, settings and device before any child is trained.
 
     Raises:
-        DataError: if the data are not there or not whole, or hold fewer images than asked for.
-        ValueError: for settings that make no recipe, or a device that does not exist.
+        DataError: if the data are missing or incomplete, or have fewer images than requested.
+        ValueError: for settings that are not a valid recipe, or a device that does not exist.
     """
     batches_of(config, _execution(config, device), seed=0)
 
@@ -354,7 +354,7 @@ class _Child:
 
     @property
     def seconds(self) -> float:
-        """How long it has been trained, in this call and the ones that it continues."""
+        """The time of training so far, in this call and in those that it continues."""
         return self.earlier_seconds + time.monotonic() - self.began
 
     def train_from(self, checkpoint: bytes | None, genotype: Genotype, data: Batches) -> tuple[Status, str]:
@@ -417,7 +417,7 @@ _MALFORMED = (EOFError, KeyError, LookupError, OSError, RuntimeError, TypeError,
 
 
 class _FromProgress(Exception):
-    """What the caller's progress raised: not the child's failure."""
+    """An error that the caller's ``progress`` raised, which is not the child's failure."""
 
     def __init__(self, cause: Exception) -> None:
         super().__init__(str(cause))
@@ -429,9 +429,13 @@ def _execution(config: ChildConfig, device: str | torch.device | None) -> Execut
 
 
 def _judge(error: Exception, device: torch.device) -> tuple[Status, str]:
-    """Whether a failure is the child's, or its device's."""
+    """Return the status and message of a child's failure.
+
+    Raises:
+        DeviceLost: if the failure is the device's.
+    """
     words = f"{type(error).__name__}: {' '.join(str(error).split())[:500]}"
-    # A CPU has no exception of its own for memory that cannot be had.
+    # On a CPU, failed allocations raise a RuntimeError.
     if isinstance(error, MemoryError) or "DefaultCPUAllocator" in words:
         return "out_of_memory", words
     if device.type == "cuda":

@@ -1,11 +1,11 @@
-"""What the search commands share: settings made from options, workers, and progress."""
+"""Helpers of the search commands: settings from options, workers, and progress."""
 
 from __future__ import annotations
 
 import argparse
 import signal
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, fields, replace
 from importlib.util import find_spec
@@ -52,7 +52,7 @@ def child_config(options: argparse.Namespace, defaults: Mapping[str, Any] | None
 
 
 def data_asked(text: str) -> str:
-    """Return the ``data`` of a child's settings: a folder as it is, a name of torchvision's as ``torchvision:NAME``."""
+    """Return the ``data`` of a child's settings: ``torchvision:NAME@FOLDER`` for torchvision's names, else a folder."""
     name, _, folder = text.removeprefix(TORCHVISION).partition("@")
     if text.startswith(TORCHVISION) or Path(text).exists() or not name.isidentifier() or not find_spec("torchvision"):
         return text
@@ -203,7 +203,10 @@ class ShowProgress:
         words = f"{result.reward:.4f}" if result.status in MEASURED else result.status
         if self.epochs:
             words += f"  epoch {len(result.accuracies):2}/{self.epochs}"
-        best = f"best {progress.best[0]:.4f} ({self.what} {progress.best[1]})" if progress.best else ""
+        best = ""
+        if progress.best is not None:
+            epochs = f" at epoch {progress.best.epochs}" if self.epochs else ""
+            best = f"best {progress.best.reward:.4f}{epochs} ({self.what} {progress.best.number})"
         left = ""
         if done := progress.finished - self._first:
             seconds = (time.monotonic() - self._began) / done
@@ -223,18 +226,26 @@ def _duration(seconds: float) -> str:
 
 
 @contextmanager
-def searching() -> Iterator[None]:
-    """Let Optuna log warnings only, and let SIGTERM stop a search as Ctrl-C does."""
+def searching() -> Iterator[Callable[[], bool]]:
+    """Let Optuna log warnings only, and let SIGINT and SIGTERM stop a search at once.
+
+    Yields a function that tells whether a signal came: Python drops an exception that a signal raises within a
+    destructor or callback, so a search asks after every child as well.
+    """
     import optuna
 
-    def stop(*_: Any) -> None:
+    came: list[int] = []
+
+    def stop(number: int, frame: Any) -> None:
+        came.append(number)
         raise KeyboardInterrupt
 
     optuna.logging.set_verbosity(optuna.logging.WARNING)
-    before = signal.signal(signal.SIGTERM, stop)
+    before = {number: signal.signal(number, stop) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
-        yield
+        yield lambda: bool(came)
     except KeyboardInterrupt:
         raise KeyboardInterrupt("stopped; run the same command again to continue") from None
     finally:
-        signal.signal(signal.SIGTERM, before)
+        for number, handler in before.items():
+            signal.signal(number, handler)

@@ -39,7 +39,7 @@ class Cost(NamedTuple):
 
 @dataclass(frozen=True)
 class NetworkSize:
-    """The numbers that make a network of a genotype; see :class:`~nasnet_det.models.network.NASNet`.
+    """The size of the network of a genotype; see :class:`~nasnet_det.models.network.NASNet`.
 
     Args:
         num_cells: N, the normal cells of each of three stages.

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -25,6 +25,14 @@ from nasnet_det.search.study import MEASURED, Record, Study, StudyError, Task, m
 from nasnet_det.search.workers import Job, Workers
 
 
+class Best(NamedTuple):
+    """The best child so far: of those at the highest rung, that with the highest reward."""
+
+    epochs: int
+    reward: float
+    number: int
+
+
 @dataclass(frozen=True)
 class Progress:
     """A child's result, or (``result`` is None) what was found at the start.
@@ -35,7 +43,7 @@ class Progress:
         finished: how many trials have a result.
         total: how many trials there are to be.
         running: how many children are being trained.
-        best: the reward of the best child at the highest rung so far, and its trial.
+        best: the best child so far.
     """
 
     number: int
@@ -43,7 +51,7 @@ class Progress:
     finished: int
     total: int
     running: int
-    best: tuple[float, int] | None = None
+    best: Best | None = None
 
 
 def child_seed(seed: int, number: int) -> int:
@@ -77,6 +85,7 @@ class Search:
         pruner: new; decides who continues at a rung.
         in_order: whether results are told in the order of tasks; else as they arrive.
         checkpoints: where children wait for their next rung; without it they are trained from the beginning.
+        should_stop: asked after every result whether to raise KeyboardInterrupt.
     """
 
     study: Study
@@ -91,9 +100,10 @@ class Search:
     pruner: Pruner = field(default_factory=SingleRung)
     in_order: bool = True
     checkpoints: Checkpoints | None = None
+    should_stop: Callable[[], bool] = lambda: False
     finished: int = 0
     schedule: Schedule = field(init=False)
-    _best: tuple[tuple[int, float], int] | None = None
+    best: Best | None = None
     _open: dict[int, _Trial] = field(default_factory=dict)
     _running: dict[int, Task] = field(default_factory=dict)
     _attempts: dict[int, int] = field(default_factory=dict)
@@ -101,16 +111,11 @@ class Search:
     def __post_init__(self) -> None:
         self.schedule = Schedule(self.strategy, self.pending, self.state, self.pruner, self.candidates, self.in_order)
 
-    @property
-    def best(self) -> tuple[float, int] | None:
-        """The reward of the best child at the highest rung so far, and its trial."""
-        return None if self._best is None else (self._best[0][1], self._best[1])
-
     def run(self, trials: int) -> None:
         """Continue until the study holds ``trials`` trials, and none is to be continued to another rung.
 
         Raises:
-            StudyError: if something cannot be recorded; what was recorded is kept.
+            StudyError: if recording fails; everything recorded so far is kept.
             LimitError: if the strategy finds no candidate that meets the limits.
             WorkersError: if nobody can train children any more.
         """
@@ -132,6 +137,8 @@ class Search:
                     self._finish(outcome.number, outcome.trained, trials)
                 else:
                     self._lost(outcome.number, outcome.message, trials)
+            if self.should_stop():
+                raise KeyboardInterrupt
         self.schedule.save()
 
     def _restore(self) -> list[Task]:
@@ -245,11 +252,12 @@ class Search:
             self.checkpoints.remove(number)
 
     def _note(self, number: int, rung: int, reward: float) -> None:
-        if self._best is None or (rung, reward) > self._best[0]:
-            self._best = (rung, reward), number
+        epochs = self.pruner.rungs[rung] if self.pruner.rungs else 0
+        if self.best is None or (epochs, reward) > self.best[:2]:
+            self.best = Best(epochs, reward, number)
 
     def _lost(self, number: int, message: str, trials: int) -> None:
-        """Try a lost worker's child again, or record that it cannot be trained."""
+        """Try a lost worker's child again, or give the child up."""
         attempts = self._attempts[number] = self._attempts.get(number, 0) + 1
         if attempts <= self.retries:
             self.workers.submit(self._job(self._running[number]))

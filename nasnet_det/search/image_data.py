@@ -1,7 +1,7 @@
 """The images that children are trained on: CIFAR-10, a folder of class folders, or a data set of torchvision.
 
 A folder is ``ROOT/CLASS/...`` or ``ROOT/train/CLASS/...`` with ``ROOT/val/CLASS/...``. Hidden files and folders,
-``__MACOSX`` and files that are no images are ignored, and so is a test split. Images are resized and cropped to one
+``__MACOSX``, files other than images and a test split are ignored. Images are resized and cropped to one
 square size and kept in memory, as CIFAR-10's are.
 """
 
@@ -57,7 +57,7 @@ class ImageSource(Protocol):
 
 @dataclass(frozen=True)
 class Found:
-    """What was found out about a data set.
+    """The properties of a data set, as far as a search needs them.
 
     Args:
         name: where it is.
@@ -82,7 +82,7 @@ def find_images(data: str) -> ImageSource:
     """Return the images of a folder or of a torchvision data set (``torchvision:NAME@FOLDER``).
 
     Raises:
-        DataError: if there are none, or fewer than two classes.
+        DataError: for a data set without images, or with fewer than two classes.
     """
     source: ImageSource
     if data.startswith(TORCHVISION):

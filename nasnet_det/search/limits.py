@@ -44,7 +44,7 @@ class Limit:
 
 @dataclass(frozen=True)
 class Demands:
-    """What a search asks of its candidates besides their accuracy.
+    """The demands of a search on its candidates besides their accuracy.
 
     Args:
         limits: each of another measure.
@@ -58,7 +58,7 @@ class Demands:
 
     @property
     def measures_latency(self) -> bool:
-        """Whether candidates must be timed."""
+        """True if candidates must be timed."""
         return "latency" in self.objectives or any(limit.name == "latency" for limit in self.limits)
 
     def exceeded(self, measures: Mapping[str, float]) -> Limit | None:

@@ -24,7 +24,7 @@ _START_ATTEMPTS = 3
 
 
 class _Actor:
-    """What runs in a worker's process."""
+    """The actor in a worker's process."""
 
     def __init__(self, evaluator: Evaluator) -> None:
         self.evaluator = evaluator
@@ -50,7 +50,7 @@ class RayWorkers:
         cpus: likewise.
 
     Raises:
-        WorkersError: if there is no cluster at the address, or it has no room for a single worker.
+        WorkersError: without a cluster at the address, or if it has no room for a single worker.
     """
 
     def __init__(

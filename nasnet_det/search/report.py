@@ -72,7 +72,7 @@ def read_findings(
         storage: the database URL, where it needs a password.
 
     Raises:
-        StudyError: if there is no such study.
+        StudyError: if the study does not exist.
     """
     for candidate in (phase,) if phase else (RETRAINED, SEARCH):
         try:

@@ -48,7 +48,7 @@ class SearchFolder:
         """Create the folder and keep other searches out of it.
 
         Raises:
-            StudyError: if another one is running there, or it cannot be created or has no room.
+            StudyError: if another search is running there, or the folder is not writable or has no room.
         """
         try:
             self.path.mkdir(parents=True, exist_ok=True)

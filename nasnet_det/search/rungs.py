@@ -135,7 +135,7 @@ class OptunaPruner:
 
         kind = optuna_pruners().get(name.lower().removesuffix("pruner"))
         if kind is None:
-            raise ValueError(f"there is no pruner {format_value(name)}; known: {', '.join(pruner_names())}")
+            raise ValueError(f"unknown pruner {format_value(name)}; known: {', '.join(pruner_names())}")
         try:
             pruner = kind(**options)
         except (TypeError, ValueError) as error:
@@ -227,7 +227,7 @@ def make_pruner(name: str, rungs: Sequence[int], overrides: Mapping[str, Any] | 
         overrides: its settings.
 
     Raises:
-        ValueError: if there is no such pruner or setting, or the rungs do not grow.
+        ValueError: for an unknown pruner or setting, or rungs that do not grow.
     """
     rungs = tuple(rungs)
     if any(type(epochs) is not int or epochs < 1 for epochs in rungs) or sorted(set(rungs)) != list(rungs):

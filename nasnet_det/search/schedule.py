@@ -8,7 +8,7 @@ P = 2 W, unless one child takes as long as all the others' next. Where a strateg
 as they arrive: that order is then recorded, and replayed.
 
 The strategy's state is saved beside the study, before anything is recorded that follows from new arithmetic. What came
-after it, or all of it where there is no such file, is found again by replaying what the study records.
+after it (everything, without that file) is recomputed by replaying what the study records.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ MOST_REFUSED = 1000
 
 
 class Limits(Protocol):
-    """What refuses candidates before they are trained."""
+    """Limits on candidates, which are refused before they are trained."""
 
     def exceeded(self, decisions: Decisions) -> Limit | None:
         """Return the first limit that an architecture exceeds."""
@@ -93,7 +93,7 @@ class Schedule:
         self._known_tasks = self._known_results = 0
 
     def choose(self, trials: int) -> Task | None:
-        """Return the next task, None if there is none yet or, with no task under way, at all.
+        """Return the next task, or None: a result must come first or, with no task under way, the search has ended.
 
         Args:
             trials: how many trials there are to be.
@@ -164,7 +164,7 @@ class Schedule:
 
     @property
     def _due(self) -> int:
-        """How many results are to be told before the next task is chosen."""
+        """The number of results to tell before the next task is chosen."""
         return max(self.told, len(self.tasks) - self.pending + 1) if self.in_order else len(self._arrived)
 
     def _tell(self) -> bool:

@@ -1,4 +1,4 @@
-"""The search space: what may be decided about a pair of cells, and the genotype that decisions make.
+"""The search space: the decisions about a pair of cells, and the genotype that they make.
 
 Paper section 2: each of two cells has B blocks of five decisions: two states, an operation on each, and how to combine
 the results. Decisions are numbered in the order in which the paper's controller makes them: the normal cell's blocks,
@@ -7,11 +7,11 @@ are settings too.
 
 Every sequence of decisions makes a genotype whose every weight takes part in the output. Two rules see to it:
 
-* States that no block reads are joined. The paper says so of created states; here it holds for a cell's inputs as well,
-  which TF-slim's ``used_hiddenstates`` counts among the states, too. Otherwise one cell in 18 would ignore one of the
-  cells below it, and whole cells of the network would be trained for nothing.
-* A cell that is given all states of the cell below (NASNet-B) reads each of them: once there are only as many reads
-  left as inputs unread, a decision chooses among these.
+* States that no block reads are concatenated. The paper states this for created states; here it holds for a cell's
+  inputs as well, which TF-slim's ``used_hiddenstates`` also counts among the states. Otherwise one cell in 18 would
+  ignore one of the cells below it, and whole cells of the network would be trained in vain.
+* A cell whose inputs are all states of the cell below (NASNet-B) reads each of them: when only as many reads are left
+  as inputs are unread, a decision chooses among these.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ _PER_BLOCK = 5
 
 
 class SpaceError(ValueError):
-    """Settings that make no space, or decisions or a genotype that do not belong to one."""
+    """Invalid settings of a space, or decisions or a genotype that do not belong to one."""
 
 
 @dataclass(frozen=True)
@@ -57,10 +57,10 @@ class Space:
         blocks: B, of each cell.
         operations: what may be applied to a state.
         combiners: how a block may combine two.
-        passes_all: each cell passes all states it creates on, as many as it is given (NASNet-B).
+        passes_all: each cell outputs all states that it creates, as many as it has inputs (NASNet-B).
 
     Raises:
-        SpaceError: if there is nothing to choose from, or a name is unknown or repeated.
+        SpaceError: for an empty set of choices, or a name that is unknown or repeated.
     """
 
     blocks: int = 5
@@ -70,23 +70,23 @@ class Space:
 
     def __post_init__(self) -> None:
         if type(self.blocks) is not int or self.blocks < 1:
-            raise SpaceError(f"a cell has at least one block, not {format_value(self.blocks)}")
+            raise SpaceError(f"blocks must be an int of at least 1, got {format_value(self.blocks)}")
         for what, names, known in (
             ("operations", self.operations, OPERATIONS),
             ("combiners", self.combiners, COMBINERS),
         ):
             if not isinstance(names, tuple) or not all(isinstance(name, str) for name in names):
-                raise SpaceError(f"{what} are a list of names, not {format_value(names)}")
+                raise SpaceError(f"{what} must be a list of names, got {format_value(names)}")
             if unknown := [name for name in names if name not in known]:
                 raise SpaceError(f"unknown {what}: {format_names(unknown)}; known: {', '.join(known)}")
             if not names or len(set(names)) < len(names):
-                raise SpaceError(f"a space has {what} to choose from, each once, not {format_value(list(names))}")
+                raise SpaceError(f"{what} must be at least one name, each given once, got {format_value(list(names))}")
         if not isinstance(self.passes_all, bool):
-            raise SpaceError(f"passes_all is true or false, not {format_value(self.passes_all)}")
+            raise SpaceError(f"passes_all must be true or false, got {format_value(self.passes_all)}")
 
     @property
     def num_inputs(self) -> int:
-        """The states a cell is given."""
+        """The number of inputs of a cell."""
         return self.blocks if self.passes_all else 2
 
     @property
@@ -100,35 +100,35 @@ class Space:
 
     @property
     def num_architectures(self) -> int:
-        """How many different genotypes decisions can make."""
+        """The number of genotypes that decisions can make."""
         return self._count(lambda sides: sides * sides)
 
     @property
     def num_distinct(self) -> int:
-        """How many of them compute different things, as far as swapping the two sides of a block does not matter."""
+        """The number of genotypes that differ by more than swapping the two sides of a block."""
         return self._count(lambda sides: sides * (sides + 1) // 2)
 
     def genotype(self, decisions: Sequence[int]) -> Genotype:
-        """The genotype of one decision after the other.
+        """Return the genotype of a sequence of decisions.
 
         Raises:
-            SpaceError: if there are too many or too few, or one is none of its choices.
+            SpaceError: for too many or too few decisions, or one beyond its choices.
         """
         sizes = self.sizes
         count = len(decisions) if isinstance(decisions, Sequence) else format_value(decisions)
         if count != len(sizes):
-            raise SpaceError(f"an architecture of this space takes {len(sizes)} decisions, not {count}")
+            raise SpaceError(f"an architecture of this space has {len(sizes)} decisions, got {count}")
         for i, (decision, size) in enumerate(zip(decisions, sizes, strict=True)):
             if isinstance(decision, bool) or not isinstance(decision, Integral) or not 0 <= decision < size:
-                raise SpaceError(f"decision {i} has {size} choices; {format_value(decision)} is none of them")
+                raise SpaceError(f"decision {i} must be from 0 to {size - 1}, got {format_value(decision)}")
         half = len(sizes) // 2
         return Genotype(self._cell(decisions[:half]), self._cell(decisions[half:]), passes_all=self.passes_all)
 
     def decisions(self, genotype: Genotype) -> Decisions:
-        """The decisions that make a genotype: ``space.genotype(space.decisions(g))`` has the cells of ``g``.
+        """Return the decisions that make a genotype: ``space.genotype(space.decisions(g))`` has the cells of ``g``.
 
         Raises:
-            SpaceError: if none do.
+            SpaceError: for a genotype outside this space.
         """
         found: list[int] = []
         for kind, cell in genotype.cells.items():
@@ -162,7 +162,7 @@ class Space:
         return named
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain values, for JSON."""
+        """Return plain values, for JSON."""
         return {**asdict(self), "operations": list(self.operations), "combiners": list(self.combiners)}
 
     @classmethod
@@ -170,7 +170,7 @@ class Space:
         """Read what :meth:`to_dict` gave."""
         known = {field.name for field in fields(cls)}
         if unknown := [key for key in data if key not in known]:
-            raise SpaceError(f"a space has no {format_names(unknown)}")
+            raise SpaceError(f"unknown setting of a space: {format_names(unknown)}; known: {', '.join(sorted(known))}")
         lists = {key: tuple(v) for key, v in data.items() if key in ("operations", "combiners") and isinstance(v, list)}
         return cls(**{**data, **lists})
 
@@ -192,7 +192,7 @@ class Space:
         return CellGenotype(blocks, tuple(concat))
 
     def _reads(self, choices: Sequence[int]) -> list[int]:
-        """The states that the blocks of a cell read, two a block."""
+        """Return the states that the blocks of a cell read, two for each block."""
         reads: list[int] = []
         for choice in choices:
             unread = self._must_read(reads)
@@ -200,7 +200,7 @@ class Space:
         return reads
 
     def _choices(self, reads: Sequence[int]) -> list[int]:
-        """The inverse of :meth:`_reads`."""
+        """Return the inverse of :meth:`_reads`."""
         choices = []
         for i, state in enumerate(reads):
             unread = self._must_read(reads[:i])
@@ -208,15 +208,15 @@ class Space:
         return choices
 
     def _must_read(self, reads: Sequence[int]) -> list[int]:
-        """The unread inputs, if there are only as many reads left; else nothing."""
+        """Return the unread inputs if only as many reads are left, else nothing."""
         unread = [state for state in range(self.num_inputs) if state not in reads]
         left = 2 * self.blocks - len(reads)
         return unread if self.passes_all and len(unread) == left else []
 
     def _count(self, pairs: Callable[[int], int]) -> int:
-        """The number of pairs of cells, ``pairs(n)`` being how many pairs can be made of n sides (state, operation).
+        """Return the number of pairs of cells, where ``pairs(n)`` is the number of pairs of n sides (state, operation).
 
-        Where every input must be read, by inclusion and exclusion of the inputs that are not.
+        If every input must be read, it is counted by inclusion and exclusion of the unread inputs.
         """
         operations, combiners = len(self.operations), len(self.combiners)
 

@@ -1,4 +1,4 @@
-"""Where studies are stored: database URLs, connections, and a database's errors in one line."""
+"""Storage of studies: database URLs, connections, and database errors in one line."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ _MODULES = {"mysqldb": "MySQLdb"}
 
 
 class StudyError(RuntimeError):
-    """What keeps a search from being recorded, and what to do about it."""
+    """A study that is unusable or not writable; the message says what to do."""
 
 
 def storage_url(storage: str | Path) -> URL:

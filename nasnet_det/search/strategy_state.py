@@ -39,7 +39,7 @@ def write_state(path: Path, state: Mapping[str, Any]) -> None:
 
 
 def read_state(path: Path) -> dict[str, Any] | None:
-    """Read what :func:`write_state` wrote; None if there is no such file.
+    """Read what :func:`write_state` wrote; None if the file does not exist.
 
     Raises:
         StudyError: if it is damaged.

@@ -66,7 +66,7 @@ class Step:
     Args:
         task: its position among all tasks.
         told: how many results had been told when it was chosen.
-        status: of its result; None while there is none.
+        status: of its result; None until then.
         reward: the validation accuracy; 0 where the child gave none.
         arrived: the position of its result among all results, where they are told as they arrive.
     """
@@ -162,7 +162,7 @@ class Study:
         identity: Mapping[str, Any] | None = None,
         adopt: Mapping[str, Any] | None = None,
     ) -> Study:
-        """Open a study, or create it if there is none and ``identity`` is given.
+        """Open a study, or create it if it does not exist and ``identity`` is given.
 
         Args:
             storage: the path of an SQLite file, or a database URL.
@@ -172,12 +172,12 @@ class Study:
             adopt: more of the same, but where the study has other values, these are taken from it.
 
         Raises:
-            StudyError: if the storage cannot be used, there is no such study, or it has another identity.
+            StudyError: if the storage is unusable, or the study does not exist or has another identity.
         """
         url = storage_url(storage)
         with storage_errors(url):
             if identity is None and url.database and url.drivername == "sqlite" and not Path(url.database).is_file():
-                raise StudyError(f"there is no study at {url.database}")
+                raise StudyError(f"no study at {url.database}")
             backend = connect(url)
             try:
                 study_id = backend.get_study_id_from_name(name)
@@ -359,7 +359,7 @@ class Study:
 
     @property
     def _records_steps(self) -> bool:
-        """Whether trials have several tasks, or are told in an order of their own."""
+        """True if trials have several tasks, or are told in an order of their own."""
         return bool(self.identity.get("rungs") or self.identity.get("order"))
 
     def _steps(self, trial: TrialRow, pending: int) -> tuple[Step, ...]:

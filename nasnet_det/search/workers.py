@@ -36,7 +36,7 @@ class Job:
 
 
 class Evaluator(Protocol):
-    """What a worker does with a child; picklable."""
+    """Trains children on a worker; picklable."""
 
     def check(self) -> None:
         """Raise what would keep every child from being trained: wrong data, an unknown device."""
@@ -68,7 +68,7 @@ class ChildEvaluator:
 
 @dataclass(frozen=True)
 class Outcome:
-    """What became of a job: a trained child, or None if its worker was lost, and why."""
+    """The end of a job: a trained child, or None and the reason if its worker was lost."""
 
     number: int
     trained: Trained | None
@@ -76,13 +76,13 @@ class Outcome:
 
 
 class Workers(Protocol):
-    """Those who train children."""
+    """A set of workers that train children."""
 
     #: How many children are trained at once.
     slots: int
 
     def check(self) -> None:
-        """Raise if children cannot be trained, before any is."""
+        """Raise what would keep every child from being trained."""
 
     def submit(self, job: Job) -> None:
         """Start a child; there must be a free slot."""

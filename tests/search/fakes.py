@@ -7,7 +7,7 @@ import os
 import random
 import time
 import zlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -106,6 +106,7 @@ def run_search(
     in_order: bool = True,
     limits: Sequence[str] = (),
     objectives: Sequence[str] = ("accuracy",),
+    should_stop: Callable[[], bool] = lambda: False,
 ) -> list[Progress]:
     """Run a search to its end, or continue one; gives what it reported."""
     optuna.logging.set_verbosity(optuna.logging.WARNING)
@@ -134,6 +135,7 @@ def run_search(
         pruner=make_pruner(pruner, rungs),
         in_order=in_order,
         checkpoints=Checkpoints(out / "children"),
+        should_stop=should_stop,
     )
     try:
         search.run(trials)
@@ -143,7 +145,7 @@ def run_search(
 
 
 def outcome(out: Path, storage: str | None = None) -> list[tuple[object, ...]]:
-    """What a study holds of every trial, without times: number, decisions, seed, steps and whether it has ended."""
+    """Return what a study records of every trial except times."""
     study = Study.open(storage or out / "study.db", "fake")
     try:
         return [
@@ -154,7 +156,7 @@ def outcome(out: Path, storage: str | None = None) -> list[tuple[object, ...]]:
 
 
 def rewards(out: Path, storage: str | None = None) -> list[float | None]:
-    """The last reward of every trial, None while there is none."""
+    """The last reward of every trial, or None."""
     study = Study.open(storage or out / "study.db", "fake")
     try:
         return [record.reward for record in study.records()]

@@ -229,7 +229,7 @@ def test_what_is_no_database_is_refused(tmp_path: Path) -> None:
     (tmp_path / "text.db").write_text("not a database, but long enough to be looked at" * 30)
     with pytest.raises(StudyError, match=r"text\.db cannot be used: .*not a database"):
         Study.open(tmp_path / "text.db", "s", {"seed": 0})
-    with pytest.raises(StudyError, match="no study at"):
+    with pytest.raises(StudyError, match=r"absent\.db"):
         Study.open(tmp_path / "absent.db", "s")
     assert not (tmp_path / "absent.db").exists()
     assert storage_url("x.db").drivername == "sqlite"
@@ -359,3 +359,15 @@ def test_optunas_importances_and_plots_show_parameters(tmp_path: Path) -> None:
         warnings.simplefilter("ignore")
         for plot in (optuna.visualization.matplotlib.plot_parallel_coordinate, plot_intermediate_values):
             assert plot(study).lines or plot(study).collections
+
+
+def test_a_signal_lost_in_a_destructor_still_stops_the_search(tmp_path: Path) -> None:
+    asked: list[int] = []
+
+    def should_stop() -> bool:
+        asked.append(0)
+        return len(asked) == 3
+
+    with pytest.raises(KeyboardInterrupt):
+        run_search(tmp_path, "random", 9, should_stop=should_stop)
+    assert rewards(tmp_path)[:3] and None not in rewards(tmp_path)[:3] and len(rewards(tmp_path)) < 9
