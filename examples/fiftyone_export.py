@@ -1,4 +1,4 @@
-"""What ``nasnet-det predict`` found, as a FiftyOne data set to look through.
+"""The output of ``nasnet-det predict`` as a FiftyOne data set to look through.
 
 pip install fiftyone
 nasnet-det predict output/my_run pictures/ --output output/found

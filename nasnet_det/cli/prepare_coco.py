@@ -1,9 +1,9 @@
-"""Make the data sets of COCO ready that the paper and the configs use, or say what to download where.
+"""Prepare the data sets of COCO that the paper and the configs use, and list the downloads that are missing.
 
     nasnet-det prepare-coco ROOT
 
-ROOT is the folder that DETECTRON2_DATASETS names (the default: what it names now, or datasets); COCO lies in ROOT/coco.
-Run it again after each download: it makes what can be made and says what is left.
+ROOT is the folder that DETECTRON2_DATASETS names (default: its present value, or datasets); COCO is in ROOT/coco. Run
+it again after each download: it makes what is possible and lists the rest.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from nasnet_det.detection.data.minival import minival_ids, select_minival, selec
 
 
 def parse(argv: Sequence[str] | None) -> argparse.Namespace:
-    """The command line."""
+    """Parse the command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("root", type=Path, nargs="?", default=datasets_root(), metavar="ROOT")
     parser.add_argument("--only", nargs="+", choices=SPLITS, default=list(SPLITS), help="just these data sets")
@@ -30,7 +30,7 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
 
 @command
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run the command; 0 if all data sets asked for are ready, 2 if something is missing."""
+    """Run the command; return 0 if all data sets asked for are ready, 2 if something is missing."""
     args = parse(argv)
     coco = args.root / "coco"
     ids = read_ids(args.minival_ids) if args.minival_ids else minival_ids()
@@ -46,19 +46,19 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def read_ids(path: Path) -> frozenset[int]:
-    """Image ids, one a line.
+    """Read image ids, one a line.
 
     Raises:
-        ValueError: if something else stands there.
+        ValueError: for anything else in the file.
     """
     try:
         return frozenset(map(int, path.read_text(encoding="utf-8").split()))
     except ValueError as error:
-        raise ValueError(f"{path} is no list of image ids, one a line ({error})") from None
+        raise ValueError(f"{path}: expected image ids, one a line ({error})") from None
 
 
 def make(coco: Path, names: Collection[str], ids: frozenset[int]) -> None:
-    """Make minival's annotations and its training set's, where asked for, out of date and possible."""
+    """Write the annotations of minival and of its training set, those in ``names`` that are outdated and possible."""
     wanted = [name for name in (MINIVAL, TRAIN) if name in names and _is_due(coco, SPLITS[name])]
     if not wanted:
         return
@@ -77,7 +77,7 @@ def make(coco: Path, names: Collection[str], ids: frozenset[int]) -> None:
 
 
 def report(name: str, split: CocoSplit, coco: Path) -> bool:
-    """Say whether a data set is ready, and if not, what to download where; whether it is."""
+    """Print whether a data set is ready, or what to download; return whether it is ready."""
     path = coco / split.annotations
     needed = [coco / source for source in split.sources] or [path]
     downloads = [] if path.is_file() or all(map(Path.is_file, needed)) else [split.archive]
@@ -98,7 +98,7 @@ def report(name: str, split: CocoSplit, coco: Path) -> bool:
 
 
 def report_overlap(coco: Path) -> None:
-    """Say how many images of val2017 a detector trained on the paper's training set has seen."""
+    """Print how many images of val2017 are in the paper's training set."""
     seen = {Path(name).stem[-12:] for name in _image_names(coco / SPLITS[TRAIN].annotations)}
     judged = {Path(name).stem for name in _image_names(coco / SPLITS["coco_2017_val"].annotations)}
     print(
@@ -108,7 +108,7 @@ def report_overlap(coco: Path) -> None:
 
 
 def _is_due(coco: Path, split: CocoSplit) -> bool:
-    """Whether all sources of a made file are there, and it is not, or is older than one of them."""
+    """Return whether a made file is missing or older than one of its sources, all of which exist."""
     path, sources = coco / split.annotations, [coco / source for source in split.sources]
     if not all(source.is_file() for source in sources):
         return False

@@ -79,7 +79,7 @@ def find_state_dict(data: Any, averaged: bool = True) -> StateDict:
         averaged: prefer a moving average of the weights to the weights themselves, where both are there.
 
     Raises:
-        ValueError: if there is none; names what is there instead.
+        ValueError: if the content is something else; names its kind.
     """
     keys = (*_AVERAGES, *_WEIGHTS) if averaged else (*_WEIGHTS, *_AVERAGES)
     names: list[str] = []

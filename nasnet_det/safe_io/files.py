@@ -33,7 +33,7 @@ def protecting(paths: Iterable[str | Path] = ()) -> Iterator[None]:
 
 
 def protect(paths: Iterable[str | Path]) -> None:
-    """Add inputs to those that the surrounding :func:`protecting` keeps; a folder stands for the files in it.
+    """Add inputs to those that the surrounding :func:`protecting` keeps; a folder means the files in it.
 
     A path that does not exist is ignored: its reader reports it. Outside of :func:`protecting` this does nothing.
     """
@@ -99,7 +99,7 @@ def remove(path: str | Path) -> None:
 
 
 def _key(path: str | Path) -> _Key | None:
-    """Return what identifies a file whatever it is called; None if there is none."""
+    """Return the identity of a file, the same under all its names; None if the file does not exist."""
     try:
         status = Path(path).stat()
     except (OSError, ValueError):

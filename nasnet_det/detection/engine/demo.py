@@ -86,7 +86,7 @@ def choose_images(annotations: dict[str, Any], number: int) -> dict[str, Any]:
     """Return the first ``number`` images with a few objects, all large and none a crowd, and the categories they show.
 
     Raises:
-        CocoFormatError: if there is no such image.
+        CocoFormatError: if no image qualifies.
     """
     objects: dict[int, list[dict[str, Any]]] = {}
     for entry in annotations.get("annotations", ()):

@@ -49,12 +49,12 @@ _FIXED_FROM = 0.4
 
 
 class FinetuneError(ValueError):
-    """A fine-tuning that cannot be started or resumed: says which and why."""
+    """A fine-tuning that does not suit its output folder or its data; names both and what to do."""
 
 
 @dataclass(frozen=True)
 class Options:
-    """What a user asks of a fine-tuning.
+    """Settings of a fine-tuning.
 
     Args:
         data: the folder, in COCO's, YOLO's or Pascal VOC's form.

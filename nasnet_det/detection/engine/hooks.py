@@ -199,7 +199,7 @@ class Validate(HookBase):
 
 
 class KeepLast(HookBase):
-    """One checkpoint to resume from, written after each evaluation in place of the one before.
+    """One checkpoint to resume from, replaced after each evaluation.
 
     Args:
         period: steps between evaluations.

@@ -1,4 +1,4 @@
-"""Where a training reports its numbers beside its CSV: TensorBoard, Weights & Biases, MLflow."""
+"""Loggers of a training beside its CSV: TensorBoard, Weights & Biases, MLflow."""
 
 from __future__ import annotations
 
@@ -109,7 +109,7 @@ def check_loggers(names: Sequence[str]) -> None:
     """Raise :class:`LoggerError` for a name that is unknown or whose package is not installed."""
     for name in names:
         if name not in LOGGERS:
-            raise LoggerError(f"there is no logger {name!r}; there are {', '.join(LOGGERS)}")
+            raise LoggerError(f"unknown logger {name!r}; known: {', '.join(LOGGERS)}")
         if importlib.util.find_spec(LOGGERS[name][1]) is None:
             extra = "train" if name == "tensorboard" else "loggers"
             raise LoggerError(f"logger {name} is not installed: pip install 'nasnet-det[{extra}]'")

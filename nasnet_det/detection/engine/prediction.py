@@ -22,7 +22,7 @@ RESULTS = ("results.json", "results_compared.json")
 
 
 class PredictionError(ValueError):
-    """Images that cannot be predicted on: says which and why."""
+    """No usable image among the inputs; names them and the reasons."""
 
 
 class Predictions(NamedTuple):

@@ -115,7 +115,7 @@ class Predictor:
         try:
             resized = self.resize.get_transform(pixels).apply_image(pixels)
         except ValueError as error:
-            raise OSError(f"{image.width} x {image.height} pixels cannot be resized ({error})") from None
+            raise OSError(f"{image.width} x {image.height} pixels are too narrow to be resized ({error})") from None
         tensor = torch.as_tensor(np.ascontiguousarray(resized.transpose(2, 0, 1)).astype("float32"))
         record = {"image": tensor, "height": image.height, "width": image.width}
         return self.model([record])[0]["instances"].to("cpu")
