@@ -47,9 +47,9 @@ def open_dataset(root: str | Path, val_share: float = 0.2, seed: int = 0) -> tup
         CocoFormatError: if a file of it cannot be read; names the file.
     """
     splits = read_folder(root)
-    train = splits.get("train") or next(iter(splits.values()))
+    train = splits.get("train") or splits.get("all") or splits["val"]
     val = splits.get("val")
-    if val is None:
+    if val is None or val is train:
         train, val = split(train, val_share, seed)
     return train, val, [category["name"] for category in train.categories]
 

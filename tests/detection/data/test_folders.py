@@ -182,6 +182,12 @@ def test_a_missing_split_is_made_by_seed(tmp_path: Path, pictures: Path, form: s
         open_dataset(write_one(tmp_path / "one", form, pictures))
 
 
+def test_a_lone_validation_set_is_not_trained_on_whole(tmp_path: Path, pictures: Path) -> None:
+    write_coco(tmp_path / "data", {"val": small("val")}, pictures)
+    train, val, _ = open_dataset(tmp_path / "data")
+    assert len(train.content["images"]) == len(val.content["images"]) == 1
+
+
 def write_one(root: Path, form: str, pictures: Path) -> Path:
     content = small("train")
     content["images"], content["annotations"] = content["images"][:1], content["annotations"][:1]
