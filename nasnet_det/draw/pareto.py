@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from matplotlib.figure import Figure
+from matplotlib.ticker import EngFormatter
 
 from nasnet_det.draw.figures import COLORS, FONT, save_figure, style_axes
 
@@ -45,6 +46,7 @@ def draw_front(
         axes.scatter(xs, ys, s=28, color=COLORS[0], label="Pareto front", zorder=3)
     for x, y, name in ordered:
         axes.annotate(name, (x, y), (4, 5), textcoords="offset points", family=FONT, size=8)
+    axes.xaxis.set_major_formatter(EngFormatter(sep=""))
     axes.legend(loc="lower right", prop={"family": FONT, "size": 8.5})
     if path is not None:
         save_figure(figure, path)

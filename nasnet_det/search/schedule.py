@@ -28,7 +28,7 @@ from nasnet_det.search.study import StudyError, Task
 
 #: Tasks after which the state is saved though nothing forces it: a restart replays at most so many.
 _SAVE_EVERY = 200
-#: Candidates refused in a row before a search gives up.
+#: The effort of refusing candidates in a row after which a search gives up.
 MOST_REFUSED = 1000
 
 
@@ -192,7 +192,7 @@ class Schedule:
 
     def _start(self) -> Task:
         refused: dict[Limit, list[Decisions]] = {}
-        count = 0
+        count = effort = 0
         while True:
             decisions = self.strategy.ask()
             limit = None if self.limits is None else self.limits.exceeded(decisions)
@@ -200,8 +200,8 @@ class Schedule:
                 break
             self.strategy.refuse()
             refused.setdefault(limit, []).append(decisions)
-            count += 1
-            if count >= MOST_REFUSED:
+            count, effort = count + 1, effort + limit.effort
+            if effort >= MOST_REFUSED:
                 words = self.limits.describe_refusals(refused)
                 raise LimitError(f"of {count} candidates in a row none meets the limits: {words}; loosen a limit")
         task = self._add(Task(len(self.tasks), self.trials, 0, decisions, self.told, count))
