@@ -8,6 +8,7 @@ genotype::
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 from timm.models import build_model_with_cfg, generate_default_cfgs, register_model
@@ -25,8 +26,11 @@ def _pretrained_cfg(variant: Variant | None, **weights: Any) -> dict[str, Any]:
     preset = PRESETS[variant.stem if variant else "imagenet"]
     size = variant.img_size if variant else preset.image_size
     crop = {"crop_pct": 0.911} if size == 331 else {}  # the crop of timm's nasnetalarge
+    # The last map: after the ImageNet stem's VALID convolution and four reductions, or after two reductions.
+    last = math.ceil((size - 1) // 2 / 16) if preset is PRESETS["imagenet"] else math.ceil(size / 4)
     return {
         "input_size": (3, size, size),
+        "pool_size": (last, last),
         "num_classes": preset.num_classes,
         **preset.data_config(),
         **crop,

@@ -14,11 +14,12 @@ import numpy as np
 import pytest
 import timm
 import torch
-from timm.models import get_pretrained_cfg, load_checkpoint
+from timm.models import get_notrace_functions, get_notrace_modules, get_pretrained_cfg, load_checkpoint
 from timm.models._hub import save_for_hf
 from timm.optim import create_optimizer_v2, param_groups_layer_decay
 from torch import nn
 from torch.export import Dim
+from torchvision.models.feature_extraction import create_feature_extractor, get_graph_node_names
 
 from nasnet_det import FAMILY, Genotype, as_genotype
 from nasnet_det.models.network import NASNet
@@ -35,7 +36,7 @@ def is_cifar(name: str) -> bool:
 
 def tiny(name: str, **kwargs: Any) -> NASNet:
     """The wiring of ``name`` with one cell a stage and 8 filters."""
-    return timm.create_model(name, **TINY, **kwargs)
+    return timm.create_model(name, **{**TINY, **kwargs})
 
 
 def images(name: str, batch: int = 2, channels: int = 3) -> torch.Tensor:
@@ -56,6 +57,8 @@ def test_full_size(name: str) -> None:
     assert model(x).shape == (1, config["num_classes"])
     features = model.forward_features(x)
     assert features.shape[1] == model.num_features == model.feature_info[-1]["num_chs"]
+    assert features.shape[2:] == config["pool_size"]
+    assert model.in_chans == config["input_size"][0]
     assert isinstance(model.get_submodule(config["classifier"]), nn.Linear)
     assert model.get_submodule(config["first_conv"]).in_channels == 3
 
@@ -96,13 +99,54 @@ def test_features_only(name: str) -> None:
         # The VALID stem makes a map up to one place smaller than size / stride.
         assert all(0 <= -(-side // reduction) - got <= 1 for side, got in zip(x.shape[-2:], m.shape[-2:], strict=True))
     some = tiny(name, features_only=True, out_indices=(0, 1)).eval()
-    kept = [n for n, _ in some.model.cells.named_children()]
-    assert f"cells.{kept[-1]}" == tiny(name).feature_info[1]["module"]
+    assert len(some.model.cells) == tiny(name).feature_ends[1]
     some.load_state_dict({k: v for k, v in features.state_dict().items() if k in some.state_dict()})
     for got, expected in zip(some(x), maps, strict=False):
         torch.testing.assert_close(got, expected)
     negative = tiny(name, features_only=True, out_indices=(-1,))
     assert negative.feature_info.channels() == [maps[-1].shape[1]]
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_torchscript(name: str) -> None:
+    """``torch.jit.script`` compiles the network that torch.fx traces: the same numbers at any size, the same names."""
+    model = randomize(tiny(name, num_cells=(1, 1))).double()
+    scripted = torch.jit.script(model)
+    assert scripted.state_dict().keys() == model.state_dict().keys()
+    x = images(name).double()
+    for inputs in (x, x[:1, :, 1:, 3:]):
+        torch.testing.assert_close(scripted(inputs), model(inputs))
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_fx_feature_extraction(name: str) -> None:
+    """As timm's tests extract features by torchvision: forward in evaluation, gradients in training, and scripted."""
+    model = tiny(name, num_classes=4, num_cells=(1, 1)).double()
+    options = {"leaf_modules": get_notrace_modules(), "autowrap_functions": get_notrace_functions()}
+    nodes = [names[-1:] for names in get_graph_node_names(model, tracer_kwargs=options)]
+    traced = create_feature_extractor(
+        model, train_return_nodes=nodes[0], eval_return_nodes=nodes[1], tracer_kwargs=options
+    )
+    x = images(name).double()
+    (logits,) = traced.train()(x).values()
+    logits.mean().backward()
+    assert all(parameter.grad is not None for parameter in traced.parameters())
+    expected = model.eval()(x)
+    for extractor in (traced.eval(), torch.jit.script(traced)):
+        (logits,) = extractor(x).values()
+        torch.testing.assert_close(logits, expected)
+
+
+@pytest.mark.parametrize("feature_cls", ["fx", "hook"])
+@pytest.mark.parametrize("name", FEW)
+def test_features_by_graph_and_hooks(name: str, feature_cls: str) -> None:
+    """timm's FeatureGraphNet and FeatureHookNet give what its FeatureGetterNet gives."""
+    getter = randomize(tiny(name, features_only=True, num_cells=(1, 1))).double()
+    other = tiny(name, features_only=True, feature_cls=feature_cls, num_cells=(1, 1)).eval().double()
+    weights = {key.removeprefix("model."): value for key, value in getter.state_dict().items()}
+    other.load_state_dict({key: weights[key.partition(".")[2]] for key in other.state_dict()})
+    x = images(name).double()
+    torch.testing.assert_close(list(other(x)), list(getter(x)))
 
 
 @pytest.mark.parametrize("name", NAMES)

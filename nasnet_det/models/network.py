@@ -86,6 +86,7 @@ class NASNet(nn.Module):
                 raise ValueError(f"{name} is a whole number of at least {least}, not {number!r:.60}")
         self.max_stride = _check_numbers(stages, num_filters, stem, output_stride)
         self.num_classes, self.num_filters, self.stages = num_classes, num_filters, stages
+        self.in_chans = in_chans
         self.grad_checkpointing = False
 
         if norm_layer is None:
@@ -262,11 +263,19 @@ class NASNet(nn.Module):
         pool = self.global_pool.pool_type if global_pool is None else global_pool
         self.global_pool, self.fc = create_classifier(self.num_features, num_classes, pool_type=pool, **place)
         self.head_hidden_size = self.num_features * self.global_pool.feat_mult()
+        self.global_pool.train(self.training)
+        self.fc.train(self.training)
         if self.aux_head is not None:
             self.aux_head.fc = nn.Linear(self.aux_head.fc.in_features, num_classes, **place)
             initialize(self.aux_head.fc)
         if num_classes > 0:
             initialize(self.fc)
+
+    def __prepare_scriptable__(self) -> torch.fx.GraphModule:
+        """Return what ``torch.jit.script`` compiles: the network traced by torch.fx, with the same parameters.
+
+        The trace is of the present mode, training or evaluation."""
+        return torch.fx.symbolic_trace(self)
 
     def set_grad_checkpointing(self, enable: bool = True) -> None:
         """Keep only the cells' outputs in training and compute the rest again in the backward pass."""
@@ -319,8 +328,14 @@ class NASNet(nn.Module):
         return sum(shape.channels for shape in shapes) if output else shapes[0].channels
 
     def _feature_info(self, output: int) -> dict[str, Any]:
+        """Return timm's entry of a tapped output, with the module whose output is what the next cell reads of it."""
         shape = self.out_shapes[output][0]
-        module = f"cells.{self.plan[output - 1].name}" if output else "stem"
+        if output == 0:
+            module = "stem"
+        elif output == len(self.plan):
+            module = "act"
+        else:
+            module = f"cells.{self.plan[output].name}.preprocess.0.act"
         return {"num_chs": self._channels(output), "reduction": 2**shape.level // shape.dilation, "module": module}
 
     def _map_size(self, img_size: int | tuple[int, int], output: int) -> tuple[int, int]:
@@ -334,6 +349,10 @@ class NASNet(nn.Module):
 
     def _activated(self, output: tuple[Tensor, ...]) -> Tensor:
         return self.act(_joined(output))
+
+
+# torch.fx copies the annotations of a traced forward into its code, and TorchScript reads no annotations in strings.
+NASNet.forward.__annotations__ = {"x": Tensor}
 
 
 def _joined(output: tuple[Tensor, ...]) -> Tensor:

@@ -105,8 +105,10 @@ class MaxPool2dSame(nn.Module):
         window, stride = _pair(self.kernel), _pair(self.stride)
         if _is_symmetric(window, stride) and self.dilation == 1:
             return functional.max_pool2d(x, self.kernel, 1, self.kernel // 2)
-        # The least finite value, not -inf, which some backends turn to NaN; every window holds a real place anyway.
-        x = pad_same(x, window, stride, self.dilation, value=torch.finfo(x.dtype).min)
+        # A finite value: some backends turn -inf into NaN. It is below every activation, and every window holds one.
+        # torch.fx traces this method with a proxy, whose dtype is unknown.
+        lowest = torch.finfo(torch.float16 if x.dtype is torch.float16 else torch.bfloat16).min
+        x = pad_same(x, window, stride, self.dilation, value=lowest)
         return functional.max_pool2d(x, self.kernel, self.stride, dilation=self.dilation)
 
     def extra_repr(self) -> str:
@@ -128,7 +130,7 @@ class AvgPool2dSame(nn.Module):
         if _is_symmetric(window, stride) and self.dilation == 1 and not is_training_on_cpu(x):
             return functional.avg_pool2d(x, self.kernel, 1, self.kernel // 2, count_include_pad=False)
         # Sum over the padded window, divided by the number of its positions inside the map. One channel counts them.
-        ones = torch.ones_like(x[:1] if is_training_on_cpu(x) else x[:1, :1], requires_grad=False)
+        ones = torch.ones_like(x[:1] if is_training_on_cpu(x) else x[:1, :1])
         return self._mean_with_zeros(x) / self._mean_with_zeros(ones)
 
     def _mean_with_zeros(self, x: Tensor) -> Tensor:
