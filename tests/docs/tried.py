@@ -83,7 +83,7 @@ def torchrun(words: Sequence[str]) -> tuple[str, list[str]]:
 def _check_config(options: argparse.Namespace) -> None:
     from nasnet_det.detection.config import read_config
 
-    if options.config_file.endswith(".py"):
+    if options.config_file is None or options.config_file.endswith(".py"):  # predict: its first input is the detector
         return
     # What training or conversion writes stands in no checkout; the paper's config has the same keys.
     made = options.config_file.split("/")[0] in ("output", "converted")
