@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from torch import nn
@@ -11,7 +11,7 @@ from nasnet_det.genotypes.genotype import Genotype
 from nasnet_det.search.costs import NetworkSize
 from nasnet_det.search.limits import Demands, Limit, format_measure
 from nasnet_det.search.space import Space
-from nasnet_det.search.strategies.base import Decisions
+from nasnet_det.search.strategies.base import Decisions, Part
 
 #: Costs remembered; a search of 20,000 trials with as many refused candidates needs about this many.
 _MOST_KNOWN = 100_000
@@ -47,6 +47,10 @@ class SpaceCandidates:
     def genotype(self, decisions: Decisions) -> Genotype:
         """Return the genotype of decisions."""
         return self.space.genotype(decisions)
+
+    def parts(self, decisions: Decisions) -> Sequence[Part]:
+        """Return the cells' edges; the two sides of a block are not told apart."""
+        return edges_of(self.genotype(decisions))
 
     def measures(self, decisions: Decisions) -> dict[str, float]:
         """Return ``params`` and ``macs``, and ``latency`` (ms) once it was measured; empty if nothing is measured."""
@@ -91,3 +95,14 @@ class SpaceCandidates:
             smallest = format_measure(limit.name, least)
             parts.append(f"{len(architectures)} exceed {limit}, the smallest of them has {smallest}")
         return "; ".join(parts)
+
+
+def edges_of(genotype: Genotype) -> list[Part]:
+    """Return every cell's edges, with the operation of each, and its blocks' combiners where one is not a sum."""
+    parts = []
+    for kind, cell in genotype.cells.items():
+        for number, block in enumerate(cell.blocks, start=genotype.num_inputs):
+            parts += [(kind, f"{state}>{number}", operation) for state, operation in block.sides]
+            if block.combine != "add":
+                parts.append((kind, f">{number}", block.combine))
+    return parts

@@ -13,9 +13,13 @@ from abc import ABC, abstractmethod
 from collections import deque
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar, Generic, Protocol, TypeVar
+from typing import Annotated, Any, ClassVar, Generic, Protocol, TypeVar
+
+from pydantic import Field
 
 Decisions = tuple[int, ...]
+#: An edge of a cell: the cell, the states that it connects, and its operation, all as words.
+Part = tuple[str, str, str]
 
 
 @dataclass(frozen=True)
@@ -42,13 +46,16 @@ class Result:
 
 
 class Candidates(Protocol):
-    """What is known of an architecture before it is trained: deterministic and cheap."""
+    """Knowledge of architectures before they are trained: deterministic and cheap."""
 
     def measures(self, decisions: Decisions) -> Mapping[str, float]:
         """Its ``params`` and ``macs`` (multiply-adds of one image)."""
 
+    def parts(self, decisions: Decisions) -> Sequence[Part]:
+        """Return the edges of its cells, the same for every sequence of decisions that makes the same cells."""
+
     def allowed(self, decisions: Decisions) -> bool:
-        """Whether these meet the search's limits."""
+        """Return whether these meet the search's limits."""
 
     def network(self, decisions: Decisions) -> Any:
         """Its untrained child network (``nn.Module``), for training-free scores."""
@@ -56,7 +63,7 @@ class Candidates(Protocol):
 
 @dataclass(frozen=True)
 class Problem:
-    """What is searched for, besides the number of choices of each decision.
+    """Objectives, rungs and knowledge of candidates: a search problem besides the choices of its decisions.
 
     Args:
         objectives: the names of the objectives, ``accuracy`` first.
@@ -165,12 +172,12 @@ class Strategy(ABC, Generic[Settings]):
 
 
 def uniform(sizes: Sequence[int], rng: random.Random) -> Decisions:
-    """Decisions drawn uniformly, as in the paper's random search (section 2)."""
+    """Return uniformly random decisions, as in the paper's random search (section 2)."""
     return tuple(rng.randrange(size) for size in sizes)
 
 
 def mutate(decisions: Decisions, sizes: Sequence[int], changes: int, rng: random.Random) -> Decisions:
-    """Change decisions one after the other, each time a random one that has another choice to another choice."""
+    """Return decisions with ``changes`` random changes to another choice, one after the other."""
     changed = list(decisions)
     open_ones = [i for i, size in enumerate(sizes) if size > 1]
     for _ in range(changes if open_ones else 0):
@@ -180,19 +187,19 @@ def mutate(decisions: Decisions, sizes: Sequence[int], changes: int, rng: random
 
 
 def random_state(rng: random.Random) -> list[Any]:
-    """The state of Python's generator as plain lists."""
+    """Return the state of Python's generator as plain lists."""
     version, words, gauss = rng.getstate()
     return [version, list(words), gauss]
 
 
 def set_random_state(rng: random.Random, state: Sequence[Any]) -> None:
-    """Set what :func:`random_state` gave."""
+    """Set a state returned by :func:`random_state`."""
     version, words, gauss = state
     rng.setstate((version, tuple(words), gauss))
 
 
 class RandomSearch(Strategy[NoSettings]):
-    """Every decision from the uniform distribution (paper section 2)."""
+    """Uniformly random decisions (paper section 2)."""
 
     any_order = multi_objective = True
 
@@ -217,31 +224,35 @@ class RandomSearch(Strategy[NoSettings]):
 
 @dataclass(frozen=True)
 class EvolutionSettings:
-    """Of regularized evolution.
+    """Settings of regularized evolution.
 
     Args:
-        population: P, the results that are alive: the last P told.
-        sample: S, how many of them compete to be a parent.
-        second_change: the probability that a child differs from its parent in two decisions instead of one.
+        population: P, the number of results in the population: the last P told.
+        sample: S, the number of them that compete to be a parent.
+        second_change: probability that a child differs from its parent in two decisions instead of one.
+
+    Raises:
+        ValueError: if ``sample`` exceeds ``population``.
     """
 
-    population: int = 30
-    sample: int = 15
-    second_change: float = 0.5
+    population: Annotated[int, Field(ge=1, le=10**9)] = 30
+    sample: Annotated[int, Field(ge=1, le=10**9)] = 15
+    second_change: Annotated[float, Field(ge=0, le=1)] = 0.5
 
     def __post_init__(self) -> None:
-        if not 1 <= self.sample <= self.population:
-            raise ValueError(f"of a population of {self.population}, {self.sample} cannot compete")
+        if self.sample > self.population:
+            raise ValueError(f"sample must be at most population ({self.population}), got {self.sample}")
 
 
 class RegularizedEvolution(Strategy[EvolutionSettings]):
-    """Real et al., 'Regularized Evolution for Image Classifier Architecture Search' (arXiv:1802.01548), algorithm 1:
-    the best of a random sample of the population has a child; the oldest dies.
+    """Regularized evolution (Real et al., arXiv:1802.01548, algorithm 1).
 
-    Until the population is complete, and for as long as its results are not in, architectures are random.
+    The best of a random sample of the population has a mutated child; the oldest member is removed. Architectures are
+    random until the population is complete.
     """
 
     settings_type = EvolutionSettings
+    any_order = True
 
     def __init__(
         self,

@@ -1,4 +1,4 @@
-"""A strategy that tries given architectures one after the other: the second phase (paper appendix A.3)."""
+"""A strategy that evaluates a list of architectures: the search's second phase (paper appendix A.3)."""
 
 from __future__ import annotations
 
@@ -11,33 +11,34 @@ from nasnet_det.search.strategies.base import Decisions, Problem, Strategy
 
 @dataclass(frozen=True)
 class ListedSettings:
-    """Of a list.
+    """Settings of :class:`Listed`.
 
     Args:
-        architectures: what to try, in this order.
+        architectures: the architectures to evaluate, in this order.
     """
 
     architectures: tuple[Decisions, ...] = ()
 
 
 class Listed(Strategy[ListedSettings]):
-    """Given architectures, each once."""
+    """Each of a list of architectures once."""
 
     settings_type = ListedSettings
+    any_order = multi_objective = True
 
     def __init__(self, sizes: Sequence[int], seed: int, settings: ListedSettings, problem: Problem = Problem()) -> None:
         super().__init__(sizes, seed, settings, problem)
-        self.place = 0
+        self.position = 0
 
     def _ask(self) -> Decisions:
-        self.place += 1
-        return self.settings.architectures[self.place - 1]
+        self.position += 1
+        return self.settings.architectures[self.position - 1]
 
     def _tell(self, decisions: Decisions, reward: float) -> None:
         pass
 
     def _state(self) -> dict[str, Any]:
-        return {"place": self.place}
+        return {"place": self.position}
 
     def _load(self, state: Mapping[str, Any]) -> None:
-        self.place = state["place"]
+        self.position = state["place"]

@@ -1,231 +1,222 @@
 """Evolution guided by a Gaussian process: of many mutants of the best architectures, evaluate the most promising.
 
-The project's recommended strategy. The process predicts an architecture's reward from those of the architectures that
-differ from it in few decisions; which mutants are evaluated is decided by Thompson sampling (Thompson 1933): each is
-the best of one function drawn from the posterior, so that promise and ignorance are weighed, and a batch drawn at once
-does not crowd in one place. Related: Kandasamy et al., arXiv:1802.07191; White et al., arXiv:1910.11858.
+The project's recommended strategy. A Gaussian process learns from all results, those of lower rungs included, and
+predicts the reward of mutants; the one with the highest upper confidence bound (Srinivas et al., arXiv:0912.3995) is
+evaluated. Related: Kandasamy et al., arXiv:1802.07191; White et al., arXiv:1910.11858; Ru et al., arXiv:2006.07556.
 """
 
 from __future__ import annotations
 
+import bisect
 import random
-from collections import deque
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from functools import lru_cache
-from statistics import NormalDist
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
 from numpy.typing import NDArray
+from pydantic import Field
 
 from nasnet_det.search.strategies.base import (
     Decisions,
     Problem,
+    Result,
     Strategy,
     mutate,
     random_state,
     set_random_state,
     uniform,
 )
+from nasnet_det.search.strategies.features import CellFeatures, DecisionFeatures, Features
+from nasnet_det.search.strategies.gaussian_process import GaussianProcess, Kernel, normal_scores
 
 Floats = NDArray[np.float64]
-
-
-class GaussianProcess:
-    """A Gaussian process over architectures, of known data.
-
-    Its kernel is ``exp(-d / length)``, d the share of decisions in which two architectures differ. Rewards enter by
-    their rank, as a standard normal's quantiles: accuracies crowd at the top and have a long tail of failures, and
-    only their order matters to a search. The length and the noise are those, of a few, under which the data are most
-    likely.
-
-    Args:
-        sizes: the number of choices of each decision.
-        architectures: ``(n, decisions)``.
-        rewards: ``(n,)``.
-        kernel: length and noise, if they are not to be chosen anew.
-    """
-
-    LENGTHS = (0.08, 0.16, 0.32, 0.64)
-    NOISES = (0.02, 0.1, 0.3)
-
-    def __init__(
-        self,
-        sizes: Sequence[int],
-        architectures: NDArray[np.int64],
-        rewards: Floats,
-        kernel: tuple[float, float] | None = None,
-    ) -> None:
-        self._starts = np.cumsum([0, *sizes[:-1]])
-        self._width = sum(sizes)
-        self._data = self._one_hot(architectures)
-        self._distances = self._distance(self._data, self._data)
-        self._targets = normal_scores(rewards)
-        self.kernel = kernel or max(self._kernels(), key=lambda scored: scored[0])[1]
-
-    def posterior(self, architectures: NDArray[np.int64]) -> tuple[Floats, Floats]:
-        """Mean ``(m,)`` and covariance ``(m, m)`` of the noiseless reward's score at ``architectures`` ``(m, ...)``."""
-        points = self._one_hot(architectures)
-        length, noise = self.kernel
-        across = np.exp(-self._distance(self._data, points) / length)
-        covariance = np.exp(-self._distances / length) + noise * np.eye(len(self._data))
-        solved = np.linalg.solve(covariance, np.column_stack((self._targets, across)))
-        mean = across.T @ solved[:, 0]
-        scale = max(float(self._targets @ solved[:, 0]) / len(self._targets), 1e-3)
-        left = np.exp(-self._distance(points, points) / length) - across.T @ solved[:, 1:]
-        return mean, scale * left
-
-    def _kernels(self) -> Iterator[tuple[float, tuple[float, float]]]:
-        """Every length and noise with the log-likelihood of the data under it, its scale the best, up to a constant."""
-        count = len(self._targets)
-        for length in self.LENGTHS:
-            values, vectors = np.linalg.eigh(np.exp(-self._distances / length))
-            squares = (self._targets @ vectors) ** 2
-            for noise in self.NOISES:
-                spread = np.maximum(values, 0) + noise
-                scale = max(float((squares / spread).sum()) / count, 1e-12)
-                yield float(-np.log(spread).sum() / 2 - count / 2 * np.log(scale)), (length, noise)
-
-    def _one_hot(self, architectures: NDArray[np.int64]) -> Floats:
-        rows = np.zeros((len(architectures), self._width))
-        rows[np.arange(len(architectures))[:, None], self._starts + architectures] = 1
-        return rows
-
-    def _distance(self, a: Floats, b: Floats) -> Floats:
-        return 1 - a @ b.T / len(self._starts)
-
-
-def normal_scores(values: Floats) -> Floats:
-    """Each value's rank, as that quantile of the standard normal; equal values in the order in which they stand."""
-    scores = np.empty(len(values))
-    scores[np.argsort(values, kind="stable")] = _quantiles(len(values))
-    return scores
-
-
-@lru_cache(maxsize=1024)
-def _quantiles(count: int) -> Floats:
-    normal = NormalDist()
-    return np.array([normal.inv_cdf((i + 0.5) / count) for i in range(count)])
+Positive = Annotated[int, Field(ge=1, le=10**9)]
+#: Results from which the kernel is fitted at most: the best half of so many, and the latest.
+_FITTED = 300
 
 
 @dataclass(frozen=True)
 class GuidedSettings:
-    """Of guided evolution.
+    """Settings of guided evolution.
 
     Args:
-        initial: how many random architectures come first.
-        parents: how many of the best architectures have mutants.
-        mutants: how many are judged for each batch.
-        random_share: the share of them that is random instead.
-        batch: how many are drawn from one posterior.
-        memory: how many results the process knows: the best half of so many, and the latest.
-        revisit: an architecture may be evaluated again after so many others: rewards are noisy.
-        refit: results between two choices of the kernel.
+        initial: number of random architectures to start with.
+        parents: number of the best architectures that have mutants.
+        mutants: number of candidates compared for each evaluation.
+        random_share: share of them that is random instead.
+        changes: largest number of decisions in which a mutant differs from its parent.
+        exploration: weight of the predicted deviation, added to the mean.
+        memory: number of trials the process knows: the best half of so many, and the latest.
+        refit: growth of the number of results after which the kernel is fitted again.
     """
 
-    initial: int = 20
-    parents: int = 10
-    mutants: int = 100
-    random_share: float = 0.1
-    batch: int = 5
-    memory: int = 300
-    revisit: int = 100
-    refit: int = 40
+    initial: Positive = 10
+    parents: Positive = 10
+    mutants: Positive = 200
+    random_share: Annotated[float, Field(ge=0, le=1)] = 0.1
+    changes: Positive = 3
+    exploration: Annotated[float, Field(ge=0, le=1e9)] = 3.0
+    memory: Annotated[int, Field(ge=2, le=10**9)] = 500
+    refit: Annotated[float, Field(ge=1, le=1e9)] = 1.25
 
-    def __post_init__(self) -> None:
-        if min(self.initial, self.parents, self.mutants, self.batch, self.memory // 2, self.refit) < 1:
-            raise ValueError(f"no guided evolution can have these settings: {self}")
+
+@dataclass
+class _Trial:
+    """A trial with results: the rewards by the index of the rung."""
+
+    decisions: Decisions
+    rewards: dict[int, float]
+
+    @property
+    def last(self) -> tuple[int, float]:
+        """Its highest rung and the reward there."""
+        return max(self.rewards.items())
 
 
 class GuidedEvolution(Strategy[GuidedSettings]):
-    """Random architectures first; then, a batch at a time, the mutants that the process would evaluate."""
+    """Random architectures first, then the mutants of the highest upper confidence bound.
+
+    An architecture that still waits for its result counts as having the predicted one, so that workers do not crowd
+    around the same candidate.
+    """
 
     settings_type = GuidedSettings
+    any_order = True
 
     def __init__(
         self, sizes: Sequence[int], seed: int, settings: GuidedSettings = GuidedSettings(), problem: Problem = Problem()
     ) -> None:
         super().__init__(sizes, seed, settings, problem)
         self.rng = random.Random(seed)
-        self.noise = np.random.default_rng(seed)
-        self.told: list[tuple[Decisions, float]] = []
-        self.count = 0
-        self.drawn: deque[Decisions] = deque()
-        self.recent: deque[Decisions] = deque(maxlen=settings.revisit)
-        self.kernel: tuple[float, float] | None = None
-        self.fitted = 0
+        self.features: Features = (
+            DecisionFeatures(sizes) if problem.candidates is None else CellFeatures(sizes, problem.candidates)
+        )
+        self.told: dict[int, _Trial] = {}
+        self.count = self.fitted = 0
+        self.kernel: Kernel | None = None
+        self._known: dict[Decisions, Floats] = {}
 
-    def _ask(self) -> Decisions:
-        if not self.drawn and self.count >= self.settings.initial:
-            self.drawn.extend(self._batch())
-            self.updates += 1
-        decisions = self.drawn.popleft() if self.drawn else uniform(self.sizes, self.rng)
-        self.recent.append(decisions)
-        return decisions
+    def tell(self, number: int, result: Result) -> None:
+        """Learn a result of a trial, at any rung and in any order of trials."""
+        if number in self.asked:
+            self.told[number] = _Trial(self.asked.pop(number), {})
+            self.count += 1
+        if number in self.told:
+            rung = bisect.bisect_left(self.problem.rungs, result.epochs)
+            self.told[number].rewards[rung] = float(result.reward)
+            self._forget()
 
     def _tell(self, decisions: Decisions, reward: float) -> None:
-        self.told.append((decisions, reward))
-        self.count += 1
-        half = self.settings.memory // 2
-        if len(self.told) > 2 * half:
-            old = range(len(self.told) - half)
-            del self.told[min(old, key=lambda i: self.told[i][1])]
+        raise NotImplementedError("tell learns by itself")
 
-    def _batch(self) -> list[Decisions]:
-        """The architectures to evaluate next: for each, the mutant that is best under a draw from the posterior."""
-        mutants = self._mutants()
-        if not mutants:
-            return [uniform(self.sizes, self.rng)]
-        if self.kernel is None or self.count >= self.fitted + self.settings.refit:
-            self.kernel, self.fitted = None, self.count
-        architectures = np.array([decisions for decisions, _ in self.told])
-        rewards = np.array([reward for _, reward in self.told])
-        process = GaussianProcess(self.sizes, architectures, rewards, self.kernel)
-        self.kernel = process.kernel
-        mean, covariance = process.posterior(np.array(mutants))
-        factor = np.linalg.cholesky(covariance + 1e-4 * np.eye(len(mutants)))
-        chosen: list[int] = []
-        for _ in range(min(self.settings.batch, len(mutants))):
-            drawn = mean + factor @ self.noise.standard_normal(len(mutants))
-            drawn[chosen] = -np.inf
-            chosen.append(int(drawn.argmax()))
-        return [mutants[i] for i in chosen]
+    def _ask(self) -> Decisions:
+        candidates = self._candidates() if self.count >= self.settings.initial else []
+        if not candidates:
+            return uniform(self.sizes, self.rng)
+        self.updates += 1
+        waiting = list(self.asked.values())[-self.settings.memory // 2 :]
+        mean, deviation = self._model(waiting).predict(self._rows(candidates))
+        return candidates[int((mean + self.settings.exploration * deviation).argmax())]
 
-    def _mutants(self) -> list[Decisions]:
-        """Mutants of the best architectures, and some random ones, none of them waited for or evaluated of late."""
+    def _candidates(self) -> list[Decisions]:
+        """Return mutants of the best architectures and random ones, without those known or waited for."""
         settings = self.settings
-        parents: dict[Decisions, None] = {}
-        for decisions, _ in sorted(self.told, key=lambda result: -result[1]):
-            parents[decisions] = None
-            if len(parents) == settings.parents:
-                break
-        pool = list(parents)
+        best = sorted(self.told.values(), key=lambda trial: trial.last, reverse=True)
+        parents = list(dict.fromkeys(trial.decisions for trial in best))[: settings.parents]
         strangers = round(settings.random_share * settings.mutants)
         found = {uniform(self.sizes, self.rng): None for _ in range(strangers)}
         for _ in range(settings.mutants - strangers):
-            changes = 1 + sum(self.rng.random() < 0.5 for _ in range(2))
-            found[mutate(self.rng.choice(pool), self.sizes, changes, self.rng)] = None
-        taken = {*self.recent, *self.asked.values()}
-        return [decisions for decisions in found if decisions not in taken]
+            changes = 1 + sum(self.rng.random() < 0.5 for _ in range(settings.changes - 1))
+            found[mutate(self.rng.choice(parents), self.sizes, changes, self.rng)] = None
+        taken = {*(trial.decisions for trial in self.told.values()), *self.asked.values()}
+        limits = self.problem.candidates
+        return [d for d in found if d not in taken and (limits is None or limits.allowed(d))]
+
+    def _model(self, waiting: Sequence[Decisions]) -> GaussianProcess:
+        """Return the process that knows all results, and the predicted ones of what is waited for."""
+        self._remember()
+        rows = [(trial.decisions, rung) for trial in self.told.values() for rung in trial.rewards]
+        features = self._rows([decisions for decisions, _ in rows], [rung for _, rung in rows])
+        targets = self._targets()
+        widths = [*self.features.widths, *([1] if self._rungs > 1 else [])]
+        if self.kernel is None or self.count >= self.fitted * self.settings.refit:
+            known = np.argsort(-targets, kind="stable")[: _FITTED // 2]
+            chosen = np.union1d(known, np.arange(len(targets))[-_FITTED // 2 :])
+            self.kernel = GaussianProcess(features[chosen], targets[chosen], widths).kernel
+            self.fitted = self.count
+        process = GaussianProcess(features, targets, widths, self.kernel)
+        if not waiting:
+            return process
+        pending = self._rows(waiting)
+        mean, _ = process.predict(pending)
+        return GaussianProcess(
+            np.concatenate((features, pending)), np.concatenate((targets, mean)), widths, self.kernel
+        )
+
+    def _remember(self) -> None:
+        """Keep the features of the architectures with results, and of no others."""
+        told = {trial.decisions for trial in self.told.values()}
+        if new := sorted(told - self._known.keys()):
+            self._known |= zip(new, self.features(new), strict=True)
+        self._known = {decisions: self._known[decisions] for decisions in told}
+
+    @property
+    def _rungs(self) -> int:
+        return max(len(self.problem.rungs), 1)
+
+    def _rows(self, architectures: Sequence[Decisions], rungs: Sequence[int] | None = None) -> Floats:
+        """Return the features of architectures at rungs; at the last one by default."""
+        rows = self._features(architectures)
+        if self._rungs == 1:
+            return rows
+        column = np.full(len(rows), self._rungs - 1.0) if rungs is None else np.array(rungs, dtype=float)
+        return np.column_stack((rows, column))
+
+    def _features(self, architectures: Sequence[Decisions]) -> Floats:
+        """Return features; those of architectures with results are computed once."""
+        if any(decisions not in self._known for decisions in architectures):
+            return self.features(architectures)
+        return np.array([self._known[decisions] for decisions in architectures])
+
+    def _targets(self) -> Floats:
+        """Return every result as the model learns it: the normal score of its rank within its rung.
+
+        Who reaches a higher rung was among the best of the rung below: scores there are shifted and scaled to the mean
+        and deviation that these had below. Ranks make the model indifferent to accuracies' long tail of failures.
+        """
+        scores: dict[tuple[int, int], float] = {}
+        for rung in range(self._rungs):
+            numbers = [number for number, trial in self.told.items() if rung in trial.rewards]
+            if not numbers:
+                continue
+            values = normal_scores(np.array([self.told[number].rewards[rung] for number in numbers]))
+            if before := [scores[number, rung - 1] for number in numbers if (number, rung - 1) in scores]:
+                values = np.mean(before) + max(float(np.std(before)), 0.3) * values
+            scores.update(((number, rung), float(value)) for number, value in zip(numbers, values, strict=True))
+        targets = np.array([scores[number, rung] for number, trial in self.told.items() for rung in trial.rewards])
+        return targets - targets.mean()
+
+    def _forget(self) -> None:
+        half = self.settings.memory // 2
+        if len(self.told) > 2 * half:
+            old = list(self.told)[:-half]
+            del self.told[min(old, key=lambda number: self.told[number].last)]
 
     def _state(self) -> dict[str, Any]:
         return {
             "rng": random_state(self.rng),
-            "noise": self.noise.bit_generator.state,
-            "told": [[list(d), reward] for d, reward in self.told],
+            "told": [
+                [number, list(trial.decisions), [[r, v] for r, v in trial.rewards.items()]]
+                for number, trial in self.told.items()
+            ],
             "count": self.count,
-            "drawn": [list(d) for d in self.drawn],
-            "recent": [list(d) for d in self.recent],
-            "kernel": None if self.kernel is None else list(self.kernel),
+            "kernel": None if self.kernel is None else [list(self.kernel.weights), self.kernel.noise],
             "fitted": self.fitted,
         }
 
     def _load(self, state: Mapping[str, Any]) -> None:
         set_random_state(self.rng, state["rng"])
-        self.noise.bit_generator.state = state["noise"]
-        self.told = [(tuple(d), reward) for d, reward in state["told"]]
+        self.told = {number: _Trial(tuple(d), dict(rewards)) for number, d, rewards in state["told"]}
         self.count, self.fitted = state["count"], state["fitted"]
-        self.drawn = deque(tuple(d) for d in state["drawn"])
-        self.recent = deque((tuple(d) for d in state["recent"]), maxlen=self.settings.revisit)
-        self.kernel = None if state["kernel"] is None else tuple(state["kernel"])
+        self.kernel = None if state["kernel"] is None else Kernel(tuple(state["kernel"][0]), state["kernel"][1])

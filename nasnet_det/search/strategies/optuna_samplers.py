@@ -1,9 +1,10 @@
-"""Optuna's own samplers as strategies, for comparison."""
+"""Optuna's samplers as strategies."""
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -12,30 +13,36 @@ from optuna.distributions import CategoricalDistribution
 from optuna.samplers import BaseSampler
 from optuna.trial import FrozenTrial, TrialState, create_trial
 
-from nasnet_det.search.strategies.base import Decisions, Problem, Strategy
+from nasnet_det.safe_io.values import format_value
+from nasnet_det.search.strategies.base import Decisions, Problem, Result, Strategy
 
 
 @dataclass(frozen=True)
 class SamplerSettings:
-    """Which sampler.
+    """A sampler of Optuna.
 
     Args:
-        sampler: the name of a class in ``optuna.samplers`` that takes a seed.
-        options: what else to give it.
+        sampler: the name of a class in ``optuna.samplers``.
+        options: its arguments; the seed and a grid's search space are given to those that take them.
     """
 
     sampler: str = "TPESampler"
-    options: tuple[tuple[str, Any], ...] = ()
+    options: Mapping[str, Any] = field(default_factory=dict)
 
 
 class OptunaSampler(Strategy[SamplerSettings]):
-    """A sampler over one categorical parameter for each decision, in a study of its own in memory.
+    """A sampler over one categorical parameter for each decision, in an Optuna study in memory.
 
-    The sampler is made anew for every ask, its seed drawn from the strategy's and the ask's number: then all its state
-    lies in the trials, and can be saved. Its cost grows with the number of trials.
+    Results of lower rungs are intermediate values, stopped trials are pruned, failed and refused ones failed. The
+    sampler is created again for every ask, its seed drawn from the strategy's and the ask's number: then all its state
+    is in the trials, and can be saved. Its cost grows with the number of trials.
+
+    Raises:
+        ValueError: if Optuna has no such sampler, or it does not take the options.
     """
 
     settings_type = SamplerSettings
+    any_order = multi_objective = True
 
     def __init__(
         self,
@@ -46,52 +53,114 @@ class OptunaSampler(Strategy[SamplerSettings]):
     ) -> None:
         super().__init__(sizes, seed, settings, problem)
         self.choices = {f"decision_{i:03d}": CategoricalDistribution(range(size)) for i, size in enumerate(sizes)}
+        #: Optuna's numbers of the trials without a final result, by this search's.
+        self.open: dict[int, int] = {}
         self._make_sampler(0)
         self._start([])
 
+    def refuse(self) -> None:
+        """Take back the last ask; its trial fails in Optuna's study."""
+        super().refuse()
+        self.study.tell(self.open.pop(self.trials), state=TrialState.FAIL)
+
+    def tell(self, number: int, result: Result) -> None:
+        """Learn a result of a trial, at any rung and in any order of trials."""
+        self.asked.pop(number, None)
+        if number not in self.open:
+            return
+        if result.failed:
+            self.study.tell(self.open.pop(number), state=TrialState.FAIL)
+        elif result.final:
+            self.study.tell(self.open.pop(number), list(result.values))
+        elif len(result.values) == 1:  # Optuna has no intermediate values of several objectives
+            trial = optuna.trial.Trial(self.study, self._trials()[self.open[number]]._trial_id)
+            trial.report(result.reward, result.epochs)
+
+    def stop(self, number: int) -> None:
+        """Learn that a trial was pruned."""
+        if number in self.open:
+            pruned = TrialState.PRUNED if len(self.problem.objectives) == 1 else TrialState.FAIL
+            self.study.tell(self.open.pop(number), state=pruned)
+
     def _ask(self) -> Decisions:
-        number = len(self.study.get_trials(deepcopy=False))
+        number = len(self._trials())
         self.study.sampler = self._make_sampler(number)
         trial = self.study.ask(dict(self.choices))
+        self.open[self.trials] = number
         self.updates += 1
         return tuple(trial.params[name] for name in self.choices)
 
     def _tell(self, decisions: Decisions, reward: float) -> None:
-        self.study.tell(self.told, reward)
-        self.told += 1
+        raise NotImplementedError("tell learns by itself")
+
+    def _trials(self) -> list[FrozenTrial]:
+        return self.study.get_trials(deepcopy=False)
 
     def _state(self) -> dict[str, Any]:
-        trials = self.study.get_trials(deepcopy=False)
-        return {
-            "trials": [[list(trial.params.values()), trial.value, trial.system_attrs] for trial in trials],
-        }
+        return {"trials": [self._saved(trial) for trial in self._trials()], "open": list(self.open.items())}
 
     def _load(self, state: Mapping[str, Any]) -> None:
         self._start(state["trials"])
+        self.open = dict(state["open"])
 
     def _start(self, trials: Sequence[Any]) -> None:
         before = optuna.logging.get_verbosity()
         optuna.logging.set_verbosity(optuna.logging.WARNING)
         try:
-            self.study = optuna.create_study(direction="maximize")
+            self.study = optuna.create_study(directions=["maximize"] * len(self.problem.objectives))
         finally:
             optuna.logging.set_verbosity(before)
-        self.study.add_trials([self._trial(*trial) for trial in trials])
-        self.told = sum(value is not None for _, value, _ in trials)
+        self.study.add_trials([self._restored(*trial) for trial in trials])
 
-    def _trial(self, decisions: Sequence[int], value: float | None, system_attrs: Mapping[str, Any]) -> FrozenTrial:
+    def _saved(self, trial: FrozenTrial) -> list[Any]:
+        decisions = [trial.params[name] for name in self.choices]
+        intermediate = [[epochs, value] for epochs, value in trial.intermediate_values.items()]
+        return [decisions, trial.state.name, trial.values, intermediate, trial.system_attrs]
+
+    def _restored(
+        self,
+        decisions: Sequence[int],
+        state: str,
+        values: Sequence[float] | None,
+        intermediate: Sequence[tuple[int, float]],
+        system_attrs: Mapping[str, Any],
+    ) -> FrozenTrial:
         return create_trial(
-            state=TrialState.RUNNING if value is None else TrialState.COMPLETE,
-            value=value,
+            state=TrialState[state],
+            values=values,
             params=dict(zip(self.choices, decisions, strict=True)),
             distributions=dict(self.choices),
+            intermediate_values=dict(intermediate),
             system_attrs=dict(system_attrs),
         )
 
     def _make_sampler(self, number: int) -> BaseSampler:
-        kind = getattr(optuna.samplers, self.settings.sampler, None)
-        if not (isinstance(kind, type) and issubclass(kind, BaseSampler)):
-            raise ValueError(f"Optuna has no sampler called {self.settings.sampler!r}")
-        seed = int(np.random.SeedSequence((self.seed, number)).generate_state(1)[0])
-        options: dict[str, Any] = {"seed": seed, **dict(self.settings.options)}
-        return kind(**options)
+        kind = sampler_class(self.settings.sampler)
+        given: dict[str, Any] = {
+            "seed": int(np.random.SeedSequence((self.seed, number)).generate_state(1)[0]),
+            "search_space": {name: distribution.choices for name, distribution in self.choices.items()},
+        }
+        taken = inspect.signature(kind).parameters
+        options = {name: value for name, value in given.items() if name in taken} | dict(self.settings.options)
+        try:
+            return kind(**options)
+        except (TypeError, ValueError, ImportError) as error:
+            options = dict(self.settings.options)
+            raise ValueError(f"{kind.__name__} does not take {format_value(options)}: {error}") from None
+
+
+def sampler_class(name: str) -> type[BaseSampler]:
+    """Return the class of a sampler.
+
+    Raises:
+        ValueError: if Optuna has no such sampler.
+    """
+    kind = getattr(optuna.samplers, name, None)
+    if not (isinstance(kind, type) and issubclass(kind, BaseSampler) and kind is not BaseSampler):
+        raise ValueError(f"Optuna has no sampler {format_value(name)}; it has {', '.join(sampler_names())}")
+    return kind
+
+
+def sampler_names() -> list[str]:
+    """Return the names of Optuna's samplers."""
+    return [name for name in optuna.samplers.__all__ if name.endswith("Sampler") and name != "BaseSampler"]

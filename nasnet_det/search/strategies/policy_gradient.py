@@ -1,55 +1,56 @@
-"""The paper's search: an LSTM controller taught by PPO, and by REINFORCE, its predecessor (paper appendix A.2, A.3)."""
+"""The paper's search: an LSTM controller trained by PPO, or by REINFORCE, its predecessor (paper appendix A.2, A.3)."""
 
 from __future__ import annotations
 
 from collections import deque
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
+import torch
+from pydantic import Field
+from torch import Tensor
 
 from nasnet_det.search.strategies.base import Decisions, Problem, Strategy
-from nasnet_det.search.strategies.controller import Adam, Controller, Floats
+from nasnet_det.search.strategies.controller import Controller
+
+Positive = Annotated[int, Field(ge=1, le=10**9)]
 
 
 @dataclass(frozen=True)
 class ControllerSettings:
-    """The defaults are the paper's appendix A.2, to the letter.
+    """Settings of the controller and its training; the defaults are the paper's appendix A.2, to the letter.
 
     Args:
         hidden: units of the one-layer LSTM.
-        learning_rate: of Adam, which the paper does not name.
-        entropy_weight: of the entropy bonus: the mean over architectures of the sum over decisions.
-        baseline_decay: the weight of the old value in the moving average of rewards that is taken off each reward.
+        learning_rate: learning rate of Adam; the paper does not name the optimizer.
+        entropy_weight: weight of the entropy bonus: the mean over architectures of the sum over decisions.
+        baseline_decay: decay of the moving average of rewards that is subtracted from each reward.
         minibatch: architectures an update.
-        clip: PPO's epsilon, on the ratio of joint probabilities; None for REINFORCE. PPO's paper has 0.2.
+        clip: PPO's epsilon, on the ratio of joint probabilities (0.2 in PPO's paper); None for REINFORCE.
         epochs: gradient steps on each minibatch. Neither paper gives one for this use; PPO's has 3 to 15.
         standardize: divide a minibatch's advantages by their deviation (the paper scales by the accuracy itself).
         weight_scale: initial weights are uniform in [-weight_scale, weight_scale].
     """
 
-    hidden: int = 100
-    learning_rate: float = 0.00035
-    entropy_weight: float = 0.00001
-    baseline_decay: float = 0.95
-    minibatch: int = 20
-    clip: float | None = 0.2
-    epochs: int = 10
+    hidden: Positive = 100
+    learning_rate: Annotated[float, Field(gt=0, le=1e9)] = 0.00035
+    entropy_weight: Annotated[float, Field(ge=0, le=1e9)] = 0.00001
+    baseline_decay: Annotated[float, Field(ge=0, lt=1)] = 0.95
+    minibatch: Positive = 20
+    clip: Annotated[float, Field(gt=0, le=1e9)] | None = 0.2
+    epochs: Positive = 10
     standardize: bool = False
-    weight_scale: float = 0.1
-
-    def __post_init__(self) -> None:
-        if min(self.hidden, self.minibatch, self.epochs) < 1 or not 0 <= self.baseline_decay < 1:
-            raise ValueError(f"no controller can have these settings: {self}")
+    weight_scale: Annotated[float, Field(ge=0, le=1e9)] = 0.1
 
 
 class PolicyGradient(Strategy[ControllerSettings]):
-    """The controller, what it waits for, and how it learns.
+    """A controller that samples architectures and learns from their rewards.
 
-    Architectures are drawn a minibatch at a time and handed out one by one; results are gathered until a minibatch is
-    complete, then the controller is updated (appendix A.3). What was drawn before an update is still handed out after
-    it: PPO's ratio is taken to the probability that each architecture had when it was drawn.
+    Architectures are sampled a minibatch at a time; results are gathered until a minibatch is complete, then the
+    controller is updated (appendix A.3). What was sampled before an update is still evaluated after it: PPO's ratio is
+    taken to the probability that each architecture had when it was sampled.
     """
 
     settings_type = ControllerSettings
@@ -62,18 +63,19 @@ class PolicyGradient(Strategy[ControllerSettings]):
         problem: Problem = Problem(),
     ) -> None:
         super().__init__(sizes, seed, settings, problem)
-        self.rng = np.random.default_rng(seed)
-        self.controller = Controller(sizes, self.rng, settings.hidden, settings.weight_scale)
-        self.optimizer = Adam(len(self.controller.weights), settings.learning_rate)
+        self.generator = torch.Generator().manual_seed(seed)
+        self.controller = Controller(sizes, self.generator, settings.hidden, settings.weight_scale)
+        trained = [weight for weight in self.controller.parameters() if weight.requires_grad]
+        self.optimizer = torch.optim.Adam(trained, settings.learning_rate)
         self.baseline: float | None = None
-        #: Drawn but not asked for; asked for but not told; told but not learned from: each with its log-probability.
+        #: Sampled but not asked for; asked for but not told; told but not learned from: each with its log-probability.
         self.drawn: deque[tuple[Decisions, float]] = deque()
         self.waiting: deque[float] = deque()
         self.batch: list[tuple[Decisions, float, float]] = []
 
     def _ask(self) -> Decisions:
         if not self.drawn:
-            decisions, joint = self.controller.sample(self.settings.minibatch, self.rng)
+            decisions, joint = self.controller.sample(self.settings.minibatch, self.generator)
             self.drawn.extend((tuple(d), p) for d, p in zip(decisions.tolist(), joint.tolist(), strict=True))
             self.updates += 1
         decided, log_prob = self.drawn.popleft()
@@ -93,19 +95,18 @@ class PolicyGradient(Strategy[ControllerSettings]):
 
     def _learn(self) -> None:
         settings = self.settings
-        decisions = np.array([decided for decided, _, _ in self.batch])
-        old = np.array([log_prob for _, log_prob, _ in self.batch], np.float32)
+        decisions = torch.tensor([decided for decided, _, _ in self.batch])
+        old = torch.tensor([log_prob for _, log_prob, _ in self.batch])
         advantages = self._advantages(np.array([reward for _, _, reward in self.batch]))
         for _ in range(settings.epochs):
-            done = self.controller.forward(decisions)
-            joint_grad = policy_gradient(done.joint, old, advantages, settings.clip)
-            entropy_grad = -settings.entropy_weight / len(old)
-            gradient = self.controller.backward(done, joint_grad, entropy_grad)
-            self.optimizer.step(self.controller.weights, gradient)
+            joint, entropy = self.controller(decisions)
+            loss = policy_loss(joint, old, advantages, settings.clip) - settings.entropy_weight * entropy.mean()
+            self.optimizer.zero_grad()
+            loss.backward()
+            self.optimizer.step()
 
-    def _advantages(self, rewards: np.ndarray) -> Floats:
-        """Each reward over the moving average of those before it, which then takes it in; the first minibatch's own
-        mean is where the average starts."""
+    def _advantages(self, rewards: np.ndarray) -> Tensor:
+        """Return rewards minus the moving average of those before, which starts at the first minibatch's mean."""
         baseline = float(rewards.mean()) if self.baseline is None else self.baseline
         advantages = np.empty(len(rewards))
         for i, reward in enumerate(rewards):
@@ -114,16 +115,14 @@ class PolicyGradient(Strategy[ControllerSettings]):
         self.baseline = baseline
         if self.settings.standardize:
             advantages /= advantages.std() + 1e-8
-        single: Floats = advantages.astype(np.float32)
-        return single
+        return torch.from_numpy(advantages).float()
 
     def _state(self) -> dict[str, Any]:
+        moments = self.optimizer.state_dict()["state"]
         return {
-            "rng": self.rng.bit_generator.state,
-            "weights": self.controller.weights.copy(),
-            "adam_mean": self.optimizer.mean.copy(),
-            "adam_square": self.optimizer.square.copy(),
-            "adam_steps": self.optimizer.steps,
+            "rng": self.generator.get_state().numpy(),
+            "weights": {name: weight.numpy().copy() for name, weight in self.controller.state_dict().items()},
+            "adam": {str(i): {key: value.numpy().copy() for key, value in moments[i].items()} for i in moments},
             "baseline": self.baseline,
             "drawn": [[list(d), p] for d, p in self.drawn],
             "waiting": list(self.waiting),
@@ -131,27 +130,31 @@ class PolicyGradient(Strategy[ControllerSettings]):
         }
 
     def _load(self, state: Mapping[str, Any]) -> None:
-        self.rng.bit_generator.state = state["rng"]
-        self.controller.weights[:] = state["weights"]
-        self.optimizer.mean[:] = state["adam_mean"]
-        self.optimizer.square[:] = state["adam_square"]
-        self.optimizer.steps = state["adam_steps"]
+        self.generator.set_state(torch.tensor(state["rng"]))
+        self.controller.load_state_dict({name: torch.tensor(weight) for name, weight in state["weights"].items()})
+        groups = self.optimizer.state_dict()["param_groups"]
+        moments = {
+            int(i): {key: torch.tensor(value) for key, value in values.items()} for i, values in state["adam"].items()
+        }
+        self.optimizer.load_state_dict({"state": moments, "param_groups": groups})
         self.baseline = state["baseline"]
         self.drawn = deque((tuple(d), p) for d, p in state["drawn"])
         self.waiting = deque(state["waiting"])
         self.batch = [(tuple(d), p, r) for d, p, r in state["batch"]]
 
 
-def policy_gradient(joint: Floats, old: Floats, advantages: Floats, clip: float | None) -> Floats:
-    """The gradient of the loss with respect to each joint log-probability, ``(N,)``.
+def policy_loss(joint: Tensor, old: Tensor, advantages: Tensor, clip: float | None) -> Tensor:
+    """Return the loss whose descent is the policy gradient.
 
     REINFORCE's loss is ``-mean(log p * advantage)``; PPO's is ``-mean(min(r A, clip(r, 1 - eps, 1 + eps) A))`` with
-    ``r = p / p_old`` (Schulman et al. 2017, equation 7): where clipping took effect it is flat.
+    ``r = p / p_old`` (Schulman et al. 2017, equation 7).
+
+    Args:
+        joint, old: log-probabilities of the architectures now and when they were sampled, ``(N,)``.
+        advantages: ``(N,)``.
+        clip: epsilon; None for REINFORCE.
     """
     if clip is None:
-        return -advantages / np.float32(len(advantages))
-    ratio = np.exp(joint - old)
-    flat = np.where(advantages > 0, ratio > 1 + clip, ratio < 1 - clip)
-    slope: Floats = -ratio * advantages / np.float32(len(advantages))
-    slope[flat] = 0
-    return slope
+        return -(joint * advantages).mean()
+    ratio = (joint - old).exp()
+    return -torch.minimum(ratio * advantages, ratio.clamp(1 - clip, 1 + clip) * advantages).mean()

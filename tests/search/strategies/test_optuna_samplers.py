@@ -1,0 +1,50 @@
+"""Optuna's samplers as strategies."""
+
+from __future__ import annotations
+
+import warnings
+
+import pytest
+
+from nasnet_det.search.strategies.base import Problem, Result
+from nasnet_det.search.strategies.registry import make_strategy
+from tests.search.strategies.helpers import SIZES, reward_of, step
+
+optuna = pytest.importorskip("optuna")
+
+
+@pytest.mark.parametrize("name", ["TPESampler", "GridSampler", "QMCSampler", "NSGAIIISampler", "BruteForceSampler"])
+def test_a_sampler_goes_by_its_class_s_name(name: str) -> None:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
+        assert len(step(make_strategy(name, SIZES, 0), 15)) == 15
+
+
+def test_options_are_the_sampler_s_arguments() -> None:
+    strategy = make_strategy("TPESampler", SIZES, 0, {"n_startup_trials": 2})
+    assert strategy.study.sampler._n_startup_trials == 2 if strategy.ask() else False
+    for name, overrides, match in (
+        ("TPESampler", {"minibatch": 2}, "minibatch"),
+        ("AnnealingSampler", {}, "TPESampler"),
+        ("BaseSampler", {}, "BaseSampler"),
+    ):
+        with pytest.raises(ValueError, match=match):
+            make_strategy(name, SIZES, 0, overrides)
+
+
+def test_trials_have_their_states_and_intermediate_values() -> None:
+    strategy = make_strategy("tpe", SIZES, 0, problem=Problem(rungs=(1, 3)))
+    for number in range(4):
+        reward = reward_of(strategy.ask())
+        strategy.tell(number, Result((reward,), 1, final=number == 3, failed=number == 3))
+    strategy.tell(0, Result((0.9,), 3))
+    strategy.stop(1)
+    strategy.ask()
+    strategy.refuse()
+    other = make_strategy("tpe", SIZES, 0, problem=Problem(rungs=(1, 3)))
+    other.load_state_dict(strategy.state_dict())
+    for study in (strategy.study, other.study):
+        trials = study.get_trials()
+        assert [trial.state.name for trial in trials] == ["COMPLETE", "PRUNED", "RUNNING", "FAIL", "FAIL"]
+        assert trials[0].value == 0.9 and list(trials[0].intermediate_values) == [1]
+    assert other.open == {2: 2}
