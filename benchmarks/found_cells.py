@@ -30,7 +30,8 @@ from nasnet_det.genotypes.genotype import Genotype
 from nasnet_det.genotypes.published import as_genotype
 from nasnet_det.safe_io.files import write_text
 from nasnet_det.safe_io.settings import parse_assignments
-from nasnet_det.search.child import ChildConfig, check_child_config, train_child
+from nasnet_det.search.child import check_child_config, train_child
+from nasnet_det.search.child_config import ChildConfig
 from nasnet_det.search.command import recipe_of, searching
 from nasnet_det.search.report import read_findings
 from nasnet_det.search.run_folder import SEARCH, SearchFolder

@@ -19,7 +19,7 @@ from nasnet_det.cli.options import new_parser
 from nasnet_det.search.options import add_child_options, add_worker_options, existing_folder, seed
 
 if TYPE_CHECKING:
-    from nasnet_det.search.child import ChildConfig
+    from nasnet_det.search.child_config import ChildConfig
     from nasnet_det.search.run_folder import SearchFolder
     from nasnet_det.search.study import Study
     from nasnet_det.search.workers import Workers
@@ -89,7 +89,7 @@ def train_all(
 ) -> None:
     """Train the architectures that the study lists."""
     from nasnet_det.search.candidates import SpaceCandidates
-    from nasnet_det.search.child import network_size, num_classes_of
+    from nasnet_det.search.child_config import network_size, num_classes_of
     from nasnet_det.search.command import ShowProgress
     from nasnet_det.search.driver import Search
     from nasnet_det.search.space import Space

@@ -16,7 +16,7 @@ import torch
 
 from nasnet_det.safe_io.settings import build, parse_assignments
 from nasnet_det.search.candidates import SpaceCandidates
-from nasnet_det.search.child import ChildConfig, has_own_images, images_of, network_size, num_classes_of
+from nasnet_det.search.child_config import ChildConfig, has_own_images, images_of, network_size, num_classes_of
 from nasnet_det.search.costs import NetworkSize
 from nasnet_det.search.driver import Progress
 from nasnet_det.search.image_data import TORCHVISION, Found, inspect_images

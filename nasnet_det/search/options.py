@@ -39,7 +39,7 @@ def add_child_options(parser: argparse.ArgumentParser) -> None:
         action="extend",
         default=[],
         metavar="KEY=VALUE",
-        help="any setting of nasnet_det.search.child.ChildConfig: epochs=5 num_filters=16 train_images=10000",
+        help="any setting of nasnet_det.search.child_config.ChildConfig: epochs=5 num_filters=16 train_images=10000",
     )
 
 

@@ -7,7 +7,8 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from nasnet_det.genotypes.genotype import Genotype
-from nasnet_det.search.child import ChildConfig, DeviceLost, Trained, check_child_config, train_to
+from nasnet_det.search.child import DeviceLost, Trained, check_child_config, train_to
+from nasnet_det.search.child_config import ChildConfig
 
 
 class WorkersError(RuntimeError):

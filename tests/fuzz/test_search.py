@@ -11,7 +11,8 @@ import pytest
 pytest.importorskip("optuna")
 
 from nasnet_det.safe_io.settings import parse_assignments
-from nasnet_det.search.child import ChildConfig, child_network
+from nasnet_det.search.child import child_network
+from nasnet_det.search.child_config import ChildConfig
 from nasnet_det.search.schedule import Outcome, Schedule
 from nasnet_det.search.space import SPACES, Space, SpaceError
 from nasnet_det.search.strategies.base import Result

@@ -13,7 +13,8 @@ import torch
 
 from nasnet_det.genotypes.genotype import Block, CellGenotype, Genotype
 from nasnet_det.search import child
-from nasnet_det.search.child import ChildConfig, ChildResult, DeviceLost, check_child_config, train_child, train_to
+from nasnet_det.search.child import ChildResult, DeviceLost, check_child_config, train_child, train_to
+from nasnet_det.search.child_config import ChildConfig
 from nasnet_det.training.data.cifar10 import TEST_BATCH, TRAIN_BATCHES, DataError, Images, to_binary
 from nasnet_det.training.run import EpochReport
 

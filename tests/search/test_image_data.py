@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from nasnet_det.search.child import ChildConfig, child_network, train_child
+from nasnet_det.search.child import child_network, train_child
+from nasnet_det.search.child_config import ChildConfig
 from nasnet_det.search.image_data import (
     channel_statistics,
     find_images,
