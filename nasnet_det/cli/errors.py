@@ -12,7 +12,7 @@ import warnings
 from collections.abc import Callable, Iterator, Sequence
 from typing import TypeVar, cast
 
-from nasnet_det.cli.processor import keep_freed_memory
+from nasnet_det.cli.processor import prepare_processor
 from nasnet_det.safe_io.files import protecting
 
 #: Exit statuses: a mistake in the input; stopped by SIGINT, as a shell gives it; the reader of the output has left.
@@ -57,7 +57,7 @@ def command(main: Main) -> Main:
 
     @functools.wraps(main)
     def guarded(argv: Sequence[str] | None = None) -> int:
-        keep_freed_memory()
+        prepare_processor()
         try:
             try:
                 with protecting():

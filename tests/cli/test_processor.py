@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import ctypes
+import os
 
 import pytest
 
-from nasnet_det.cli.processor import keep_freed_memory
+from nasnet_det.cli.processor import keep_freed_memory, prepare_processor
 
 
 class Libc:
@@ -36,3 +37,14 @@ def test_other_c_libraries_are_left_alone(libc: Libc, monkeypatch: pytest.Monkey
     monkeypatch.setattr(ctypes, "CDLL", lambda name: object())
     keep_freed_memory()
     assert not libc.calls
+
+
+@pytest.mark.parametrize(("policy", "expected"), [(None, "PASSIVE"), ("ACTIVE", "ACTIVE")])
+def test_threads_wait_passively_unless_the_user_decides(
+    libc: Libc, monkeypatch: pytest.MonkeyPatch, policy: str | None, expected: str
+) -> None:
+    monkeypatch.setenv("OMP_WAIT_POLICY", policy or "")
+    if policy is None:
+        monkeypatch.delenv("OMP_WAIT_POLICY")
+    prepare_processor()
+    assert os.environ["OMP_WAIT_POLICY"] == expected
