@@ -36,6 +36,7 @@ from nasnet_det.detection.engine.predictor import load_config
 from nasnet_det.detection.engine.run_folder import RUN, mark_run, read_run
 from nasnet_det.detection.engine.solver import adamw
 from nasnet_det.detection.engine.trainer import Trainer
+from nasnet_det.detection.evaluation.evaluation import IouType
 from nasnet_det.detection.evaluation.evaluator import CocoEvaluator
 from nasnet_det.safe_io.files import protect, write_text
 from nasnet_det.safe_io.values import format_names
@@ -114,7 +115,8 @@ class FinetuneTrainer(Trainer):
     @classmethod
     def build_evaluator(cls, cfg: CfgNode, dataset_name: str, classes: Sequence[str] | None = None) -> DatasetEvaluator:
         """Return COCO's evaluator, which writes no files: those of the last evaluation are not of the best weights."""
-        return CocoEvaluator(dataset_name, classes=classes or learned_classes(cfg))
+        iou_types: tuple[IouType, ...] = ("bbox", "segm") if cfg.MODEL.MASK_ON else ("bbox",)
+        return CocoEvaluator(dataset_name, iou_types=iou_types, classes=classes or learned_classes(cfg))
 
     def checkpoint_name(self) -> str:
         """Return the name of the only checkpoint."""
@@ -128,7 +130,7 @@ class FinetuneTrainer(Trainer):
             cfg.TEST.EVAL_PERIOD,
             self.plan.patience,
             average,
-            lambda: self.test(cfg, model)["bbox"],
+            self._evaluate,
             lambda: validation_loss(
                 model, cfg, [record for name in cfg.DATASETS.TEST for record in self.look.test[name]]
             ),
@@ -146,6 +148,12 @@ class FinetuneTrainer(Trainer):
         self.validate.loggers = open_loggers(self.logger_names, folder, asdict(self.plan), self.start_iter)
         super().train()
         return self.scores
+
+    def _evaluate(self) -> dict[str, float]:
+        """Return the scores of boxes and, as ``segm_AP`` and so on, those of masks."""
+        found = self.test(self.cfg, self.checkpointer.model)
+        masks = {f"segm_{name}": value for name, value in found.get("segm", {}).items() if "-" not in name}
+        return {**found["bbox"], **masks}
 
     def _keep_best(self, scores: Mapping[str, float]) -> None:
         """Write the model's present weights as the run's result."""
