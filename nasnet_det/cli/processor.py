@@ -13,8 +13,8 @@ _MALLOPT = {-3: ("MALLOC_MMAP_THRESHOLD_", 32 * 2**20), -1: ("MALLOC_TRIM_THRESH
 def prepare_processor() -> None:
     """Set up this process, and those that it starts, for computing on a CPU; call it before PyTorch is imported.
 
-    Threads of OpenMP sleep while they wait rather than spin, which on a busy machine takes the processor from the thread
-    that they wait for. ``OMP_WAIT_POLICY`` in the environment overrides this.
+    Threads of OpenMP sleep while they wait rather than spin, which on a busy machine takes the processor from the
+    thread that they wait for. ``OMP_WAIT_POLICY`` in the environment overrides this.
     """
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     keep_freed_memory()
