@@ -3,7 +3,7 @@
     python benchmarks/detector.py [--size 400] [--proposals 50 300] [--chunks 0 64] [--forms plain fused] [--json OUT]
 
 Every variant runs in a process of its own, on the same random image of SIZE x SIZE pixels and with random weights and
-random proposals. ``plain`` is the detector as it is, ``fused`` what ``MODEL.NASNET.FUSED`` makes of it; R50-C4 is
+random proposals. ``plain`` is the unchanged detector, ``fused`` what ``MODEL.NASNET.FUSED`` makes of it; R50-C4 is
 detectron2's own config, and has neither that nor chunks. Chunks of 0 are sized to the device. The whole detector is
 timed in some calls and its stages in others, so that looking at the stages costs the whole nothing: the first stage
 (or backbone), the proposals, their crops, the second stage (or res5), and the rest. Figures are medians, ``spread`` is
@@ -202,7 +202,7 @@ def report(rows: list[dict[str, Any]]) -> None:
 
 
 def machine(device: str) -> str:
-    """Where and with what this was measured."""
+    """Return the machine and the versions."""
     import detectron2
 
     name = (

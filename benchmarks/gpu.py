@@ -46,11 +46,11 @@ Rows = Iterator[dict[str, Any]]
 
 @dataclass(frozen=True)
 class Setting:
-    """What all parts run on.
+    """The device, sizes and folders of all parts.
 
     Args:
         device: ``cuda`` or ``cpu``.
-        quick: whether small networks stand for the real ones.
+        quick: use small networks instead of the real ones.
         cifar: the folder of CIFAR-10's batches; None for random images.
         output: the folder of the results.
     """

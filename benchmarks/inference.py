@@ -1,14 +1,16 @@
-"""Inference beside timm and Keras, in one run: a table of ratios.
+"""Inference beside timm, Keras, ONNX Runtime and OpenVINO, in one run: a table of ratios.
 
     python benchmarks/inference.py --json OUT
+    python benchmarks/inference.py --model nasnet_a_mobile --threads 1 --turns 15 --json OUT
     python benchmarks/inference.py --dtype bfloat16 --variants timm_channels_last_float32 fused packaged --json OUT
     python benchmarks/inference.py --device cuda --dtype bfloat16 --batch-size 64 --json OUT
 
-The variants take turns, so that whatever else the machine does falls on all of them alike; each turn of a variant is
-``--calls`` calls after one that is not counted. ``seconds`` is the median over the turns of a call's time and
-``spread`` the distance of its quartiles; the table gives the shortest as well. Compiling is in none of these, its time
-stands in its own column. Weights are random: they change no time. ``eager``, ``fused`` and ``packaged`` share theirs,
-and the table says how far their outputs are apart.
+The variants take turns, so that other work on the machine affects all of them alike; each turn of a variant is
+``--calls`` calls after one that is not counted. ``ms`` is the median over the turns of a call's time, ``spread`` the
+distance of its quartiles, ``shortest`` the shortest turn, which a busy machine affects least. ``of matrix rate`` is the
+network's arithmetic at the shortest time, relative to the rate of a large float32 matrix product on the same threads,
+whose turns are among the others'. Compilation is reported apart, as ``prepared s``. Weights are random, which does not
+change times; this project's variants share theirs, and ``difference`` is how far their outputs are from ``eager``.
 """
 
 from __future__ import annotations
@@ -34,7 +36,8 @@ import timm
 import torch
 from torch import Tensor, nn
 
-from nasnet_det.export.packages import DTYPES, load_package, save_package
+from nasnet_det.export import PackageError, classifier_program, load_package, save_package
+from nasnet_det.export.inductor import DTYPES
 from nasnet_det.fusion import optimize_for_inference
 from nasnet_det.models.family import FAMILY
 from nasnet_det.safe_io.files import write_text
@@ -51,8 +54,17 @@ VARIANTS = {
     "eager": "this project's network, channels_last",
     "fused": "optimize_for_inference of it, not compiled",
     "fused_compiled": "fused under torch.compile with freezing",
-    "packaged": "that as an ahead-of-time package",
+    "openvino": "the plain network in OpenVINO",
+    "onnxruntime": "the plain network in ONNX Runtime",
+    "packaged": "the runtime that nasnet-det package --runtime auto picks",
+    "packaged_inductor": "fused, as TorchInductor's ahead-of-time package",
 }
+
+
+#: The side of the matrices whose product gives the machine's rate, and the product's name in the results.
+SIDE, MATRIX = 1536, "matrix_product"
+#: Variants with this project's weights.
+OWN = ("eager", "fused", "fused_compiled", "openvino", "onnxruntime", "packaged", "packaged_inductor")
 
 
 class NoVariant(Exception):
@@ -61,7 +73,7 @@ class NoVariant(Exception):
 
 @dataclass
 class Setting:
-    """What all variants run on."""
+    """The model, device, dtype and sizes of all variants."""
 
     model: str
     device: torch.device
@@ -99,7 +111,7 @@ class Setting:
 
 
 def prepare(name: str, setting: Setting) -> Callable[[], Any]:
-    """What one call of a variant is.
+    """Return one call of a variant as a function.
 
     Raises:
         NoVariant: if it cannot run here.
@@ -117,7 +129,10 @@ def prepare(name: str, setting: Setting) -> Callable[[], Any]:
             "eager": lambda: setting.own().to(setting.device, setting.dtype, memory_format=torch.channels_last),
             "fused": setting.fused,
             "fused_compiled": lambda: compiled(setting.fused()),
-            "packaged": lambda: packaged(setting),
+            "openvino": lambda: packaged(setting, "openvino"),
+            "onnxruntime": lambda: packaged(setting, "onnxruntime"),
+            "packaged": lambda: packaged(setting, "auto"),
+            "packaged_inductor": lambda: packaged(setting, "inductor"),
         }
         model, images = makers[name](), setting.images()
     return lambda: model(images)
@@ -131,24 +146,37 @@ def compiled(model: nn.Module) -> Any:
     return torch.compile(model)
 
 
-def packaged(setting: Setting) -> nn.Module:
-    """The package given, or one made now; says how long it took to load."""
-    path = setting.package
+def packaged(setting: Setting, runtime: str) -> nn.Module:
+    """Make a package for a runtime, or take the one given for ``packaged``; print how long it took to load."""
+    path = setting.package if runtime == "auto" else None
     if path is None:
-        path = setting.folder / "network.pt2"
-        size = (setting.batch_size, 3, setting.image_size, setting.image_size)
+        if runtime in ("openvino", "onnxruntime") and importlib.util.find_spec(runtime) is None:
+            raise NoVariant(f"{runtime} is not installed")
         dtype = next(name for name, value in DTYPES.items() if value == setting.dtype)
-        save_package(setting.fused(), path, size, setting.model, dtype, setting.device.type)
+        size = (setting.image_size, setting.image_size)
+        program = classifier_program(setting.own(), size, batch_size=setting.batch_size)
+        try:
+            saved = save_package(program, setting.folder / runtime, runtime, dtype, setting.device.type, log=print)
+        except PackageError as error:
+            raise NoVariant(str(error)) from None
+        path = saved.path
     start = time.perf_counter()
     model = load_package(path)
-    print(f"packaged: loaded {path.stat().st_size / 2**20:.0f} MB in {time.perf_counter() - start:.2f} s", flush=True)
+    megabytes, seconds = path.stat().st_size / 2**20, time.perf_counter() - start
+    print(f"{runtime}: {model.info.runtime}, loaded {megabytes:.0f} MB in {seconds:.2f} s", flush=True)
     return model
+
+
+def matrix_product(setting: Setting) -> Callable[[], Any]:
+    """Return a product of two float32 matrices of :data:`SIDE`, to measure the machine's rate."""
+    a, b = torch.randn(2, SIDE, SIDE, device=setting.device).unbind()
+    return lambda: a @ b
 
 
 def prepare_keras(setting: Setting) -> Callable[[], Any]:
     """``keras.applications``, traced into a TensorFlow function."""
     if setting.model not in KERAS or setting.device.type != "cpu" or setting.dtype != torch.float32:
-        raise NoVariant("it stands here for nasnet_a_large and nasnet_a_mobile, in float32 on a CPU")
+        raise NoVariant("it is measured for nasnet_a_large and nasnet_a_mobile, in float32 on a CPU")
     if importlib.util.find_spec("tensorflow") is None:
         raise NoVariant("TensorFlow is not installed")
     tf = import_tensorflow()
@@ -198,8 +226,9 @@ def measure(names: list[str], setting: Setting, turns: int, calls: int) -> dict[
             continue
         wait(setting.device)
         found[name] = Measured(time.perf_counter() - start)
-        if name in ("eager", "fused", "fused_compiled", "packaged"):
+        if name in OWN:
             found[name].output = output.float()
+    runs[MATRIX], found[MATRIX] = matrix_product(setting), Measured(0.0)
     for _ in range(turns):
         for name, run in runs.items():
             run()
@@ -219,25 +248,58 @@ def wait(device: torch.device) -> None:
 
 
 def report(found: dict[str, Measured], setting: Setting) -> list[dict[str, Any]]:
-    """Print the table; the rows of the JSON file."""
+    """Print the table and return the rows of the JSON file."""
     peers = ("timm_channels_last", "timm_channels_last_float32", "timm_eager", "keras", "eager")
-    base = next((name for name in (*peers, *found) if name in found), None)
+    base = next((name for name in (*peers, *found) if name in found), MATRIX)
+    matrix_rate = 2 * SIDE**3 / min(found[MATRIX].turns)
+    operations = setting.batch_size * operations_of(setting)
     rows = []
-    heads = ("ms", "spread", "shortest", "images/s", "ratio", "of shortest", "prepared s", "difference")
-    print(f"\n{'':28}" + "".join(f"{head:>12}" for head in heads) + f"\nratio: {base} = 1")
+    heads = (
+        "ms",
+        "spread",
+        "shortest",
+        "images/s",
+        "ratio",
+        "of shortest",
+        "of matrix rate",
+        "prepared s",
+        "difference",
+    )
+    print(
+        f"\nmatrix rate {matrix_rate / 1e9:.1f} GFLOP/s; ratio: {base} = 1\n{'':28}"
+        + "".join(f"{h:>15}" for h in heads)
+    )
     for name, measured in found.items():
-        best, reference = min(measured.turns), found[base or name]
+        best, reference = min(measured.turns), found[base]
+        share = operations / best / matrix_rate
+        row = {
+            "variant": name,
+            "seconds": measured.seconds,
+            "images_per_second": setting.batch_size / measured.seconds,
+            "spread": measured.spread,
+            "shortest": best,
+            "share_of_matrix_rate": 1.0 if name == MATRIX else share,
+        }
+        rows.append(row)
+        if name == MATRIX:
+            continue
         apart = difference(measured.output, found["eager"].output if "eager" in found else None)
         print(
-            f"{name:28}{1000 * measured.seconds:12.1f}{1000 * measured.spread:12.1f}{1000 * best:12.1f}"
-            f"{setting.batch_size / measured.seconds:12.2f}{reference.seconds / measured.seconds:12.2f}"
-            f"{min(reference.turns) / best:12.2f}{measured.prepared:12.1f}{apart:>12}"
-        )
-        rate = setting.batch_size / measured.seconds
-        rows.append(
-            {"variant": name, "seconds": measured.seconds, "images_per_second": rate, "spread": measured.spread}
+            f"{name:28}{1000 * measured.seconds:15.1f}{1000 * measured.spread:15.1f}{1000 * best:15.1f}"
+            f"{row['images_per_second']:15.2f}{reference.seconds / measured.seconds:15.2f}"
+            f"{min(reference.turns) / best:15.2f}{share:15.0%}{measured.prepared:15.1f}{apart:>15}"
         )
     return rows
+
+
+def operations_of(setting: Setting) -> int:
+    """Return the floating-point operations of the plain network for one image, a multiply-add being two."""
+    from torch.utils.flop_counter import FlopCounterMode
+
+    model = setting.own().to("cpu", torch.float32)
+    with FlopCounterMode(display=False) as counter:
+        model(torch.zeros(1, 3, setting.image_size, setting.image_size))
+    return int(counter.get_total_flops())
 
 
 def difference(output: Tensor | None, reference: Tensor | None) -> str:
@@ -248,7 +310,7 @@ def difference(output: Tensor | None, reference: Tensor | None) -> str:
 
 
 def machine(setting: Setting) -> str:
-    """Where and with what this was measured."""
+    """Return the machine and the versions."""
     if setting.device.type == "cuda":
         name = torch.cuda.get_device_name(setting.device)
     else:

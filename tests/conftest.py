@@ -19,6 +19,7 @@ EXTRAS = {
     "train": ("tensorboard",),
     "loggers": ("wandb", "mlflow"),
     "export": ("onnx", "onnxscript", "onnxruntime"),
+    "openvino": ("openvino",),
 }
 MISSING = set(filter(None, os.environ.get("NASNET_DET_WITHOUT", "").split(",")))
 #: What another extra brings as well stays.

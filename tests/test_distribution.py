@@ -89,7 +89,17 @@ def test_the_metadata(metadata: email.message.Message, wheel: zipfile.ZipFile) -
     assert metadata["Name"] == "nasnet-det" and metadata["Version"] == nasnet_det.__version__
     assert metadata["License-Expression"] == "Apache-2.0" and metadata["Description-Content-Type"] == "text/markdown"
     extras = set(metadata.get_all("Provides-Extra", []))
-    assert extras == {"detection", "fast-eval", "search", "tensorflow", "train", "export"}
+    assert extras == {
+        "detection",
+        "fast-eval",
+        "data",
+        "search",
+        "tensorflow",
+        "train",
+        "loggers",
+        "export",
+        "openvino",
+    }
     required = [line.split(";")[0].strip() for line in metadata.get_all("Requires-Dist", []) if "extra ==" not in line]
     assert required and all(">=" in line for line in required), "every dependency has its oldest version"
     (scripts,) = (name for name in wheel.namelist() if name.endswith("entry_points.txt"))

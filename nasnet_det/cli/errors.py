@@ -42,6 +42,7 @@ PIP = {
     "onnx": "'nasnet-det[export]'",
     "onnxscript": "'nasnet-det[export]'",
     "onnxruntime": "'nasnet-det[export]'",
+    "openvino": "'nasnet-det[export,openvino]'",
 }
 
 Main = TypeVar("Main", bound=Callable[..., int])

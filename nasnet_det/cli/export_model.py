@@ -1,14 +1,15 @@
-"""Export a classifier, its features or a whole detector as ONNX or as a torch.export package.
+"""Export a classifier, its features or a whole detector as ONNX or as a torch.export program.
 
-    nasnet-det export nasnet_a_mobile --pretrained --out mobile.onnx
-    nasnet-det export nasnet_a_mobile --pretrained --features --dynamic --out features.onnx
-    nasnet-det export hf-hub:OWNER/REPOSITORY --out found.pt2
-    nasnet-det export configs/nasnet_frcnn.yaml --weights model_final.pth --size 600 600 --out detector.onnx
+    nasnet-det export-model nasnet_a_mobile --pretrained --output mobile.onnx
+    nasnet-det export-model nasnet_a_mobile --pretrained --features --dynamic --output features.onnx
+    nasnet-det export-model hf-hub:OWNER/REPOSITORY --output found.pt2
+    nasnet-det export-model configs/nasnet_frcnn.yaml --weights model_final.pth --output detector.onnx
 
-The file is read back and run before it takes its place, ONNX in onnxruntime; how far its outputs are from PyTorch's is
-printed. A classifier takes normalized images (N, 3, H, W); what to normalize them with is written into the file
-(nasnet_det.export.description reads it). A detector takes one image (3, H, W) of 0 to 255 and gives boxes, scores,
-classes and how many there are.
+The file is read back and run before it replaces an existing one, ONNX in ONNX Runtime; the difference of its outputs
+from PyTorch's is printed. A classifier takes normalized images (N, 3, H, W); their mean and standard deviation are in
+the file (nasnet_det.export.description reads it). A detector takes images (N, 3, H, W) of 0 to 255, of any number and
+size, and returns boxes, scores, classes and the number of detections. nasnet-det package makes files for the fastest
+runtime.
 """
 
 from __future__ import annotations
@@ -17,82 +18,99 @@ import argparse
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
-
-import timm
+from typing import TYPE_CHECKING, Any
 
 from nasnet_det.cli.errors import command
-from nasnet_det.export import Program, classifier_program, feature_program, save_program
+from nasnet_det.cli.options import add_image_size, add_output, new_parser
+
+if TYPE_CHECKING:
+    from nasnet_det.export import Program
 
 SOURCES = ("hf-hub:", "hf_hub:", "local-dir:")
 
 
-def parser() -> argparse.ArgumentParser:
-    """The command line."""
-    result = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    result.add_argument(
-        "model", metavar="MODEL", help="a registered model, local-dir:FOLDER, hf-hub:OWNER/NAME, or a detector's config"
+def add_model_options(parser: argparse.ArgumentParser) -> None:
+    """Add the options that say what is exported; :func:`make_program` reads them."""
+    parser.add_argument(
+        "model",
+        metavar="MODEL",
+        help="a timm name, local-dir:FOLDER, hf-hub:OWNER/NAME, or a detector: a config, a run folder or a checkpoint",
     )
-    result.add_argument("--out", type=Path, required=True, metavar="PATH", help="PATH.onnx or PATH.pt2")
-    result.add_argument("--pretrained", action="store_true", help="with the model's published weights")
-    result.add_argument("--weights", metavar="FILE", help="with these weights, of any readable format")
-    result.add_argument(
-        "--num-classes", type=int, metavar="N", help="classes of the classifier, if not the model's own"
-    )
-    result.add_argument("--features", action="store_true", help="the maps by stride instead of logits")
-    result.add_argument("--size", type=int, nargs=2, metavar=("H", "W"), help="of images, if not the model's own")
-    result.add_argument("--dynamic", action="store_true", help="leave the number and the size of images free")
-    result.add_argument("--opts", nargs="+", default=[], metavar="KEY VALUE", help="changes to a detector's config")
-    return result
+    parser.add_argument("--pretrained", action="store_true", help="with the model's published weights")
+    parser.add_argument("--weights", metavar="FILE", help="with these weights, of any readable format")
+    parser.add_argument("--num-classes", type=int, metavar="N", help="of the classifier (default: the model's own)")
+    parser.add_argument("--features", action="store_true", help="the maps of every stride instead of logits")
+    add_image_size(parser)
+    parser.add_argument("--dynamic", action="store_true", help="leave the number and the size of images free")
+    parser.add_argument("--opts", nargs="+", default=[], metavar="KEY VALUE", help="changes of a detector's config")
 
 
-def make_program(arguments: argparse.Namespace) -> Program:
-    """What is to be exported.
+def make_program(options: argparse.Namespace, batch_size: int = 1, any_batch: bool = False) -> Program:
+    """Build the model and return its program.
+
+    Args:
+        options: of :func:`add_model_options`.
+        batch_size: images of the example.
+        any_batch: leave the number of images free.
 
     Raises:
-        ValueError: for what does not go together, or a model that does not exist.
+        ValueError: for options that do not go together, or a model that does not exist.
     """
-    size = tuple(arguments.size) if arguments.size else None
-    if size and min(size) < 1:
-        raise ValueError(f"--size is two positive numbers, not {size[0]} {size[1]}")
-    if Path(arguments.model).suffix in (".yaml", ".yml"):
-        return _detector(arguments, size)
-    if arguments.opts:
+    import timm
+
+    from nasnet_det.export import classifier_program, feature_program
+    from nasnet_det.training.models import ModelChoice, ModelError
+
+    if is_detector(options.model):
+        return _detector(options)
+    if options.opts:
         raise ValueError("--opts changes a detector's config, and this is a classifier")
-    from_folder = arguments.model.startswith(SOURCES)
-    if not from_folder and not timm.is_model(arguments.model):
-        raise ValueError(f"there is no model {arguments.model}: timm.list_models() names them all")
-    options: dict[str, Any] = {"pretrained": arguments.pretrained or from_folder}
-    if arguments.weights:
-        options.update(pretrained=True, pretrained_cfg_overlay={"file": arguments.weights})
-    if arguments.features:
-        model = timm.create_model(arguments.model, features_only=True, **options)
-        return feature_program(model, size, arguments.dynamic)
-    if arguments.num_classes is not None:
-        options["num_classes"] = arguments.num_classes
-    return classifier_program(timm.create_model(arguments.model, **options), size, arguments.dynamic)
+    ModelChoice.named(options.model)
+    arguments: dict[str, Any] = {"pretrained": options.pretrained or options.model.startswith(SOURCES)}
+    if options.weights:
+        arguments.update(pretrained=True, pretrained_cfg_overlay={"file": options.weights})
+    if options.features:
+        arguments["features_only"] = True
+    elif options.num_classes is not None:
+        arguments["num_classes"] = options.num_classes
+    try:
+        model = timm.create_model(options.model, **arguments)
+    except (RuntimeError, ValueError) as error:
+        raise ModelError(f"{options.model} cannot be built: {error}") from None
+    if not arguments["pretrained"]:
+        print("random weights: give --pretrained or --weights for others", file=sys.stderr)
+    program = feature_program if options.features else classifier_program
+    return program(model, options.image_size, options.dynamic or ([0] if any_batch else False), batch_size)
 
 
-def _detector(arguments: argparse.Namespace, size: Any) -> Program:
-    if arguments.features or arguments.dynamic or arguments.num_classes is not None:
-        raise ValueError("--features, --dynamic and --num-classes are a classifier's, and this is a detector")
+def is_detector(model: str) -> bool:
+    """Return whether a model's name is that of a detector's config, run folder or checkpoint."""
+    return Path(model).suffix in (".yaml", ".yml", ".pth", ".safetensors") or (Path(model) / "config.yaml").is_file()
+
+
+def _detector(options: argparse.Namespace) -> Program:
+    if options.features or options.num_classes is not None:
+        raise ValueError("--features and --num-classes are for classifiers, and this is a detector")
     from nasnet_det.detection.engine.predictor import Predictor, load_config
     from nasnet_det.export.detector import detector_program
 
-    opts = [*arguments.opts, "MODEL.DEVICE", "cpu"]
-    cfg = load_config(arguments.model, opts, arguments.weights or "")
-    return detector_program(Predictor(cfg).model, cfg, size)
+    cfg = load_config(options.model, [*options.opts, "MODEL.DEVICE", "cpu"], options.weights or "")
+    predictor = Predictor(cfg)
+    return detector_program(predictor.model, cfg, options.image_size, categories=predictor.categories)
 
 
 @command
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run the command; 0 if the file is written, 1 if it would give other outputs, 2 for a mistake of the user."""
-    arguments = parser().parse_args(argv)
-    differences = save_program(make_program(arguments), arguments.out)
-    engine = "onnxruntime" if arguments.out.suffix == ".onnx" else "the package, loaded again,"
-    for name, difference in differences.items():
-        print(f"{name}: {engine} is within {difference:.1e} of PyTorch")
-    print(arguments.out)
+    """Run the command; return 0 if the file is written, 1 if its outputs would differ, 2 for a mistake in the input."""
+    parser = new_parser(__doc__)
+    add_model_options(parser)
+    add_output(parser, "PATH.onnx or PATH.pt2", required=True)
+    options = parser.parse_args(argv)
+    from nasnet_det.export import save_program
+
+    for name, difference in save_program(make_program(options), options.output).items():
+        print(f"{name}: within {difference:.1e} of PyTorch")
+    print(options.output)
     return 0
 
 

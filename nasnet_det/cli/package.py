@@ -1,12 +1,17 @@
-"""Compile a network ahead of time into one file that loads in seconds, and check it.
+"""Package a classifier, its features or a detector for the fastest runtime on this machine.
 
-    nasnet-det package large.pt2 --model nasnet_a_large --pretrained
-    nasnet-det package mobile.pt2 --model nasnet_a_mobile --weights NASNet-mobile.h5 --device cuda --dtype bfloat16
-    nasnet-det package found.pt2 --model local-dir:runs/found/model --batch-size 8 --any-batch
-    nasnet-det package large.pt2 --show
+    nasnet-det package nasnet_a_mobile --pretrained --output mobile
+    nasnet-det package nasnet_a_large --weights NASNet-large.h5 --runtime openvino --output large
+    nasnet-det package local-dir:runs/found/model --runtime inductor --batch-size 8 --any-batch --output found
+    nasnet-det package nasnet_a_mobile --pretrained --precision int8 --calibrate pictures/ --output mobile_int8
+    nasnet-det package my_run/ --runtime openvino --output detector
+    nasnet-det package --show mobile.onnx
 
-In a program: ``nasnet_det.export.packages.load_package("large.pt2")(images)``, images ``(N, 3, H, W)`` as the network
-takes them. A package holds native code for this PyTorch release and this kind of machine: load only what you trust.
+The runtimes are inductor (compiled ahead of time by PyTorch; takes minutes), onnxruntime and openvino. auto tries those
+that are installed for a few seconds each and keeps the fastest. The file's suffix follows from the runtime: .pt2 for
+inductor, .onnx for the others. In a program: nasnet_det.export.load_package("mobile.onnx")(images), images (N, 3, H, W)
+as the network takes them. A .pt2 package holds native code for this PyTorch release and kind of machine: load only what
+you trust. nasnet-det predict and validate take packages.
 """
 
 from __future__ import annotations
@@ -16,110 +21,128 @@ import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import timm
-import torch
-from timm.data import resolve_data_config
-from torch import Tensor
-
-import nasnet_det  # noqa: F401 - registers the family
 from nasnet_det.cli.errors import command
-from nasnet_det.export.packages import DTYPES, PackageError, load_package, read_info, save_package
-from nasnet_det.training.models import ModelChoice, ModelError
+from nasnet_det.cli.export_model import add_model_options, make_program
+from nasnet_det.cli.options import add_output, new_parser
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from nasnet_det.export import Program
+
+#: The most pictures to calibrate on and to compare.
+MOST_PICTURES = 64
 
 
 def parse(argv: Sequence[str] | None) -> argparse.Namespace:
-    """The command line."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("package", type=Path, metavar="FILE.pt2", help="the package")
-    parser.add_argument("--show", action="store_true", help="only say what the package is for; runs nothing of it")
-    group = parser.add_argument_group("network")
-    group.add_argument("--model", default="nasnet_a_large", help="a timm name, or local-dir:FOLDER (nasnet_a_large)")
-    group.add_argument("--pretrained", action="store_true", help="with its published or saved weights")
-    group.add_argument("--weights", type=Path, metavar="FILE", help="published weights, fetched before")
-    group.add_argument("--features", action="store_true", help="the maps of every stride instead of logits")
-    group = parser.add_argument_group("for")
-    group.add_argument("--device", choices=["cpu", "cuda"], help="default: the GPU if there is one")
-    group.add_argument("--dtype", choices=list(DTYPES), default="float32")
-    group.add_argument("--batch-size", type=int, default=1, help="images at once (1)")
-    group.add_argument("--any-batch", action="store_true", help="any number of images, tuned for --batch-size of them")
-    group.add_argument("--image-size", type=int, nargs="+", metavar="SIDE", help="height and width (the network's own)")
+    """Parse the command line."""
+    parser = new_parser(__doc__)
+    add_model_options(parser)
+    add_output(parser, "the package (default: the model's name)")
+    parser.add_argument("--show", action="store_true", help="print what the package MODEL is for; nothing of it is run")
+    parser.add_argument("--runtime", choices=["auto", "inductor", "onnxruntime", "openvino"], default="auto")
+    parser.add_argument(
+        "--precision", choices=["float32", "bfloat16", "float16", "int8"], default="float32", help="(float32)"
+    )
+    parser.add_argument("--calibrate", type=Path, metavar="FOLDER", help="pictures for int8 and for the comparison")
+    parser.add_argument("--device", choices=["cpu", "cuda"], help="default: the GPU if there is one (inductor)")
+    parser.add_argument(
+        "--batch-size", type=int, default=1, help="images at once (1); other numbers run in such batches"
+    )
+    parser.add_argument("--any-batch", action="store_true", help="any number of images, tuned for --batch-size of them")
     return parser.parse_args(argv)
 
 
 @command
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run the command; 0 if it did its work, 2 if its input was at fault."""
+    """Run the command; return 0 if the package is written, 1 if its outputs would differ, 2 for a mistake."""
     options = parse(argv)
+    from nasnet_det.export import PackageError, read_info
+
     if options.show:
-        print(read_info(options.package))
+        print(read_info(options.model))
+    elif options.batch_size < 1:
+        raise PackageError(f"--batch-size must be at least 1, got {options.batch_size}")
+    elif options.precision == "int8" and options.calibrate is None:
+        raise PackageError("--precision int8 needs --calibrate FOLDER: pictures like those that the model will see")
     else:
         package(options)
     return 0
 
 
 def package(options: argparse.Namespace) -> None:
-    """Make the package, load it, compare it with the network it was made from."""
-    network, input_size = build(options)
-    device = options.device or ("cuda" if torch.cuda.is_available() else "cpu")
-    print(f"compiling {options.model} for {device}: this takes minutes", flush=True)
-    start = time.perf_counter()
-    info = save_package(
-        network, options.package, input_size, options.model, options.dtype, device, any_batch=options.any_batch
-    )
-    megabytes = options.package.stat().st_size / 2**20
-    print(f"written: {options.package} ({megabytes:.0f} MB) in {time.perf_counter() - start:.0f} s\n{info}", flush=True)
+    """Make the package and compare it with the network it was made from."""
+    import torch
 
-    start = time.perf_counter()
-    packaged = load_package(options.package)
-    print(f"loaded in {time.perf_counter() - start:.1f} s")
-    dtype = DTYPES[options.dtype]
-    images = torch.randn(input_size, device=device, dtype=dtype).contiguous(memory_format=torch.channels_last)
-    network = network.to(device, dtype, memory_format=torch.channels_last)
-    with torch.inference_mode():
-        found, expected = flat(packaged(images)), flat(network(images))
-        largest = max(((a - b).abs().max() / b.abs().max()).item() for a, b in zip(found, expected, strict=True))
-        print(f"largest difference from the plain network in {options.dtype}: {largest:.1e}, relative")
-        fast, slow = seconds(lambda: packaged(images)), seconds(lambda: network(images))
+    from nasnet_det.export import load_package, save_package
+    from nasnet_det.export.runtimes import shortest
+
+    program = make_program(options, options.batch_size, options.any_batch)
+    pictures = read_pictures(options.calibrate, program) if options.calibrate else []
+    device = options.device or ("cuda" if torch.cuda.is_available() and options.runtime == "inductor" else "cpu")
+    target = options.output or Path(Path(options.model.rstrip("/")).name.partition(":")[2] or Path(options.model).stem)
+    began = time.perf_counter()
+    saved = save_package(
+        program, target, options.runtime, options.precision, device, pictures, lambda text: print(text, flush=True)
+    )
+    megabytes = saved.path.stat().st_size / 2**20
+    print(
+        f"written: {saved.path} ({megabytes:.0f} MB) in {time.perf_counter() - began:.0f} s\n{saved.info}", flush=True
+    )
+    for name, difference in saved.differences.items():
+        print(f"{name}: within {difference:.1e} of PyTorch in float32")
+    if pictures:
+        print(agreement(program, load_package(saved.path), pictures))
+    plain = program.model.to(device).to(memory_format=torch.channels_last)
+    slow, fast = shortest(plain, program.example.to(device)), saved.seconds[saved.info.runtime]
     print(f"{1000 * fast:.1f} ms; the plain network in channels_last: {1000 * slow:.1f} ms ({slow / fast:.2f} x)")
 
 
-def build(options: argparse.Namespace) -> tuple[Any, tuple[int, int, int, int]]:
-    """The network asked for, in evaluation, and the size of its input."""
-    ModelChoice.named(options.model)
-    arguments: dict[str, Any] = {"features_only": True} if options.features else {}
-    if options.weights:
-        arguments["pretrained_cfg_overlay"] = {"file": str(options.weights)}
-    pretrained = options.pretrained or options.weights is not None
-    try:
-        network = timm.create_model(options.model, pretrained=pretrained, **arguments).eval()
-    except (RuntimeError, ValueError) as error:
-        raise ModelError(f"{options.model} cannot be built: {error}") from None
-    if not pretrained:
-        print("random weights: give --pretrained or --weights for others")
-    channels, *sides = resolve_data_config(model=network)["input_size"]
-    sides = options.image_size or sides
-    if options.batch_size < 1 or len(sides) > 2:
-        raise PackageError("the batch size is at least 1, and an image has two sides")
-    return network, (options.batch_size, channels, sides[0], sides[-1])
+def read_pictures(folder: Path, program: Program) -> list[Tensor]:
+    """Read pictures as a classifier takes them: one batch of one image each, at most :data:`MOST_PICTURES`.
+
+    Raises:
+        PackageError: for a detector, whose pictures differ in size, or a folder without pictures.
+    """
+    from timm.data import create_transform
+
+    from nasnet_det.export import PackageError
+    from nasnet_det.safe_io.images import read_image
+
+    if program.description.get("kind") == "detector":
+        raise PackageError("int8 is for classifiers and features; detectors are packaged in float32 or bfloat16")
+    suffixes = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff")
+    paths = sorted(path for path in folder.rglob("*") if path.suffix.lower() in suffixes)
+    if not paths:
+        raise PackageError(f"{folder} holds no pictures to calibrate on")
+    said = program.description
+    transform = create_transform(
+        (program.example.shape[1], program.example.shape[2], program.example.shape[3]),
+        interpolation=said["interpolation"],
+        mean=said["mean"],
+        std=said["std"],
+        crop_pct=said.get("crop_pct", 1.0),
+    )
+    step = max(1, len(paths) // MOST_PICTURES)
+    return [transform(read_image(path))[None] for path in paths[::step][:MOST_PICTURES]]
 
 
-def flat(outputs: Any) -> list[Tensor]:
-    """What a network returns, as a list, in float32."""
-    return [output.float() for output in ([outputs] if isinstance(outputs, Tensor) else outputs)]
+def agreement(program: Program, package: Any, pictures: Sequence[Tensor]) -> str:
+    """Return how far a package's outputs on pictures are from the network's, as text."""
+    import torch
 
+    from nasnet_det.export.programs import as_list
 
-def seconds(run: Any, repeats: int = 5) -> float:
-    """The shortest of some runs."""
-    times = []
-    for _ in range(repeats):
-        start = time.perf_counter()
-        run()
-        if torch.cuda.is_available():
-            torch.cuda.synchronize()
-        times.append(time.perf_counter() - start)
-    return min(times)
+    with torch.inference_mode():
+        pairs = [(as_list(package(image))[-1].float(), as_list(program.model(image))[-1]) for image in pictures]
+    worst = max(float((found - wanted).abs().max() / wanted.abs().max()) for found, wanted in pairs)
+    text = f"on {len(pictures)} pictures: largest difference {worst:.1e}, relative"
+    if program.description.get("kind") == "classifier":
+        same = sum(int(found.argmax() == wanted.argmax()) for found, wanted in pairs)
+        text += f"; the same class on {same} of {len(pictures)}"
+    return text
 
 
 if __name__ == "__main__":

@@ -3,14 +3,16 @@
 
     nasnet-det predict my_run/ street.jpg photos/ 'more/*.png'
     nasnet-det predict my_run/model.safetensors photos/ --annotations my_data/val.json
+    nasnet-det predict detector.onnx photos/
     nasnet-det predict --config-file configs/fpn_mobile.yaml --weights model.pth photos/
     nasnet-det predict --config-file A.yaml --weights a.pth --compare-config-file B.yaml --compare-weights b.pth \\
         --output output/compared photos/
 
-The detector is a run folder, a checkpoint that holds its config, or a config and a checkpoint. The output folder gets a
-picture of each image, results.json in COCO's form, and images.json, which tells the image and category of each id. With
---annotations the ids are those of that file, so that nasnet-det evaluate can score the results. With a second detector
-each picture shows both side by side, as figure 9 of the paper.
+The detector is a run folder, a checkpoint that holds its config, a package (nasnet-det package; it runs where
+detectron2 is not installed), or a config and a checkpoint. The output folder gets a picture of each image, results.json
+in COCO's form, and images.json, which tells the image and category of each id. With --annotations the ids are those of
+that file, so that nasnet-det evaluate can score the results. With a second detector each picture shows both side by
+side, as figure 9 of the paper.
 """
 
 from __future__ import annotations
@@ -19,6 +21,7 @@ import argparse
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from nasnet_det.cli.errors import command, needs
 from nasnet_det.cli.options import add_output, add_settings, new_parser, settings_as_pairs
@@ -38,6 +41,7 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--titles", nargs=2, metavar="TITLE", help="headings of the two")
     add_output(parser, "the folder of pictures and results (default: output/predictions)", Path("output/predictions"))
     parser.add_argument("--annotations", type=Path, metavar="FILE", help="take ids and names from COCO annotations")
+    parser.add_argument("--runtime", choices=["onnxruntime", "openvino"], help="of a package (default: its own)")
     parser.add_argument("--threshold", type=float, default=0.5, help="least score shown (the results keep all)")
     add_settings(parser, "changes of the config: MODEL.ROI_HEADS.SCORE_THRESH_TEST=0.1")
     parser.add_argument("--opts", nargs="+", default=[], metavar="KEY VALUE", help="the same in detectron2's form")
@@ -62,15 +66,15 @@ def predict(args: argparse.Namespace) -> int:
     """Predict on every image and print where the results are."""
     with needs():
         from nasnet_det.detection.data.coco_format import named
+        from nasnet_det.detection.data.image_paths import find_images
         from nasnet_det.detection.engine.prediction import RESULTS, predict_images
-        from nasnet_det.detection.engine.predictor import Predictor, find_images, load_config
 
     paths = find_images(args.input)
-    detectors = [Predictor(load_config(args.config_file, args.opts, args.weights))]
+    detectors = [load_detector(args, args.config_file, args.weights)]
     titles = args.titles or [Path(args.weights or args.config_file).stem]
     if args.compare_weights or args.compare_config_file:
         config = args.compare_config_file or args.config_file
-        detectors.append(Predictor(load_config(config, args.opts, args.compare_weights)))
+        detectors.append(load_detector(args, config, args.compare_weights))
         titles = args.titles or [*titles, Path(args.compare_weights or config).stem]
     found = predict_images(detectors, paths, args.output, args.annotations, args.threshold, titles)
     if found.skipped:
@@ -80,6 +84,21 @@ def predict(args: argparse.Namespace) -> int:
         print(f"{len(results)} detections on {found.used} images: {args.output / name}")
     print(f"pictures: {args.output}")
     return 0
+
+
+def load_detector(args: argparse.Namespace, name: str, weights: str) -> Any:
+    """Load a package, for which detectron2 need not be installed, or build the detector of a config."""
+    if Path(name).suffix == ".onnx":
+        if weights or args.opts:
+            raise ValueError(f"{name} is a package with its own weights and settings: leave --weights and --opts out")
+        from nasnet_det.export.runner import PackagedDetector
+
+        return PackagedDetector(name, args.runtime)
+    if args.runtime:
+        raise ValueError(f"--runtime is for packages (.onnx), and {name} is none: make one with nasnet-det package")
+    with needs():
+        from nasnet_det.detection.engine.predictor import Predictor, load_config
+    return Predictor(load_config(name, args.opts, weights))
 
 
 if __name__ == "__main__":

@@ -43,7 +43,8 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument(
         "data", type=Path, metavar="DATA", help="the ImageNet folder, or the folder of CIFAR-10's batches"
     )
-    parser.add_argument("--model", required=True, help="a timm name, or local-dir:FOLDER")
+    parser.add_argument("--model", required=True, help="a timm name, local-dir:FOLDER, or a package (.onnx, .pt2)")
+    parser.add_argument("--runtime", choices=["onnxruntime", "openvino"], help="of a package in ONNX (its own)")
     parser.add_argument("--weights", type=Path, metavar="FILE", help="a downloaded file of published weights")
     parser.add_argument(
         "--preprocessing", default="timm", choices=["timm", "slim"], help="of an ImageNet folder (timm)"
@@ -79,7 +80,7 @@ def measure(options: argparse.Namespace) -> int:
 
 
 def load_model(options: argparse.Namespace) -> Any:
-    """Return the model with its pretrained weights.
+    """Return the model with its pretrained weights, or a package (see ``nasnet-det package``).
 
     Raises:
         ModelError: if the model does not exist or its weights are not available.
@@ -88,6 +89,10 @@ def load_model(options: argparse.Namespace) -> Any:
 
     from nasnet_det.training.models import ModelChoice, ModelError
 
+    if Path(options.model).suffix in (".onnx", ".pt2"):
+        from nasnet_det.export import load_package
+
+        return load_package(options.model, options.runtime)
     ModelChoice.named(options.model)
     try:
         overlay: dict[str, Any] = {"pretrained_cfg_overlay": {"file": str(options.weights)}} if options.weights else {}

@@ -1,30 +1,30 @@
-"""Models for use elsewhere: ONNX files, ``torch.export`` packages, hub folders.
+"""Models for use elsewhere: ONNX files, ``torch.export`` programs, packages for every runtime, hub folders.
 
-Importing this package registers the operator that packages of detectors call. ``nasnet_det.export.detector`` needs
+Importing this package registers the operator that exported detectors call. ``nasnet_det.export.detector`` needs
 detectron2; nothing else here does.
 """
 
 from nasnet_det.export import operators
 from nasnet_det.export.hub import push_to_hub, save_hub_folder
-from nasnet_det.export.programs import (
-    ExportError,
-    Program,
-    classifier_program,
-    description,
-    feature_program,
-    load_package,
-    save_program,
-)
+from nasnet_det.export.package_files import PackageError, PackageInfo, description, read_info
+from nasnet_det.export.programs import ExportError, Program, classifier_program, feature_program, save_program
+from nasnet_det.export.runtimes import Package, available, load_package, save_package
 
 __all__ = [
     "ExportError",
+    "Package",
+    "PackageError",
+    "PackageInfo",
     "Program",
+    "available",
     "classifier_program",
     "description",
     "feature_program",
     "load_package",
     "operators",
     "push_to_hub",
+    "read_info",
     "save_hub_folder",
+    "save_package",
     "save_program",
 ]

@@ -89,8 +89,8 @@ def save_hub_folder(
         the folder.
 
     Raises:
-        ValueError: if nothing is said of the weights, they are not finite, the license is no identifier, or timm has
-            not made the model.
+        ValueError: if the weights are not described or not finite, the license is not an identifier, or the model was
+            not made by timm.
         OSError: if it cannot be written.
     """
     _check(model, weights, license)

@@ -1,4 +1,4 @@
-"""What three operators of exported detectors become in ONNX."""
+"""ONNX translations of the operators that exported detectors need and ``torch.onnx`` lacks or translates worse."""
 
 from __future__ import annotations
 
@@ -11,47 +11,34 @@ from nasnet_det.detection.modeling.suppression import suppress
 
 
 def onnx_translations() -> dict[Any, Callable[..., Any]]:
-    """What ``torch.onnx.export`` takes as ``custom_translation_table``; for tensors of fixed shape.
+    """Return the ``custom_translation_table`` for ``torch.onnx.export``; every size may be free.
 
-    - ``nasnet_det::suppress`` (``detection/suppression.py``) becomes one ``NonMaxSuppression``;
-    - stable sorting ``TopK``, which gives the earlier of equal values first;
-    - the embedding bag of :func:`nasnet_det.models.tf_image.crop_and_resize`, whose bags are all of one size, a
-      weighted sum of gathers, where the exporter's own translation loops over the bags.
+    - ``nasnet_det::suppress`` becomes ``NonMaxSuppression`` and a ``TopK`` over what it kept, since runtimes return the
+      kept boxes in different orders;
+    - stable sorting becomes ``TopK``, which returns the earlier of equal values first.
     """
     from onnxscript import opset18 as op
 
     def translate_suppress(boxes: Any, scores: Any, iou_threshold: float, limit: int) -> Any:
-        count = int(boxes.shape[0])
-        # A row for each box kept: its set, its class (always 0) and its index.
-        kept = op.NonMaxSuppression(boxes, op.Unsqueeze(scores, [1]), limit, iou_threshold)
-        sets, indices = op.Gather(kept, [0], axis=1), op.Gather(kept, [2], axis=1)
-        member = op.Cast(op.Equal(sets, list(range(count))), to=7)
-        place = op.Sub(op.ReduceSum(op.Mul(op.CumSum(member, 0), member), [1], keepdims=1), [1])
-        none = op.Expand([-1], [count, limit])
-        return op.ScatterND(none, op.Concat(sets, place, axis=1), op.Squeeze(indices, [1]))
+        lowest = op.Constant(value_float=torch.finfo(torch.float32).min)
+        most = op.Constant(value_ints=[limit])
+        # One row for each kept box: its set, its class (always 0) and its index.
+        rows = op.NonMaxSuppression(
+            boxes, op.Unsqueeze(scores, [1]), most, op.Constant(value_floats=[iou_threshold]), center_point_box=0
+        )
+        positions = op.Gather(rows, [0, 2], axis=1)
+        shape = op.Shape(scores)
+        ones = op.Expand(op.Constant(value_float=1.0), op.Shape(rows, start=0, end=1))
+        mask = op.ScatterND(op.Expand(op.Constant(value_float=0.0), shape), positions, ones)
+        kept = op.Where(op.Greater(mask, op.Constant(value_float=0.5)), scores, lowest)
+        # Fillers, so that there are at least as many candidates as the limit.
+        fillers = op.Expand(lowest, op.Concat(op.Shape(scores, start=0, end=1), most, axis=0))
+        values, indices = op.TopK(op.Concat(kept, fillers, axis=1), most, axis=1, largest=1, sorted=1)
+        return op.Where(op.Greater(values, lowest), indices, op.Constant(value_int=-1))
 
     def translate_sort(x: Any, stable: bool, dim: int = -1, descending: bool = False) -> Any:
         del stable
-        return op.TopK(x, [int(x.shape[dim])], axis=dim, largest=int(descending), sorted=1)
+        size = op.Gather(op.Shape(x), op.Constant(value_ints=[dim]), axis=0)
+        return op.TopK(x, size, axis=dim, largest=int(descending), sorted=1)
 
-    def translate_bags(
-        table: Any, indices: Any, offsets: Any, scale_grad: bool, mode: int, sparse: bool, weights: Any, *_: Any
-    ) -> Any:
-        del scale_grad, sparse
-        if mode != 0:
-            raise NotImplementedError("only sums of embeddings are translated")
-        bags = int(offsets.shape[0])
-        size = int(indices.shape[0]) // bags
-        indices, weights = op.Reshape(indices, [bags, size]), op.Reshape(weights, [bags, size])
-        total = None
-        for member in range(size):
-            rows = op.Gather(table, op.Squeeze(op.Gather(indices, [member], axis=1), [1]), axis=0)
-            part = op.Mul(rows, op.Gather(weights, [member], axis=1))
-            total = part if total is None else op.Add(total, part)
-        return total, offsets, offsets, offsets  # of the four outputs only the first is read
-
-    return {
-        suppress._opoverload: translate_suppress,
-        torch.ops.aten.sort.stable: translate_sort,
-        torch.ops.aten.embedding_bag.padding_idx: translate_bags,
-    }
+    return {suppress._opoverload: translate_suppress, torch.ops.aten.sort.stable: translate_sort}

@@ -23,7 +23,7 @@ def resize_bilinear(image: Tensor, size: tuple[int, int]) -> Tensor:
 
 def _taps(length: int, out: int, device: torch.device) -> tuple[Tensor, Tensor, Tensor]:
     """The two places that each output place reads, and the second one's weight."""
-    place = torch.arange(out, dtype=torch.float32, device=device) * torch.tensor(length / out, dtype=torch.float32)
+    place = torch.arange(out, dtype=torch.float32, device=device) * (length / out)
     first = place.floor()
     second = (first + 1).clamp(max=length - 1)
     return first.long(), second.long(), place - first
@@ -45,16 +45,9 @@ def crop_and_resize(features: Tensor, boxes: Tensor, size: int) -> Tensor:
         ``(K, C, size, size)``, channels last in memory; gradients reach ``features`` only.
     """
     channels, height, width = features.shape
-    x = _crop_places(boxes[:, 0], boxes[:, 2], width, size)
-    y = _crop_places(boxes[:, 1], boxes[:, 3], height, size)
-    inside = _inside(y, height)[:, :, None] & _inside(x, width)[:, None, :]
-    (y0, y1, wy), (x0, x1, wx) = _neighbours(y, height), _neighbours(x, width)
-    wy, wx = wy[:, :, None], wx[:, None, :]
-    corners = [(y0, x0, (1 - wy) * (1 - wx)), (y0, x1, (1 - wy) * wx), (y1, x0, wy * (1 - wx)), (y1, x1, wy * wx)]
-    positions = torch.stack([row[:, :, None] * width + column[:, None, :] for row, column, _ in corners], dim=-1)
-    weights = torch.stack([weight * inside for _, _, weight in corners], dim=-1)
-    # Each output place is a weighted sum of four places of the map: an embedding bag, fused forward and backward, whose
-    # memory is its result's. (One grid sample would round the places; four gathers would hold four results.)
+    positions, weights = crop_taps(boxes, height, width, size)
+    # Each output position is a weighted sum of four positions of the map: an embedding bag, fused forward and backward,
+    # whose memory is its result's. (One grid sample would round the positions; four gathers would hold four results.)
     crops = functional.embedding_bag(
         positions.flatten(0, 2),
         features.flatten(1).t().contiguous(),
@@ -62,6 +55,27 @@ def crop_and_resize(features: Tensor, boxes: Tensor, size: int) -> Tensor:
         per_sample_weights=weights.flatten(0, 2).to(features.dtype),
     )
     return crops.view(len(boxes), size, size, channels).permute(0, 3, 1, 2)
+
+
+def crop_taps(boxes: Tensor, height: int, width: int, size: int) -> tuple[Tensor, Tensor]:
+    """Return the four positions of a map that each position of a crop reads, and their weights.
+
+    Args:
+        boxes: ``(K, 4)``; see :func:`crop_and_resize`.
+        height, width: of the map.
+        size: side of the crops.
+
+    Returns:
+        positions ``(K, size, size, 4)``, counted row by row through the map, and weights of the same shape.
+    """
+    x = _crop_places(boxes[:, 0], boxes[:, 2], width, size)
+    y = _crop_places(boxes[:, 1], boxes[:, 3], height, size)
+    inside = _inside(y, height)[:, :, None] & _inside(x, width)[:, None, :]
+    (y0, y1, wy), (x0, x1, wx) = _neighbours(y, height), _neighbours(x, width)
+    wy, wx = wy[:, :, None], wx[:, None, :]
+    corners = [(y0, x0, (1 - wy) * (1 - wx)), (y0, x1, (1 - wy) * wx), (y1, x0, wy * (1 - wx)), (y1, x1, wy * wx)]
+    positions = torch.stack([row[:, :, None] * width + column[:, None, :] for row, column, _ in corners], dim=-1)
+    return positions, torch.stack([weight * inside for _, _, weight in corners], dim=-1)
 
 
 def _crop_places(low: Tensor, high: Tensor, length: int, size: int) -> Tensor:

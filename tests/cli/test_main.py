@@ -148,7 +148,7 @@ def test_a_verb_s_help_is_its_tool_s(verb: str, capsys: pytest.CaptureFixture[st
         ("draw-accuracy --out picture.gif", "picture.gif"),
         ("export-model no_such_model --out model.onnx", "no_such_model"),
         ("export-model nasnet_a_mobile --out model.tflite", "model.tflite"),
-        ("package model.pt2 --model no_such_model", "no_such_model"),
+        ("package no_such_model", "no_such_model"),
         ("package model.pt2 --show", "no such package"),
     ],
 )

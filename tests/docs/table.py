@@ -75,7 +75,7 @@ SMALL_DETECTOR = (
 ONE_PROCESS = (r"--num-gpus \d+ ", "")
 
 #: Compiles for a minute.
-PACKAGE = Row(r"tools/package\.py", ((r"nasnet_a_\w+", "local-dir:tiny --image-size 224 --device cpu"),), slow=True)
+PACKAGE = Row(r"tools/package\.py", ((r"nasnet_a_\w+ --pretrained", "local-dir:tiny --image-size 224"),), slow=True)
 
 #: For every page.
 ROWS = (
@@ -179,7 +179,6 @@ PAGES: dict[str, Page] = {
         (
             Row(r"train_imagenet\.py", swaps=((r"nasnet_a_mobile", "local-dir:tiny"),), more=f"{CPU} {IMAGENET}"),
             Row(r"tools/validate\.py", more=CPU),
-            Row(r"--show|load_package", slow=True),
             PACKAGE,
         ),
     ),
@@ -187,8 +186,26 @@ PAGES: dict[str, Page] = {
         ("tiny model",),
         ("onnx", "onnxscript", "onnxruntime"),
         (
-            Row(r"nasnet_a_mobile --pretrained --out", swaps=(("nasnet_a_mobile --pretrained", "local-dir:tiny"),)),
+            Row(
+                r"export_model\.py nasnet_a_mobile --pretrained --output",
+                swaps=(("nasnet_a_mobile --pretrained", "local-dir:tiny"), (r"mobile\.onnx", "tiny.onnx")),
+            ),
             Row(r"local-dir:runs/mine", swaps=(("runs/mine/model", "tiny"),)),
+            Row(
+                r"package\.py my_run",
+                why="takes a trained detector; tests/export/test_detector.py packages a small one",
+            ),
+            Row(r"package\.py nasnet_a_mobile --pretrained --output", why="tries every runtime, which takes minutes"),
+            Row(
+                r"package\.py nasnet_a_mobile",
+                swaps=(
+                    (
+                        "nasnet_a_mobile --pretrained --runtime openvino",
+                        "local-dir:tiny --image-size 224 --runtime onnxruntime",
+                    ),
+                ),
+            ),
+            Row(r"package\.py --show"),
         ),
     ),
     "pictures.md": Page(

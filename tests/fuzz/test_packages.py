@@ -12,9 +12,8 @@ import pytest
 import torch
 from torch import nn
 
-from nasnet_det.export import ExportError, Program, description, load_package, save_program
-from nasnet_det.export.packages import FORMAT, PackageError, PackageInfo, read_info
-from nasnet_det.export.packages import load_package as load_native
+from nasnet_det.export import PackageError, PackageInfo, Program, description, load_package, read_info, save_program
+from nasnet_det.export.package_files import FORMAT
 from tests.fuzz.conftest import Fuzz
 from tests.fuzz.engine import Case
 from tests.fuzz.mutate import spoil_bytes, spoil_value
@@ -63,9 +62,9 @@ def test_exported_package(fuzz: Fuzz, tmp_path_factory: pytest.TempPathFactory) 
     def attempt(case: Case) -> None:
         path = case.folder / "model.pt2"
         path.write_bytes(spoil_bytes(data, case) if case.random.random() < 0.4 else repacked(data, case))
-        with case.allows(ExportError, naming=path):
+        with case.allows(PackageError, naming=path):
             assert isinstance(description(path), dict)
-        with case.allows(ExportError, naming=path):
+        with case.allows(PackageError, naming=path):
             load_package(path)
         assert not ran(case)
 
@@ -74,9 +73,11 @@ def test_exported_package(fuzz: Fuzz, tmp_path_factory: pytest.TempPathFactory) 
 
 def test_native_package(fuzz: Fuzz) -> None:
     fields = {
-        "name": "fuzz",
+        "model": "fuzz",
+        "runtime": "inductor",
+        "outputs": ["logits"],
         "input_size": [1, 3, 32, 32],
-        "dtype": "float32",
+        "precision": "float32",
         "device": "cpu",
         "torch": "0.0",
         "needs": ["x86_64", "avx2"],
@@ -95,7 +96,7 @@ def test_native_package(fuzz: Fuzz) -> None:
             assert isinstance(read_info(path), PackageInfo)
         if not case.pristine:
             with case.allows(PackageError, naming=path):  # made by torch 0.0, so never run
-                load_native(path)
+                load_package(path)
             assert case.refused
 
     fuzz(attempt)
@@ -103,5 +104,5 @@ def test_native_package(fuzz: Fuzz) -> None:
 
 def test_nothing_is_there(tmp_path: Path) -> None:
     for load in (description, load_package):
-        with pytest.raises(ExportError, match=r"none\.pt2"):
+        with pytest.raises(PackageError, match=r"none\.pt2"):
             load(tmp_path / "none.pt2")

@@ -4,21 +4,34 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path, PurePosixPath
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
 
-from detectron2.evaluation.coco_evaluation import instances_to_coco_json
-from detectron2.structures import Instances
+from PIL import Image
 from tqdm import tqdm
 
 from nasnet_det.detection.data.coco_format import named, read_annotations, write_json
 from nasnet_det.detection.data.columns import CocoFormatError, Record
-from nasnet_det.detection.engine.predictor import Predictor
 from nasnet_det.draw.detections import detections_of, draw, side_by_side
 from nasnet_det.safe_io.files import check_writable, protect, replacing
 from nasnet_det.safe_io.images import read_image
 
 #: The results file of each detector.
 RESULTS = ("results.json", "results_compared.json")
+
+
+class Detector(Protocol):
+    """A detector for one image at a time: :class:`Predictor`, or a package where detectron2 is not installed."""
+
+    @property
+    def categories(self) -> Sequence[Record]:
+        """``id`` and ``name`` of each class; empty where they are unknown."""
+
+    @property
+    def num_classes(self) -> int:
+        """How many classes it tells apart."""
+
+    def __call__(self, image: Image.Image) -> Any:
+        """Return ``Instances`` of an RGB image, or an object with the same fields."""
 
 
 class PredictionError(ValueError):
@@ -40,7 +53,7 @@ class Predictions(NamedTuple):
 
 
 def predict_images(
-    detectors: Sequence[Predictor],
+    detectors: Sequence[Detector],
     paths: Sequence[Path],
     output: Path,
     annotations: Path | None = None,
@@ -210,7 +223,7 @@ class Catalog:
         CocoFormatError: if the annotations lack a class of the detector, or are of another number of categories.
     """
 
-    def __init__(self, index: ImageIndex, detector: Predictor) -> None:
+    def __init__(self, index: ImageIndex, detector: Detector) -> None:
         self.results: list[Record] = []
         if index.known is None:
             numbers = range(1, detector.num_classes + 1)
@@ -221,14 +234,26 @@ class Catalog:
             self._classes = _categories_of_classes(self.categories, detector)
         self.names = [str(category["name"]) for category in self._classes]
 
-    def add(self, instances: Instances, image_id: int) -> None:
+    def add(self, instances: Any, image_id: int) -> None:
         """Add the detections on an image."""
-        for result in instances_to_coco_json(instances, image_id):
+        for result in coco_results(instances, image_id):
             result["category_id"] = self._classes[result["category_id"]]["id"]
             self.results.append(result)
 
 
-def _categories_of_classes(categories: Sequence[Record], detector: Predictor) -> list[Record]:
+def coco_results(found: Any, image_id: int) -> list[Record]:
+    """Return detections as COCO results whose ``category_id`` is the number of the class."""
+    results: list[Record]
+    if hasattr(found, "to_coco"):  # a package's, which must not need detectron2
+        results = found.to_coco(image_id)
+    else:
+        from detectron2.evaluation.coco_evaluation import instances_to_coco_json
+
+        results = instances_to_coco_json(found, image_id)
+    return results
+
+
+def _categories_of_classes(categories: Sequence[Record], detector: Detector) -> list[Record]:
     """Return the annotations' category of each class of a detector."""
     wanted = [category["name"] for category in detector.categories]
     names = [str(category["name"]) for category in categories]

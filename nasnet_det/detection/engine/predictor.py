@@ -22,10 +22,6 @@ from nasnet_det.detection.engine.checkpointer import load_for_inference
 from nasnet_det.detection.modeling.fused import for_inference
 from nasnet_det.detection.modeling.rcnn import build_detector
 
-#: What is taken for an image in a folder.
-IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff")
-
-
 #: Weights that a run folder may hold, the best first.
 _WEIGHTS = ("model.safetensors", "model_best.pth", "model_final.pth")
 
@@ -119,26 +115,3 @@ class Predictor:
         tensor = torch.as_tensor(np.ascontiguousarray(resized.transpose(2, 0, 1)).astype("float32"))
         record = {"image": tensor, "height": image.height, "width": image.width}
         return self.model([record])[0]["instances"].to("cpu")
-
-
-def find_images(inputs: Sequence[str]) -> list[Path]:
-    """Return the image files that paths, folders (not those below them) and globs name, in order, each once.
-
-    Raises:
-        FileNotFoundError: for an input that names no image.
-    """
-    found: dict[Path, Path] = {}
-    for name in inputs:
-        path = Path(name).expanduser()
-        if path.is_dir():
-            files = sorted(file for file in path.iterdir() if file.suffix.lower() in IMAGE_SUFFIXES)
-        elif path.is_file():
-            files = [path]
-        else:
-            anchor = Path(path.anchor)
-            files = sorted(file for file in anchor.glob(str(path.relative_to(anchor))) if file.is_file())
-        if not files:
-            raise FileNotFoundError(f"{name} names no image: neither a file, nor a folder or glob with images")
-        for file in files:
-            found.setdefault(file.resolve(), file)
-    return list(found.values())

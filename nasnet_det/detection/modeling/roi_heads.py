@@ -210,12 +210,15 @@ class NASNetROIHeads(ROIHeads):
         """
         if not len(boxes):
             return ()
-        most = self.chunk_size
-        if not most:
-            keeps = self.training and torch.is_grad_enabled()
-            side = (self.crop_size - self.crop_pool[0]) // self.crop_pool[1] + 1
-            most = chunks.chunk_size(self.second_stage, side, dtype, boxes.device, keeps)
-        return boxes.split(chunks.even(len(boxes), most))
+        return boxes.split(chunks.even(len(boxes), self.most_at_once(dtype)))
+
+    def most_at_once(self, dtype: torch.dtype) -> int:
+        """Return how many proposals of one image may go through the second stage at once, for features of ``dtype``."""
+        if self.chunk_size:
+            return self.chunk_size
+        keeps = self.training and torch.is_grad_enabled()
+        side = (self.crop_size - self.crop_pool[0]) // self.crop_pool[1] + 1
+        return chunks.chunk_size(self.second_stage, side, dtype, self.class_layer.weight.device, keeps)
 
     def detections(self, proposal: Instances, logits: Tensor, deltas: Tensor) -> tuple[Instances, Tensor]:
         """What :meth:`detect` finds, and which proposal each came from; without those that do not exist."""

@@ -1,0 +1,101 @@
+"""Ahead-of-time compilation by TorchInductor: native code that loads in seconds, without building a model.
+
+A package runs where it was made for: the same PyTorch release, the same kind of device and, on a CPU, the same
+instruction sets. **It is a program: load only what you or someone you trust has made.**
+"""
+
+from __future__ import annotations
+
+import platform
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+from torch._inductor.exc import CppCompileError, InductorError, InvalidCxxCompiler
+
+from nasnet_det.export.package_files import FORMAT, PackageError, PackageInfo
+from nasnet_det.export.programs import Program
+from nasnet_det.fusion import optimize_for_inference
+from nasnet_det.fusion.network import FusedNASNet
+
+#: The floating-point data types of packages.
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+_MOST_IMAGES = 1024
+
+
+def write_inductor(program: Program, path: Path, precision: str = "float32", device: str = "cpu") -> None:
+    """Fuse and compile a program ahead of time; this takes minutes.
+
+    Args:
+        program: a classifier or features; of its axes, only the number of images may be free.
+        path: the file to write.
+        precision: one of :data:`DTYPES`.
+        device: ``cpu`` or ``cuda``.
+
+    Raises:
+        PackageError: if it cannot be compiled here.
+    """
+    if precision not in DTYPES:
+        raise PackageError(f"the runtime inductor has the precisions {', '.join(DTYPES)}, not {precision!r}")
+    if program.description.get("kind") == "detector" or set(program.dynamic) - {0}:
+        raise PackageError(
+            "the runtime inductor takes no detectors and no free image sizes; use onnxruntime or openvino"
+        )
+    described = program.described(
+        runtime="inductor", precision=precision, device=device, torch=str(torch.__version__), needs=offered(device)
+    )
+    model = _fused(program.model).to(device, DTYPES[precision])
+    images = program.example.to(device, DTYPES[precision]).contiguous(memory_format=torch.channels_last)
+    if program.dynamic and len(images) == 1:
+        images = torch.cat([images] * 2)
+    shapes = ({0: torch.export.Dim("images", min=1, max=_MOST_IMAGES)},) if program.dynamic else None
+    settings: dict[str, Any] = {
+        "freezing": True,
+        "cpp.dynamic_threads": True,
+        "aot_inductor.metadata": {FORMAT: described},
+    }
+    try:
+        with torch.no_grad(), path.open("w+b") as file:
+            exported = torch.export.export(model, (images,), dynamic_shapes=shapes)
+            torch._inductor.aoti_compile_and_package(exported, package_path=file, inductor_configs=settings)
+    except (InductorError, CppCompileError, InvalidCxxCompiler) as error:
+        raise PackageError(f"{path} cannot be compiled here: {error}") from error
+
+
+def load_inductor(path: Path, info: PackageInfo) -> Any:
+    """Load compiled code as a function of images in the package's precision.
+
+    Raises:
+        PackageError: if it was made for another PyTorch, device or processor.
+    """
+    if info.torch != torch.__version__:
+        raise PackageError(
+            f"{path} was made by torch {info.torch}, but this is {torch.__version__}: make it again with this one"
+        )
+    if missing := sorted(set(info.needs) - set(offered(info.device))):
+        raise PackageError(f"{path} needs {', '.join(missing)}, which this {info.device} lacks: make it again here")
+    return torch._inductor.aoti_load_package(str(path))
+
+
+def offered(device: str) -> tuple[str, ...]:
+    """Return what compiled code may need of this machine's device.
+
+    Raises:
+        PackageError: for a GPU that PyTorch does not find.
+    """
+    if device == "cpu":
+        if not hasattr(torch.cpu, "get_capabilities"):  # before PyTorch 2.12
+            return platform.machine(), torch.backends.cpu.get_cpu_capability()
+        flags = torch.cpu.get_capabilities()
+        return platform.machine(), *sorted(name for name, value in flags.items() if value is True)
+    if device != "cuda" or not torch.cuda.is_available():
+        raise PackageError(f"device {device}: PyTorch finds no such device here; devices are cpu and cuda")
+    major, minor = torch.cuda.get_device_capability()
+    return (f"compute capability {major}.{minor}",)
+
+
+def _fused(model: nn.Module) -> nn.Module:
+    if any(isinstance(module, FusedNASNet) for module in model.modules()):
+        return model
+    return optimize_for_inference(model)

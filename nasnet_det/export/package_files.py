@@ -1,0 +1,186 @@
+"""Reading what an exported file says of itself, without running any of it."""
+
+from __future__ import annotations
+
+import io
+import pickle
+import zipfile
+import zlib
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from nasnet_det.export.programs import DESCRIPTION, imported
+from nasnet_det.safe_io.values import first_line, parse_json
+
+#: The key of the description in the metadata of ahead-of-time packages.
+FORMAT = "nasnet_det.package"
+RUNTIMES = ("inductor", "onnxruntime", "openvino", "torch")
+#: The data types of weights and arithmetic; in ``int8`` those of convolutions and matrix products.
+PRECISIONS = ("float32", "bfloat16", "float16", "int8")
+#: The largest description, in bytes.
+_LONGEST = 16 << 20
+#: Errors of reading a damaged file.
+_MALFORMED = (
+    *(OSError, EOFError, ValueError, TypeError, LookupError, AttributeError, RuntimeError, NotImplementedError),
+    *(zipfile.BadZipFile, zlib.error, pickle.UnpicklingError),
+)
+
+
+class PackageError(ValueError):
+    """A package that failed to be made or loaded; the message names the file and the reason."""
+
+
+@dataclass(frozen=True)
+class PackageInfo:
+    """The model inside a package and the runtime and machine that it is for.
+
+    Args:
+        runtime: one of :data:`RUNTIMES`, which runs it unless another is asked for.
+        outputs: the names of the outputs.
+        input_size: of the images, ``(N, 3, H, W)``; 0 where it is free. Empty if unknown.
+        precision: one of :data:`PRECISIONS`.
+        device: ``cpu`` or ``cuda``.
+        torch: the PyTorch release that compiled it and that loads it; empty for formats that any release loads.
+        needs: instruction sets of the CPU, or the compute capability of the GPU, that compiled code needs.
+        description: everything that the file says of its model.
+    """
+
+    runtime: str
+    outputs: tuple[str, ...]
+    input_size: tuple[int, ...] = ()
+    precision: str = "float32"
+    device: str = "cpu"
+    torch: str = ""
+    needs: tuple[str, ...] = ()
+    description: Mapping[str, Any] = field(default_factory=dict)
+
+    @classmethod
+    def from_dict(cls, data: Any, runtime: str) -> PackageInfo:
+        """Read a description, with ``runtime`` where it names none.
+
+        Raises:
+            ValueError: if it is not a description of a package.
+        """
+        if not isinstance(data, dict):
+            raise ValueError("its description is not a mapping")
+        info = cls(
+            data.get("runtime", runtime),
+            tuple(data.get("outputs", ())),
+            tuple(data.get("input_size", ())),
+            data.get("precision", "float32"),
+            data.get("device", "cpu"),
+            data.get("torch", ""),
+            tuple(data.get("needs", ())),
+            data,
+        )
+        texts = (*info.outputs, info.device, info.torch, *info.needs)
+        if (
+            info.runtime not in RUNTIMES
+            or info.precision not in PRECISIONS
+            or len(info.input_size) > 8
+            or not all(type(side) is int and side >= 0 for side in info.input_size)
+            or not all(isinstance(text, str) and len(text) < 200 for text in texts)
+        ):
+            raise ValueError("its description is not that of a package")
+        return info
+
+    @property
+    def is_detector(self) -> bool:
+        """True for a package that maps images to detections."""
+        return self.description.get("kind") == "detector"
+
+    def __str__(self) -> str:
+        sides = " x ".join(str(side or "any") for side in self.input_size)
+        name = self.description.get("model", self.description.get("kind", "a model"))
+        made_by = f", torch {self.torch}" if self.torch else ""
+        return f"{name}, images {sides}, {self.precision} on {self.device}, for {self.runtime}{made_by}"
+
+
+def read_info(path: str | Path) -> PackageInfo:
+    """Read what a package computes and where it runs; nothing of it is run.
+
+    Raises:
+        PackageError: if it cannot be read as a package.
+        ModuleNotFoundError: for an ONNX file if ``onnx`` is not installed.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise PackageError(f"{path}: no such package; make one with nasnet-det package")
+    with readable(path):
+        if zipfile.is_zipfile(path):
+            return _read_archive(path)
+        entries = imported("onnx").load(path, load_external_data=False).metadata_props
+        text = next((entry.value for entry in entries if entry.key == DESCRIPTION), "{}")
+        return PackageInfo.from_dict(parse_json(text), "onnxruntime")
+
+
+def description(path: str | Path) -> dict[str, Any]:
+    """Return what an exported file says of its model, such as mean and standard deviation of its images.
+
+    Raises:
+        PackageError: if it cannot be read as a package.
+    """
+    return dict(read_info(path).description)
+
+
+@contextmanager
+def readable(path: Path) -> Iterator[None]:
+    """Turn the errors of reading a damaged file into :class:`PackageError`.
+
+    Raises:
+        PackageError: if the file cannot be read as a package.
+    """
+    try:
+        yield
+    except (PackageError, ImportError):
+        raise
+    except Exception as error:  # protobuf's, PyTorch's and the runtimes' have no common class
+        if not isinstance(error, _MALFORMED) and type(error).__module__.partition(".")[0] == "nasnet_det":
+            raise
+        reason = first_line(error)
+        raise PackageError(f"{path} cannot be read as a package ({reason}); make it with nasnet-det package") from None
+
+
+def refuse_pickles(path: Path) -> None:
+    """Refuse a ``torch.export`` program with content that PyTorch would unpickle freely.
+
+    Raises:
+        PackageError: if there is such content, or the file is damaged.
+    """
+    with readable(path), zipfile.ZipFile(path) as archive:
+        for name in archive.namelist():
+            parts = name.split("/")
+            if name.endswith("_config.json"):
+                payloads = parse_json(archive.read(name).decode())["config"].values()
+                if any(payload["use_pickle"] for payload in payloads):
+                    raise ValueError(f"{name} asks for pickles, which are not read")
+            elif name.endswith(".pt"):
+                torch.load(io.BytesIO(archive.read(name)), map_location="cpu", weights_only=True)
+            elif parts[-1].startswith(("custom_obj_", "opaque_obj_")) or (parts[-1] == "version" and len(parts) == 1):
+                raise ValueError(f"{name} is a pickled object or of an old format, which is not read")
+
+
+def _read_archive(path: Path) -> PackageInfo:
+    """Read the description of an ahead-of-time package or a ``torch.export`` program."""
+    with zipfile.ZipFile(path) as archive:
+        names = archive.namelist()
+        for name in names:
+            if name.endswith("_metadata.json"):
+                found = parse_json(_member(archive, name))
+                if isinstance(found, dict) and FORMAT in found:
+                    return PackageInfo.from_dict(parse_json(found[FORMAT]), "inductor")
+        named = [name for name in names if name.endswith(f"/extra/{DESCRIPTION}")]
+        if len(named) != 1:
+            raise ValueError("it holds no description")
+        return PackageInfo.from_dict(parse_json(_member(archive, named[0])), "torch")
+
+
+def _member(archive: zipfile.ZipFile, name: str) -> str:
+    if archive.getinfo(name).file_size > _LONGEST:
+        raise ValueError(f"{name} is too long")
+    return archive.read(name).decode()

@@ -1,0 +1,60 @@
+"""INT8 by ONNX Runtime: quantize and dequantize nodes around convolutions and matrix products, calibrated on images."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from itertools import chain
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+
+from nasnet_det.export.package_files import PackageError
+from nasnet_det.export.programs import imported, quiet
+
+
+def quantize_onnx(path: Path, calibration: Iterable[Tensor]) -> None:
+    """Quantize an ONNX file in place: weights per channel, activations per tensor; both runtimes read the result.
+
+    Args:
+        path: the file; its metadata is kept.
+        calibration: batches of images, from which the ranges of activations are taken.
+
+    Raises:
+        PackageError: without images.
+    """
+    quantization = imported("onnxruntime.quantization")
+    onnx = imported("onnx")
+    feeds = iter([{"image": images.numpy()} for images in calibration])
+    first = next(feeds, None)
+    if first is None:
+        raise PackageError("int8 needs images to calibrate on: give a folder of pictures like those it will see")
+    metadata = {entry.key: entry.value for entry in onnx.load(path, load_external_data=False).metadata_props}
+
+    prepared = path.with_name(f"{path.name}.prepared")
+    try:
+        with quiet():
+            quantization.quant_pre_process(str(path), str(prepared), skip_symbolic_shape=True)
+            quantization.quantize_static(
+                str(prepared),
+                str(path),
+                _Feeds(chain([first], feeds)),
+                quant_format=quantization.QuantFormat.QDQ,
+                per_channel=True,
+                op_types_to_quantize=["Conv", "MatMul", "Gemm"],
+            )
+    finally:
+        prepared.unlink(missing_ok=True)
+    model = onnx.load(path)
+    onnx.helper.set_model_props(model, metadata)
+    onnx.save(model, path)
+
+
+class _Feeds:
+    """ONNX Runtime's ``CalibrationDataReader``: inputs of the model one after the other, then None."""
+
+    def __init__(self, feeds: Iterator[dict[str, Any]]) -> None:
+        self.feeds = feeds
+
+    def get_next(self) -> dict[str, Any] | None:
+        return next(self.feeds, None)

@@ -1,0 +1,111 @@
+"""Packaged detectors on pictures, without detectron2: what comes before and after the exported graph."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+
+from nasnet_det.export.package_files import PackageError
+from nasnet_det.export.runtimes import Package, load_package
+
+
+class BoxTensor(NamedTuple):
+    """Boxes ``(D, 4)``, x0 y0 x1 y1 in pixels, under the name that detectron2's ``Boxes`` has for them."""
+
+    tensor: Tensor
+
+
+@dataclass(frozen=True)
+class PackageDetections:
+    """The detections on one image, best first, with the field names of detectron2's ``Instances``.
+
+    Args:
+        pred_boxes: the boxes, in pixels of the image.
+        scores: ``(D,)``.
+        pred_classes: ``(D,)``.
+    """
+
+    pred_boxes: BoxTensor
+    scores: Tensor
+    pred_classes: Tensor
+
+    def __len__(self) -> int:
+        return len(self.scores)
+
+    def to_coco(self, image_id: int) -> list[dict[str, Any]]:
+        """Return COCO results whose ``category_id`` is the number of the class."""
+        boxes = torch.cat(
+            [self.pred_boxes.tensor[:, :2], self.pred_boxes.tensor[:, 2:] - self.pred_boxes.tensor[:, :2]], 1
+        )
+        fields = zip(boxes.tolist(), self.scores.tolist(), self.pred_classes.tolist(), strict=True)
+        return [
+            {"image_id": image_id, "category_id": label, "bbox": box, "score": score} for box, score, label in fields
+        ]
+
+
+class PackagedDetector:
+    """A packaged detector for one image at a time.
+
+    Args:
+        package: a loaded package of a detector, or its file.
+        runtime: see :func:`nasnet_det.export.load_package`.
+
+    Attributes:
+        categories: ``id`` and ``name`` of each class; empty where they are unknown.
+        num_classes: how many classes the detector tells apart.
+
+    Raises:
+        PackageError: if the package is not one of a detector.
+    """
+
+    def __init__(self, package: Package | str | Path, runtime: str | None = None) -> None:
+        self.package = package if isinstance(package, Package) else load_package(package, runtime)
+        said = self.package.info.description
+        if not self.package.info.is_detector:
+            raise PackageError(f"{package}: this package is not one of a detector")
+        try:
+            self.categories = [{"id": int(one["id"]), "name": str(one["name"])} for one in said["categories"]]
+            self.num_classes, self.is_bgr = int(said["num_classes"]), said["channels"] == "BGR"
+            self.shortest, self.longest = (int(side) for side in said["resize_shortest"])
+        except (LookupError, TypeError, ValueError) as error:
+            raise PackageError(f"{package}: its description of the detector is damaged ({error})") from None
+        if len(self.categories) != self.num_classes:
+            self.categories = []
+
+    @torch.inference_mode()
+    def __call__(self, image: Image.Image) -> PackageDetections:
+        """Detect on an RGB image.
+
+        Raises:
+            OSError: if the image is so narrow that a side vanishes when it is resized.
+        """
+        width, height = image.size
+        resized = self.resize(image.convert("RGB"))
+        pixels = np.asarray(resized)[:, :, ::-1] if self.is_bgr else np.asarray(resized)
+        tensor = torch.as_tensor(np.ascontiguousarray(pixels.transpose(2, 0, 1)).astype("float32"))
+        boxes, scores, classes, count = self.package(tensor[None])
+        number = int(count[0])
+        scale = torch.tensor([width / resized.width, height / resized.height]).repeat(2)
+        boxes = torch.minimum(boxes[0, :number] * scale, torch.tensor([width, height]).repeat(2)).clamp(min=0)
+        kept = (boxes[:, 2:] > boxes[:, :2]).all(dim=1)
+        fields: tuple[Any, ...] = (scores[0, :number][kept], classes[0, :number][kept])
+        return PackageDetections(BoxTensor(boxes[kept]), *fields)
+
+    def resize(self, image: Image.Image) -> Image.Image:
+        """Resize as detectron2's ``ResizeShortestEdge``: the shortest side to a length, the longest to at most one."""
+        if not self.shortest:
+            return image
+        scale = self.shortest / min(image.size)
+        sides = [float(self.shortest) if side == min(image.size) else scale * side for side in image.size]
+        if max(sides) > self.longest:
+            sides = [side * (self.longest / max(sides)) for side in sides]
+        width, height = (int(side + 0.5) for side in sides)
+        if not width or not height:
+            raise OSError(f"{image.width} x {image.height} pixels cannot be resized to {width} x {height}")
+        return image.resize((width, height), Image.Resampling.BILINEAR)

@@ -1,0 +1,290 @@
+"""One interface for every runtime: packages that TorchInductor, ONNX Runtime or OpenVINO run.
+
+:func:`save_package` writes a program as a file for a runtime, or for the fastest of those installed;
+:func:`load_package` loads any exported file as a module. ONNX files (``.onnx``) run in ONNX Runtime and in OpenVINO;
+``.pt2`` files are TorchInductor's ahead-of-time packages or ``torch.export`` programs.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import shutil
+import tempfile
+import time
+import zipfile
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from nasnet_det.export.inductor import DTYPES, load_inductor, write_inductor
+from nasnet_det.export.package_files import PackageError, PackageInfo, read_info, readable, refuse_pickles
+from nasnet_det.export.programs import Program, as_list, check, imported, quiet, write_onnx
+from nasnet_det.export.quantization import quantize_onnx
+from nasnet_det.safe_io.files import replacing
+
+#: The runtimes of packages and the suffix of their files.
+SUFFIXES = {"inductor": ".pt2", "onnxruntime": ".onnx", "openvino": ".onnx"}
+AUTO = "auto"
+#: The largest accepted difference from PyTorch's outputs in each precision, relative to the largest value. In less than
+#: float32 the difference is measured and reported, not bounded.
+TOLERANCES = {"float32": 1e-3}
+
+
+class Package(nn.Module):
+    """A loaded package: maps images ``(N, 3, H, W)`` to what the packaged model returns.
+
+    A package for a fixed number of images takes any number: they run in batches, the last one filled up.
+
+    Args:
+        run: maps a tensor of the package's input size to one tensor or several.
+        info: what the package computes.
+    """
+
+    def __init__(self, run: Callable[[Tensor], Any], info: PackageInfo) -> None:
+        super().__init__()
+        self.run, self.info = run, info
+
+    @property
+    def num_classes(self) -> int:
+        """The classes of a classifier."""
+        return int(self.info.description["num_classes"])
+
+    @property
+    def pretrained_cfg(self) -> dict[str, Any]:
+        """Size, mean, standard deviation and cropping of images, as timm's preprocessing reads them."""
+        keys = ("mean", "std", "interpolation", "crop_pct")
+        said = self.info.description
+        size = tuple(given or own for given, own in zip(self.info.input_size[1:], said["image_size"], strict=True))
+        return {"input_size": size, **{key: said[key] for key in keys if key in said}}
+
+    def forward(self, images: Tensor) -> Any:
+        """Run the package.
+
+        Raises:
+            ValueError: for images of another size or device than the package was made for.
+        """
+        wanted = self.info.input_size
+        shape = tuple(images.shape)
+        fits = len(shape) == len(wanted) and all(
+            side in (0, given) for side, given in zip(wanted[1:], shape[1:], strict=True)
+        )
+        if wanted and (not fits or images.device.type != self.info.device or not images.is_floating_point()):
+            sides = ", ".join(str(side or "any") for side in wanted)
+            given = f"{shape} of {images.dtype} on {images.device.type}"
+            raise ValueError(f"this package takes floating-point images ({sides}) on {self.info.device}, got {given}")
+        images = images.to(
+            DTYPES.get(self.info.precision, torch.float32) if self.info.runtime == "inductor" else torch.float32
+        )
+        batch = wanted[0] if len(wanted) == 4 else 0
+        if not batch or len(images) == batch:
+            return self.run(images)
+        return self._in_batches(images, batch)
+
+    def _in_batches(self, images: Tensor, batch: int) -> Any:
+        parts = []
+        for part in images.split(batch):
+            missing = batch - len(part)
+            filled = torch.cat([part, part[-1:].expand(missing, *part.shape[1:])]) if missing else part
+            parts.append([output[: len(part)] for output in as_list(self.run(filled))])
+        outputs = [torch.cat(outputs) for outputs in zip(*parts, strict=True)]
+        return outputs[0] if len(outputs) == 1 else outputs
+
+
+def load_package(path: str | Path, runtime: str | None = None) -> Package:
+    """Load an exported model or package.
+
+    Args:
+        path: an ONNX file, an ahead-of-time package or a ``torch.export`` program. The latter two are programs: **load
+            only what you or someone you trust has made.** Pickles in them are refused.
+        runtime: ``onnxruntime`` or ``openvino`` for an ONNX file; the one that the file names if None.
+
+    Raises:
+        PackageError: if it cannot be read, was made for another machine, or does not run in that runtime.
+        ModuleNotFoundError: if the runtime is not installed.
+    """
+    path = Path(path)
+    info = read_info(path)
+    is_onnx = not zipfile.is_zipfile(path)
+    if runtime is not None and (runtime != info.runtime) and not (is_onnx and runtime in ("onnxruntime", "openvino")):
+        raise PackageError(f"{path} is a package for {info.runtime}, which {runtime} does not run")
+    with readable(path), quiet():
+        return Package(_LOADERS[runtime or info.runtime](path, info), info)
+
+
+def available(precision: str = "float32", detector: bool = False) -> list[str]:
+    """Return the runtimes that can be used here for a precision."""
+    found = [name for name in ("onnxruntime", "openvino") if importlib.util.find_spec(name)]
+    if importlib.util.find_spec("onnxscript") is None or precision == "float16":
+        found = []
+    if precision == "bfloat16" and "onnxruntime" in found:
+        found.remove("onnxruntime")  # its CPU kernels compute in float32
+    compiles = shutil.which("g++") or shutil.which("clang++")
+    return [*(["inductor"] if compiles and not detector and precision in DTYPES else []), *found]
+
+
+@dataclass(frozen=True)
+class Saved:
+    """The outcome of :func:`save_package`.
+
+    Args:
+        path: the file.
+        info: what it computes.
+        differences: how far each output is from PyTorch's on the example, relative to the largest value.
+        seconds: the shortest time of a call on the example, by runtime.
+    """
+
+    path: Path
+    info: PackageInfo
+    differences: dict[str, float]
+    seconds: dict[str, float]
+
+
+def save_package(
+    program: Program,
+    path: str | Path,
+    runtime: str = AUTO,
+    precision: str = "float32",
+    device: str = "cpu",
+    calibration: Sequence[Tensor] = (),
+    log: Callable[[str], None] = lambda text: None,
+) -> Saved:
+    """Write a program as a package for a runtime.
+
+    Args:
+        program: what to package.
+        path: the file; its suffix is replaced by that of the runtime, ``.pt2`` or ``.onnx``.
+        runtime: a key of :data:`SUFFIXES`, or ``auto`` for the fastest that is installed, each tried for a few seconds.
+        precision: ``float32``; ``bfloat16`` (inductor, openvino); ``float16`` (inductor); ``int8`` (onnxruntime,
+            openvino), which needs ``calibration``.
+        device: ``cpu``, or ``cuda`` for inductor.
+        calibration: batches of images like those that the model will see.
+        log: gets a line for each runtime that is tried.
+
+    Returns:
+        the file that was written and what was measured.
+
+    Raises:
+        PackageError: if no runtime can be used, or the combination does not exist.
+        ModuleNotFoundError: if the runtime is not installed.
+        ExportError: if an output in float32 differs from PyTorch's.
+    """
+    candidates = available(precision, program.description.get("kind") == "detector") if runtime == AUTO else [runtime]
+    if device == "cuda":
+        candidates = [name for name in candidates if name == "inductor"]
+    if not candidates or not set(candidates) <= set(SUFFIXES):
+        raise PackageError(
+            f"no runtime can be used for {precision} on {device}: inductor needs a C++ compiler, the others "
+            "pip install 'nasnet-det[export,openvino]'"
+            if runtime == AUTO
+            else f"runtime must be one of {', '.join([*SUFFIXES, AUTO])}, got {runtime!r}"
+        )
+    with tempfile.TemporaryDirectory() as folder:
+        tried: dict[str, tuple[Path, dict[str, float], float]] = {}
+        for name in candidates:
+            part = Path(folder) / f"{name}{SUFFIXES[name]}"
+            try:
+                differences = _write_and_check(program, part, name, precision, device, calibration)
+            except PackageError as error:
+                if runtime != AUTO:
+                    raise
+                log(f"{name}: left out ({error})")
+                continue
+            seconds = shortest(load_package(part), program.example.to(device))
+            log(f"{name}: {1000 * seconds:.1f} ms")
+            tried[name] = (part, differences, seconds)
+        if not tried:
+            raise PackageError(f"none of {', '.join(candidates)} can run it")
+        best = min(tried, key=lambda name: tried[name][2])
+        part, differences, _ = tried[best]
+        target = Path(path).with_suffix(SUFFIXES[best])
+        with replacing(target) as beside:
+            shutil.copyfile(part, beside)
+    return Saved(target, read_info(target), differences, {name: seconds for name, (*_, seconds) in tried.items()})
+
+
+def shortest(package: nn.Module, images: Tensor, seconds: float = 3.0) -> float:
+    """Return the shortest time of a call in seconds, over at least three calls and about ``seconds``."""
+    times: list[float] = []
+    end = time.perf_counter() + seconds
+    with torch.inference_mode():
+        package(images)
+        while len(times) < 3 or time.perf_counter() < end:
+            start = time.perf_counter()
+            package(images)
+            if images.is_cuda:
+                torch.cuda.synchronize()
+            times.append(time.perf_counter() - start)
+    return min(times)
+
+
+def _write_and_check(
+    program: Program, path: Path, runtime: str, precision: str, device: str, calibration: Iterable[Tensor]
+) -> dict[str, float]:
+    if runtime == "inductor":
+        write_inductor(program, path, precision, device)
+    else:
+        if precision == "float16" or (precision == "bfloat16" and runtime != "openvino") or device != "cpu":
+            raise PackageError(f"the runtime {runtime} does not compute in {precision} on {device}")
+        imported(runtime)
+        write_onnx(program, path, runtime=runtime, precision=precision)
+        if precision == "int8":
+            quantize_onnx(path, calibration)
+    found = [output.float().cpu() for output in as_list(load_package(path)(program.example.to(device)))]
+    return check(program, found, path, TOLERANCES.get(precision, float("inf")))
+
+
+def _load_onnxruntime(path: Path, info: PackageInfo) -> Callable[[Tensor], Any]:
+    onnxruntime = imported("onnxruntime")
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = 3
+    options.intra_op_num_threads = torch.get_num_threads()
+    session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+
+    def run(images: Tensor) -> Any:
+        return _tensors(session.run(None, {"image": images.contiguous().numpy()}))
+
+    return run
+
+
+def _load_openvino(path: Path, info: PackageInfo) -> Callable[[Tensor], Any]:
+    openvino = imported("openvino")
+    hint = "bf16" if info.precision == "bfloat16" else "f32"  # otherwise it chooses by the processor
+    settings = {"PERFORMANCE_HINT": "LATENCY", "INFERENCE_PRECISION_HINT": hint}
+    settings["INFERENCE_NUM_THREADS"] = str(torch.get_num_threads())
+    # Read from memory: the frontend chooses the format by a path's suffix.
+    core = openvino.Core()
+    compiled = core.compile_model(core.read_model(path.read_bytes(), b""), "CPU", settings)
+
+    def run(images: Tensor) -> Any:
+        outputs = compiled([images.contiguous().numpy()])
+        return _tensors([outputs[index] for index in range(len(compiled.outputs))])
+
+    return run
+
+
+def _load_inductor(path: Path, info: PackageInfo) -> Callable[[Tensor], Any]:
+    function = load_inductor(path, info)
+    return lambda images: function(images.contiguous(memory_format=torch.channels_last))
+
+
+def _load_torch(path: Path, info: PackageInfo) -> Callable[[Tensor], Any]:
+    refuse_pickles(path)
+    module: Callable[[Tensor], Any] = torch.export.load(path).module()
+    return module
+
+
+def _tensors(arrays: Sequence[Any]) -> Any:
+    tensors = [torch.as_tensor(array) for array in arrays]
+    return tensors[0] if len(tensors) == 1 else tensors
+
+
+_LOADERS: dict[str, Callable[[Path, PackageInfo], Callable[[Tensor], Any]]] = {
+    "inductor": _load_inductor,
+    "onnxruntime": _load_onnxruntime,
+    "openvino": _load_openvino,
+    "torch": _load_torch,
+}

@@ -1,0 +1,192 @@
+"""Packages: what they compute in every runtime that is installed, what they refuse, and how the fastest is chosen."""
+
+from __future__ import annotations
+
+import json
+import zipfile
+from pathlib import Path
+from typing import Any
+
+import pytest
+import timm
+import torch
+from torch import nn
+
+import nasnet_det  # noqa: F401 - registers the models
+from nasnet_det.export import (
+    PackageError,
+    classifier_program,
+    feature_program,
+    load_package,
+    read_info,
+    runtimes,
+    save_package,
+)
+from nasnet_det.export.package_files import FORMAT
+from nasnet_det.export.runtimes import available
+
+ONNX = [name for name in ("onnxruntime", "openvino") if name in available()]
+#: Every kind of step that a fused cell has: products, depthwise convolutions, pools, sums, concatenation.
+CELL = {
+    "normal": {
+        "blocks": [[0, 1, "sep_conv_3x3", "avg_pool_3x3", "add"], [2, 0, "sep_conv_5x5", "identity", "add"]],
+        "concat": [1, 3],
+    },
+    "reduction": {"blocks": [[0, 1, "sep_conv_5x5", "max_pool_3x3", "add"]], "concat": [2]},
+}
+
+
+def tiny(**kwargs: Any) -> nn.Module:
+    torch.manual_seed(0)
+    options = {
+        "genotype": CELL,
+        "num_cells": (1,),
+        "num_filters": 4,
+        "stem": "cifar",
+        "stem_channels": 6,
+        "num_classes": 5,
+    }
+    return timm.create_model("nasnet", **{**options, **kwargs}).eval()
+
+
+def images(*size: int) -> torch.Tensor:
+    return torch.randn(*size, generator=torch.Generator().manual_seed(sum(size)))
+
+
+def relative(found: torch.Tensor, expected: torch.Tensor) -> float:
+    return float((found - expected).abs().max() / expected.abs().max())
+
+
+@pytest.fixture(scope="module")
+def packages(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """A package of the same network for every runtime, for images of 16 x 16 in batches of two."""
+    folder = tmp_path_factory.mktemp("packages")
+    program = classifier_program(tiny(), (16, 16), batch_size=2)
+    return {name: save_package(program, folder / name, name).path for name in available()}
+
+
+@torch.inference_mode()
+@pytest.mark.parametrize("runtime", ["inductor", "onnxruntime", "openvino"])
+def test_every_runtime_computes_the_network(packages: dict[str, Path], runtime: str) -> None:
+    """Any number of images: fewer and more than the package's batch, and a part of it."""
+    if runtime not in packages:
+        pytest.skip(f"{runtime} cannot be used here")
+    package = load_package(packages[runtime])
+    for count in (1, 2, 5):
+        x = images(count, 3, 16, 16)
+        assert relative(package(x), tiny()(x)) <= 2e-6
+    assert package.info.runtime == runtime and package.info.description["num_classes"] == 5
+    assert packages[runtime].suffix == (".pt2" if runtime == "inductor" else ".onnx")
+
+
+@pytest.mark.skipif(len(ONNX) < 2, reason="takes both runtimes of ONNX files")
+def test_an_onnx_file_runs_in_both_runtimes(packages: dict[str, Path]) -> None:
+    x = images(2, 3, 16, 16)
+    first, second = (load_package(packages["openvino"], name)(x) for name in ONNX)
+    assert relative(first, second) <= 2e-6
+    if "inductor" in packages:
+        with pytest.raises(PackageError, match="inductor"):
+            load_package(packages["inductor"], "openvino")
+
+
+@torch.inference_mode()
+@pytest.mark.skipif(not ONNX, reason="takes a runtime of ONNX files")
+def test_features_of_free_size(tmp_path: Path) -> None:
+    model = tiny(stem="imagenet", features_only=True)
+    path = save_package(feature_program(model, (64, 64), dynamic=True), tmp_path / "features", ONNX[-1]).path
+    x = images(3, 3, 51, 38)
+    for found, expected in zip(load_package(path)(x), model(x), strict=True):
+        assert relative(found, expected) <= 2e-6
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [torch.zeros(1, 3, 32, 16), torch.zeros(3, 16, 16), torch.zeros(1, 3, 16, 16, dtype=torch.uint8)],
+    ids=["size", "dimensions", "type"],
+)
+def test_other_images_are_refused(packages: dict[str, Path], wrong: torch.Tensor) -> None:
+    with pytest.raises(ValueError, match="16"):
+        load_package(next(iter(packages.values())))(wrong)
+
+
+@pytest.mark.parametrize(("key", "value"), [("torch", "1.0"), ("needs", ["another machine"])])
+def test_a_package_for_another_machine_is_refused(
+    packages: dict[str, Path], tmp_path: Path, key: str, value: Any
+) -> None:
+    if "inductor" not in packages:
+        pytest.skip("compiling ahead of time needs a C++ compiler")
+    other = tmp_path / "other.pt2"
+    with zipfile.ZipFile(packages["inductor"]) as old, zipfile.ZipFile(other, "w") as new:
+        for name in old.namelist():
+            content = old.read(name)
+            if name.endswith("_metadata.json") and FORMAT.encode() in content:
+                metadata = json.loads(content)
+                metadata[FORMAT] = json.dumps({**json.loads(metadata[FORMAT]), key: value})
+                content = json.dumps(metadata).encode()
+            new.writestr(name, content)
+    with pytest.raises(PackageError, match=r"1\.0|another machine"):
+        load_package(other)
+
+
+def test_auto_takes_the_fastest(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    seconds = {"inductor": 3.0, "onnxruntime": 2.0, "openvino": 1.0}
+    tried: list[str] = []
+
+    def write(program: Any, path: Path, runtime: str, *rest: Any) -> dict[str, float]:
+        if runtime == "openvino":
+            raise PackageError("it cannot be compiled here")
+        path.write_text(runtime)
+        return {"logits": 0.0}
+
+    monkeypatch.setattr(runtimes, "available", lambda *_: list(seconds))
+    monkeypatch.setattr(runtimes, "_write_and_check", write)
+    monkeypatch.setattr(runtimes, "load_package", lambda path: path.read_text())
+    monkeypatch.setattr(runtimes, "shortest", lambda package, x: seconds[package])
+    monkeypatch.setattr(runtimes, "read_info", lambda path: None)
+    saved = save_package(classifier_program(tiny(), (16, 16)), tmp_path / "model.pt2", log=tried.append)
+    assert saved.path == tmp_path / "model.onnx" and saved.path.read_text() == "onnxruntime"
+    assert saved.seconds == {"inductor": 3.0, "onnxruntime": 2.0}
+    assert [line.split(":")[0] for line in tried] == list(seconds)
+    assert list(tmp_path.iterdir()) == [saved.path]
+
+
+def test_a_failure_leaves_the_old_package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*_: Any) -> None:
+        raise PackageError("it cannot be compiled here")
+
+    path = tmp_path / "model.onnx"
+    path.write_text("good")
+    monkeypatch.setattr(runtimes, "_write_and_check", fail)
+    with pytest.raises(PackageError):
+        save_package(classifier_program(tiny(), (16, 16)), path, "onnxruntime")
+    assert path.read_text() == "good" and list(tmp_path.iterdir()) == [path]
+
+
+@torch.inference_mode()
+@pytest.mark.skipif(not ONNX, reason="takes a runtime of ONNX files")
+def test_int8_is_near_and_bounded_by_calibration(tmp_path: Path) -> None:
+    program = classifier_program(tiny(), (16, 16))
+    path = save_package(program, tmp_path / "int8", ONNX[0], "int8", calibration=[images(1, 3, 16, 16)] * 4).path
+    x = images(1, 3, 16, 16)
+    assert 0 < relative(load_package(path)(x), tiny()(x)) < 0.2
+    assert read_info(path).precision == "int8" and read_info(path).description["num_classes"] == 5
+    with pytest.raises(PackageError, match="calibrate"):
+        save_package(program, tmp_path / "other", ONNX[0], "int8")
+
+
+@pytest.mark.parametrize(
+    ("runtime", "precision"), [("tensorrt", "float32"), ("onnxruntime", "bfloat16"), ("inductor", "int8")]
+)
+def test_combinations_that_do_not_exist_are_refused(tmp_path: Path, runtime: str, precision: str) -> None:
+    with pytest.raises(PackageError, match=runtime):
+        save_package(classifier_program(tiny(), (16, 16)), tmp_path / "model", runtime, precision)
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_file_that_is_no_package_is_named(tmp_path: Path) -> None:
+    for name, content in (("a.onnx", b"\x00\xff"), ("b.pt2", b"PK\x03\x04"), ("c.onnx", b"")):
+        (tmp_path / name).write_bytes(content)
+        with pytest.raises(PackageError, match=name):
+            load_package(tmp_path / name)
+    with pytest.raises(PackageError, match="none"):
+        load_package(tmp_path / "none.onnx")
