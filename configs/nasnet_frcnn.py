@@ -13,31 +13,28 @@ from detectron2.model_zoo import get_config
 from detectron2.modeling.box_regression import Box2BoxTransform
 from detectron2.modeling.matcher import Matcher
 from detectron2.solver import WarmupParamScheduler
-from detectron2.solver.build import get_default_optimizer_params
 from fvcore.common.param_scheduler import MultiStepParamScheduler
 
 from nasnet_det.detection.data.datasets import MINIVAL, TRAIN, register_coco_splits
 from nasnet_det.detection.data.mapper import DetectionMapper
 from nasnet_det.detection.data.registered import test_records, training_records
 from nasnet_det.detection.data.training_data import build_test_loader, build_train_loader
-from nasnet_det.detection.engine.solver import clipped_sgd
+from nasnet_det.detection.engine.solver import clipped_sgd, optimizer_params
 from nasnet_det.detection.evaluation.evaluator import CocoEvaluator
 from nasnet_det.detection.modeling.backbone import build_network
-from nasnet_det.detection.modeling.rcnn import NASNetRCNN
-from nasnet_det.detection.modeling.roi_heads import NASNetROIHeads
+from nasnet_det.detection.modeling.rcnn import roi_heads_later, split_rcnn
 from nasnet_det.detection.modeling.rpn import GridAnchorGenerator, NASNetRPN, RPNHead
-from nasnet_det.detection.modeling.split import FirstStage, SecondStage
 
 register_coco_splits()
 COCO_IDS = [i for i in range(1, 91) if i not in (12, 26, 29, 30, 45, 66, 68, 69, 71, 83)]
 
-network = L(build_network)(
-    network="nasnet_a_large", norm="FrozenBN", pretrained="published", drop_path_rate=0.3, freeze_at=0
-)
 box_transform = L(Box2BoxTransform)(weights=[10.0, 10.0, 5.0, 5.0], scale_clamp=math.inf)
 
-model = L(NASNetRCNN)(
-    backbone=L(FirstStage)(network=network, drop_path_steps=250000),
+model = L(split_rcnn)(
+    network=L(build_network)(
+        network="nasnet_a_large", norm="TFOD", pretrained="published", drop_path_rate=0.3, freeze_at=0
+    ),
+    drop_path_steps=250000,
     proposal_generator=L(NASNetRPN)(
         in_feature="cut",
         head=L(RPNHead)(in_channels=4032, num_anchors=12, channels=512),
@@ -49,9 +46,8 @@ model = L(NASNetRCNN)(
         max_proposals=[500, 500],
         loss_weights=[1.0, 2.0],
     ),
-    roi_heads=L(NASNetROIHeads)(
+    roi_heads=L(roi_heads_later)(
         in_feature="cut",
-        second_stage=L(SecondStage)(network=network, drop_path_steps=250000),
         box_transform=box_transform,
         num_classes=90,
         label_ids=COCO_IDS,
@@ -87,7 +83,7 @@ dataloader = {
 }
 
 optimizer = L(clipped_sgd)(
-    params=L(get_default_optimizer_params)(weight_decay_norm=0.0),
+    params=L(optimizer_params)(decay_heads=False, weight_decay_norm=0.0),
     lr=0.0003,
     momentum=0.9,
     weight_decay=5e-5,

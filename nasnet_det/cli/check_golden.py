@@ -4,7 +4,8 @@
 
 Each folder holds a checkpoint in its original format, an input and the outputs of the original implementation; its
 meta.json tells which network it is. Prints a line per tensor with its relative error (norm of the difference over norm
-of the reference). Exits with 0 if all are within their bounds, 1 if any is not, 2 if a folder cannot be compared.
+of the reference). Training folders (train_*, tfod_train_*) compare losses, gradients and updated weights. Exits with 0
+if all are within their bounds, 1 if any is not, 2 for an invalid folder.
 """
 
 from __future__ import annotations
@@ -22,9 +23,17 @@ def compare(folder: Path) -> Iterator[Comparison]:
     """Compare one folder of any kind.
 
     Raises:
-        GoldenError, WeightsError: if it cannot be compared.
+        GoldenError, WeightsError: for an incomplete, damaged or unknown folder.
     """
     meta = read_meta(folder)
+    if meta.get("kind") == "training":
+        from nasnet_det.golden.training import compare_training
+
+        return compare_training(folder, meta)
+    if meta.get("kind") == "detector training":
+        from nasnet_det.golden.detector_training import compare_detector_training
+
+        return compare_detector_training(folder, meta)
     if is_classifier(meta):
         return compare_classifier(folder, meta)
     if (folder / "pipeline.pbtxt").is_file():

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import json
 import re
 from collections.abc import Sequence
 from pathlib import Path
@@ -12,32 +13,36 @@ import yaml
 from detectron2.config import CfgNode, get_cfg
 
 from nasnet_det.detection import add_nasnet_config
+from nasnet_det.genotypes.genotype import Genotype
+from nasnet_det.genotypes.published import PUBLISHED, names_file
 from nasnet_det.safe_io.files import protect
 from nasnet_det.safe_io.values import check_extent
 
 #: Keys of ``MODEL.NASNET`` that older versions wrote into a run's ``config.yaml`` and that have no effect any more.
 REMOVED_KEYS = ("CUDA_GRAPHS",)
-#: Of another library's message, which may repeat a whole file.
+#: Longest part of another library's message to repeat, which may hold a whole file.
 _LONGEST = 600
+
+_GENOTYPE = "MODEL.NASNET.GENOTYPE"
 
 
 class ConfigError(ValueError):
-    """A config that cannot be read or followed: names the key, what it says and what would be right."""
+    """A config that is broken or inconsistent; names the key, its value and what was expected."""
 
 
-#: Where the configs lie that come with the package, and where in a checkout.
+#: Folders of the project's configs: in an installed package and in a checkout.
 _PLACES = (Path(__file__).parents[1] / "configs", Path(__file__).parents[2] / "configs")
 
 
 def find_config(name: str | Path) -> Path:
-    """The file of a config.
+    """Return the path of a config.
 
     Args:
-        name: a file, or what one that comes with the package is called: ``nasnet_frcnn``, ``nasnet_frcnn.yaml`` or
+        name: a file, or the name of one of the project's configs: ``nasnet_frcnn``, ``nasnet_frcnn.yaml`` or
             ``configs/nasnet_frcnn.yaml``.
 
     Raises:
-        ConfigError: if there is no such file, and none of that name comes with the package.
+        ConfigError: for a missing file that is not one of the project's configs.
     """
     folder = next(place for place in _PLACES if place.is_dir())
     known = {file.stem: file for file in sorted(folder.glob("*.yaml"))}
@@ -46,15 +51,15 @@ def find_config(name: str | Path) -> Path:
         return path
     if path.parent in (Path(), Path("configs")) and path.suffix in ("", ".yaml") and path.stem in known:
         return known[path.stem]
-    raise ConfigError(f"config {name}: there is no such file; by name there are {', '.join(known)}")
+    raise ConfigError(f"config {name}: not found; give a YAML file or one of {', '.join(known)}")
 
 
 def read_config(path: str | Path, opts: Sequence[Any] = ()) -> CfgNode:
-    """A config file over detectron2's defaults and this package's, not frozen. Nothing in the file is executed.
+    """Read a config file over the defaults of detectron2 and this package, not frozen. Nothing in it is executed.
 
     Args:
-        path: a YAML file, or the name of one that comes with the package.
-        opts: changes, ``KEY VALUE`` in turn.
+        path: a YAML file, or the name of one of the project's configs.
+        opts: overrides, keys and values alternating.
 
     Raises:
         ConfigError: for a file that is missing or broken, a key that does not exist, or a value that does not fit.
@@ -64,18 +69,55 @@ def read_config(path: str | Path, opts: Sequence[Any] = ()) -> CfgNode:
     file = find_config(path)
     protect([file])
     try:
-        check_extent(cfg.load_yaml_with_base(str(file)))  # before anything copies what aliases stand for
-        cfg.merge_from_file(str(file), allow_unsafe=False)
-        cfg.merge_from_list(list(opts))
+        loaded = cfg.load_yaml_with_base(str(file))
+        check_extent(loaded)  # before anything expands its aliases
+        _merge(cfg, file, loaded)
+        cfg.merge_from_list(_without_genotype(cfg, opts))
     except FileNotFoundError as error:
-        raise ConfigError(f"config {path}: there is no file {error.filename}") from None
+        raise ConfigError(f"config {path}: {error.filename} not found") from None
     except (RecursionError, MemoryError, SyntaxError):  # as Python's own parser says of a value
         raise ConfigError(f"config {path}: it, or an option, is nested too deeply, or is its own _BASE_") from None
     except (AssertionError, LookupError, ArithmeticError, AttributeError, TypeError, ValueError, OSError) as error:
         raise _refused(cfg, path, error) from None
     except yaml.YAMLError as error:
         raise _refused(cfg, path, error) from None
+    _read_genotype(cfg, file.parent)
     return cfg
+
+
+def _merge(cfg: CfgNode, file: Path, loaded: Any) -> None:
+    """Merge a file into a config; its genotype, if it is given by value, as text: yacs would take it for a node."""
+    node: Any = loaded
+    for key in _GENOTYPE.split(".")[:-1]:
+        node = node.get(key) if isinstance(node, dict) else None
+    genotype = node.get("GENOTYPE", "") if isinstance(node, dict) else ""
+    if not isinstance(genotype, dict) and "{" not in str(genotype):
+        cfg.merge_from_file(str(file), allow_unsafe=False)
+        return
+    cfg.MODEL.NASNET.GENOTYPE = json.dumps(node.pop("GENOTYPE")) if isinstance(genotype, dict) else node.pop("GENOTYPE")
+    cfg.merge_from_other_cfg(CfgNode(loaded))
+
+
+def _without_genotype(cfg: CfgNode, opts: Sequence[Any]) -> list[Any]:
+    """Set a genotype among overrides and return the others: yacs would evaluate its text as a dictionary."""
+    opts = list(opts)
+    while _GENOTYPE in opts[:-1:2]:
+        at = 2 * opts[::2].index(_GENOTYPE)
+        _, value = opts[at : at + 2]
+        cfg.MODEL.NASNET.GENOTYPE = json.dumps(value) if isinstance(value, dict) else str(value)
+        del opts[at : at + 2]
+    return opts
+
+
+def _read_genotype(cfg: CfgNode, folder: Path) -> None:
+    """Replace the path of a genotype's file by the genotype, so that the config can be moved without that file."""
+    value = cfg.MODEL.NASNET.GENOTYPE
+    if value in PUBLISHED or not value:
+        return
+    for path in (value, str(folder / value)) if names_file(value) else ():
+        if Path(path).is_file():
+            cfg.MODEL.NASNET.GENOTYPE = json.dumps(Genotype.load(path).to_dict())
+            return
 
 
 def _refused(cfg: CfgNode, path: str | Path, error: Exception) -> ConfigError:
@@ -85,7 +127,7 @@ def _refused(cfg: CfgNode, path: str | Path, error: Exception) -> ConfigError:
 
 
 def _suggestion(cfg: CfgNode, reason: str) -> str:
-    """What a key that does not exist may have meant."""
+    """Return a remark on which existing key may have been meant."""
     found = re.match(r"Non-existent (?:config )?key: ([\w.]+)", reason)
     if not found:
         return ""
@@ -103,17 +145,33 @@ def add_node(cfg: CfgNode) -> None:
     """Give ``cfg`` the node ``MODEL.NASNET`` if it has none; keys of older versions are ignored with a warning."""
     if "NASNET" not in cfg.MODEL:
         cfg.MODEL.NASNET = default_node()
+        cfg.INPUT.SCALE_JITTER, cfg.INPUT.COLOR = input_nodes()
         for key in (f"MODEL.NASNET.{name}" for name in REMOVED_KEYS):
             if not cfg.key_is_deprecated(key):  # as in a copy that shares them
                 cfg.register_deprecated_key(key)
 
 
+def input_nodes() -> tuple[CfgNode, CfgNode]:
+    """Return the nodes ``INPUT.SCALE_JITTER`` and ``INPUT.COLOR`` with their defaults: training augmentation."""
+    jitter, color = CfgNode(), CfgNode()
+    # Large-scale jitter instead of MIN_SIZE_TRAIN: a picture scaled by a random number of RANGE from what fits SIZE
+    # (height, width), then cropped or padded to SIZE.
+    jitter.ENABLED = False
+    jitter.SIZE = [1024, 1024]
+    jitter.RANGE = [0.1, 2.0]
+    # Random factors of brightness, contrast and saturation, from 1 - value to 1 + value; 0 for none.
+    color.BRIGHTNESS = color.CONTRAST = color.SATURATION = 0.0
+    return jitter, color
+
+
 def default_node() -> CfgNode:
-    """The node with its defaults."""
+    """Return the node with its defaults."""
     node = CfgNode()
     # The network: a member of nasnet_det.models.family.FAMILY; the next keys override its numbers.
     node.NETWORK = "nasnet_a_mobile"
-    # A genotype's JSON file or a published name; "" for the network's own.
+    # The cells: a published name, a genotype's JSON file (relative to the config or to the working directory;
+    # read_config replaces it by its text), the genotype itself as a mapping or as JSON or YAML text, or a printed DARTS
+    # genotype, "Genotype(normal=[...], ...)". "" for the network's own.
     node.GENOTYPE = ""
     # Normal cells of each stage, F of the first stage, channels of the first convolution; 0 for the network's own.
     node.NUM_CELLS = 0
@@ -123,8 +181,10 @@ def default_node() -> CfgNode:
     # Weights of the classification network to start from: "published" (downloaded once), a local file, or "" for none.
     # Not read where MODEL.WEIGHTS names a checkpoint of the whole detector.
     node.PRETRAINED = ""
-    # FrozenBN, BN, SyncBN (over all GPUs), or another name that detectron2's get_norm knows. A network that starts from
-    # random weights learns nothing through frozen norms.
+    # Normalization layers. FrozenBN: statistics, scales and shifts fixed, as detectron2's users know it. TFOD: what the
+    # TF Object Detection API does for faster_rcnn_nas: scales and shifts trained, batch statistics below the split
+    # detector's cut, fixed ones above. FixedStatsBN: fixed statistics everywhere, scales and shifts trained. BN, SyncBN
+    # (over all GPUs), or another name that detectron2's get_norm knows. Random weights need BN, SyncBN, GN or LN.
     node.NORM = "FrozenBN"
     # Momentum of trainable batch norms' statistics; 0 for the network's own, which suits long runs only (0.0003 goes
     # a tenth of the way in 350 steps).
@@ -136,6 +196,10 @@ def default_node() -> CfgNode:
     node.DROP_PATH_STEPS = 250000
     # Keep only the cells' outputs in training and compute the rest again in the backward pass.
     node.GRAD_CHECKPOINT = False
+
+    # Whether SOLVER.WEIGHT_DECAY applies to layers outside the network too; in the TF Object Detection API's config it
+    # does not. Read by nasnet_det's trainer; detectron2's own train_net.py decays them all.
+    node.DECAY_HEADS = True
 
     # The paper's detector (NASNetRCNN). Height and width that every image is resized to, aspect not kept; 0 to leave
     # images as the data loader gives them.
@@ -151,7 +215,7 @@ def default_node() -> CfgNode:
     node.CHUNK_SIZE = 0
     # Detections kept of each class; TEST.DETECTIONS_PER_IMAGE bounds their sum.
     node.DETECTIONS_PER_CLASS = 100
-    # Evaluate and predict with the networks in fused form: the same function but for rounding, faster (see
+    # Evaluate and predict with the networks in fused form: the same function up to rounding, faster (see
     # nasnet_det.optimize_for_inference). Training is not affected.
     node.FUSED = False
     # For each class of the data set the label that the network gives it, counted from 1: the published detectors have
@@ -160,8 +224,43 @@ def default_node() -> CfgNode:
     return node
 
 
+#: Meta-architectures without mask heads.
+_BOXES_ONLY = ("NASNetRCNN", "RetinaNet", "FCOS", "ProposalNetwork")
+
+
+def check_supported(cfg: CfgNode) -> None:
+    """Refuse keys of detectron2 that the config's detector would ignore.
+
+    Raises:
+        ConfigError: naming the key and what to set.
+    """
+    model, architecture = cfg.MODEL, cfg.MODEL.META_ARCHITECTURE
+    if model.MASK_ON and architecture in _BOXES_ONLY:
+        raise ConfigError(
+            f"MODEL.MASK_ON is True, but {architecture} predicts boxes only: set MODEL.MASK_ON False, or take an FPN "
+            "config such as mask_fpn_mobile"
+        )
+    starts_from_imagenet = "nasnet" in model.BACKBONE.NAME and model.NASNET.PRETRAINED and not model.WEIGHTS
+    if starts_from_imagenet and min(model.PIXEL_STD) <= 1:
+        raise ConfigError(
+            f"MODEL.PIXEL_STD is {list(model.PIXEL_STD)}, but the weights of MODEL.NASNET.PRETRAINED expect RGB in "
+            "[-1, 1]: set MODEL.PIXEL_MEAN and PIXEL_STD [127.5, 127.5, 127.5] and INPUT.FORMAT RGB, as base.yaml does"
+        )
+    if model.KEYPOINT_ON:
+        raise ConfigError("MODEL.KEYPOINT_ON is True, but keypoints are not supported: set MODEL.KEYPOINT_ON False")
+    if model.LOAD_PROPOSALS:
+        raise ConfigError(
+            "MODEL.LOAD_PROPOSALS is True, but stored proposals are not supported: set MODEL.LOAD_PROPOSALS False"
+        )
+    if cfg.TEST.AUG.ENABLED and architecture != "GeneralizedRCNN":
+        raise ConfigError(
+            f"TEST.AUG.ENABLED is True, but {architecture} has no test-time augmentation (the paper's detector resizes "
+            "every image to one size): set TEST.AUG.ENABLED False, or take a Faster, Mask or Cascade R-CNN FPN config"
+        )
+
+
 def network_arguments(cfg: CfgNode) -> dict[str, Any]:
-    """What ``cfg`` says to :func:`nasnet_det.detection.modeling.backbone.build_network`."""
+    """Return the arguments of :func:`nasnet_det.detection.modeling.backbone.build_network` from a config."""
     node = cfg.MODEL.NASNET
     return {
         "network": node.NETWORK,

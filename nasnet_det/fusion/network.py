@@ -11,6 +11,7 @@ from nasnet_det.fusion.batch_norm import fold
 from nasnet_det.fusion.graph import CellGraph, UnsupportedCell, read_cell, warn_once
 from nasnet_det.fusion.steps import Relu
 from nasnet_det.models.network import NASNet
+from nasnet_det.models.plan import CellPlan
 from nasnet_det.models.stem import StemConv
 
 
@@ -76,8 +77,6 @@ class FusedNASNet(NASNet):
         like = next(network.parameters(), torch.empty(0))
         _fold_stem(network.stem)
         for plan in network.plan:
-            if plan.name not in network.cells:
-                continue  # each half of a detector has some of the cells
             cell = network.cells[plan.name]
             single_input = plan.previous is None and not network.genotype.passes_all
             try:
@@ -97,18 +96,19 @@ class FusedNASNet(NASNet):
     ) -> Iterator[tuple[int, tuple[Tensor, ...]]]:
         """See :meth:`NASNet.run_cells`. The ReLU of an output is computed once for all cells that read it."""
         activated: dict[tuple[int, int], Tensor] = {}
-        for i in range(start, stop):
-            outputs[i + 1] = self._run_fused(i, outputs, activated)
-            for number in [n for n in outputs if n <= i and not self._is_read(n, after=i)]:
+        for plan in self.plan:
+            if not start <= plan.current < stop:
+                continue
+            outputs[plan.output] = self._run_fused(plan, outputs, activated)
+            for number in [n for n in outputs if n < plan.output and not self._is_read(n, after=plan)]:
                 for key in [key for key in activated if key[0] == number]:
                     del activated[key]
                 del outputs[number]
-            yield i + 1, outputs[i + 1]
+            yield plan.output, outputs[plan.output]
 
     def _run_fused(
-        self, i: int, outputs: dict[int, tuple[Tensor, ...]], activated: dict[tuple[int, int], Tensor]
+        self, plan: CellPlan, outputs: dict[int, tuple[Tensor, ...]], activated: dict[tuple[int, int], Tensor]
     ) -> tuple[Tensor, ...]:
-        plan = self.plan[i]
         cell = self.cells[plan.name]
         inputs = self._inputs(plan, outputs)
         if not isinstance(cell, FusedCell):

@@ -5,13 +5,13 @@ states and combines the results into a new state. States are numbered in the pap
 TF-slim's ``nasnet_utils.py``): the cell's inputs first, then what each block creates::
 
     0  the output of the cell below, after ReLU, 1x1 convolution and batch norm
-    1  the output of the cell below that one, made to fit
-    2  what block 0 creates, 3 what block 1 creates, ...
+    1  the output of the cell below that one, projected to the same size and width where they differ
+    2  the result of block 0, 3 that of block 1, ...
 
-The cell's output joins (concatenates) some of the states. A genotype may instead pass *all* created states on, one by
-one, as the paper's appendix B describes for NASNet-B: each cell then has as many inputs as blocks.
+The cell's output concatenates some of the states. A genotype may instead pass *all* created states to the next cell,
+one by one, as the paper's appendix B describes for NASNet-B: each cell then has as many inputs as blocks.
 
-An illegal genotype is refused where it is made: :class:`GenotypeError` names the cell and the block and says why.
+Invalid genotypes raise :class:`GenotypeError`, which names the cell, the block and the reason.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from nasnet_det.safe_io.values import format_names, format_value, parse_json
 FORMAT = "nasnet_det.genotype"
 VERSION = 1
 
-#: What a block may apply to a state. ``operations.py`` holds the module of each.
+#: Operations of a block with their descriptions; ``operations.py`` has the module of each.
 OPERATIONS: dict[str, str] = {
     "identity": "identity",
     "conv_1x1": "1x1 convolution",
@@ -50,7 +50,7 @@ OPERATIONS: dict[str, str] = {
     "max_pool_7x7": "7x7 max pooling",
 }
 
-#: How a block makes one state of two.
+#: Combiners of a block's two results with their descriptions.
 COMBINERS: dict[str, str] = {
     "add": "elementwise sum",
     "concat": "concatenation along the channels",
@@ -60,12 +60,12 @@ COMBINERS: dict[str, str] = {
 
 
 class GenotypeError(ValueError):
-    """A genotype that cannot be built: says which cell and block, and why."""
+    """An invalid genotype; names the cell, the block and the reason."""
 
 
 @dataclass(frozen=True)
 class Block:
-    """Two operations on two states, and the combiner that makes a new state of them (paper section 2, steps 1 to 5)."""
+    """Two operations on two states and the combiner of their results (paper section 2, steps 1 to 5)."""
 
     left: int
     right: int
@@ -81,7 +81,7 @@ class Block:
 
 @dataclass(frozen=True)
 class CellGenotype:
-    """The blocks of one cell and the states that its output joins, in ascending order."""
+    """The blocks of one cell and the states that its output concatenates, in ascending order."""
 
     blocks: tuple[Block, ...]
     concat: tuple[int, ...]
@@ -94,13 +94,13 @@ class Genotype:
     Args:
         normal: the cell that keeps the map's size.
         reduction: the cell that halves it: operations on its *inputs* have stride 2.
-        passes_all: each cell passes all its created states on, one by one (paper appendix B, NASNet-B), instead of
-            joining some of them. A cell then has as many inputs as blocks.
-        name: what people call it.
-        source: where it is published, or how it was found.
+        passes_all: each cell passes all its created states to the next, one by one (paper appendix B, NASNet-B),
+            instead of concatenating some of them. A cell then has as many inputs as blocks.
+        name: its common name.
+        source: the publication, or how it was found.
 
     Raises:
-        GenotypeError: for anything that cannot be built or would leave weights that never reach the output.
+        GenotypeError: for an invalid genotype, including one with weights that never reach the output.
     """
 
     normal: CellGenotype
@@ -118,11 +118,11 @@ class Genotype:
         for kind, cell in self.cells.items():
             _check_cell(kind, cell, self.num_inputs, self.passes_all)
         if not isinstance(self.passes_all, bool):
-            raise GenotypeError(f"passes_all is true or false, not {format_value(self.passes_all)}")
+            raise GenotypeError(f"passes_all: expected true or false, got {format_value(self.passes_all)}")
         for field in ("name", "source"):
             value = getattr(self, field)
             if value is not None and not isinstance(value, str):
-                raise GenotypeError(f"{field} is text, not {format_value(value)}")
+                raise GenotypeError(f"{field}: expected text, got {format_value(value)}")
 
     @property
     def cells(self) -> dict[str, CellGenotype]:
@@ -131,11 +131,11 @@ class Genotype:
 
     @property
     def num_inputs(self) -> int:
-        """The number of states that a cell is given: 2, or the number of blocks if all states are passed on."""
+        """The number of a cell's inputs: 2, or the number of blocks if ``passes_all``."""
         return len(self.normal.blocks) if self.passes_all else 2
 
     def to_dict(self) -> dict[str, Any]:
-        """The documented JSON form, as plain lists and dictionaries (see ``docs/genotypes.md``)."""
+        """Return the JSON form as plain lists and dictionaries (see ``docs/genotypes.md``)."""
         data: dict[str, Any] = {"format": FORMAT, "version": VERSION}
         data.update({key: value for key in ("name", "source") if (value := getattr(self, key)) is not None})
         data["passes_all"] = self.passes_all
@@ -145,16 +145,16 @@ class Genotype:
         return data
 
     def to_json(self) -> str:
-        """The JSON text, a block a line."""
+        """Return the JSON text, one block per line."""
         return _one_block_a_line(self.to_dict()) + "\n"
 
     def save(self, path: str | Path) -> None:
-        """Write the JSON file; an interrupted write leaves whatever stood at ``path`` before."""
+        """Write the JSON file; an interrupted write leaves the previous file at ``path``."""
         write_text(Path(path), self.to_json())
 
     @classmethod
     def from_dict(cls, data: Any, origin: str = "genotype") -> Genotype:
-        """Read the JSON form; ``origin`` names it in errors.
+        """Build a genotype from its JSON form; ``origin`` names it in errors.
 
         Raises:
             GenotypeError: if a key is missing or unknown, a value has the wrong type, or the cells are illegal.
@@ -179,7 +179,7 @@ class Genotype:
 
     @classmethod
     def from_json(cls, text: str, origin: str = "genotype") -> Genotype:
-        """Read the JSON text; see :meth:`from_dict`."""
+        """Build a genotype from JSON text; see :meth:`from_dict`."""
         try:
             data = parse_json(text)
         except ValueError as error:
@@ -194,13 +194,13 @@ class Genotype:
             text = Path(path).read_text(encoding="utf-8")
         except FileNotFoundError:
             raise GenotypeError(f"{path}: no such genotype file") from None
-        except (OSError, ValueError) as error:  # a ValueError is text that is not UTF-8, or a path that cannot be one
+        except (OSError, ValueError) as error:  # a ValueError is text that is not UTF-8, or an invalid path
             raise GenotypeError(f"{path}: cannot be read as a genotype ({error})") from None
         return cls.from_json(text, str(path))
 
 
 def unused_states(blocks: Sequence[Block], num_inputs: int = 2) -> tuple[int, ...]:
-    """The created states that no block reads: what the paper's search space joins (section 2)."""
+    """Return the created states that no block reads, which the paper's search space concatenates (section 2)."""
     read = {state for block in blocks for state, _ in block.sides}
     return tuple(s for s in range(num_inputs, num_inputs + len(blocks)) if s not in read)
 
@@ -209,9 +209,9 @@ _OPTIONAL_KEYS = ("format", "version", "name", "source", "passes_all")
 
 
 def _keys(data: Any, what: str, required: Iterable[str], optional: Iterable[str] = ()) -> Mapping[str, Any]:
-    """``data`` as a mapping with all the required keys and no unknown one."""
+    """Return ``data`` as a mapping that has all the required keys and no unknown one."""
     if not isinstance(data, Mapping):
-        raise GenotypeError(f"{what} is a JSON object, not {type(data).__name__}")
+        raise GenotypeError(f"{what}: expected a JSON object, got {type(data).__name__}")
     missing = [key for key in required if key not in data]
     unknown = sorted(str(key) for key in data if key not in (*required, *optional))
     if missing:
@@ -227,20 +227,20 @@ def _cell_from_dict(data: Any, kind: str) -> CellGenotype:
     fields = _keys(data, f"the {kind} cell", required=("blocks", "concat"))
     for key in ("blocks", "concat"):
         if not isinstance(fields[key], Sequence) or isinstance(fields[key], str):
-            raise GenotypeError(f"{kind} cell: {key} is a list, not {format_value(fields[key])}")
+            raise GenotypeError(f"{kind} cell: {key}: expected a list, got {format_value(fields[key])}")
     blocks = []
     for number, entry in enumerate(fields["blocks"]):
         if not isinstance(entry, Sequence) or isinstance(entry, str) or len(entry) != 5:
             raise GenotypeError(
                 f"{kind} cell, block {number}: expected [input, input, operation, operation, combiner], "
-                f"not {format_value(entry)}"
+                f"got {format_value(entry)}"
             )
         blocks.append(Block(*entry))
     return CellGenotype(tuple(blocks), tuple(fields["concat"]))
 
 
 def _check_cell(kind: str, cell: CellGenotype, num_inputs: int, passes_all: bool) -> None:
-    """Refuse what cannot be built, and created states that would be dead."""
+    """Check that a cell can be built and that every created state reaches its output."""
     if not isinstance(cell, CellGenotype) or not cell.blocks:
         raise GenotypeError(f"the {kind} cell needs at least one block")
     for number, block in enumerate(cell.blocks):
@@ -274,15 +274,14 @@ def _check_cell(kind: str, cell: CellGenotype, num_inputs: int, passes_all: bool
             f"{kind} cell: with passes_all, concat must be all created states {list(created)}, not "
             f"{format_value(list(cell.concat))}"
         )
-    # Backwards from the output: a state that is neither joined nor read by a live block leaves weights without effect.
+    # Backwards from the output: a state that is neither concatenated nor read by a live block has no effect.
     live = set(cell.concat)
     for number in reversed(range(len(cell.blocks))):
         state = num_inputs + number
         if state not in live:
             raise GenotypeError(
                 f"{kind} cell, block {number}: what it creates (state {state}) is neither in concat nor read by a "
-                "block "
-                "that reaches the output"
+                "block that reaches the output"
             )
         live.update(s for s, _ in cell.blocks[number].sides)
 
@@ -292,7 +291,7 @@ def _one_block_a_line(data: Mapping[str, Any]) -> str:
     for key, value in data.items():
         if key in ("normal", "reduction"):
             blocks = ",\n".join(f"      {json.dumps(block)}" for block in value["blocks"])
-            text = f'{{\n    "blocks": [\n{blocks}\n    ],\n    "joined": {json.dumps(value["concat"])}\n  }}'
+            text = f'{{\n    "blocks": [\n{blocks}\n    ],\n    "concat": {json.dumps(value["concat"])}\n  }}'
         else:
             text = json.dumps(value)
         lines.append(f"  {json.dumps(key)}: {text}")

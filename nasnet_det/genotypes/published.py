@@ -1,8 +1,8 @@
 """The published cells, each with its source.
 
-Two conventions are in print. TF-slim's lists operations and inputs pair by pair, 0 being the current and 1 the
-previous state, and flags the states that are *not* joined. The DARTS convention numbers the inputs the other way round
-and lists (operation, input) pairs and the joined states.
+Two conventions are in print. TF-slim lists operations and inputs pair by pair, 0 being the current and 1 the previous
+state, and flags the states that are *not* concatenated. The DARTS convention numbers the inputs the other way round and
+lists (operation, input) pairs and the concatenated states.
 
 NASNet-B and NASNet-C are not among them: the wiring of both is only in the paper's pictures, and neither its text nor
 released code gives it.
@@ -14,8 +14,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from nasnet_det.genotypes.darts import is_darts, parse_darts, swap_inputs
 from nasnet_det.genotypes.genotype import Block, CellGenotype, Genotype, GenotypeError
-from nasnet_det.safe_io.values import format_value
+from nasnet_det.safe_io.values import format_value, parse_yaml
 
 _SHORT = {
     "id": "identity",
@@ -36,16 +37,17 @@ _SHORT = {
 
 
 def from_tf(operations: str, inputs: Sequence[int], used: Sequence[int]) -> CellGenotype:
-    """A cell in TF-slim's convention: operations in short names, inputs, and a 1 for every state not joined."""
+    """Build a cell from TF-slim's convention: operations in short names, inputs, and a 1 for each state left out of the
+    output."""
     names = [_SHORT[name] for name in operations.split()]
     blocks = tuple(Block(inputs[i], inputs[i + 1], names[i], names[i + 1]) for i in range(0, len(names), 2))
     return CellGenotype(blocks, tuple(state for state, flag in enumerate(used) if not flag))
 
 
 def from_darts(edges: str, concat: Sequence[int]) -> CellGenotype:
-    """A cell in the DARTS convention: ``operation:input`` pairs, input 0 two cells back and 1 one cell back."""
+    """Build a cell from the DARTS convention: ``operation:input`` pairs, input 0 two cells back and 1 one cell back."""
     pairs = [edge.split(":") for edge in edges.split()]
-    ends = [(_swap(int(state)), _SHORT[name]) for name, state in pairs]
+    ends = [(swap_inputs(int(state)), _SHORT[name]) for name, state in pairs]
     blocks = tuple(
         Block(left, right, left_operation, right_operation)
         for (left, left_operation), (right, right_operation) in zip(ends[::2], ends[1::2], strict=True)
@@ -53,13 +55,9 @@ def from_darts(edges: str, concat: Sequence[int]) -> CellGenotype:
     return CellGenotype(blocks, tuple(concat))
 
 
-def _swap(state: int) -> int:
-    return 1 - state if state < 2 else state
-
-
 def _from_enas(arc: Sequence[int]) -> CellGenotype:
-    """A cell in ENAS's micro convention: (input, operation, input, operation) per node, inputs as in DARTS; unread
-    states are joined."""
+    """Build a cell from ENAS's micro convention: (input, operation, input, operation) per node, inputs as in DARTS;
+    unread states are concatenated."""
     names = ("sep3", "sep5", "avg3", "max3", "id")
     edges = " ".join(f"{names[arc[i + 1]]}:{arc[i]}" for i in range(0, len(arc), 2))
     read = set(arc[::2])
@@ -162,10 +160,15 @@ PUBLISHED: dict[str, Genotype] = {genotype.name: genotype for genotype in _GENOT
 
 
 def as_genotype(value: Genotype | Mapping[str, Any] | str | Path) -> Genotype:
-    """What a user may give for a genotype: one made already, its JSON form, a published name, or a JSON file's path.
+    """Return the genotype that a value describes.
+
+    Args:
+        value: a genotype, its JSON form as a mapping or as JSON or YAML text, a printed DARTS genotype
+            (``Genotype(normal=[...], ...)``, see :mod:`nasnet_det.genotypes.darts`), a published name, or the path of a
+            JSON file.
 
     Raises:
-        GenotypeError: if it is none of these, naming the published ones.
+        GenotypeError: for an illegal genotype, or a value that is none of these.
     """
     if isinstance(value, Genotype):
         return value
@@ -173,15 +176,29 @@ def as_genotype(value: Genotype | Mapping[str, Any] | str | Path) -> Genotype:
         return Genotype.from_dict(value)
     if isinstance(value, str) and value in PUBLISHED:
         return PUBLISHED[value]
-    if isinstance(value, Path) or (isinstance(value, str) and _names_a_file(value)):
+    if isinstance(value, Path) or (isinstance(value, str) and names_file(value)):
         return Genotype.load(value)
+    if isinstance(value, str) and is_darts(value):
+        return parse_darts(value)
+    if isinstance(value, str) and ("{" in value or "normal:" in value):
+        return _from_yaml(value)
     raise GenotypeError(
-        f"{format_value(value)} is neither a JSON file nor a published genotype: {', '.join(PUBLISHED)}"
+        f"expected a JSON file, a genotype as text, or a published name ({', '.join(PUBLISHED)}), got "
+        f"{format_value(value)}"
     )
 
 
-def _names_a_file(text: str) -> bool:
+def names_file(text: str) -> bool:
+    """Return True for the path of an existing file, and for one that can only be meant as a JSON file's."""
     try:
-        return text.endswith(".json") or Path(text).is_file()
-    except (OSError, ValueError):  # no path could be written so, or none that long
+        return ("\n" not in text and text.endswith(".json")) or Path(text).is_file()
+    except (OSError, ValueError):  # not a path, or too long for one
         return False
+
+
+def _from_yaml(text: str) -> Genotype:
+    try:
+        data = parse_yaml(text)
+    except ValueError as error:
+        raise GenotypeError(f"genotype: neither JSON nor YAML ({str(error)[:200]})") from None
+    return Genotype.from_dict(data)

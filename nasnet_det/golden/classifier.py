@@ -1,4 +1,4 @@
-"""Comparing a network with what the original implementation computed: folders of a checkpoint, an input and outputs.
+"""Comparison of classifiers with the recorded outputs of the original implementations.
 
 A folder holds ``meta.json`` (from which alone the network is built), ``image.npz``, ``outputs.npz`` and the checkpoint
 in its original format. The arrays are channels last; maps may be stored at every 4th row and column.
@@ -32,7 +32,7 @@ _STORED_EVERY = 4
 
 
 class GoldenError(ValueError):
-    """A folder that cannot be compared: says which file or entry, and what was expected."""
+    """A folder that is incomplete or of no known kind; names the file or entry and what was expected."""
 
 
 @dataclass(frozen=True)
@@ -43,7 +43,7 @@ class Comparison:
         name: the tensor's name in the folder.
         error: the relative error.
         bound: the largest error allowed; None for a tensor that is shown only.
-        note: what there is to say about it.
+        note: a remark, such as the number of tensors.
     """
 
     name: str
@@ -53,22 +53,25 @@ class Comparison:
 
     @property
     def passed(self) -> bool:
-        """Whether the error is within the bound; not a number never is."""
+        """True if the error is within the bound; NaN never is."""
         return self.bound is None or self.error <= self.bound
 
 
 def relative_error(found: np.ndarray, reference: np.ndarray) -> float:
-    """Norm of the difference over norm of the reference, both in double precision; infinite for a difference from 0."""
+    """Return the norm of the difference over the norm of the reference, in double precision.
+
+    It is infinite where the reference is zero and the difference is not.
+    """
     difference = float(np.linalg.norm(found.astype(np.float64).ravel() - reference.astype(np.float64).ravel()))
     norm = float(np.linalg.norm(reference.astype(np.float64).ravel()))
     return difference / norm if norm else (0.0 if difference == 0.0 else float("inf"))
 
 
 def read_meta(folder: Path) -> dict[str, Any]:
-    """A folder's ``meta.json``.
+    """Read a folder's ``meta.json``.
 
     Raises:
-        GoldenError: if it is missing or no JSON object.
+        GoldenError: if it is missing or not a JSON object.
     """
     path = folder / "meta.json"
     try:
@@ -81,19 +84,23 @@ def read_meta(folder: Path) -> dict[str, Any]:
 
 
 def is_classifier(meta: Mapping[str, Any]) -> bool:
-    """Whether a folder is a TF-slim or Keras classifier's."""
+    """Return True for the folder of a TF-slim or Keras classifier."""
     return "hparams" in meta or "arguments" in meta
 
 
-def classifier_of(meta: Mapping[str, Any]) -> NASNet:
-    """The network that a classifier's ``meta.json`` describes, not yet with its weights.
+def classifier_of(meta: Mapping[str, Any], **arguments: Any) -> NASNet:
+    """Build the network that a classifier's ``meta.json`` describes, with random weights.
+
+    Args:
+        meta: the contents of ``meta.json``.
+        arguments: of :class:`NASNet`, besides those that it describes.
 
     Raises:
         GoldenError: if an entry is missing or describes a network that is not built here.
     """
     try:
         numbers = _slim_numbers(meta) if "hparams" in meta else _keras_numbers(meta)
-        return NASNet(**numbers)
+        return NASNet(**numbers, **arguments)
     except KeyError as error:
         raise GoldenError(f"meta.json lacks {error}, which the network is built from") from None
     except (TypeError, ValueError, AttributeError, IndexError) as error:
@@ -101,7 +108,7 @@ def classifier_of(meta: Mapping[str, Any]) -> NASNet:
 
 
 def end_points(model: NASNet, x: Tensor) -> dict[str, Tensor]:
-    """What TF-slim calls end points, from images ``(N, in_chans, H, W)`` in [-1, 1].
+    """Return TF-slim's end points of images ``(N, in_chans, H, W)`` in [-1, 1].
 
     ``Stem`` (of the last stem cell), ``Cell_0``, ``Reduction_Cell_0``, ... are raw cell outputs ``(N, C, h, w)``;
     ``global_pool`` is ``(N, C)``, ``Logits`` and ``Predictions`` are ``(N, classes)``.
@@ -145,7 +152,9 @@ def compare_classifier(folder: Path, meta: Mapping[str, Any]) -> Iterator[Compar
     for name, reference in arrays_of(folder / "outputs.npz").items():
         known = {**found, "logits": found["Logits"], "logits_keras": found["Logits"]}
         if name not in known:
-            raise GoldenError(f"{folder / 'outputs.npz'}: {name!r} is no end point of this network: {', '.join(found)}")
+            raise GoldenError(
+                f"{folder / 'outputs.npz'}: expected an end point of this network ({', '.join(found)}), got {name!r}"
+            )
         value = as_stored(known[name], reference, f"{folder / 'outputs.npz'}: {name}")
         keras = name == "logits_keras"
         note = "Keras's own pooling counts a border of zeros: shown, not judged" if keras else ""
@@ -186,7 +195,7 @@ def _keras_numbers(meta: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def arrays_of(path: Path) -> dict[str, np.ndarray]:
-    """The arrays of an ``.npz`` file by name.
+    """Read the arrays of an ``.npz`` file by name.
 
     Raises:
         GoldenError: if it cannot be read.
@@ -203,7 +212,7 @@ def _channels_last(value: Tensor) -> np.ndarray:
 
 
 def as_stored(value: np.ndarray, reference: np.ndarray, where: str) -> np.ndarray:
-    """The places of a map that the folder keeps."""
+    """Subsample a map to the positions that the folder stores."""
     if value.ndim == 4 and value.shape != reference.shape:
         value = value[:, ::_STORED_EVERY, ::_STORED_EVERY]
     if value.shape != reference.shape:

@@ -1,4 +1,4 @@
-"""Comparing the paper's detector with what the TF Object Detection API computed.
+"""Comparison of the paper's detector with the recorded outputs of the TF Object Detection API.
 
 A folder holds ``model.ckpt``, ``pipeline.pbtxt``, ``image.png`` and ``outputs.npz``: boxes as ymin, xmin, ymax, xmax,
 maps channels last, possibly at every 4th row and column.
@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from detectron2.config import CfgNode
 from detectron2.modeling import build_model
 from PIL import Image
 from torch import Tensor
@@ -45,18 +46,16 @@ def compare_detector(folder: Path, meta: Mapping[str, Any]) -> Iterator[Comparis
 
     Raises:
         GoldenError: if a file or tensor is missing or of another shape, or the pipeline is not supported.
-        WeightsError: if the checkpoint is damaged or no such detector's.
+        WeightsError: if the checkpoint is damaged or of another detector.
     """
     cfg = base_config()
     cfg.MODEL.DEVICE = "cpu"
     try:
         state = read_detector(folder / "model.ckpt", cfg)
-        image = torch.from_numpy(np.asarray(Image.open(folder / "image.png").convert("RGB")).transpose(2, 0, 1).copy())
+        image = read_picture(folder / "image.png")
     except (PipelineConfigError, OSError) as error:
         raise GoldenError(f"{folder}: {error}") from None
-    filters = meta.get("num_conv_filters", cfg.MODEL.NASNET.NUM_FILTERS)
-    if filters != cfg.MODEL.NASNET.NUM_FILTERS:
-        raise GoldenError(f"{folder}: meta.json says {filters} filters, the checkpoint {cfg.MODEL.NASNET.NUM_FILTERS}")
+    check_filters(folder, meta, cfg)
     model = build_model(cfg).eval()
     model.load_state_dict(state)
     outputs = arrays_of(folder / "outputs.npz")
@@ -77,8 +76,28 @@ def compare_detector(folder: Path, meta: Mapping[str, Any]) -> Iterator[Comparis
     yield from _compare_detections(detections, outputs)
 
 
+def read_picture(path: Path) -> Tensor:
+    """Read an image as ``(3, H, W)`` RGB bytes.
+
+    Raises:
+        OSError: if it cannot be read.
+    """
+    return torch.from_numpy(np.asarray(Image.open(path).convert("RGB")).transpose(2, 0, 1).copy())
+
+
+def check_filters(folder: Path, meta: Mapping[str, Any], cfg: CfgNode) -> None:
+    """Check that the checkpoint, which ``cfg`` describes, is the one that ``meta.json`` describes.
+
+    Raises:
+        GoldenError: otherwise.
+    """
+    filters = meta.get("num_conv_filters", cfg.MODEL.NASNET.NUM_FILTERS)
+    if filters != cfg.MODEL.NASNET.NUM_FILTERS:
+        raise GoldenError(f"{folder}: meta.json says {filters} filters, the checkpoint {cfg.MODEL.NASNET.NUM_FILTERS}")
+
+
 def end_points(model: NASNetRCNN, image: Tensor) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray]]:
-    """What the API calls predictions, and detections, of one image ``(3, H, W)``, in its conventions."""
+    """Return the API's predictions and detections of one image ``(3, H, W)``, in its conventions."""
     images = model.preprocess_image([model.resized({"image": image})])
     features = model.backbone(images.tensor)
     rpn, heads = model.proposal_generator, model.roi_heads
@@ -112,12 +131,15 @@ def end_points(model: NASNetRCNN, image: Tensor) -> tuple[dict[str, np.ndarray],
 
 
 def _turned(boxes: Tensor) -> Tensor:
-    """Boxes or box terms from x, y order to y, x or back."""
+    """Swap the x, y order of boxes or box deltas to y, x, or back."""
     return boxes[..., [1, 0, 3, 2]]
 
 
 def _nearest(found: np.ndarray, reference: np.ndarray) -> list[int]:
-    """For each reference box the nearest found one that is not taken: the same order but for ties of their scores."""
+    """Return for each reference box the index of the nearest found box not yet assigned.
+
+    Boxes of equal scores may come in another order.
+    """
     free = list(range(len(found)))
     order = []
     for box in reference:
@@ -128,7 +150,7 @@ def _nearest(found: np.ndarray, reference: np.ndarray) -> list[int]:
 
 
 def _compare_detections(found: Mapping[str, np.ndarray], outputs: Mapping[str, np.ndarray]) -> Iterator[Comparison]:
-    """The same set: as many, and for each one of its class whose score and box are near, in any order of near ties."""
+    """Compare two sets of detections, matching each to one of the same class with a near score and box."""
     count = int(outputs["det.num_detections"][0])
     boxes, scores, classes = (outputs[f"det.detection_{name}"][0, :count] for name in ("boxes", "scores", "classes"))
     if len(found["scores"]) != count:

@@ -169,13 +169,13 @@ class NASNet(nn.Module):
             outputs: the outputs that those cells read from below, by number. Outputs that no later cell of the network
                 reads are dropped from it as soon as they can be.
         """
-        for i in range(start, stop):
-            plan = self.plan[i]
-            inputs = self._inputs(plan, outputs)
-            outputs[i + 1] = self._run_cell(self.cells[plan.name], inputs)
-            for number in [n for n in outputs if n <= i and not self._is_read(n, after=i)]:
+        for plan in self.plan:
+            if not start <= plan.current < stop:
+                continue
+            outputs[plan.output] = self._run_cell(self.cells[plan.name], self._inputs(plan, outputs))
+            for number in [n for n in outputs if n < plan.output and not self._is_read(n, after=plan)]:
                 del outputs[number]
-            yield i + 1, outputs[i + 1]
+            yield plan.output, outputs[plan.output]
 
     def forward_stem(self, x: Tensor) -> tuple[Tensor, ...]:
         """Maps an image ``(N, in_chans, H, W)`` in [-1, 1] to output 0, once for each input of the first cell."""
@@ -312,9 +312,9 @@ class NASNet(nn.Module):
             return outputs[plan.current]
         return outputs[plan.current][0], outputs[plan.previous][0]
 
-    def _is_read(self, number: int, after: int) -> bool:
-        """Whether a cell after cell ``after`` reads output ``number``."""
-        return any(number in (plan.current, plan.previous) for plan in self.plan[after + 1 :])
+    def _is_read(self, number: int, after: CellPlan) -> bool:
+        """Return True if a cell above ``after`` reads output ``number``."""
+        return any(number in (plan.current, plan.previous) for plan in self.plan if plan.current > after.current)
 
     def _scale(self, state: StateShape, reduces: bool) -> Scale:
         if not reduces:

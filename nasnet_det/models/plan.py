@@ -38,6 +38,11 @@ class CellPlan:
     filters: int
     stage: int
 
+    @property
+    def output(self) -> int:
+        """The number of its output."""
+        return self.current + 1
+
 
 def plan_cells(
     stages: Sequence[int], num_filters: int, stem: Stem = "imagenet", skip_reduction_layer_input: bool = False

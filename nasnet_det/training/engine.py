@@ -173,12 +173,13 @@ class Trainer:
 
     def _loss(self, outputs: Tensor | tuple[Tensor, Tensor], targets: Tensor) -> Tensor:
         logits, *auxiliary = outputs if isinstance(outputs, tuple) else (outputs,)
-        loss = self._criterion(logits, targets)
+        loss = self.criterion(logits, targets)
         for more in auxiliary:
-            loss = loss + self.recipe.aux_weight * self._criterion(more, targets)
+            loss = loss + self.recipe.aux_weight * self.criterion(more, targets)
         return loss
 
-    def _criterion(self, logits: Tensor, targets: Tensor) -> Tensor:
+    def criterion(self, logits: Tensor, targets: Tensor) -> Tensor:
+        """Return the recipe's loss of logits ``(B, classes)``, in float32 or, of float64 logits, in float64."""
         logits = _at_least_float32(logits)
         if self.binary is not None:
             return self.binary(logits, targets)

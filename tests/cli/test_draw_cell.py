@@ -27,7 +27,7 @@ def test_a_published_name_and_a_file_are_drawn(
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["no_such_cell"], "published genotype"),
+        (["no_such_cell"], "no_such_cell"),
         (["missing.json"], "no such genotype file"),
         (["nasnet_a", "--out", "cell.pdf"], ".svg or .png"),
     ],

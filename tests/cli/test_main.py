@@ -135,7 +135,7 @@ def test_a_verb_s_help_is_its_tool_s(verb: str, capsys: pytest.CaptureFixture[st
         ("demo SOLVER.BASE_LRR 1", "is SOLVER.BASE_LR meant?"),
         ("prepare-coco nowhere", "5 of 5 data sets are not ready"),
         ("convert-detector nowhere out", "no such file"),
-        ("train-net --config-file nowhere.yaml", "by name there are"),
+        ("train-net --config-file nowhere.yaml", "nowhere.yaml"),
         ("train-net", "no config: give one with --config-file"),
         ("predict --config-file nowhere.yaml x.jpg", "names no image"),
         ("evaluate --annotations nothing.json --results none.json", "nothing.json"),
@@ -261,7 +261,7 @@ def test_configs_are_found_by_name(tmp_path: Path) -> None:
             assert find_config(name) == file
     assert read_config("fpn_mobile").MODEL.NASNET.NETWORK == "nasnet_a_mobile"
     for name in ("nasnet_frcn", "elsewhere/nasnet_frcnn.yaml", "/configs/nasnet_frcnn.yaml", "nasnet_frcnn.py", "."):
-        with pytest.raises(ConfigError, match=f"config {re.escape(name)}: .* by name there are base, .*nasnet_frcnn"):
+        with pytest.raises(ConfigError, match=f"config {re.escape(name)}: .*base, .*nasnet_frcnn"):
             find_config(name)
     (tmp_path / "nasnet_frcnn.yaml").write_text("VERSION: 2\n")
     assert find_config("nasnet_frcnn.yaml") == Path("nasnet_frcnn.yaml")

@@ -74,7 +74,7 @@ def test_train_then_evaluate_then_resume(
     ("more", "says"),
     [
         ({"MODEL.NASNET.NUM_FILTER": 8}, "is MODEL.NASNET.NUM_FILTERS meant"),
-        ({"MODEL.NASNET.NETWORK": "nasnet_b"}, "MODEL.NASNET.NETWORK is one of"),
+        ({"MODEL.NASNET.NETWORK": "nasnet_b"}, "MODEL.NASNET.NETWORK"),
         ({"MODEL.NASNET.GENOTYPE": "nowhere.json"}, "no such genotype file"),
         ({"MODEL.WEIGHTS": "nowhere.pth"}, "no checkpoint nowhere.pth"),
         ({"DATASETS.TRAIN": ("nothing_registered",)}, "no data set 'nothing_registered'"),

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
+import runpy
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 
@@ -13,15 +15,18 @@ pytest.importorskip("detectron2")
 
 from detectron2.config import LazyConfig, get_cfg, instantiate
 from detectron2.modeling import build_model
-from detectron2.structures import Boxes, Instances
+from detectron2.structures import Boxes, Instances, PolygonMasks
 from detectron2.utils.events import EventStorage
 
 from nasnet_det.detection import add_nasnet_config, setup_environment
 from nasnet_det.detection.config import ConfigError, read_config
 from nasnet_det.detection.engine.predictor import load_config
+from nasnet_det.detection.engine.trainer import Trainer
+from nasnet_det.detection.modeling.fused import for_inference
 from nasnet_det.detection.modeling.rcnn import build_detector
-from nasnet_det.genotypes.published import PUBLISHED
+from nasnet_det.genotypes.published import PUBLISHED, as_genotype
 from tests.detection.conftest import CONFIGS
+from tests.helpers import DARTS_V2
 
 NAMES = sorted(path.name for path in CONFIGS.glob("*.yaml") if not path.name.startswith("base"))
 #: The three rows of the paper's Table 4: size, minival and test-dev AP.
@@ -43,6 +48,7 @@ def record(training: bool) -> dict[str, Any]:
     image = torch.randint(0, 256, (3, 96, 128), dtype=torch.uint8)
     truth = Instances((96, 128), gt_boxes=Boxes(torch.tensor([[8.0, 8, 90, 70], [50, 20, 120, 90]])))
     truth.gt_classes = torch.tensor([0, 1])
+    truth.gt_masks = PolygonMasks([[np.array([8.0, 8, 90, 8, 90, 70])], [np.array([50.0, 20, 120, 20, 120, 90])]])
     return {"image": image, "height": 50, "width": 60, **({"instances": truth} if training else {})}
 
 
@@ -61,7 +67,8 @@ def test_a_config_trains_and_detects(name: str, small_config: Any, found_cell: N
     with torch.no_grad():
         (found,) = model.eval()([record(training=False)])
     assert found["instances"].image_size == (50, 60)
-    assert {"pred_boxes", "scores", "pred_classes"} <= set(found["instances"].get_fields())
+    fields = {"pred_boxes", "scores", "pred_classes"} | ({"pred_masks"} if "mask" in name else set())
+    assert fields <= set(found["instances"].get_fields())
 
 
 @pytest.mark.parametrize("name", [*NAMES, "nasnet_frcnn.py"])
@@ -87,7 +94,7 @@ def test_the_lazy_twin_is_the_same_model() -> None:
     """At full size, on the meta device: names, shapes, layers, and every number that is no weight."""
     cfg = read_config(CONFIGS / "nasnet_frcnn.yaml", ["MODEL.NASNET.PRETRAINED", "", "MODEL.DEVICE", "meta"])
     lazy = LazyConfig.load(str(CONFIGS / "nasnet_frcnn.py")).model
-    lazy.backbone.network.pretrained = lazy.roi_heads.second_stage.network.pretrained = ""
+    lazy.network.pretrained = ""
     with torch.device("meta"):
         models = [build_model(cfg), instantiate(lazy)]
     states = [{name: value.shape for name, value in model.state_dict().items()} for model in models]
@@ -187,3 +194,88 @@ def test_a_config_runs_no_code_and_ends(tmp_path: Path) -> None:
 def test_numbers_that_make_no_detector_are_an_error_of_the_config(small_config: Any) -> None:
     with pytest.raises(ConfigError, match="describes no detector"):
         build_detector(small_config("fpn_mobile.yaml", MODEL__FPN__OUT_CHANNELS=-1))
+
+
+def _mapping(indent: int = 6) -> str:
+    import yaml
+
+    text = yaml.safe_dump(PUBLISHED["darts_v2"].to_dict(), default_flow_style=None)
+    return "\n" + "".join(f"{' ' * indent}{line}\n" for line in text.splitlines())
+
+
+@pytest.mark.parametrize("form", ["mapping", "darts", "json", "option", "file"])
+def test_a_genotype_in_a_config_is_kept_by_value(form: str, tmp_path: Path) -> None:
+    darts, json_text = tmp_path / "darts.yaml", json.dumps(PUBLISHED["darts_v2"].to_dict())
+    PUBLISHED["darts_v2"].save(tmp_path / "cell.json")
+    value = {
+        "mapping": _mapping(),
+        "darts": f" |\n      {' '.join(DARTS_V2.split())}\n",
+        "json": f" '{json_text}'\n",
+        "file": " cell.json\n",
+        "option": " ''\n",
+    }[form]
+    darts.write_text(f"VERSION: 2\nMODEL:\n  NASNET:\n    GENOTYPE:{value}")
+    cfg = read_config(darts, ["MODEL.NASNET.GENOTYPE", json_text] if form == "option" else [])
+    # Moved alone, the dumped config describes the same cells.
+    (tmp_path / "cell.json").unlink()
+    (tmp_path / "moved.yaml").write_text(cfg.dump())
+    for found in (cfg, read_config(tmp_path / "moved.yaml")):
+        assert as_genotype(found.MODEL.NASNET.GENOTYPE).cells == PUBLISHED["darts_v2"].cells
+
+
+@pytest.mark.parametrize(
+    ("config", "options", "key"),
+    [
+        ("nasnet_frcnn.yaml", {"MODEL__MASK_ON": True}, r"MODEL\.MASK_ON"),
+        ("retinanet_fpn_large.yaml", {"MODEL__MASK_ON": True}, r"MODEL\.MASK_ON"),
+        ("fpn_mobile.yaml", {"MODEL__KEYPOINT_ON": True}, r"MODEL\.KEYPOINT_ON"),
+        ("fpn_mobile.yaml", {"MODEL__LOAD_PROPOSALS": True}, r"MODEL\.LOAD_PROPOSALS"),
+        ("nasnet_frcnn_mobile_600.yaml", {"TEST__AUG__ENABLED": True}, r"TEST\.AUG\.ENABLED"),
+        ("retinanet_fpn_large.yaml", {"TEST__AUG__ENABLED": True}, r"TEST\.AUG\.ENABLED"),
+        ("fpn_mobile.yaml", {"MODEL__FPN__IN_FEATURES": ["res2", "res3"]}, r"FPN\.IN_FEATURES.*res2.*c2"),
+        ("fpn_mobile.yaml", {"MODEL__PIXEL_STD": [1.0, 1.0, 1.0], "MODEL__NASNET__PRETRAINED": "x.pth"}, "PIXEL_STD"),
+        ("nasnet_frcnn.yaml", {"MODEL__META_ARCHITECTURE": "GeneralizedRCNN"}, r"META_ARCHITECTURE.*NASNetRCNN"),
+    ],
+)
+def test_what_a_detector_does_not_do_is_refused(
+    config: str, options: dict[str, Any], key: str, small_config: Any
+) -> None:
+    with pytest.raises(ConfigError, match=key):
+        build_detector(small_config(config, **options))
+
+
+def test_detectron2s_own_script_is_refused_masks_too(small_config: Any) -> None:
+    with pytest.raises(ConfigError, match=r"MODEL\.MASK_ON"):
+        build_model(small_config("nasnet_frcnn.yaml", MODEL__MASK_ON=True))
+
+
+@pytest.mark.parametrize("fused", [False, True])
+def test_test_time_augmentation(fused: bool, small_config: Any) -> None:
+    options = {"TEST__AUG__ENABLED": True, "TEST__AUG__MIN_SIZES": [64, 96], "MODEL__NASNET__FUSED": fused}
+    cfg = small_config("mask_fpn_mobile.yaml", **options)
+    torch.manual_seed(0)
+    model = build_detector(cfg).eval()
+    seen: list[tuple[int, ...]] = []
+    augmented = for_inference(model, cfg)
+    augmented.model.backbone.register_forward_hook(lambda module, inputs, outputs: seen.append(tuple(inputs[0].shape)))
+    with torch.no_grad():
+        (found,) = augmented([record(training=False)])
+    # Two sizes and their mirror images, once for boxes and once for masks, three at a time.
+    assert sum(shape[0] for shape in seen) == 8
+    assert found["instances"].image_size == (50, 60)
+    assert found["instances"].pred_masks.shape[1:] == (50, 60)
+
+
+def test_masks_are_scored_where_the_model_has_them(small_config: Any, tiny_coco: str) -> None:
+    for name, types in (("mask_fpn_mobile.yaml", ("bbox", "segm")), ("fpn_mobile.yaml", ("bbox",))):
+        cfg = small_config(name, DATASETS__TRAIN=(tiny_coco,), DATASETS__TEST=(tiny_coco,))
+        cfg.MODEL.ROI_HEADS.NUM_CLASSES = 2
+        assert Trainer.build_evaluator(cfg, tiny_coco).iou_types == types
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("cascade", [False, True])
+def test_masks_are_learnt(cascade: bool, tmp_path: Path) -> None:
+    benchmark = runpy.run_path(str(CONFIGS.parent / "benchmarks" / "masks.py"))
+    scores = benchmark["learn"](tmp_path, images=6, steps=240, cascade=cascade)
+    assert scores["segm"]["AP50"] >= benchmark["LEARNT"]

@@ -83,7 +83,7 @@ def _read_safetensors(file: str) -> dict[str, Any]:
 
 
 def refused(file: str, error: BaseException) -> CheckpointError:
-    """What to say of a file that makes its reader fail."""
+    """Return the error for a file that its reader fails on."""
     reason = first_line(error)
     return CheckpointError(
         f"{file} is not a checkpoint that can be read ({reason}): give one that training saved or "
@@ -103,7 +103,7 @@ def _tensors(state: Any, file: str) -> dict[str, Tensor]:
         if not isinstance(name, str) or not torch.is_tensor(tensor) or tensor.layout != torch.strided or tensor.is_meta:
             raise CheckpointError(f"{file}: {format_value(name)} names no tensor of numbers")
         if tensor.is_complex() or tensor.untyped_storage().nbytes() < tensor.nbytes:
-            raise CheckpointError(f"{file}: {format_value(name)} is complex, or stands for more than the file holds")
+            raise CheckpointError(f"{file}: {format_value(name)} is complex, or larger than its storage in the file")
         if tensor.is_floating_point() and not torch.isfinite(tensor).all():
             raise CheckpointError(f"{file}: {format_value(name)} holds values that are not finite")
         found[name] = tensor

@@ -1,4 +1,4 @@
-"""A checkpoint of another network is refused: detectron2 itself would only warn and go on with random weights.
+"""Refusal of checkpoints of another network, where detectron2 only warns and keeps random weights.
 
 Two cells may differ and yet have weights of the same names and shapes (an average for a max pooling), so a network for
 detection carries a digest of its genotype, which its checkpoints keep.
@@ -20,11 +20,11 @@ DIGEST = "genotype_digest"
 
 
 class CheckpointError(ValueError):
-    """A checkpoint whose network is not this model's."""
+    """A checkpoint that is damaged or of another network than the model's."""
 
 
 def genotype_digest(genotype: Genotype) -> Tensor:
-    """32 bytes that two genotypes share only if they are the same cells."""
+    """Return the 32 bytes of a hash of a genotype's cells, its name and source left out."""
     cells = {key: value for key, value in genotype.to_dict().items() if key not in ("name", "source")}
     for kind in genotype.cells:  # the key's name when digests were first stored
         cells[kind]["joined"] = cells[kind].pop("concat")
@@ -32,7 +32,7 @@ def genotype_digest(genotype: Genotype) -> Tensor:
 
 
 def remember_genotype(network: NASNet) -> None:
-    """Give a network its genotype's digest, and let it refuse state dicts of another network."""
+    """Register a genotype's digest as a buffer of its network, and a hook that refuses other networks' state dicts."""
     network.register_buffer(DIGEST, genotype_digest(network.genotype))
     network.register_load_state_dict_pre_hook(_check)
 

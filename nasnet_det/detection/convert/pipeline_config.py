@@ -1,4 +1,4 @@
-"""``pipeline.config`` of the TF Object Detection API, said in detectron2's keys.
+"""Translation of the TF Object Detection API's ``pipeline.config`` to detectron2's keys.
 
 Fields that the file leaves out have the defaults of ``protos/faster_rcnn.proto``, ``post_processing.proto`` and
 ``grid_anchor_generator.proto``; a field that would change the detector in a way that is not supported is refused, and
@@ -20,14 +20,14 @@ logger = logging.getLogger(__name__)
 
 
 def follow(pipeline: Message, cfg: CfgNode) -> None:
-    """Set what a ``faster_rcnn_nas`` pipeline says in a config of the paper's detector.
+    """Set the values of a ``faster_rcnn_nas`` pipeline in a config of the paper's detector.
 
     Raises:
         PipelineConfigError: for another detector, or a field that is not supported.
     """
     model = pipeline.message("model") if "model" in pipeline.fields else pipeline
     if "faster_rcnn" not in model.fields:
-        raise PipelineConfigError(f"the model is no faster_rcnn but {', '.join(model.fields) or 'nothing'}")
+        raise PipelineConfigError(f"expected a faster_rcnn model, got {', '.join(model.fields) or 'nothing'}")
     detector = model.message("faster_rcnn")
     _network(detector, cfg)
     _image(detector.message("image_resizer"), cfg)
@@ -75,7 +75,7 @@ def _anchors(generator: Message, cfg: CfgNode) -> None:
 
 
 def _above_zero(message: Message, name: str) -> list[float]:
-    """The numbers of a repeated field, all above 0."""
+    """Return the numbers of a repeated field, which must be above 0."""
     found = message.values(name)
     if wrong := [n for n in found if isinstance(n, bool) or not isinstance(n, (int, float)) or not 0 < n < math.inf]:
         raise PipelineConfigError(f"{message.path}: {name} are numbers above 0, not {format_value(wrong[0])}")
@@ -138,7 +138,7 @@ def _second_stage(detector: Message, cfg: CfgNode) -> None:
 
 
 def _training(training: Message, cfg: CfgNode) -> None:
-    """The schedule; what cannot be said in detectron2's keys stays as it is, and is named in the log."""
+    """Set the schedule; parts that detectron2's keys do not cover are left unchanged and named in the log."""
     cfg.SOLVER.IMS_PER_BATCH = training.value("batch_size", 32)
     clip = training.value("gradient_clipping_by_norm", 0.0)
     cfg.SOLVER.CLIP_GRADIENTS.ENABLED = clip > 0

@@ -1,4 +1,4 @@
-"""Protocol buffers in text form, read without their definitions: what ``pipeline.config`` is written in."""
+"""Parser of protocol buffers in text form without their definitions, for ``pipeline.config``."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ _TOKEN = re.compile(r"""\s*(?:\#[^\n]*|("(?:\\.|[^"\\])*"|'(?:\\.|[^'\\])*')|([-
 
 
 class PipelineConfigError(ValueError):
-    """A pipeline config that cannot be read or followed: names the field, what it says and what is supported."""
+    """A pipeline config that is broken or unsupported; names the field, its value and what is supported."""
 
 
 class Message:
@@ -20,7 +20,7 @@ class Message:
 
     Args:
         fields: every value of each field, in order.
-        path: where the message stands in the file.
+        path: the message's path in the file.
     """
 
     def __init__(self, fields: dict[str, list[Any]], path: str = "") -> None:
@@ -28,12 +28,12 @@ class Message:
         self._asked: set[str] = set()
 
     def values(self, name: str) -> list[Any]:
-        """All values of a field."""
+        """Return all values of a field."""
         self._asked.add(name)
         return self.fields.get(name, [])
 
     def value(self, name: str, default: Any) -> Any:
-        """A field's last value, of the type of ``default``, which stands for a missing field.
+        """Return a field's last value, of the type of ``default``, or ``default`` if the field is missing.
 
         Raises:
             PipelineConfigError: if it is of another type.
@@ -51,7 +51,7 @@ class Message:
         return value
 
     def message(self, name: str) -> Message:
-        """A field that is a message; an empty one if it is missing."""
+        """Return a field that is a message, or an empty message if it is missing."""
         values = self.values(name)
         if values and not isinstance(values[-1], Message):
             raise PipelineConfigError(
@@ -72,11 +72,11 @@ class Message:
             )
 
     def ignore(self, *names: str) -> None:
-        """Fields that change nothing here."""
+        """Mark fields that have no effect here as read."""
         self._asked.update(names)
 
     def not_understood(self) -> Iterator[str]:
-        """The paths of fields that nobody asked for, here and below."""
+        """Yield the paths of fields that were not read, in this message and those inside it."""
         for name, values in self.fields.items():
             if name not in self._asked:
                 yield self.path + name
@@ -85,7 +85,7 @@ class Message:
 
 
 def parse(text: str) -> Message:
-    """Read the text form.
+    """Parse the text form.
 
     Raises:
         PipelineConfigError: if it is broken, with the line.
@@ -117,7 +117,7 @@ def _tokens(text: str) -> Iterator[tuple[str, int]]:
 
 
 def _message(tokens: list[tuple[str, int]], at: int, closing: str, path: str) -> tuple[Message, int]:
-    """The message from token ``at`` to ``closing``, and the place after it."""
+    """Parse the message from token ``at`` to ``closing``; returns it and the next token's position."""
     fields: dict[str, list[Any]] = {}
     while at < len(tokens) and tokens[at][0] != closing:
         name, line = tokens[at]
@@ -173,5 +173,5 @@ def _scalar(token: str, line: int) -> Any:
         except ValueError:
             continue
     if not re.fullmatch(r"[A-Za-z_]\w*", token):
-        raise PipelineConfigError(f"line {line}: {format_value(token)} is no value")
+        raise PipelineConfigError(f"line {line}: expected a value, got {format_value(token)}")
     return token

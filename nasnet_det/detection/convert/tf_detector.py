@@ -1,8 +1,7 @@
-"""``faster_rcnn_nas`` checkpoints of the TF Object Detection API as detectron2 checkpoints and configs.
+"""Conversion of the TF Object Detection API's ``faster_rcnn_nas`` checkpoints to detectron2 checkpoints and configs.
 
-The two feature extractors hold the lower and the upper half of one network under TF-slim's names; the box predictors'
-terms are turned from (y, x, h, w) to detectron2's (x, y, w, h), and the second stage's background moves from first to
-last.
+The two feature extractors hold the lower and the upper half of one network under TF-slim's names; box deltas are
+reordered from (y, x, h, w) to detectron2's (x, y, w, h), and the second stage's background moves from first to last.
 """
 
 from __future__ import annotations
@@ -25,7 +24,7 @@ from nasnet_det.detection.convert.pipeline_config import follow
 from nasnet_det.detection.convert.protobuf_text import PipelineConfigError, parse
 from nasnet_det.detection.modeling.backbone import build_network
 from nasnet_det.detection.modeling.rpn import NASNetRPN, RPNHead
-from nasnet_det.detection.modeling.split import FirstStage, SecondStage
+from nasnet_det.detection.modeling.split import FirstStage, SecondStage, split_network
 from nasnet_det.safe_io.files import replacing, write_text
 from nasnet_det.weights import WeightsError, read_arrays
 from nasnet_det.weights.arrays import located
@@ -36,7 +35,7 @@ from nasnet_det.weights.layout import Arrays, read_tensor, to_state_dict
 logger = logging.getLogger(__name__)
 
 _SCOPES = ("FirstStageFeatureExtractor/", "SecondStageFeatureExtractor/")
-#: Where a checkpoint keeps each layer of the heads.
+#: A checkpoint's scope of each layer of the heads.
 _HEADS = {
     "proposal_generator.head.conv": "Conv",
     "proposal_generator.head.objectness": "FirstStageBoxPredictor/ClassPredictor",
@@ -48,12 +47,12 @@ _YXHW_TO_XYWH = [1, 0, 3, 2]
 
 
 def base_config() -> CfgNode:
-    """The config of the paper's detector, ``configs/nasnet_frcnn.yaml``, without pretrained weights."""
+    """Read the config of the paper's detector, ``configs/nasnet_frcnn.yaml``, without pretrained weights."""
     return read_config("nasnet_frcnn", ["MODEL.NASNET.PRETRAINED", ""])
 
 
 def read_detector(checkpoint: str | Path, cfg: CfgNode) -> dict[str, Tensor]:
-    """The state dict of the detector in a checkpoint; ``cfg`` is changed to describe it.
+    """Read the state dict of the detector in a checkpoint; ``cfg`` is changed to describe it.
 
     Args:
         checkpoint: its prefix or one of its files, a folder or an archive with it. A ``pipeline.config`` (or
@@ -64,6 +63,16 @@ def read_detector(checkpoint: str | Path, cfg: CfgNode) -> dict[str, Tensor]:
         WeightsError: for a checkpoint that holds no such detector.
         PipelineConfigError: for a pipeline that is not supported.
     """
+    arrays = read_variables(checkpoint, cfg)
+    try:
+        return state_dict(arrays, cfg)
+    except WeightsError as error:
+        raise WeightsError(f"{checkpoint}: {error}") from None
+
+
+def read_variables(checkpoint: str | Path, cfg: CfgNode) -> Arrays:
+    """Read a checkpoint's variables by TF's names, moving averages where there are any; ``cfg`` is changed to describe
+    the detector. See :func:`read_detector`."""
     with located(checkpoint) as prefix:
         arrays = {name.removesuffix(AVERAGE): value for name, value in read_arrays(prefix).items()}
         pipeline = next(
@@ -74,7 +83,7 @@ def read_detector(checkpoint: str | Path, cfg: CfgNode) -> dict[str, Tensor]:
     missing = [f"{name}/weights" for name in _HEADS.values() if f"{name}/weights" not in arrays]
     if missing or not all(any(name.startswith(scope) for name in arrays) for scope in _SCOPES):
         what = missing[0] if missing else f"{_SCOPES[0]}... or {_SCOPES[1]}..."
-        raise WeightsError(f"{checkpoint}: is no checkpoint of faster_rcnn_nas: it lacks {what}")
+        raise WeightsError(f"{checkpoint}: expected a checkpoint of faster_rcnn_nas, but it lacks {what}")
     _describe(arrays, cfg, known_classes=pipeline is not None, origin=checkpoint)
     if pipeline is None:
         logger.warning(
@@ -82,31 +91,29 @@ def read_detector(checkpoint: str | Path, cfg: CfgNode) -> dict[str, Tensor]:
             f"{list(cfg.MODEL.NASNET.IMAGE_SIZE)}, {cfg.MODEL.RPN.POST_NMS_TOPK_TEST} proposals, and "
             "otherwise as the base config says"
         )
-    try:
-        return state_dict(arrays, cfg)
-    except WeightsError as error:
-        raise WeightsError(f"{checkpoint}: {error}") from None
+    return arrays
 
 
 def state_dict(arrays: Arrays, cfg: CfgNode) -> dict[str, Tensor]:
-    """The state dict of the detector that ``cfg`` describes from a checkpoint's variables.
+    """Build the state dict of the detector that ``cfg`` describes from a checkpoint's variables.
 
     Raises:
         WeightsError: if they do not fit.
     """
-    arguments = {**network_arguments(cfg), "norm": "FrozenBN", "pretrained": "", "freeze_at": 0}
     with torch.device("meta"):  # for names and shapes alone
-        whole = build_network(**arguments)
-        lower, upper = FirstStage(build_network(**arguments)), SecondStage(build_network(**arguments))
-        heads = _heads(cfg, lower, upper)
+        whole = build_network(**{**network_arguments(cfg), "pretrained": ""})
     del whole._buffers[DIGEST]
     slim = {
         name.removeprefix(scope): value for scope in _SCOPES for name, value in arrays.items() if name.startswith(scope)
     }
-    network = {**to_state_dict(whole, slim, TF_SLIM), DIGEST: genotype_digest(whole.genotype)}
+    network = to_state_dict(whole, slim, TF_SLIM)
+    with torch.device("meta"):
+        lower, upper = split_network(whole)
+        heads = _heads(cfg, lower, upper)
     state: dict[str, Tensor] = {}
     for path, half in (("backbone.network", lower.network), ("roi_heads.second_stage.network", upper.network)):
         state.update({f"{path}.{name}": network[name] for name in half.state_dict()})
+        state[f"{path}.{DIGEST}"] = genotype_digest(whole.genotype)
     for path, (scope, layer) in heads.items():
         kind = "linear" if isinstance(layer, nn.Linear) else "conv"
         for source, parameter, axes in (("weights", "weight", kind), ("biases", "bias", "")):
@@ -128,11 +135,11 @@ def convert(checkpoint: str | Path, folder: str | Path, cfg: CfgNode) -> tuple[P
 
     Args:
         checkpoint: see :func:`read_detector`.
-        folder: where to.
-        cfg: a config of the paper's detector, which says what the pipeline does not.
+        folder: the folder to write to.
+        cfg: a config of the paper's detector, for what the pipeline leaves out.
 
     Returns:
-        the paths of both.
+        the paths of both files.
     """
     cfg = cfg.clone()
     cfg.defrost()
@@ -148,7 +155,7 @@ def convert(checkpoint: str | Path, folder: str | Path, cfg: CfgNode) -> tuple[P
 
 
 def changes(cfg: CfgNode) -> dict[str, Any]:
-    """What a config says beyond detectron2's defaults and this package's, as nested plain dictionaries."""
+    """Return a config's differences from the defaults of detectron2 and this package, as nested dictionaries."""
     default = get_cfg()
     add_nasnet_config(default)
     return {"VERSION": cfg.VERSION, **_changes(cfg, default)}
@@ -196,7 +203,7 @@ def _describe(arrays: Arrays, cfg: CfgNode, known_classes: bool, origin: str | P
 
 
 def _heads(cfg: CfgNode, lower: FirstStage, upper: SecondStage) -> dict[str, tuple[str, nn.Module]]:
-    """The layers of the heads by their names in the detector, each with where a checkpoint keeps it."""
+    """Return the layers of the heads by their names in the detector, each with its scope in a checkpoint."""
     rpn: RPNHead = NASNetRPN.from_config(cfg, lower.output_shape())["head"]
     classes = cfg.MODEL.ROI_HEADS.NUM_CLASSES
     layers = {
@@ -210,10 +217,10 @@ def _heads(cfg: CfgNode, lower: FirstStage, upper: SecondStage) -> dict[str, tup
 
 
 def _last_side(arrays: Arrays, name: str, rank: int, origin: str | Path) -> int:
-    """The last axis' places of a variable with that many axes."""
+    """Return the size of the last axis of a variable of that rank."""
     if name not in arrays:
-        raise WeightsError(f"{origin}: is no checkpoint of faster_rcnn_nas: it lacks {name}")
+        raise WeightsError(f"{origin}: expected a checkpoint of faster_rcnn_nas, but it lacks {name}")
     shape = np.shape(arrays[name])
     if len(shape) != rank or 0 in shape:
-        raise WeightsError(f"{origin}: {name} has the shape {shape}, expected {rank} axes with places")
+        raise WeightsError(f"{origin}: {name} has the shape {shape}, expected {rank} axes, none empty")
     return int(shape[-1])

@@ -6,11 +6,14 @@ import copy
 import itertools
 import logging
 from collections.abc import Callable, Iterator, Sequence
+from typing import Any
 
 import numpy as np
 import torch
+from detectron2.config import CfgNode
 from detectron2.data import DatasetMapper, transforms
 
+from nasnet_det.detection.data.augmentation import training_augmentations
 from nasnet_det.detection.data.columns import Record
 from nasnet_det.detection.data.look import DatasetError
 from nasnet_det.safe_io.images import ImageError, read_image
@@ -27,6 +30,16 @@ class DetectionMapper(DatasetMapper):
 
     A record may have ``turn: False`` for an image whose annotations ignore its EXIF orientation.
     """
+
+    @classmethod
+    def from_config(cls, cfg: CfgNode, is_train: bool = True) -> dict[str, Any]:
+        """Read detectron2's own keys, and ``INPUT.SCALE_JITTER`` and ``INPUT.COLOR``."""
+        parts = super().from_config(cfg, is_train)
+        if is_train:
+            parts["augmentations"] = training_augmentations(cfg)
+            # Boxes of cropped objects are those of what is left of their masks.
+            parts["recompute_boxes"] |= cfg.MODEL.MASK_ON and cfg.INPUT.SCALE_JITTER.ENABLED
+        return parts
 
     def __call__(self, record: Record) -> Record:
         """Map a record to the input of the model.

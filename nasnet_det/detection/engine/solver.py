@@ -1,4 +1,4 @@
-"""Optimizers: SGD as the TF Object Detection API trains with it, for LazyConfig, and AdamW for short trainings."""
+"""Optimizers: SGD as the TF Object Detection API trains ``faster_rcnn_nas``, and AdamW for short trainings."""
 
 from __future__ import annotations
 
@@ -7,15 +7,52 @@ from typing import Any
 
 import torch
 from detectron2.config import CfgNode
+from detectron2.solver import build_optimizer as build_detectron2_optimizer
 from detectron2.solver.build import get_default_optimizer_params, maybe_add_gradient_clipping
+from torch import nn
+
+from nasnet_det.models.network import NASNet
+
+
+def build_optimizer(cfg: CfgNode, model: nn.Module) -> torch.optim.Optimizer:
+    """Build detectron2's optimizer; without weight decay of the heads if ``MODEL.NASNET.DECAY_HEADS`` is off."""
+    optimizer = build_detectron2_optimizer(cfg, model)
+    if not cfg.MODEL.NASNET.DECAY_HEADS:
+        optimizer.param_groups = without_head_decay(optimizer.param_groups, model)
+    return optimizer
+
+
+def optimizer_params(model: nn.Module, decay_heads: bool = True, **kwargs: Any) -> list[dict[str, Any]]:
+    """Return detectron2's parameter groups, for LazyConfig.
+
+    Args:
+        model: the detector.
+        decay_heads: whether layers outside the network get weight decay.
+        kwargs: see detectron2's ``get_default_optimizer_params``.
+    """
+    groups = get_default_optimizer_params(model, **kwargs)
+    return groups if decay_heads else without_head_decay(groups, model)
+
+
+def without_head_decay(groups: list[dict[str, Any]], model: nn.Module) -> list[dict[str, Any]]:
+    """Split parameter groups so that only parameters of the networks of cells have weight decay."""
+    networks = (module for module in model.modules() if isinstance(module, NASNet))
+    decayed = {parameter for network in networks for parameter in network.parameters()}
+    found = []
+    for group in groups:
+        inside = [parameter for parameter in group["params"] if parameter in decayed]
+        outside = [parameter for parameter in group["params"] if parameter not in decayed]
+        found += [{**group, "params": inside}] if inside else []
+        found += [{**group, "params": outside, "weight_decay": 0.0}] if outside else []
+    return found
 
 
 def clipped_sgd(
     params: Iterable[Any], lr: float, momentum: float, weight_decay: float, max_norm: float
 ) -> torch.optim.SGD:
-    """SGD that first scales each gradient tensor down to a norm of ``max_norm``.
+    """Build SGD that first scales each gradient tensor down to a norm of ``max_norm``, for LazyConfig.
 
-    detectron2's YAML configs do the same by ``SOLVER.CLIP_GRADIENTS`` (``norm``), TF by ``clip_gradient_norms``.
+    detectron2's YAML configs do the same by ``SOLVER.CLIP_GRADIENTS`` (``norm``), TF-slim by ``clip_gradient_norms``.
     """
     optimizer = torch.optim.SGD(params, lr=lr, momentum=momentum, weight_decay=weight_decay)
 

@@ -19,6 +19,8 @@ from nasnet_det.detection.config import ConfigError
 from nasnet_det.detection.data.registered import categories, learned_classes, look_at_config
 from nasnet_det.detection.data.training_data import build_test_loader, build_train_loader, step_seed
 from nasnet_det.detection.engine.checkpointer import Checkpointer
+from nasnet_det.detection.engine.solver import build_optimizer
+from nasnet_det.detection.evaluation.evaluation import IouType
 from nasnet_det.detection.evaluation.evaluator import CocoEvaluator
 from nasnet_det.detection.modeling.fused import for_inference
 from nasnet_det.detection.modeling.rcnn import build_detector
@@ -126,6 +128,11 @@ class Trainer(DefaultTrainer):
         """See :func:`nasnet_det.detection.modeling.rcnn.build_detector`."""
         return build_detector(cfg)
 
+    @classmethod
+    def build_optimizer(cls, cfg: CfgNode, model: nn.Module) -> torch.optim.Optimizer:
+        """See :func:`nasnet_det.detection.engine.solver.build_optimizer`."""
+        return build_optimizer(cfg, model)
+
     def run_step(self) -> None:
         """Run one step, its random numbers (drop path, sampling of anchors and proposals) drawn from its own seed."""
         torch.manual_seed(step_seed(self.seed, self.iter, comm.get_rank()))
@@ -161,14 +168,17 @@ class Trainer(DefaultTrainer):
 
     @classmethod
     def build_evaluator(cls, cfg: CfgNode, dataset_name: str, classes: Sequence[str] | None = None) -> DatasetEvaluator:
-        """Return COCO's evaluator; its files go to ``OUTPUT_DIR/inference``, in a folder each for several data sets.
+        """Return COCO's evaluator of boxes, and of masks where the model has them.
+
+        Its files go to ``OUTPUT_DIR/inference``, in a folder each for several data sets.
 
         Args:
             classes: the class names of the model, in the order of its outputs, where its checkpoint knows them.
         """
         folder = Path(cfg.OUTPUT_DIR) / "inference"
         folder = folder / dataset_name if len(cfg.DATASETS.TEST) > 1 else folder
-        return CocoEvaluator(dataset_name, folder, classes=classes or learned_classes(cfg))
+        iou_types: tuple[IouType, ...] = ("bbox", "segm") if cfg.MODEL.MASK_ON else ("bbox",)
+        return CocoEvaluator(dataset_name, folder, iou_types=iou_types, classes=classes or learned_classes(cfg))
 
 
 def check_solver(cfg: CfgNode) -> None:

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from functools import partial
+from collections.abc import Sequence
 from typing import Any
 
 from detectron2.config import CfgNode
-from detectron2.layers import FrozenBatchNorm2d, ShapeSpec, get_norm
+from detectron2.layers import FrozenBatchNorm2d, ShapeSpec
 from detectron2.modeling import BACKBONE_REGISTRY, FPN, Backbone
 from detectron2.modeling.backbone.fpn import LastLevelMaxPool, LastLevelP6P7
 from detectron2.utils.events import get_event_storage, has_event_storage
@@ -15,6 +14,7 @@ from torch import Tensor, nn
 
 from nasnet_det.detection.config import ConfigError, network_arguments
 from nasnet_det.detection.convert.identity import remember_genotype
+from nasnet_det.detection.modeling.norms import TFOD, fix_statistics_above_cut, norm_layer
 from nasnet_det.genotypes.genotype import GenotypeError
 from nasnet_det.models.drop_path import set_drop_path_progress
 from nasnet_det.models.family import FAMILY
@@ -36,13 +36,13 @@ def build_network(
     grad_checkpoint: bool = False,
     freeze_at: int = 0,
 ) -> NASNet:
-    """A network without classifier for detection.
+    """Build a network without classifier for detection.
 
     Args:
         network: a member of :data:`nasnet_det.models.family.FAMILY`.
         genotype: what :func:`nasnet_det.genotypes.genotype.as_genotype` takes; empty for the network's own.
         num_cells, num_filters, stem_channels: instead of the network's own; 0 for these.
-        norm: ``FrozenBN``, ``BN``, ``SyncBN``, or another name that detectron2's ``get_norm`` knows.
+        norm: see :func:`nasnet_det.detection.modeling.norms.norm_layer`.
         bn_momentum: PyTorch's momentum of batch norms; 0 for the network's own.
         pretrained: ``published``, a local file, or empty for random weights.
         drop_path_rate: 1 - ScheduledDropPath's final keep probability.
@@ -52,10 +52,10 @@ def build_network(
     Raises:
         ConfigError: for an unknown network or numbers that make none.
         GenotypeError: for an illegal genotype.
-        WeightsError: for weights that cannot be had, or are another network's.
+        WeightsError: for weights that are unavailable, damaged or of another network.
     """
     if network not in FAMILY:
-        raise ConfigError(f"MODEL.NASNET.NETWORK is one of {', '.join(FAMILY)}, not {format_value(network)}")
+        raise ConfigError(f"MODEL.NASNET.NETWORK: expected one of {', '.join(FAMILY)}, got {format_value(network)}")
     arguments = FAMILY[network].network_arguments()
     given = {
         "genotype": genotype,
@@ -71,7 +71,9 @@ def build_network(
     except GenotypeError:
         raise
     except (ArithmeticError, TypeError, ValueError) as error:
-        raise ConfigError(f"MODEL.NASNET describes no network: {error}") from None
+        raise ConfigError(f"MODEL.NASNET describes an invalid network: {error}") from None
+    if norm == TFOD:
+        fix_statistics_above_cut(model)
     model.set_grad_checkpointing(grad_checkpoint)
     if pretrained == "published" and network not in PRETRAINED:
         raise ConfigError(
@@ -85,32 +87,11 @@ def build_network(
     return model
 
 
-def norm_layer(norm: str, eps: float, momentum: float) -> Callable[[int], nn.Module]:
-    """What makes normalization layers of one kind; batch norms of every kind have the network's own numbers.
-
-    Raises:
-        ConfigError: if there is no such kind.
-    """
-    if norm == "FrozenBN":
-        return partial(FrozenBatchNorm2d, eps=eps)
-    if norm == "BN":
-        return partial(nn.BatchNorm2d, eps=eps, momentum=momentum)
-    if norm == "SyncBN":
-        return partial(nn.SyncBatchNorm, eps=eps, momentum=momentum)
-    try:
-        known = get_norm(norm, 32) is not None
-    except KeyError:
-        known = False
-    if not known:
-        raise ConfigError(f"MODEL.NASNET.NORM is FrozenBN, BN, SyncBN, GN or LN, not {format_value(norm)}")
-    return partial(get_norm, norm)
-
-
 def advance_drop_path(module: nn.Module, steps: int) -> None:
-    """Set how far ScheduledDropPath has come by detectron2's own iteration count, at the start of a forward pass.
+    """Set ScheduledDropPath's progress from detectron2's iteration count, at the start of a forward pass.
 
     Args:
-        module: whose paths are dropped.
+        module: the module whose paths are dropped.
         steps: iterations until the final probability is reached.
     """
     if module.training and has_event_storage():
@@ -118,12 +99,12 @@ def advance_drop_path(module: nn.Module, steps: int) -> None:
 
 
 class NASNetBackbone(Backbone):
-    """A network's maps by stride: ``c1`` is the stem convolution's (not activated), ``c2`` the first stem cell's, and
-    ``c3``, ``c4``, ``c5`` the activated ends of the three stages. Nothing above the last map asked for is built.
+    """Backbone of a network's maps by stride: ``c1`` is the stem convolution's (not activated), ``c2`` the first stem
+    cell's, and ``c3``, ``c4``, ``c5`` the activated outputs of the three stages. Cells above the last map are removed.
 
     Args:
-        network: a network that this backbone takes over.
-        out_features: the maps to give.
+        network: the network, which becomes part of the backbone.
+        out_features: names of the maps to return.
         drop_path_steps: see :func:`advance_drop_path`.
 
     Raises:
@@ -145,7 +126,7 @@ class NASNetBackbone(Backbone):
         self.network, self.drop_path_steps = network, drop_path_steps
 
     def forward(self, x: Tensor) -> dict[str, Tensor]:
-        """Maps images ``(N, 3, H, W)`` in [-1, 1] to ``{name: (N, channels, H/stride, W/stride)}``, sizes rounded up
+        """Map images ``(N, 3, H, W)`` in [-1, 1] to ``{name: (N, channels, H/stride, W/stride)}``, sizes rounded up
         (exact where H and W are multiples of the last stride)."""
         advance_drop_path(self, self.drop_path_steps)
         maps = self.network.forward_intermediates(x, self._indices, stop_early=True, intermediates_only=True)
@@ -170,7 +151,7 @@ def freeze_below(network: NASNet, freeze_at: int) -> None:
 
 @BACKBONE_REGISTRY.register()
 def build_nasnet_backbone(cfg: CfgNode, input_shape: ShapeSpec) -> NASNetBackbone:
-    """The plain maps ``MODEL.NASNET.OUT_FEATURES``."""
+    """Build the plain backbone of ``MODEL.NASNET.OUT_FEATURES``."""
     del input_shape
     return NASNetBackbone(
         build_network(**network_arguments(cfg)),
@@ -180,6 +161,12 @@ def build_nasnet_backbone(cfg: CfgNode, input_shape: ShapeSpec) -> NASNetBackbon
 
 
 def _fpn(cfg: CfgNode, bottom_up: NASNetBackbone, top_block: nn.Module) -> FPN:
+    known, wanted = list(bottom_up.output_shape()), list(cfg.MODEL.FPN.IN_FEATURES)
+    if unknown := [name for name in wanted if name not in known]:
+        raise ConfigError(
+            f"MODEL.FPN.IN_FEATURES: the backbone has no {unknown[0]}; set MODEL.FPN.IN_FEATURES {known} (ResNet's "
+            "res2 to res5 are c2 to c5, and images are RGB with PIXEL_MEAN and PIXEL_STD 127.5, as in base_fpn.yaml)"
+        )
     return FPN(
         bottom_up=bottom_up,
         in_features=cfg.MODEL.FPN.IN_FEATURES,
@@ -192,13 +179,13 @@ def _fpn(cfg: CfgNode, bottom_up: NASNetBackbone, top_block: nn.Module) -> FPN:
 
 @BACKBONE_REGISTRY.register()
 def build_nasnet_fpn_backbone(cfg: CfgNode, input_shape: ShapeSpec) -> FPN:
-    """``p2`` to ``p5`` and a subsampled ``p6``, for Faster and Cascade R-CNN."""
+    """Build an FPN of ``p2`` to ``p5`` and a subsampled ``p6``, for Faster, Mask and Cascade R-CNN."""
     return _fpn(cfg, build_nasnet_backbone(cfg, input_shape), LastLevelMaxPool())
 
 
 @BACKBONE_REGISTRY.register()
 def build_retinanet_nasnet_fpn_backbone(cfg: CfgNode, input_shape: ShapeSpec) -> FPN:
-    """``p3`` to ``p5``, and ``p6`` and ``p7`` convolved from ``c5``, for RetinaNet."""
+    """Build an FPN of ``p3`` to ``p5``, with ``p6`` and ``p7`` convolved from ``c5``, for RetinaNet."""
     bottom_up = build_nasnet_backbone(cfg, input_shape)
     channels = bottom_up.output_shape()["c5"].channels
     return _fpn(cfg, bottom_up, LastLevelP6P7(channels, cfg.MODEL.FPN.OUT_CHANNELS, in_feature="c5"))

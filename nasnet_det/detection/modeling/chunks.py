@@ -1,7 +1,7 @@
-"""How many proposals go through the second stage at once: as many as a share of the device's memory holds.
+"""Chunk sizes of the second stage: as many proposals at once as a share of the device's memory holds.
 
-The share depends on the device alone, not on what else lies in its memory, so the same run has the same chunks every
-time. What a proposal takes is counted from the network's wiring: it holds for any genotype, width and crop.
+The share depends only on the device, so that runs are repeatable. A proposal's memory is counted from the network's
+wiring, for any genotype, width and crop size.
 """
 
 from __future__ import annotations
@@ -13,14 +13,14 @@ import torch
 from nasnet_det.detection.modeling.split import SecondStage
 from nasnet_det.models.plan import CellPlan
 
-#: Of a GPU's memory.
+#: Share of a GPU's memory.
 GPU_SHARE = 1 / 8
-#: On a CPU, whose memory is no limit here: more at once gains nothing and leaves the caches.
+#: Bytes on a CPU, where larger chunks gain nothing.
 CPU_BYTES = 2**28
 
 
 def chunk_size(stage: SecondStage, crop_size: int, dtype: torch.dtype, device: torch.device, keeps: bool) -> int:
-    """The most proposals to run at once, at least 1.
+    """Return the largest number of proposals to run at once, at least 1.
 
     Args:
         stage: what they run through.
@@ -33,7 +33,7 @@ def chunk_size(stage: SecondStage, crop_size: int, dtype: torch.dtype, device: t
 
 
 def budget(device: torch.device) -> int:
-    """The bytes that a chunk may take."""
+    """Return the number of bytes available to a chunk."""
     if device.type != "cuda":
         return CPU_BYTES
     return int(GPU_SHARE * torch.cuda.get_device_properties(device).total_memory)
@@ -46,7 +46,7 @@ def even(count: int, most: int) -> int:
 
 
 def bytes_per_crop(stage: SecondStage, crop_size: int, dtype: torch.dtype, keeps: bool = False) -> int:
-    """About what the second stage takes for one crop, the crop with it.
+    """Return an estimate of the second stage's memory for one crop, the crop included.
 
     Args:
         keeps: count every cell, as for a backward pass, instead of the largest.
@@ -61,13 +61,14 @@ def bytes_per_crop(stage: SecondStage, crop_size: int, dtype: torch.dtype, keeps
     def numbers(output: int) -> int:
         return sum(shape.channels for shape in network.out_shapes[output]) * positions(output)
 
-    def of_cell(made: int, plan: CellPlan) -> int:
+    def of_cell(plan: CellPlan) -> int:
         """Its inputs with and without ReLU; for each block two paths' results and the state; its output."""
         read = [number for number in (plan.current, plan.previous) if number is not None]
         blocks = len(network.genotype.reduction.blocks if plan.reduces else network.genotype.normal.blocks)
-        states = (6 if keeps else 2) * (blocks + 2) * plan.filters * max(positions(number) for number in (*read, made))
-        return 2 * sum(numbers(number) for number in read) + states + numbers(made)
+        largest = max(positions(number) for number in (*read, plan.output))
+        states = (6 if keeps else 2) * (blocks + 2) * plan.filters * largest
+        return 2 * sum(numbers(number) for number in read) + states + numbers(plan.output)
 
-    cells = [of_cell(i + 1, plan) for i, plan in enumerate(network.plan) if i >= stage.start]
-    handed = sum(stage.in_channels) * crop_size**2
-    return dtype.itemsize * (handed + (sum(cells) if keeps else max(cells)))
+    cells = [of_cell(plan) for plan in network.plan]
+    crops = sum(stage.in_channels) * crop_size**2
+    return dtype.itemsize * (crops + (sum(cells) if keeps else max(cells)))

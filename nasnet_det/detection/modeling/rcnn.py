@@ -2,35 +2,39 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import torch
 from detectron2.config import CfgNode, configurable
-from detectron2.modeling import META_ARCH_REGISTRY, GeneralizedRCNN, build_model
+from detectron2.modeling import META_ARCH_REGISTRY, GeneralizedRCNN, build_model, build_proposal_generator
 from detectron2.modeling.postprocessing import detector_postprocess
 from detectron2.structures import Instances
 from torch import nn
 
-from nasnet_det.detection.config import ConfigError
-from nasnet_det.detection.modeling import split
+from nasnet_det.detection.config import ConfigError, check_supported, network_arguments
+from nasnet_det.detection.modeling import rpn
+from nasnet_det.detection.modeling.backbone import build_network
 from nasnet_det.detection.modeling.roi_heads import NASNetROIHeads
-from nasnet_det.detection.modeling.rpn import NASNetRPN
+from nasnet_det.detection.modeling.split import split_network
 from nasnet_det.genotypes.genotype import GenotypeError
+from nasnet_det.models.network import NASNet
 from nasnet_det.models.tf_image import resize_bilinear
 from nasnet_det.weights import WeightsError
 
-del split  # imported for what it registers
+del rpn  # imported for what it registers
 
 
 @META_ARCH_REGISTRY.register()
 class NASNetRCNN(GeneralizedRCNN):
-    """The two-stage detector of the paper's section 4; any backbone, proposal generator and heads of detectron2's fit.
+    """The two-stage detector of the paper's section 4, also for other backbones, proposal generators and heads.
 
     Images come at their own size (``INPUT.MIN_SIZE_TRAIN`` and ``MIN_SIZE_TEST`` 0) and are resized here, so that every
-    way into the model sees the same pixels.
+    caller's images get the same pixels.
 
     Args:
-        image_size: height and width that every image is resized to, aspect not kept; zeros to leave it as it comes.
+        image_size: height and width that every image is resized to, aspect ratio not kept; zeros to keep its size.
         kwargs: see detectron2's ``GeneralizedRCNN``.
     """
 
@@ -38,14 +42,26 @@ class NASNetRCNN(GeneralizedRCNN):
     def __init__(self, *, image_size: tuple[int, int] = (0, 0), **kwargs: Any) -> None:
         super().__init__(**kwargs)
         self.image_size = image_size
-        if isinstance(self.proposal_generator, NASNetRPN) and isinstance(self.roi_heads, NASNetROIHeads):
-            self.proposal_generator.fixed_size_on = ("cuda",)
 
     @classmethod
     def from_config(cls, cfg: CfgNode) -> dict[str, Any]:
-        """detectron2's own keys, and ``MODEL.NASNET.IMAGE_SIZE``."""
+        """Read detectron2's own keys and ``MODEL.NASNET.IMAGE_SIZE``; both stages are cut from one network."""
+        check_supported(cfg)  # also for detectron2's own scripts
         height, width = cfg.MODEL.NASNET.IMAGE_SIZE
-        return {**super().from_config(cfg), "image_size": (height, width)}
+        names = (cfg.MODEL.BACKBONE.NAME, cfg.MODEL.ROI_HEADS.NAME)
+        if names != ("build_nasnet_first_stage", "NASNetROIHeads"):
+            return {**super().from_config(cfg), "image_size": (height, width)}
+        first, second = split_network(build_network(**network_arguments(cfg)), cfg.MODEL.NASNET.DROP_PATH_STEPS)
+        return {
+            "backbone": first,
+            "proposal_generator": build_proposal_generator(cfg, first.output_shape()),
+            "roi_heads": NASNetROIHeads(cfg, first.output_shape(), second_stage=second),
+            "input_format": cfg.INPUT.FORMAT,
+            "vis_period": cfg.VIS_PERIOD,
+            "pixel_mean": cfg.MODEL.PIXEL_MEAN,
+            "pixel_std": cfg.MODEL.PIXEL_STD,
+            "image_size": (height, width),
+        }
 
     def forward(self, batched_inputs: list[dict[str, Any]]) -> Any:
         """See detectron2's ``GeneralizedRCNN.forward``."""
@@ -59,7 +75,8 @@ class NASNetRCNN(GeneralizedRCNN):
         detected_instances: list[Instances] | None = None,
         do_postprocess: bool = True,
     ) -> Any:
-        """See detectron2's ``GeneralizedRCNN.inference``; before postprocessing, too, boxes lie in the images given."""
+        """See detectron2's ``GeneralizedRCNN.inference``; without postprocessing, too, boxes are in the input images'
+        coordinates."""
         resized = [self.resized(one) for one in batched_inputs]
         results = super().inference(resized, detected_instances, do_postprocess)
         if do_postprocess or not all(self.image_size):
@@ -68,7 +85,7 @@ class NASNetRCNN(GeneralizedRCNN):
         return [detector_postprocess(found, *size) for found, size in zip(results, sizes, strict=True)]
 
     def resized(self, one: dict[str, Any]) -> dict[str, Any]:
-        """One input with its image ``(C, H, W)`` resized, its ground truth with it; results keep the image's size."""
+        """Return an input with its image ``(C, H, W)`` and ground truth resized; ``height`` and ``width`` stay."""
         if not all(self.image_size):
             return one
         image = one["image"].to(self.device)
@@ -82,18 +99,43 @@ class NASNetRCNN(GeneralizedRCNN):
         return result
 
     def preprocess_image(self, batched_inputs: list[dict[str, Any]]) -> Any:
-        """Normalize, pad and batch; on the model's device."""
+        """Normalize, pad and batch the images on the model's device."""
         with torch.no_grad():
             return super().preprocess_image(batched_inputs)
 
 
-def build_detector(cfg: CfgNode) -> nn.Module:
-    """The model that a config describes; its weights are newly drawn, but for those of ``MODEL.NASNET.PRETRAINED``.
+def split_rcnn(
+    network: NASNet, roi_heads: Callable[..., NASNetROIHeads], drop_path_steps: int = 250000, **kwargs: Any
+) -> NASNetRCNN:
+    """Build the paper's detector from one network, for LazyConfig.
+
+    Args:
+        network: the whole network, which is cut in two.
+        roi_heads: constructor of the heads that takes ``second_stage``, see :func:`roi_heads_later`.
+        drop_path_steps: see :func:`nasnet_det.detection.modeling.backbone.advance_drop_path`.
+        kwargs: the other arguments of :class:`NASNetRCNN`.
 
     Raises:
-        ConfigError: if it describes none: detectron2's parts check their numbers late, or not at all.
+        ConfigError: for a network without a cut, see :func:`nasnet_det.detection.modeling.split.cut_outputs`.
+    """
+    first, second = split_network(network, drop_path_steps)
+    return NASNetRCNN(backbone=first, roi_heads=roi_heads(second_stage=second), **kwargs)
+
+
+def roi_heads_later(**kwargs: Any) -> Callable[..., NASNetROIHeads]:
+    """Return a constructor of :class:`NASNetROIHeads` that lacks only ``second_stage``, for LazyConfig."""
+    return partial(NASNetROIHeads, **kwargs)
+
+
+def build_detector(cfg: CfgNode) -> nn.Module:
+    """Build the model that a config describes, with random weights except those of ``MODEL.NASNET.PRETRAINED``.
+
+    Raises:
+        ConfigError: if it describes none, or asks for what its detector does not do: detectron2's parts check their
+            numbers late, or not at all.
         GenotypeError, WeightsError: see :func:`nasnet_det.detection.modeling.backbone.build_network`.
     """
+    check_supported(cfg)
     try:
         return build_model(cfg)
     except (ConfigError, GenotypeError, WeightsError):

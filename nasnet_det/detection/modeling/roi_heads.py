@@ -1,11 +1,8 @@
 """The second stage of the paper's detector: the network's upper half on every proposal, then class and box layers.
 
 Source: TF Object Detection API ``meta_architectures/faster_rcnn_meta_arch.py``, ``predictors/heads/box_head.py`` and
-``class_head.py``. Proposals go through in chunks sized to the device, so memory is bounded whatever their number. Class
-logits are in detectron2's order: classes, then background.
-
-From the proposals to the detections nothing depends on numbers that only the device knows; how many there are, which
-detectron2 wants to know, is asked for at the very end, once an image.
+``class_head.py``. Proposals go through in chunks sized to the device, which bounds memory. Class logits are in
+detectron2's order: classes, then background.
 """
 
 from __future__ import annotations
@@ -25,23 +22,22 @@ from torch.nn import functional
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.utils.checkpoint import checkpoint
 
-from nasnet_det.detection.config import ConfigError, network_arguments
+from nasnet_det.detection.config import ConfigError
 from nasnet_det.detection.modeling import chunks
-from nasnet_det.detection.modeling.backbone import build_network
 from nasnet_det.detection.modeling.split import SecondStage
 from nasnet_det.detection.modeling.suppression import Found, multiclass_nms
 from nasnet_det.models.tf_image import crop_and_resize
 
 
 class LabelIds(nn.Module):
-    """A data set's contiguous classes as the network's labels, and back.
+    """Mapping between a data set's contiguous classes and the network's labels.
 
     Args:
         label_ids: for each class of the data set its label, counted from 1; empty if class ``i`` is label ``i + 1``.
         num_classes: the network's labels.
 
     Raises:
-        ConfigError: for a label that the network does not have, or one given twice.
+        ConfigError: for a label out of range or given twice.
     """
 
     labels: Tensor
@@ -61,7 +57,11 @@ class LabelIds(nn.Module):
         self.register_buffer("classes", classes, persistent=False)
 
     def to_labels(self, instances: Instances) -> Instances:
-        """Ground truth with ``gt_classes`` as labels."""
+        """Return ground truth with ``gt_classes`` as labels.
+
+        Raises:
+            ConfigError: for a class without a label.
+        """
         if len(instances) and int(instances.gt_classes.max()) >= len(self.labels):
             raise ConfigError(
                 f"the data set has a class number {int(instances.gt_classes.max())}, but the network has labels for "
@@ -72,7 +72,7 @@ class LabelIds(nn.Module):
         return result
 
     def to_classes(self, found: Found) -> Found:
-        """Detections with the data set's classes; those of labels that it does not have do not exist any more."""
+        """Return detections with the data set's classes; those of labels without a class become invalid."""
         classes = self.classes[found.classes]
         return found._replace(classes=classes, valid=found.valid & (classes >= 0))
 
@@ -84,9 +84,9 @@ class NASNetROIHeads(ROIHeads):
     Args:
         in_feature: the name of the map that is cropped.
         second_stage: see :class:`SecondStage`.
-        box_transform: decodes box terms.
+        box_transform: decodes box deltas.
         label_ids: see :class:`LabelIds`.
-        crop_size: side of a crop in places of the map.
+        crop_size: height and width of a crop, in positions of the feature map.
         crop_pool: kernel and stride of the max pooling of a crop.
         chunk_size: the most proposals that go through the second stage at once; 0 for as many as the device's memory
             suggests (``chunks.py``).
@@ -128,14 +128,25 @@ class NASNetROIHeads(ROIHeads):
             nn.init.zeros_(layer.bias)
 
     @classmethod
-    def from_config(cls, cfg: CfgNode, input_shape: dict[str, ShapeSpec]) -> dict[str, Any]:
-        """detectron2's own keys of ``MODEL.ROI_HEADS`` and ``MODEL.ROI_BOX_HEAD``, and those of ``MODEL.NASNET``."""
+    def from_config(
+        cls, cfg: CfgNode, input_shape: dict[str, ShapeSpec], second_stage: SecondStage | None = None
+    ) -> dict[str, Any]:
+        """Read detectron2's keys of ``MODEL.ROI_HEADS`` and ``MODEL.ROI_BOX_HEAD``, and those of ``MODEL.NASNET``.
+
+        Raises:
+            ConfigError: without a second stage, which only ``NASNetRCNN`` on ``build_nasnet_first_stage`` has.
+        """
+        if second_stage is None:
+            raise ConfigError(
+                "MODEL.ROI_HEADS.NAME NASNetROIHeads needs MODEL.META_ARCHITECTURE NASNetRCNN and MODEL.BACKBONE.NAME "
+                f"build_nasnet_first_stage, got {cfg.MODEL.META_ARCHITECTURE} and {cfg.MODEL.BACKBONE.NAME}"
+            )
         heads, box, node = cfg.MODEL.ROI_HEADS, cfg.MODEL.ROI_BOX_HEAD, cfg.MODEL.NASNET
         (in_feature,) = heads.IN_FEATURES
         return {
             **super().from_config(cfg),
             "in_feature": in_feature,
-            "second_stage": SecondStage(build_network(**network_arguments(cfg)), node.DROP_PATH_STEPS),
+            "second_stage": second_stage,
             "box_transform": Box2BoxTransform(box.BBOX_REG_WEIGHTS, scale_clamp=math.inf),
             "label_ids": node.LABEL_IDS,
             "crop_size": node.CROP_SIZE,
@@ -155,12 +166,12 @@ class NASNetROIHeads(ROIHeads):
         proposals: list[Instances],
         targets: list[Instances] | None = None,
     ) -> tuple[list[Instances], dict[str, Tensor]]:
-        """Detections of each image (``pred_boxes``, ``scores``, ``pred_classes``), or losses in training.
+        """Return detections of each image (``pred_boxes``, ``scores``, ``pred_classes``), or losses in training.
 
         Args:
             images: the batch, not read.
             features: ``in_feature`` among them, ``(N, C, H, W)``.
-            proposals: ``proposal_boxes`` of each image; perhaps ``valid``, which of them there are.
+            proposals: ``proposal_boxes`` of each image.
             targets: ``gt_boxes`` and ``gt_classes`` of each image; needed in training.
         """
         del images
@@ -183,14 +194,13 @@ class NASNetROIHeads(ROIHeads):
         return [_instances(one.existing(), proposal) for one, proposal in zip(found, proposals, strict=True)], {}
 
     def pooled_features(self, features: Tensor, proposals: list[Instances]) -> Tensor:
-        """The spatial mean of the second stage's features, ``(all proposals, num_features)``.
+        """Return the spatial mean of the second stage's features, ``(all proposals, num_features)``.
 
         Batch statistics are those of all proposals together: with trainable norms, training uses a single chunk.
         """
         boxes = [normalized_boxes(proposal) for proposal in proposals]
         count = sum(len(image_boxes) for image_boxes in boxes)
-        has_statistics = any(isinstance(module, _BatchNorm) for module in self.second_stage.modules())
-        if self.training and has_statistics:
+        if any(isinstance(module, _BatchNorm) and module.training for module in self.second_stage.modules()):
             crops = [self.crop(features[i], image_boxes) for i, image_boxes in enumerate(boxes)]
             return self._mean_features(torch.cat(crops))
         pooled = [features.new_zeros(0, self.second_stage.out_channels)] if not count else []
@@ -203,7 +213,7 @@ class NASNetROIHeads(ROIHeads):
         return torch.cat(pooled)
 
     def chunks(self, boxes: Tensor, dtype: torch.dtype) -> Sequence[Tensor]:
-        """The proposals ``(K, 4)`` of one image in parts that go through the second stage one after the other.
+        """Split the proposals ``(K, 4)`` of one image into chunks for the second stage.
 
         Args:
             dtype: of the features.
@@ -221,12 +231,12 @@ class NASNetROIHeads(ROIHeads):
         return chunks.chunk_size(self.second_stage, side, dtype, self.class_layer.weight.device, keeps)
 
     def detections(self, proposal: Instances, logits: Tensor, deltas: Tensor) -> tuple[Instances, Tensor]:
-        """What :meth:`detect` finds, and which proposal each came from; without those that do not exist."""
+        """Return the valid detections of :meth:`detect` and the index of each one's proposal."""
         found = self.detect(proposal, logits, deltas).existing()
         return _instances(found, proposal), found.origins
 
     def detect(self, proposal: Instances, logits: Tensor, deltas: Tensor) -> Found:
-        """Of one image: detections by label, always as many, with a mask.
+        """Return the detections of one image by label, a fixed number with a validity mask.
 
         Args:
             proposal: K proposals.
@@ -235,7 +245,7 @@ class NASNetROIHeads(ROIHeads):
         """
         scores = logits.softmax(dim=1)[:, :-1]
         boxes = self.box_transform.apply_deltas(deltas, proposal.proposal_boxes.tensor)
-        valid = proposal.valid if proposal.has("valid") else torch.ones_like(scores[:, 0], dtype=torch.bool)
+        valid = torch.ones_like(scores[:, 0], dtype=torch.bool)
         return multiclass_nms(
             boxes.unflatten(1, (self.num_classes, 4)),
             scores,
@@ -251,7 +261,7 @@ class NASNetROIHeads(ROIHeads):
         return self._mean_features(self.crop(features, boxes))
 
     def crop(self, features: Tensor, boxes: Tensor) -> Tensor:
-        """Crops ``(K, C, S, S)`` of one image's map ``(C, H, W)`` at boxes ``(K, 4)`` in fractions of the image."""
+        """Crop one image's map ``(C, H, W)`` at boxes ``(K, 4)`` in fractions of the image, to ``(K, C, S, S)``."""
         crops = crop_and_resize(features, boxes, self.crop_size)
         kernel, stride = self.crop_pool
         return functional.max_pool2d(crops, kernel, stride) if self.crop_pool != (1, 1) else crops
@@ -260,7 +270,7 @@ class NASNetROIHeads(ROIHeads):
         return self.second_stage(crops).mean(dim=(2, 3))
 
     def _losses(self, proposal: Instances, logits: Tensor, deltas: Tensor) -> tuple[Tensor, Tensor]:
-        """Of one image: classes and boxes, each summed over the sample and divided by its size."""
+        """Return one image's class and box losses, each summed over the sample and divided by its size."""
         labels, size = proposal.gt_classes, max(1, len(proposal))
         classification = functional.cross_entropy(logits, labels, reduction="sum") / size
         found = (labels < self.num_classes).nonzero()[:, 0]
@@ -272,16 +282,15 @@ class NASNetROIHeads(ROIHeads):
 
 
 def normalized_boxes(proposal: Instances) -> Tensor:
-    """The proposals of one image, ``(K, 4)``, in fractions of its size."""
+    """Return the proposals of one image, ``(K, 4)``, in fractions of its size."""
     height, width = proposal.image_size
     boxes = proposal.proposal_boxes.tensor
-    # A number would be divided by through its reciprocal on a GPU, which rounds otherwise; a tensor made of numbers of
-    # the host would be copied, which waits. So two tensors are filled.
+    # A GPU divides by a Python number through its reciprocal, which rounds differently.
     x, y = boxes[:, 0::2] / boxes.new_full((), width), boxes[:, 1::2] / boxes.new_full((), height)
     return torch.stack([x, y], dim=-1).flatten(1)
 
 
 def _instances(found: Found, proposal: Instances) -> Instances:
-    """detectron2's form of detections that all exist."""
+    """Convert detections to detectron2's ``Instances``."""
     boxes, scores, classes, *_ = found
     return Instances(proposal.image_size, pred_boxes=Boxes(boxes), scores=scores, pred_classes=classes)

@@ -2,7 +2,7 @@
 
 Source: TF Object Detection API ``meta_architectures/faster_rcnn_meta_arch.py``, ``anchor_generators/
 grid_anchor_generator.py``, ``core/target_assigner.py``, ``matchers/argmax_matcher.py``. Boxes are in detectron2's
-order, x0 y0 x1 y1, and box terms in its (dx, dy, dw, dh).
+order, x0 y0 x1 y1, and box deltas in its (dx, dy, dw, dh).
 """
 
 from __future__ import annotations
@@ -30,18 +30,18 @@ BACKGROUND, IGNORED = -1, -2
 
 @ANCHOR_GENERATOR_REGISTRY.register()
 class GridAnchorGenerator(DefaultAnchorGenerator):
-    """detectron2's anchors in TF's order: at a place, all sizes of the first aspect ratio (height / width), then of the
-    next."""
+    """detectron2's anchors in TF's order: at each position all sizes of the first aspect ratio (height / width), then
+    those of the next."""
 
     def generate_cell_anchors(
         self, sizes: Sequence[float] = (64, 128, 256, 512), aspect_ratios: Sequence[float] = (2.0, 1.0, 0.5)
     ) -> Tensor:
-        """The anchors of one place, ``(ratios * sizes, 4)``, around the origin."""
+        """Return the anchors of one position, ``(ratios * sizes, 4)``, around the origin."""
         shapes = torch.tensor([(s / math.sqrt(r), s * math.sqrt(r)) for r in aspect_ratios for s in sizes])
         return torch.cat([-0.5 * shapes, 0.5 * shapes], dim=1)
 
     def _grid_anchors(self, grid_sizes: Sequence[Sequence[int]]) -> list[Tensor]:
-        """detectron2's own, made where the anchors are: it copies from the host, which waits for a GPU."""
+        """Return detectron2's grid anchors, created on the anchors' device instead of copied to it."""
         made = []
         for size, stride, around in zip(grid_sizes, self.strides, self.cell_anchors, strict=True):
             y, x = (
@@ -57,8 +57,8 @@ class GridAnchorGenerator(DefaultAnchorGenerator):
 
 
 class RPNHead(nn.Module):
-    """3x3 convolution, ReLU6 (``activation_fn=tf.nn.relu6``), then 1x1 ones to two class logits and four box terms for
-    each anchor."""
+    """3x3 convolution, ReLU6 (``activation_fn=tf.nn.relu6``), then 1x1 convolutions to two class logits and four box
+    deltas for each anchor."""
 
     def __init__(self, in_channels: int, num_anchors: int, channels: int = 512, kernel: int = 3) -> None:
         super().__init__()
@@ -71,17 +71,17 @@ class RPNHead(nn.Module):
             nn.init.zeros_(layer.bias)  # type: ignore[arg-type]
 
     def forward(self, features: Tensor) -> tuple[Tensor, Tensor]:
-        """Maps ``(N, C, H, W)`` to logits ``(N, H*W*A, 2)``, background first, and box terms ``(N, H*W*A, 4)``."""
+        """Map ``(N, C, H, W)`` to logits ``(N, H*W*A, 2)``, background first, and box deltas ``(N, H*W*A, 4)``."""
         x = self.act(self.conv(features))
         logits, deltas = (layer(x).permute(0, 2, 3, 1).flatten(1) for layer in (self.objectness, self.boxes))
         return logits.unflatten(1, (-1, 2)).float(), deltas.unflatten(1, (-1, 4)).float()
 
 
 def match(iou: Tensor, positive: float, negative: float) -> Tensor:
-    """For each anchor the object that it is to find, :data:`BACKGROUND` or :data:`IGNORED`.
+    """Return for each anchor the index of its object, :data:`BACKGROUND` or :data:`IGNORED`.
 
     An anchor matches its best object if they overlap by ``positive`` or more; below ``negative`` it is background. Each
-    object's best anchor (the first of equals) matches it whatever their overlap.
+    object's best anchor (the first of equals) matches it at any overlap.
 
     Args:
         iou: ``(objects, anchors)``.
@@ -106,15 +106,12 @@ class NASNetRPN(nn.Module):
 
     Anchors are clipped to the image in inference; in training those that cross its border are left out.
 
-    On the devices of ``fixed_size_on`` an image's proposals in inference are always ``max_proposals``, and their field
-    ``valid`` says which of them there are: telling their number would keep the host waiting for the device.
-
     Args:
         in_feature: the name of the map that it reads.
         head: see :class:`RPNHead`.
         anchor_generator: makes anchors for the map.
-        box_transform: decodes box terms.
-        score_threshold: what a proposal's score must exceed.
+        box_transform: decodes box deltas.
+        score_threshold: scores that a proposal must exceed.
         nms_threshold: overlap from which a proposal is suppressed.
         max_proposals: proposals kept of an image, in training and in inference.
         batch_size, positive_fraction: anchors of an image that the losses are taken of, and how many may be positive.
@@ -144,12 +141,10 @@ class NASNetRPN(nn.Module):
         self.max_proposals = max_proposals
         self.batch_size, self.positive_fraction = batch_size, positive_fraction
         self.thresholds, self.loss_weights = thresholds, loss_weights
-        #: Kinds of devices; set by a model whose heads know the field.
-        self.fixed_size_on: tuple[str, ...] = ()
 
     @classmethod
     def from_config(cls, cfg: CfgNode, input_shape: dict[str, ShapeSpec]) -> dict[str, Any]:
-        """detectron2's own keys of ``MODEL.RPN``."""
+        """Read detectron2's own keys of ``MODEL.RPN``."""
         rpn = cfg.MODEL.RPN
         (in_feature,) = rpn.IN_FEATURES
         shape = input_shape[in_feature]
@@ -172,7 +167,7 @@ class NASNetRPN(nn.Module):
     def forward(
         self, images: ImageList, features: Mapping[str, Tensor], gt_instances: list[Instances] | None = None
     ) -> tuple[list[Instances], dict[str, Tensor]]:
-        """Proposals of each image, best first (``proposal_boxes``, ``objectness_logits``), and losses in training.
+        """Return each image's proposals, best first (``proposal_boxes``, ``objectness_logits``), and training losses.
 
         Args:
             images: the batch; ``image_sizes`` bounds boxes.
@@ -203,8 +198,8 @@ class NASNetRPN(nn.Module):
     def best(
         self, anchors: Tensor, logits: Tensor, deltas: Tensor, size: tuple[int, int], limit: int
     ) -> tuple[Tensor, Tensor, Tensor]:
-        """The proposals of one image, best first: ``limit`` boxes ``(limit, 4)`` within it, their logits, and which of
-        them exist.
+        """Return the proposals of one image, best first: ``limit`` boxes ``(limit, 4)`` within it, their logits, and a
+        validity mask.
 
         Args:
             anchors: ``(A, 4)``.
@@ -222,16 +217,14 @@ class NASNetRPN(nn.Module):
     def _proposals(self, anchors: Tensor, logits: Tensor, deltas: Tensor, size: tuple[int, int]) -> Instances:
         limit = self.max_proposals[0 if self.training else 1]
         boxes, logit, valid = self.best(anchors, logits, deltas, size, limit)
-        if not self.training and boxes.device.type in self.fixed_size_on:
-            return Instances(size, proposal_boxes=Boxes(boxes), objectness_logits=logit, valid=valid)
         boxes, logit = boxes[valid], logit[valid]
         if self.training and len(boxes) == 0:
-            # The second stage always has something to run on, so that all GPUs have the same gradients to exchange.
+            # The second stage always runs, so that all processes have the same gradients to exchange.
             boxes, logit = boxes.new_tensor([[0, 0, size[1], size[0]]]), boxes.new_zeros(1)
         return Instances(size, proposal_boxes=Boxes(boxes), objectness_logits=logit)
 
     def _losses(self, anchors: Tensor, logits: Tensor, deltas: Tensor, objects: Boxes) -> tuple[Tensor, Tensor]:
-        """Of one image: objectness and localization, each summed over the sample and divided by its size."""
+        """Return one image's objectness and box losses, each summed over the sample and divided by its size."""
         negative, positive = self.thresholds
         matches = match(pairwise_iou(objects, Boxes(anchors)), positive, negative)
         labels = matches.clamp(max=0) + 1  # 1 for an object, 0 for background, -1 for ignored

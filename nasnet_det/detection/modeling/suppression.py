@@ -1,7 +1,7 @@
 """Non-maximum suppression in the order of TensorFlow's Object Detection API: suppress, then clip, then count.
 
 Source: ``core/post_processing.py`` (``multiclass_non_max_suppression``). Boxes are suppressed as decoded, clipped to
-the image afterwards, and dropped if nothing is left of them, so fewer than the limit may remain.
+the image afterwards, and dropped if empty, so fewer than the limit may remain.
 
 Nothing is dropped here: results have a fixed size, and a mask tells which of them are valid, so that whole detectors
 can be exported and compiled. Only :func:`suppress` itself reads numbers back from a GPU.
@@ -15,22 +15,22 @@ import torch
 from torch import Tensor
 from torchvision.ops import nms
 
-#: Where boxes end at the latest; the area of a box of twice this side is still a float32.
+#: Largest absolute coordinate of a box; the area of a box of twice this side is still finite in float32.
 FAR = 4e18
 
 
 @torch.library.custom_op("nasnet_det::suppress", mutates_args=())
 def suppress(boxes: Tensor, scores: Tensor, iou_threshold: float, limit: int) -> Tensor:
-    """The first boxes that greedy suppression keeps in each of B sets, best first, of equal scores the earlier.
+    """Return the boxes that greedy suppression keeps in each of B sets, best first, of equal scores the earlier.
 
-    ``torchvision.ops.nms`` gives as many indices as it keeps, of one set: a graph with ninety such calls, of sizes that
-    only running it tells, can hardly be traced. This is one operator of fixed shape.
+    Unlike ``torchvision.ops.nms``, whose output size depends on the values, this operator has a fixed output shape and
+    takes all classes at once, so that detectors can be traced and exported.
 
     Args:
         boxes: ``(B, N, 4)``, x0 y0 x1 y1, finite.
-        scores: ``(B, N)``; boxes of the lowest score that there is need not be looked at.
+        scores: ``(B, N)``; boxes with the lowest finite score are ignored.
         iou_threshold: overlap with a better box above which a box is suppressed.
-        limit: how many to keep of a set.
+        limit: largest number of boxes to keep in a set.
 
     Returns:
         indices ``(B, limit)``, -1 where there are fewer.
@@ -53,7 +53,7 @@ def _(boxes: Tensor, scores: Tensor, iou_threshold: float, limit: int) -> Tensor
 
 
 def _suppress_one(boxes: Tensor, scores: Tensor, iou_threshold: float, limit: int) -> Tensor:
-    """What is kept of the best boxes does not depend on the rest, so a few thousand of them usually do."""
+    """Suppress within one set, at first only its best boxes: those kept do not depend on the rest."""
     stop = min(len(boxes), max(1000, 4 * limit))
     while True:
         kept = nms(boxes[:stop], scores[:stop], iou_threshold)
@@ -65,19 +65,19 @@ def _suppress_one(boxes: Tensor, scores: Tensor, iou_threshold: float, limit: in
 def batched_nms(
     boxes: Tensor, scores: Tensor, valid: Tensor, iou_threshold: float, limit: int
 ) -> tuple[Tensor, Tensor]:
-    """The first ``limit`` boxes that greedy suppression keeps in each of B sets, of those that exist.
+    """Return the first ``limit`` boxes that greedy suppression keeps in each of B sets, of the valid ones.
 
     Args:
         boxes: ``(B, N, 4)``.
         scores: ``(B, N)``.
-        valid: ``(B, N)``, whether to look at a box at all.
+        valid: ``(B, N)``, False for boxes to ignore.
 
     Returns:
-        indices ``(B, limit)``, best first, and whether there is one ``(B, limit)``.
+        indices ``(B, limit)``, best first, and a validity mask ``(B, limit)``.
     """
-    # Those that do not exist come last, so that they suppress none of the others.
+    # Invalid boxes come last, so that they suppress no valid one.
     lowest = torch.full_like(scores, torch.finfo(scores.dtype).min)
-    # Untrained layers may decode endless boxes, whose overlap would be no number: these suppress each other.
+    # Untrained layers may decode infinite boxes, whose IoU is NaN: clamped ones suppress each other.
     kept = suppress(boxes.clamp(-FAR, FAR), scores.where(valid, lowest), iou_threshold, limit)
     indices = kept.clamp(min=0)
     if not boxes.shape[1]:
@@ -86,8 +86,8 @@ def batched_nms(
 
 
 class Found(NamedTuple):
-    """Candidates of one image, of which some exist: boxes ``(D, 4)``; scores, classes, the place where each was found,
-    and whether it exists ``(D,)``."""
+    """Candidates of one image: boxes ``(D, 4)``; scores, classes, the index of each one's proposal and a validity mask
+    ``(D,)``."""
 
     boxes: Tensor
     scores: Tensor
@@ -96,19 +96,19 @@ class Found(NamedTuple):
     valid: Tensor
 
     def first(self, limit: int) -> Found:
-        """The ``limit`` best of those that exist, best first, of equal scores the earlier; then others."""
+        """Return the ``limit`` best valid candidates, best first, of equal scores the earlier; then invalid ones."""
         lowest = torch.full_like(self.scores, torch.finfo(self.scores.dtype).min)
         order = self.scores.where(self.valid, lowest).argsort(descending=True, stable=True)[:limit]
         return Found(*(field[order] for field in self))
 
     def existing(self) -> Found:
-        """Those that exist. The host waits here until their number is known."""
+        """Return the valid candidates only."""
         kept = self.valid.nonzero()[:, 0]
         return Found(*(field[kept] for field in self))
 
 
 def suppress_classes(boxes: Tensor, scores: Tensor, valid: Tensor, iou_threshold: float, limit: int) -> Found:
-    """Suppression within each of C classes; ``C * limit`` results, class after class, each one's best first.
+    """Suppress within each of C classes; returns ``C * limit`` results, class after class, each one's best first.
 
     Args:
         boxes: ``(K, C, 4)``.
@@ -124,20 +124,22 @@ def suppress_classes(boxes: Tensor, scores: Tensor, valid: Tensor, iou_threshold
 
 
 def clip(boxes: Tensor, image_size: tuple[int, int]) -> Tensor:
-    """``(..., 4)`` boxes within an image of ``(height, width)``."""
+    """Clip ``(..., 4)`` boxes to an image of ``(height, width)``."""
     height, width = image_size
     sides = boxes[..., 0::2].clamp(0, width), boxes[..., 1::2].clamp(0, height)
     return torch.stack(sides, dim=-1).flatten(-2)
 
 
 def has_area(boxes: Tensor) -> Tensor:
-    """Which of ``(N, 4)`` boxes are not empty."""
+    """Return a mask of the ``(N, 4)`` boxes that are not empty."""
     return (boxes[:, 2] - boxes[:, 0]) * (boxes[:, 3] - boxes[:, 1]) > 0
 
 
 def exceed(scores: Tensor, threshold: float) -> Tensor:
-    """Which scores are above a threshold. TensorFlow computes no denormal numbers, so a score below float32's smallest
-    normal one is 0 there, and does not exceed 0 here either."""
+    """Return a mask of the scores above a threshold.
+
+    TensorFlow flushes denormal numbers to zero, so scores below float32's smallest normal number do not exceed 0.
+    """
     return (scores > threshold) & (scores >= torch.finfo(torch.float32).tiny)
 
 
@@ -151,14 +153,14 @@ def multiclass_nms(
     per_class: int,
     total: int,
 ) -> Found:
-    """The detections of one image, at most ``total``, best first, of equal scores the lower class.
+    """Return the detections of one image, at most ``total``, best first, of equal scores the lower class.
 
     Args:
         boxes: ``(K, C, 4)``, a box for each of K candidates and C classes.
         scores: ``(K, C)``.
-        valid: ``(K,)``, which candidates exist.
+        valid: ``(K,)``, False for candidates to ignore.
         image_size: height and width that boxes are clipped to.
-        score_threshold: what a score must exceed.
+        score_threshold: scores that a detection must exceed.
         iou_threshold: overlap with a better box of its class from which a box is suppressed.
         per_class: boxes kept of a class.
         total: boxes kept of all.

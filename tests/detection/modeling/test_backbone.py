@@ -165,7 +165,7 @@ def test_what_cannot_be_built_is_named() -> None:
     with pytest.raises(ConfigError, match="no weights of amoebanet_a"):
         build_network(network="amoebanet_a", num_filters=8, num_cells=1, pretrained="published")
     for norm in ("", "XN"):
-        with pytest.raises(ConfigError, match=rf"MODEL\.NASNET\.NORM is FrozenBN, .*, not '{norm}'"):
+        with pytest.raises(ConfigError, match=rf"MODEL\.NASNET\.NORM.*FrozenBN.*'{norm}'"):
             build_network("nasnet_a_mobile", norm=norm)
     with pytest.raises(ConfigError, match="c1, c2, c3, c4, c5"):
         backbone(["res5"])

@@ -18,14 +18,14 @@ from torch.utils.weak import WeakIdKeyDictionary
 from nasnet_det.detection.modeling import chunks
 from nasnet_det.detection.modeling.backbone import build_network
 from nasnet_det.detection.modeling.chunks import budget, bytes_per_crop, chunk_size, even
-from nasnet_det.detection.modeling.split import SecondStage
+from nasnet_det.detection.modeling.split import SecondStage, split_network
 from nasnet_det.fusion import optimize_for_inference
 
 CPU = torch.device("cpu")
 
 
 def stage(**arguments: Any) -> SecondStage:
-    return SecondStage(build_network(**{"num_cells": 2, "num_filters": 16, **arguments})).eval()
+    return split_network(build_network(**{"num_cells": 2, "num_filters": 16, **arguments}))[1].eval()
 
 
 class Peak(TorchDispatchMode):

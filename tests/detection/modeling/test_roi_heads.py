@@ -20,7 +20,7 @@ from torch.nn import functional
 from nasnet_det.detection.config import ConfigError
 from nasnet_det.detection.modeling.backbone import build_network
 from nasnet_det.detection.modeling.roi_heads import LabelIds, NASNetROIHeads
-from nasnet_det.detection.modeling.split import SecondStage
+from nasnet_det.detection.modeling.split import split_network
 from nasnet_det.detection.modeling.suppression import Found
 
 SIZE = (96, 128)
@@ -31,7 +31,7 @@ def heads(norm: str = "FrozenBN", **arguments: Any) -> NASNetROIHeads:
     return NASNetROIHeads(
         **{
             "in_feature": "cut",
-            "second_stage": SecondStage(build_network(num_cells=1, num_filters=4, norm=norm)),
+            "second_stage": split_network(build_network(num_cells=1, num_filters=4, norm=norm))[1],
             "box_transform": Box2BoxTransform((10.0, 10.0, 5.0, 5.0), scale_clamp=math.inf),
             "num_classes": 3,
             "crop_size": 5,

@@ -9,8 +9,9 @@ import torch
 
 pytest.importorskip("detectron2")
 
+from nasnet_det.detection.config import ConfigError
 from nasnet_det.detection.modeling.backbone import build_network
-from nasnet_det.detection.modeling.split import CUT, FirstStage, SecondStage, cut_outputs
+from nasnet_det.detection.modeling.split import CUT, cut_outputs, split_network
 from nasnet_det.genotypes.genotype import Block, CellGenotype, Genotype
 from nasnet_det.models.network import NASNet
 
@@ -37,7 +38,7 @@ def network(**arguments: Any) -> NASNet:
 @torch.no_grad()
 def test_the_halves_make_the_whole(arguments: dict[str, Any]) -> None:
     whole = network(**arguments)
-    lower, upper = FirstStage(network(**arguments)), SecondStage(network(**arguments))
+    lower, upper = split_network(network(**arguments))
     x = torch.randn(2, 3, 65, 50)
     cut = lower(x)[CUT]
     shape = lower.output_shape()[CUT]
@@ -52,11 +53,16 @@ def test_the_halves_make_the_whole(arguments: dict[str, Any]) -> None:
 
 
 def test_no_weight_is_held_twice() -> None:
-    whole = {name for name, _ in network(num_cells=2).named_parameters()}
-    lower = {name for name, _ in FirstStage(network(num_cells=2)).network.named_parameters()}
-    upper = {name for name, _ in SecondStage(network(num_cells=2)).network.named_parameters()}
-    assert lower | upper == whole
-    assert not lower & upper
+    whole = network(num_cells=2)
+    parameters, cells = dict(whole.named_parameters()), [plan.name for plan in whole.plan]
+    lower, upper = (half.network for half in split_network(whole))
+    halves = [dict(half.named_parameters()) for half in (lower, upper)]
+    assert not halves[0].keys() & halves[1].keys()
+    assert all(value is parameters.pop(name) for half in halves for name, value in half.items())
+    assert not parameters
+    for half in (lower, upper):
+        assert [plan.name for plan in half.plan] == list(half.cells)
+    assert [*lower.cells, *upper.cells] == cells
 
 
 def test_the_published_networks_hand_on_what_tensorflow_does() -> None:
@@ -66,11 +72,11 @@ def test_the_published_networks_hand_on_what_tensorflow_does() -> None:
 
 
 def test_gradients_reach_every_weight() -> None:
-    lower, upper = FirstStage(network(num_cells=1).train()), SecondStage(network(num_cells=1).train())
+    lower, upper = split_network(network(num_cells=1).train())
     upper(lower(torch.randn(2, 3, 64, 64))[CUT]).square().mean().backward()
     assert all(parameter.grad is not None for half in (lower, upper) for parameter in half.parameters())
 
 
 def test_a_network_of_one_stage_is_refused() -> None:
-    with pytest.raises(ValueError, match="one stage"):
-        FirstStage(network(num_cells=(2,)))
+    with pytest.raises(ConfigError, match="NUM_CELLS"):
+        split_network(network(num_cells=(2,)))
