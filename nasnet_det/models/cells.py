@@ -30,7 +30,7 @@ class StateShape(NamedTuple):
     def scale_to(self, other: StateShape) -> Scale:
         """The scale of an operation that takes this state to the level of ``other``, at most one above."""
         if not 0 <= other.level - self.level <= 1:
-            raise ValueError(f"a state {other.level - self.level} halvings away cannot be made to fit in one step")
+            raise ValueError(f"a state is {other.level - self.level} reductions away, expected 0 or 1")
         halves = other.level > self.level and other.dilation == self.dilation
         return Scale(2 if halves else 1, self.dilation, other.dilation)
 
@@ -129,10 +129,10 @@ class CellBlock(nn.Module):
 class Cell(nn.Module):
     """A cell of a genotype.
 
-    Its inputs are made to fit first: the current state through ReLU, 1x1 convolution and normalization, the previous
-    one only where its size or width differs. Without a previous state (the first cell of a network) the raw current
-    one takes its place, unprojected. A genotype that passes all states on has as many inputs as blocks, each made to
-    fit only where its width differs. Operations on inputs carry the cell's stride.
+    Inputs are first projected to the cell's resolution and width: the current state by ReLU, 1x1 convolution and
+    normalization, the previous one only if its size or width differs. The first cell of a network has no previous state
+    and reads the unprojected current one instead. A genotype that passes all states on has as many inputs as blocks,
+    each projected only if its width differs. Operations on inputs have the cell's stride.
 
     Args:
         genotype: the blocks and the joined states.
@@ -145,7 +145,7 @@ class Cell(nn.Module):
         passes_all: pass the created states on one by one instead of joining them.
 
     Raises:
-        ValueError: if an input lies on a level that a cell cannot fit in one step.
+        ValueError: if an input is not on the cell's level or one above it.
     """
 
     def __init__(

@@ -23,9 +23,9 @@ class ScheduledDropPath(nn.Module):
     def __init__(self, drop_prob: float, device: torch.device | str | None = None) -> None:
         super().__init__()
         if not 0.0 <= drop_prob < 1.0:
-            raise ValueError(f"a path's drop probability lies in [0, 1), not {drop_prob}")
+            raise ValueError(f"drop_prob must be in [0, 1), got {drop_prob}")
         self.drop_prob = drop_prob
-        # A tensor, so that a compiled step need not be compiled anew as training proceeds. Not part of a checkpoint:
+        # A tensor, so that a compiled step is not compiled again as training proceeds. Not part of a checkpoint:
         # whoever trains sets it from the step number. 1 until then: the probability people ask timm for.
         self.register_buffer("progress", torch.ones((), device=device), persistent=False)
 

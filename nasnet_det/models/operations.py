@@ -1,4 +1,4 @@
-"""What a genotype's names mean: the table from an operation's name to its module.
+"""The operations of genotypes: a table from names to modules.
 
 Every convolution follows the order ReLU, convolution, batch norm, without bias (paper appendix A.4). A separable
 convolution is applied twice, with nothing between its depthwise and pointwise parts. All padding is TensorFlow's SAME.
@@ -25,7 +25,7 @@ Kernel = int | tuple[int, int]
 
 @dataclass(frozen=True)
 class LayerSettings:
-    """How the layers of one network are made.
+    """Settings shared by the layers of one network.
 
     ``norm`` makes a normalization layer of a number of channels; ``device`` and ``dtype`` are where parameters live.
     """
@@ -42,7 +42,7 @@ class LayerSettings:
 
 @dataclass(frozen=True)
 class Scale:
-    """How an operation changes the size of a map.
+    """The change of a map's size by an operation.
 
     ``stride`` is 1 or 2. In a network of limited output stride (an "atrous" one) a stride of 2 is replaced by
     ``dilation`` becoming ``dilation_after`` from there on; elsewhere both are 1.
@@ -54,7 +54,7 @@ class Scale:
 
     @property
     def changes(self) -> bool:
-        """Whether this is a reduction, by stride or by dilation."""
+        """Return whether this is a reduction, by stride or by dilation."""
         return self.stride > 1 or self.dilation_after != self.dilation
 
     def halved(self) -> Scale:
@@ -195,7 +195,7 @@ def register_operation(name: str, description: str, builder: Builder) -> None:
 
 
 def fit(in_channels: int, out_channels: int, settings: LayerSettings, scale: Scale, relu: bool = True) -> nn.Module:
-    """What makes a state fit another size or width: factorized reduction, 1x1 convolution, or nothing."""
+    """Return the projection of a state to another size or width: factorized reduction, 1x1 convolution, or identity."""
     if scale.changes:
         return FactorizedReduction(in_channels, out_channels, settings, scale, relu)
     if in_channels != out_channels:

@@ -48,7 +48,7 @@ def _pair(value: int | Pair) -> Pair:
 
 
 def _is_symmetric(kernel: Pair, stride: Pair) -> bool:
-    """Whether SAME is plain symmetric padding whatever the size."""
+    """Return whether SAME is plain symmetric padding at every size."""
     return stride == (1, 1) and all(side % 2 == 1 for side in kernel)
 
 

@@ -1,4 +1,4 @@
-"""The wiring of a network, written down as data: which cell stands where, and what it reads.
+"""The wiring of a network as data: the order of its cells and the outputs that each reads.
 
 Everything else follows from it: what is built, which output a cell reads, where features are tapped, what is pruned,
 and where a detector cuts the network in two. Sources: paper figure 2; TF-slim ``nets/nasnet/nasnet.py``
@@ -28,7 +28,7 @@ class CellPlan:
         current: the output it reads as its current state.
         previous: the output it reads as its previous state; None for the first cell.
         filters: F of this cell.
-        stage: how many reductions lie below its output, the stem's not counted; -1 for stem cells.
+        stage: the number of reductions below its output, without the stem's; -1 for stem cells.
     """
 
     name: str

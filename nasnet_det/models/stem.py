@@ -1,4 +1,4 @@
-"""What stands at a network's ends: the first convolution, the auxiliary head, and how weights begin."""
+"""The stem convolution, the auxiliary head and the initialization of weights."""
 
 from __future__ import annotations
 
