@@ -101,7 +101,7 @@ def test_the_lazy_twin_is_the_same_model() -> None:
     assert states[0] == states[1]
     assert str(models[0]) == str(models[1])
     assert numbers(models[0]) == numbers(models[1])
-    assert sum(value.numel() for value in models[0].parameters()) == 104_959_269
+    assert sum(value.numel() for value in models[0].parameters()) == 105_155_937
 
 
 def numbers(value: Any, depth: int = 0) -> Any:
