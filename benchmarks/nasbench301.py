@@ -8,8 +8,7 @@ accuracy on CIFAR-10 of any cell after 1 to 98 epochs, without noise.
 
 A query is one full training of 98 epochs. After each budget a strategy's pick, the best architecture that it saw
 trained in full, is judged by its predicted accuracy. A row `NAME_rungs` trains in rungs (ASHA); its budgets are epochs,
-98 to a query. Settings were chosen with `--metric cross_entropy` and on NAS-Bench-201's CIFAR-100 and ImageNet16-120
-tables, with seeds from 100 on (`--first-seed`); accuracy with seeds from 0 on is what is reported.
+98 to a query. docs/search.md says on which tables and seeds settings were chosen.
 """
 
 from __future__ import annotations
