@@ -18,7 +18,6 @@ import argparse
 import gc
 import json
 import multiprocessing
-import pickle
 import resource
 import sys
 import time
@@ -35,6 +34,7 @@ from save_results import keep
 import nasnet_det
 from nasnet_det.fusion import optimize_for_inference
 from nasnet_det.safe_io.files import write_text
+from nasnet_det.training.data.cifar10 import TEST_BATCH, TRAIN_BATCHES, Images, to_binary
 
 #: Seconds of the whole run, and of each part.
 LIMIT = 540
@@ -196,13 +196,13 @@ def cifar(setting: Setting) -> Rows:
 
 
 def write_random_cifar(folder: Path, images: int) -> Path:
-    """Write ``images`` random images a file in the form of CIFAR-10's Python batches."""
+    """Write six batches of ``images`` random images in CIFAR-10's binary form."""
     folder.mkdir(parents=True, exist_ok=True)
     random = np.random.default_rng(0)
-    for name in (*(f"data_batch_{number}" for number in range(1, 6)), "test_batch"):
-        pixels = random.integers(0, 256, (images, 3072), dtype=np.uint8)
-        labels = [number % 10 for number in range(images)]
-        (folder / name).write_bytes(pickle.dumps({b"data": pixels, b"labels": labels}, protocol=2))
+    for name in (*TRAIN_BATCHES, TEST_BATCH):
+        pixels = random.integers(0, 256, (images, 3, 32, 32), dtype=np.uint8)
+        labels = np.arange(images, dtype=np.uint8) % 10
+        (folder / f"{name}.bin").write_bytes(to_binary(Images(pixels, labels)))
     return folder
 
 

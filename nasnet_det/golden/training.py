@@ -19,6 +19,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from nasnet_det.golden.classifier import Comparison, GoldenError, arrays_of, classifier_of, relative_error
 from nasnet_det.models.network import NASNet
+from nasnet_det.safe_io.settings import build
 from nasnet_det.safe_io.values import first_line
 from nasnet_det.training.engine import Trainer
 from nasnet_det.training.execution import Execution
@@ -160,21 +161,22 @@ def _recipe(meta: Mapping[str, Any]) -> Recipe:
             f"meta.json: optimizer must be one of {', '.join(_OPTIMIZERS)}, got {meta['optimizer']!r:.60}"
         )
     optimizer, options = _OPTIMIZERS[meta["optimizer"]]
-    return Recipe(
-        name="golden",
-        data="imagenet",
-        epochs=meta["steps"],
-        batch_size=meta["batch"],
-        learning_rate=meta["learning_rate"],
-        schedule="exponential",
-        decay_epochs=1e9,
-        optimizer=optimizer,
-        optimizer_options={ours: meta[theirs] for ours, theirs in options.items()},
-        weight_decay=meta["weight_decay"],
-        label_smoothing=meta["label_smoothing"],
-        aux_weight=meta["aux_weight"],
-        ema_decay=meta["ema_decay"],
-    )
+    values = {
+        "name": "golden",
+        "data": "imagenet",
+        "epochs": meta["steps"],
+        "batch_size": meta["batch"],
+        "learning_rate": meta["learning_rate"],
+        "schedule": "exponential",
+        "decay_epochs": 1e9,
+        "optimizer": optimizer,
+        "optimizer_options": {ours: meta[theirs] for ours, theirs in options.items()},
+        "weight_decay": meta["weight_decay"],
+        "label_smoothing": meta["label_smoothing"],
+        "aux_weight": meta["aux_weight"],
+        "ema_decay": meta["ema_decay"],
+    }
+    return build(Recipe, values, GoldenError, "meta.json")
 
 
 def _keep_biased_variances(model: nn.Module) -> None:

@@ -156,7 +156,7 @@ class FactorizedReduction(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         stride, offset = self.scale.stride, self.scale.dilation
-        if stride > 1 and is_training_on_cpu(x):
+        if self.training and stride > 1 and is_training_on_cpu(x):
             first, second = subsample_twice(x, stride, offset)
         else:
             first, second = subsample(x, stride), subsample(shift(x, offset), stride)

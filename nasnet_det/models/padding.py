@@ -87,7 +87,7 @@ class Conv2dSame(nn.Conv2d):
 
     def forward(self, x: Tensor) -> Tensor:
         kernel, stride = (self.kernel_size[0], self.kernel_size[1]), (self.stride[0], self.stride[1])
-        if is_slow_depthwise(self) and is_training_on_cpu(x) and self.weight.dtype == x.dtype:
+        if self.training and is_slow_depthwise(self) and is_training_on_cpu(x) and self.weight.dtype == x.dtype:
             return depthwise_conv2d(x, self.weight, stride, same_sides(x, kernel, stride))
         if not self.pads_itself:
             x = pad_same(x, kernel, stride, self.dilation[0])
@@ -127,15 +127,17 @@ class AvgPool2dSame(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         window, stride = _pair(self.kernel), _pair(self.stride)
-        if _is_symmetric(window, stride) and self.dilation == 1 and not is_training_on_cpu(x):
+        # Only in training mode, so that evaluation gives the same bits with and without gradients.
+        as_convolution = self.training and is_training_on_cpu(x)
+        if _is_symmetric(window, stride) and self.dilation == 1 and not as_convolution:
             return functional.avg_pool2d(x, self.kernel, 1, self.kernel // 2, count_include_pad=False)
         # Sum over the padded window, divided by the number of its positions inside the map. One channel counts them.
-        ones = torch.ones_like(x[:1] if is_training_on_cpu(x) else x[:1, :1])
-        return self._mean_with_zeros(x) / self._mean_with_zeros(ones)
+        ones = torch.ones_like(x[:1] if as_convolution else x[:1, :1])
+        return self._mean_with_zeros(x, as_convolution) / self._mean_with_zeros(ones, as_convolution)
 
-    def _mean_with_zeros(self, x: Tensor) -> Tensor:
+    def _mean_with_zeros(self, x: Tensor, as_convolution: bool) -> Tensor:
         x = pad_same(x, _pair(self.kernel), _pair(self.stride), self.dilation)
-        if self.dilation == 1 and not is_training_on_cpu(x):
+        if self.dilation == 1 and not as_convolution:
             return functional.avg_pool2d(x, self.kernel, self.stride)
         positions = self.kernel * self.kernel
         weight = torch.full((x.shape[1], 1, self.kernel, self.kernel), 1.0 / positions, dtype=x.dtype, device=x.device)

@@ -156,7 +156,7 @@ def _start_here(**options: Any) -> None:
     """Start Ray on this machine; on a busy one its processes may need longer than it waits for them, so try again."""
     for attempt in reversed(range(_START_ATTEMPTS)):
         try:
-            ray.init(**options)
+            ray.init(address="local", **options)  # not a cluster that others started on this machine
             return
         except Exception as error:  # Ray raises a bare Exception if its processes take too long
             ray.shutdown()

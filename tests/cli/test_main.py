@@ -168,7 +168,7 @@ def test_mistakes_are_one_line_and_status_2(words: str, said: str, capsys: pytes
         (
             (
                 *("convert-detector x out", "demo", "finetune .", "train-net --config-file fpn_mobile"),
-                "predict --config-file fpn_mobile --weights w.pth x.jpg",
+                "predict --config-file fpn_mobile --weights w.pth picture.png",
             ),
             "detectron2",
             "detection",
@@ -185,6 +185,7 @@ def test_mistakes_are_one_line_and_status_2(words: str, said: str, capsys: pytes
     ids=["detectron2", "optuna"],
 )
 def test_a_missing_extra_is_named_with_its_command(lines: Sequence[str], module: str, extra: str) -> None:
+    Path("picture.png").write_bytes(b"")
     code = (
         f"import sys; sys.modules[{module!r}] = None\n"
         "from nasnet_det.cli.main import main\n"

@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 import torch
 from PIL import Image
+from scipy.optimize import linear_sum_assignment
 
 pytest.importorskip("detectron2")
 
@@ -55,6 +56,18 @@ def detector(kind: str, options: Sequence[Any] = ()) -> tuple[Any, Any]:
 RUNTIMES = [name for name in ("onnxruntime", "openvino") if name in available(detector=True)]
 
 
+def same_detections(found: Sequence[torch.Tensor], expected: Sequence[torch.Tensor]) -> bool:
+    """Return whether detections pair off; near-equal scores may change places.
+
+    Layer norms of random weights amplify rounding, so positions are compared to a fraction of a pixel.
+    """
+    same = found[2][:, None] == expected[2]
+    same &= (found[1][:, None] - expected[1]).abs() < 1e-2
+    same &= ((found[0][:, None] - expected[0]).abs() < 0.1 + 1e-3 * expected[0].abs()).all(dim=2)
+    rows, columns = linear_sum_assignment(same.numpy(), maximize=True)
+    return bool(same[rows, columns].all())
+
+
 @torch.inference_mode()
 def compare(model: Any, run: Callable[[torch.Tensor], Any], size: tuple[int, int]) -> int:
     """Compare a function with the detector's own code on two images; return the number of detections."""
@@ -64,10 +77,10 @@ def compare(model: Any, run: Callable[[torch.Tensor], Any], size: tuple[int, int
     for result, boxes, scores, classes, count in zip(results, *found, strict=True):
         instances, number = result["instances"], int(count)
         assert number == len(instances) and boxes.shape == (40, 4)
-        # Layer norms of random weights amplify rounding, so positions are compared to a fraction of a pixel.
-        assert torch.allclose(boxes[:number], instances.pred_boxes.tensor, rtol=1e-3, atol=0.1)
-        assert torch.allclose(scores[:number], instances.scores, atol=1e-2)
-        assert torch.equal(classes[:number], instances.pred_classes)
+        assert same_detections(
+            (boxes[:number], scores[:number], classes[:number]),
+            (instances.pred_boxes.tensor, instances.scores, instances.pred_classes),
+        )
         assert not boxes[number:].any() and not scores[number:].any() and not classes[number:].any()
     return int(found[3].sum())
 

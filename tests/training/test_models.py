@@ -31,7 +31,7 @@ def test_a_found_genotype_travels_inside_its_model(tmp_path: Path, stem: str) ->
     assert {path.name for path in (tmp_path / "model").iterdir()} == {"config.json", "model.safetensors"}
     loaded = timm.create_model(f"local-dir:{tmp_path / 'model'}", pretrained=True).eval()
     assert loaded.genotype == FOUND
-    assert loaded.pretrained_cfg["input_size"] == [3, 64, 64] and loaded.pretrained_cfg["label_names"] == names
+    assert tuple(loaded.pretrained_cfg["input_size"]) == (3, 64, 64) and loaded.pretrained_cfg["label_names"] == names
     assert not any(key.startswith("aux_head.") for key in loaded.state_dict())
     images = torch.randn(2, 3, 64, 64)
     assert torch.equal(loaded(images), network(images))
