@@ -1,8 +1,8 @@
-"""Compare this package's networks with what the original implementations computed.
+"""Compare this package's networks with recorded outputs of the original implementations.
 
     nasnet-det check-golden FOLDER...
 
-Each folder holds a checkpoint in its original format, an input and the outputs of the original implementation; its
+Each folder has a checkpoint in its original format, an input and the outputs of the original implementation; its
 meta.json tells which network it is. Prints a line per tensor with its relative error (norm of the difference over norm
 of the reference). Training folders (train_*, tfod_train_*) compare losses, gradients and updated weights. Exits with 0
 if all are within their bounds, 1 if any is not, 2 for an invalid folder.
@@ -10,13 +10,16 @@ if all are within their bounds, 1 if any is not, 2 for an invalid folder.
 
 from __future__ import annotations
 
-import argparse
 import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from nasnet_det.cli.errors import command
-from nasnet_det.golden.classifier import Comparison, GoldenError, compare_classifier, is_classifier, read_meta
+from nasnet_det.cli.options import new_parser
+
+if TYPE_CHECKING:
+    from nasnet_det.golden.classifier import Comparison
 
 
 def compare(folder: Path) -> Iterator[Comparison]:
@@ -25,6 +28,8 @@ def compare(folder: Path) -> Iterator[Comparison]:
     Raises:
         GoldenError, WeightsError: for an incomplete, damaged or unknown folder.
     """
+    from nasnet_det.golden.classifier import GoldenError, compare_classifier, is_classifier, read_meta
+
     meta = read_meta(folder)
     if meta.get("kind") == "training":
         from nasnet_det.golden.training import compare_training
@@ -48,8 +53,8 @@ def compare(folder: Path) -> Iterator[Comparison]:
 
 @command
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run the tool; gives its exit status."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    """Run the command; return the exit status."""
+    parser = new_parser(__doc__)
     parser.add_argument("folders", nargs="+", type=Path, metavar="FOLDER")
     options = parser.parse_args(argv)
     compared, exceeded = 0, 0

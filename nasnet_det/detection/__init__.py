@@ -1,6 +1,6 @@
-"""What detectron2 sees: backbones, the split detector of the paper, its data and its evaluation.
+"""detectron2 integration: backbones, the split detector, data, evaluation.
 
-Importing this package needs nothing; its two functions need detectron2, and set everything up:
+Importing this package does not import detectron2; its two functions do, and register everything:
 
 - in a script of your own, after ``cfg = get_cfg()``: ``add_nasnet_config(cfg)``;
 - with detectron2's unmodified ``tools/train_net.py``: ``DETECTRON2_ENV_MODULE=nasnet_det.detection``.
@@ -12,8 +12,8 @@ from typing import Any
 
 
 def add_nasnet_config(cfg: Any) -> None:
-    """Register every part and data set with detectron2 and give ``cfg`` the node ``MODEL.NASNET``; harmless if done
-    before."""
+    """Register every part and data set with detectron2 and give ``cfg`` the node ``MODEL.NASNET``; repeated
+    calls have no effect."""
     from nasnet_det.detection.config import add_node
     from nasnet_det.detection.data.datasets import register_coco_splits
     from nasnet_det.detection.modeling import backbone, rcnn
@@ -24,8 +24,7 @@ def add_nasnet_config(cfg: Any) -> None:
 
 
 def setup_environment() -> None:
-    """What detectron2 calls of the module that ``DETECTRON2_ENV_MODULE`` names: every ``get_cfg()`` then knows the
-    keys."""
+    """Add the keys to every ``get_cfg()``: called by detectron2 for the module named by ``DETECTRON2_ENV_MODULE``."""
     from detectron2.config.defaults import _C
 
     add_nasnet_config(_C)

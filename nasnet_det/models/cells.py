@@ -20,15 +20,17 @@ from nasnet_det.models.padding import AvgPool2dSame, MaxPool2dSame
 
 
 class StateShape(NamedTuple):
-    """What is known of a state before it exists: its channels, how often the image was halved to make it, and by how
-    much later kernels are dilated because a halving was left out (networks of limited output stride)."""
+    """The shape of a state relative to the image.
+
+    ``level`` is the number of halvings; ``dilation`` that of later kernels if a halving was left out (networks with a
+    limited output stride)."""
 
     channels: int
     level: int
     dilation: int = 1
 
     def scale_to(self, other: StateShape) -> Scale:
-        """The scale of an operation that takes this state to the level of ``other``, at most one above."""
+        """Return the scale of an operation from this state to the level of ``other``, at most one above."""
         if not 0 <= other.level - self.level <= 1:
             raise ValueError(f"a state is {other.level - self.level} reductions away, expected 0 or 1")
         halves = other.level > self.level and other.dilation == self.dilation
@@ -36,7 +38,7 @@ class StateShape(NamedTuple):
 
 
 class Concat(nn.Module):
-    """Join states along the channels."""
+    """Concatenation of states along the channels."""
 
     def forward(self, *states: Tensor) -> Tensor:
         return torch.cat(states, dim=1)
@@ -135,14 +137,14 @@ class Cell(nn.Module):
     each projected only if its width differs. Operations on inputs have the cell's stride.
 
     Args:
-        genotype: the blocks and the joined states.
+        genotype: the blocks and the concatenated states.
         inputs: channels and level of each input: ``(current, previous)``, or all states of the cell below; just
-            ``(current,)`` where there is no previous state.
+            ``(current,)`` for the first cell.
         filters: F, the channels of every operation's result.
         scale: stride 1 for a normal cell, 2 for a reduction.
         settings: how layers are made.
         drop_prob: ScheduledDropPath's final probability in this cell.
-        passes_all: pass the created states on one by one instead of joining them.
+        passes_all: pass the created states on one by one instead of concatenating them.
 
     Raises:
         ValueError: if an input is not on the cell's level or one above it.

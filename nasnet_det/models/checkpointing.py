@@ -1,4 +1,4 @@
-"""Gradient checkpointing of a cell: only its inputs and outputs are kept, the rest is computed again."""
+"""Gradient checkpointing of a cell: its inputs and outputs are stored, the rest is recomputed."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from torch.utils.checkpoint import checkpoint
 
 
 def checkpointed(cell: nn.Module, inputs: Sequence[Tensor]) -> Any:
-    """``cell(*inputs)``, keeping none of what it computes inside for the backward pass."""
+    """Return ``cell(*inputs)`` without storing its intermediate results for the backward pass."""
     return checkpoint(cell, *inputs, use_reentrant=False, context_fn=partial(_contexts, cell))
 
 

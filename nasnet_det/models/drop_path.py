@@ -1,4 +1,4 @@
-"""ScheduledDropPath: whole paths dropped per example, more of them higher up and later in training (paper A.5).
+"""ScheduledDropPath: paths are dropped per example, more often in higher cells and later in training (paper A.5).
 
 The rule is TF-slim's ``nasnet_utils.py`` version ``v3``: the keep probability of a path is
 ``1 - progress * layer_ratio * (1 - p_keep)``, with ``layer_ratio = (cell number + 1) / (all cells)`` and
@@ -26,7 +26,7 @@ class ScheduledDropPath(nn.Module):
             raise ValueError(f"drop_prob must be in [0, 1), got {drop_prob}")
         self.drop_prob = drop_prob
         # A tensor, so that a compiled step is not compiled again as training proceeds. Not part of a checkpoint:
-        # whoever trains sets it from the step number. 1 until then: the probability people ask timm for.
+        # the training loop sets it from the step number. The default 1 gives the final probability, as in timm.
         self.register_buffer("progress", torch.ones((), device=device), persistent=False)
 
     def forward(self, x: Tensor) -> Tensor:

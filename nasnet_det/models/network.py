@@ -39,20 +39,20 @@ class NASNet(nn.Module):
         skip_reduction_layer_input: see :func:`plan_cells`.
         bn_eps: batch norm's epsilon; 1e-3 in the ImageNet networks, 1e-5 in the CIFAR ones.
         bn_momentum: PyTorch's momentum, 1 - TF's decay.
-        norm_layer: another normalization layer, made by ``norm_layer(channels)``.
+        norm_layer: builds another normalization layer: ``norm_layer(channels)``.
         num_classes: classes of the classifier; 0 for none.
         in_chans: channels of the image.
         global_pool: timm's name of the global pooling; ``''`` for none.
-        output_stride: the largest stride; reductions beyond it are replaced by dilation. None for all of them.
+        output_stride: the largest stride; reductions beyond it are replaced by dilation. None for no limit.
         drop_rate: dropout before the classifier.
         drop_path_rate: 1 - ScheduledDropPath's final keep probability.
         aux_head: whether the model has the auxiliary head; in training it then returns ``(logits, aux_logits)``.
-        img_size: the training size, which the auxiliary head's last convolution depends on.
-        device, dtype: where parameters are made.
+        img_size: the training size, on which the auxiliary head's last convolution depends.
+        device, dtype: of the parameters.
 
     Raises:
         GenotypeError: for an illegal genotype.
-        ValueError: for numbers that make no network, naming them.
+        ValueError: naming an argument that is out of range.
     """
 
     def __init__(
@@ -143,7 +143,7 @@ class NASNet(nn.Module):
 
     @property
     def _model_args(self) -> dict[str, Any]:
-        """What timm writes into a saved model's config: the arguments, a genotype by value rather than by path."""
+        """Arguments that timm writes into a saved model's config, with the genotype by value instead of by path."""
         return self.__dict__.get("_arguments", {})
 
     @_model_args.setter
@@ -153,11 +153,11 @@ class NASNet(nn.Module):
 
     @property
     def cut(self) -> int:
-        """The output just below the last reduction: where the auxiliary head reads and a detector cuts (section 4 of
-        the paper; TF Object Detection API ``faster_rcnn_nas``)."""
+        """The number of the output before the last reduction, which the auxiliary head reads and at which a detector
+        cuts the network (section 4 of the paper; TF Object Detection API ``faster_rcnn_nas``)."""
         reductions = [i for i, plan in enumerate(self.plan) if plan.reduces and plan.stage > 0]
         if not reductions:
-            raise ValueError("a network of one stage has no reduction to cut it at")
+            raise ValueError("a network with one stage has no reduction at which it could be cut")
         return reductions[-1]
 
     def run_cells(
@@ -166,8 +166,8 @@ class NASNet(nn.Module):
         """Run cells ``start`` to ``stop - 1``, yielding each one's output number and output.
 
         Args:
-            outputs: the outputs that those cells read from below, by number. Outputs that no later cell of the network
-                reads are dropped from it as soon as they can be.
+            outputs: earlier outputs that those cells read, by number. An output is removed as soon as no later cell of
+                the network reads it.
         """
         for plan in self.plan:
             if not start <= plan.current < stop:
@@ -178,20 +178,20 @@ class NASNet(nn.Module):
             yield plan.output, outputs[plan.output]
 
     def forward_stem(self, x: Tensor) -> tuple[Tensor, ...]:
-        """Maps an image ``(N, in_chans, H, W)`` in [-1, 1] to output 0, once for each input of the first cell."""
+        """Map an image ``(N, in_chans, H, W)`` in [-1, 1] to output 0, repeated for each input of the first cell."""
         return (self.stem(x),) * len(self.out_shapes[0])
 
     def forward_features(self, x: Tensor) -> Tensor:
-        """Maps ``(N, in_chans, H, W)`` to the activated last map ``(N, num_features, H/32, W/32)``."""
+        """Map ``(N, in_chans, H, W)`` to the activated last map ``(N, num_features, H/32, W/32)``."""
         return self._forward_maps(x)[0]
 
     def forward_head(self, x: Tensor, pre_logits: bool = False) -> Tensor:
-        """Maps the last map to logits ``(N, num_classes)``, or to the pooled features before them."""
+        """Map the last feature map to logits ``(N, num_classes)``, or to the pooled features before them."""
         x = self.head_drop(self.global_pool(x))
         return x if pre_logits else self.fc(x)
 
     def forward(self, x: Tensor) -> Tensor | tuple[Tensor, Tensor]:
-        """Maps ``(N, in_chans, H, W)`` to logits ``(N, num_classes)``; in training with an auxiliary head to logits and
+        """Map ``(N, in_chans, H, W)`` to logits ``(N, num_classes)``; in training with an auxiliary head, to logits and
         auxiliary logits."""
         features, auxiliary = self._forward_maps(x)
         logits = self.forward_head(features)
@@ -208,19 +208,21 @@ class NASNet(nn.Module):
         output_fmt: str = "NCHW",
         intermediates_only: bool = False,
     ) -> Any:
-        """The activated maps at the tapped outputs (``feature_info``), as the next cell reads them; index 0 of an
-        ImageNet network is the stem convolution's, not activated, as timm's ``nasnetalarge`` gives it.
+        """Return the activated feature maps (``feature_info``), as the next cell reads them.
+
+        Index 0 of an ImageNet network is the stem convolution's output, without activation, as in timm's
+        ``nasnetalarge``.
 
         Args:
             x: images ``(N, in_chans, H, W)``.
-            indices: the last n taps if a number, all if None.
-            norm: unused: no normalization ends the network.
-            stop_early: run no cell above the last tap asked for.
+            indices: the last n maps if a number, all if None.
+            norm: unused; the network does not end with a normalization.
+            stop_early: skip the cells after the last map requested.
             output_fmt: only ``NCHW``.
             intermediates_only: return only the list of maps, not the pair of the last map and that list.
         """
         if output_fmt != "NCHW":
-            raise ValueError(f"output_fmt is NCHW, not {output_fmt!r}")
+            raise ValueError(f"output_fmt must be NCHW, got {output_fmt!r}")
         take, max_index = feature_take_indices(len(self.feature_ends), indices)
         ends = [self.feature_ends[i] for i in take]
         outputs = {0: self.forward_stem(x)}
@@ -238,7 +240,7 @@ class NASNet(nn.Module):
     def prune_intermediate_layers(
         self, indices: int | list[int] = 1, prune_norm: bool = False, prune_head: bool = True
     ) -> list[int]:
-        """Remove the cells above the last tap asked for, and the head, which cannot read what is left."""
+        """Remove the cells after the last map requested, and the head."""
         take, max_index = feature_take_indices(len(self.feature_ends), indices)
         keep = self.feature_ends[max_index]
         pruned = keep < len(self.plan)
@@ -252,7 +254,7 @@ class NASNet(nn.Module):
         return take
 
     def get_classifier(self) -> nn.Module:
-        """The linear layer."""
+        """Return the linear layer."""
         return self.fc
 
     def reset_classifier(self, num_classes: int, global_pool: str | None = None) -> None:
@@ -278,11 +280,11 @@ class NASNet(nn.Module):
         return torch.fx.symbolic_trace(self)
 
     def set_grad_checkpointing(self, enable: bool = True) -> None:
-        """Keep only the cells' outputs in training and compute the rest again in the backward pass."""
+        """Store only the cells' outputs in training and recompute the rest in the backward pass."""
         self.grad_checkpointing = enable
 
     def group_matcher(self, coarse: bool = False) -> dict[str, Any]:
-        """timm's layer groups, for layer-wise learning rates: the stem, then each cell (or stage, if coarse)."""
+        """Return timm's layer groups for layer-wise learning rates: the stem, then each cell (or stage, if coarse)."""
         order = {plan.name: (plan.stage if coarse else i) for i, plan in enumerate(self.plan)}
         stem = [name for name in order if name.startswith("cell_stem")]
         return {
@@ -291,7 +293,7 @@ class NASNet(nn.Module):
         }
 
     def _forward_maps(self, x: Tensor) -> tuple[Tensor, Tensor | None]:
-        """The activated last map, and the auxiliary head's map where there is one to train."""
+        """Return the activated last map, and the auxiliary head's input in training."""
         outputs = {0: self.forward_stem(x)}
         wants_auxiliary = self.training and self.aux_head is not None
         auxiliary = None
@@ -307,7 +309,7 @@ class NASNet(nn.Module):
         return cell(*inputs)
 
     def _inputs(self, plan: CellPlan, outputs: Mapping[int, tuple[Any, ...]] | Sequence[tuple[Any, ...]]) -> tuple:
-        """What a cell reads of all outputs: the current and the previous one, or all states of the current one."""
+        """Return the outputs that a cell reads: the current and the previous one, or all states of the current one."""
         if self.genotype.passes_all or plan.previous is None:
             return outputs[plan.current]
         return outputs[plan.current][0], outputs[plan.previous][0]
@@ -339,7 +341,7 @@ class NASNet(nn.Module):
         return {"num_chs": self._channels(output), "reduction": 2**shape.level // shape.dilation, "module": module}
 
     def _map_size(self, img_size: int | tuple[int, int], output: int) -> tuple[int, int]:
-        """Height and width of an output for images of one size: the VALID stem, then halves rounded up."""
+        """Return height and width of an output: the VALID stem, then halves rounded up."""
         sides = [img_size, img_size] if isinstance(img_size, int) else list(img_size)
         shape, first = self.out_shapes[output][0], self.out_shapes[0][0]
         stride = 2 ** (shape.level - first.level) // shape.dilation

@@ -27,7 +27,7 @@ Kernel = int | tuple[int, int]
 class LayerSettings:
     """Settings shared by the layers of one network.
 
-    ``norm`` makes a normalization layer of a number of channels; ``device`` and ``dtype`` are where parameters live.
+    ``norm`` builds a normalization layer from a number of channels; ``device`` and ``dtype`` are those of parameters.
     """
 
     norm: Callable[..., nn.Module]
@@ -36,7 +36,7 @@ class LayerSettings:
 
     @property
     def factory(self) -> dict[str, Any]:
-        """The keyword arguments that place parameters."""
+        """Keyword arguments for the device and type of parameters."""
         return {"device": self.device, "dtype": self.dtype}
 
 
@@ -139,7 +139,7 @@ def begins_with_relu(module: nn.Module) -> bool:
 
 
 class FactorizedReduction(nn.Module):
-    """Halve a map without losing places: two subsampled 1x1 paths, the second shifted by one pixel; concat, norm.
+    """Halve a map without skipping pixels: two subsampled 1x1 paths, the second shifted by one pixel; concat, norm.
 
     Maps ``(N, in, H, W)`` to ``(N, out, ceil(H/2), ceil(W/2))`` (TF-slim ``factorized_reduction``).
     """
@@ -169,7 +169,7 @@ Builder = Callable[[int, int, LayerSettings, Scale], nn.Module]
 def build_operation(
     name: str, in_channels: int, out_channels: int, settings: LayerSettings, scale: Scale = Scale()
 ) -> nn.Module:
-    """The module of one operation: ``(N, in, H, W)`` to ``(N, out, ceil(H/stride), ceil(W/stride))``.
+    """Build the module of one operation, which maps ``(N, in, H, W)`` to ``(N, out, ceil(H/stride), ceil(W/stride))``.
 
     Raises:
         KeyError: if no operation has that name.
@@ -182,14 +182,14 @@ def register_operation(name: str, description: str, builder: Builder) -> None:
 
     Args:
         name: the name in genotypes.
-        description: what pictures and tables call it.
-        builder: makes its module from input channels, output channels, settings and scale.
+        description: its name in pictures and tables.
+        builder: builds its module from input channels, output channels, settings and scale.
 
     Raises:
         ValueError: if the name is taken.
     """
     if name in _BUILDERS:
-        raise ValueError(f"there is an operation called {name!r} already")
+        raise ValueError(f"operation {name!r} exists already; choose another name")
     OPERATIONS[name] = description
     _BUILDERS[name] = builder
 

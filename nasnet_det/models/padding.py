@@ -1,11 +1,11 @@
 """TensorFlow's SAME convolution and pooling, exact at any input size.
 
-SAME pads so that the output has ``ceil(size / stride)`` places. At stride 2 the padding depends on the size's parity:
-an even size gets one row less before than after, an odd size the same on both sides. PyTorch's symmetric ``padding``
-can express only the odd case, and padding with zeros before an average pool counts the border; both make the ports
-in use approximate (``tensorflow/python/ops/nn_ops.py`` documents the rule).
+SAME pads so that the output has size ``ceil(size / stride)``. At stride 2 the padding depends on the parity of the
+size: for even sizes the top/left padding is one smaller than the bottom/right, for odd sizes both are equal. PyTorch's
+symmetric ``padding`` covers only odd sizes, and zero padding before an average pool counts the border; both make the
+ports in use approximate (``tensorflow/python/ops/nn_ops.py`` documents the rule).
 
-The arithmetic below is plain ``+ - // %`` on sizes, so it also holds for the symbolic sizes of ``torch.export``.
+Sizes are computed with plain ``+ - // %``, so the code also works with the symbolic sizes of ``torch.export``.
 """
 
 from __future__ import annotations
@@ -20,11 +20,11 @@ Pair = tuple[int, int]
 
 
 def same_padding(size: int, kernel: int, stride: int, dilation: int = 1) -> tuple[int, int]:
-    """The places to add before and after one axis of ``size`` places; below zero, so many are cut off.
+    """Return the padding before and after an axis of length ``size``; negative values crop.
 
-    TensorFlow's to the place, but that where a window is smaller than its stride, the places after the last window are
-    cut. So the windows always end where the axis does, and the output has ``(size - 1) // stride + 1`` places without
-    a remainder, for which PyTorch's pooling would ask of a symbolic size.
+    The values are TensorFlow's, except that the axis is cropped after the last window if a window is smaller than its
+    stride. Windows therefore always end at the end of the axis, and the output has size ``(size - 1) // stride + 1``
+    without a remainder, on which PyTorch's pooling would branch for a symbolic size.
     """
     reach = (kernel - 1) * dilation + 1
     before = (reach - stride + -size % stride) // 2 if reach >= stride else 0
@@ -32,7 +32,7 @@ def same_padding(size: int, kernel: int, stride: int, dilation: int = 1) -> tupl
 
 
 def pad_same(x: Tensor, kernel: Pair, stride: Pair, dilation: int = 1, value: float = 0.0) -> Tensor:
-    """Pad ``(N, C, H, W)`` for a window of ``kernel`` places with ``value``, as SAME does."""
+    """Pad ``(N, C, H, W)`` for a window of size ``kernel`` with ``value``, as SAME does."""
     return functional.pad(x, same_sides(x, kernel, stride, dilation), value=value)
 
 
@@ -95,7 +95,10 @@ class Conv2dSame(nn.Conv2d):
 
 
 class MaxPool2dSame(nn.Module):
-    """Max pooling padded as SAME: the border never wins. Maps ``(N, C, H, W)`` to ``(N, C, ceil(H/s), ceil(W/s))``."""
+    """Max pooling with SAME padding, which is never the maximum.
+
+    Maps ``(N, C, H, W)`` to ``(N, C, ceil(H/s), ceil(W/s))``.
+    """
 
     def __init__(self, kernel: int, stride: int = 1, dilation: int = 1) -> None:
         super().__init__()
@@ -116,7 +119,7 @@ class MaxPool2dSame(nn.Module):
 
 
 class AvgPool2dSame(nn.Module):
-    """Average pooling padded as SAME: the mean over the real places of each window, the border not counted.
+    """Average pooling with SAME padding, which is not counted in the mean.
 
     Maps ``(N, C, H, W)`` to ``(N, C, ceil(H/s), ceil(W/s))``.
     """
@@ -148,10 +151,10 @@ class AvgPool2dSame(nn.Module):
 
 
 def subsample(x: Tensor, stride: int) -> Tensor:
-    """Every ``stride``-th row and column of ``(N, C, H, W)``: TF-slim's 1x1 average pool with VALID padding."""
+    """Return every ``stride``-th row and column of ``(N, C, H, W)``: TF-slim's 1x1 average pool with VALID padding."""
     return functional.avg_pool2d(pad_same(x, (1, 1), (stride, stride)), 1, stride) if stride > 1 else x
 
 
 def shift(x: Tensor, positions: int) -> Tensor:
-    """``(N, C, H, W)`` moved up and left by ``positions``, zeros entering at the bottom and right (``path2``)."""
+    """Return ``(N, C, H, W)`` shifted up and left by ``positions``, with zeros at the bottom and right (``path2``)."""
     return functional.pad(x, (-positions, positions, -positions, positions))

@@ -1,7 +1,7 @@
 """The wiring of a network as data: the order of its cells and the outputs that each reads.
 
-Everything else follows from it: what is built, which output a cell reads, where features are tapped, what is pruned,
-and where a detector cuts the network in two. Sources: paper figure 2; TF-slim ``nets/nasnet/nasnet.py``
+Everything else is derived from it: the modules, the inputs of each cell, feature maps, pruning, and the position at
+which a detector cuts the network. Sources: paper figure 2; TF-slim ``nets/nasnet/nasnet.py``
 (``_build_nasnet_base``) decides the details.
 """
 
@@ -18,7 +18,7 @@ IMAGENET_STEM_CELLS = 2
 
 @dataclass(frozen=True)
 class CellPlan:
-    """One cell's place in the network.
+    """The position of a cell in the network.
 
     Outputs are numbered in the order they are made; 0 is the stem convolution's, ``i + 1`` is that of cell ``i``.
 

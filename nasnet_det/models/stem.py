@@ -49,11 +49,11 @@ class AuxiliaryHead(nn.Module):
         """Maps ``(N, in_channels, H, W)`` to logits ``(N, num_classes)``.
 
         Raises:
-            ValueError: if the map is not of the size that the head was made for.
+            ValueError: if the map has another size than the head was built for.
         """
         if tuple(x.shape[-2:]) != self.map_size:
             raise ValueError(
-                f"the auxiliary head was made for maps of {self.map_size}, not {tuple(x.shape[-2:])}: "
+                f"the auxiliary head expects maps of {self.map_size}, got {tuple(x.shape[-2:])}: "
                 "create the model with img_size set to the training size"
             )
         x = self.act(self.bn0(self.project(self.pool(self.act(x)))))

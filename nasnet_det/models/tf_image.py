@@ -1,4 +1,4 @@
-"""What TensorFlow does to images and crops, exactly: ``tf.image.resize`` of TF 1 and ``tf.image.crop_and_resize``."""
+"""TensorFlow's image operations: ``tf.image.resize_images`` of TF 1 and ``tf.image.crop_and_resize``."""
 
 from __future__ import annotations
 
@@ -8,8 +8,9 @@ from torch.nn import functional
 
 
 def resize_bilinear(image: Tensor, size: tuple[int, int]) -> Tensor:
-    """TF 1's ``tf.image.resize_images`` (bilinear, ``align_corners=False``), without half-pixel centres or
-    antialiasing: output place ``i`` reads input place ``i * in / out``.
+    """Resize an image as TF 1's ``tf.image.resize_images`` does (bilinear, ``align_corners=False``).
+
+    There are no half-pixel centres and no antialiasing: output position ``i`` reads input position ``i * in / out``.
 
     Maps ``(C, H, W)`` of any type to float32 ``(C, *size)``. Source: ``core/kernels/image/resize_bilinear_op.cc``.
     """
@@ -22,23 +23,23 @@ def resize_bilinear(image: Tensor, size: tuple[int, int]) -> Tensor:
 
 
 def _taps(length: int, out: int, device: torch.device) -> tuple[Tensor, Tensor, Tensor]:
-    """The two places that each output place reads, and the second one's weight."""
-    place = torch.arange(out, dtype=torch.float32, device=device) * (length / out)
-    first = place.floor()
+    """Return the two input positions that each output position reads, and the weight of the second."""
+    position = torch.arange(out, dtype=torch.float32, device=device) * (length / out)
+    first = position.floor()
     second = (first + 1).clamp(max=length - 1)
-    return first.long(), second.long(), place - first
+    return first.long(), second.long(), position - first
 
 
 def crop_and_resize(features: Tensor, boxes: Tensor, size: int) -> Tensor:
-    """``tf.image.crop_and_resize`` of one image: the crop's corner places lie on the box's corners, one bilinear sample
-    a place, 0 outside the map. Source: ``core/kernels/image/crop_and_resize_op.cc``.
+    """Crop boxes of one feature map as ``tf.image.crop_and_resize`` does.
 
-    A box that ends on the border may reach past it by a rounding error, and then gets zeros there, as in TensorFlow;
-    the places are therefore computed in its order of operations.
+    The corners of a crop are at the corners of its box; each position is one bilinear sample, 0 outside the map
+    (``core/kernels/image/crop_and_resize_op.cc``). A box that ends at the border may exceed it by a rounding error and
+    then gets zeros there, as in TensorFlow, so positions are computed in the same order of operations.
 
     Args:
         features: ``(C, H, W)``.
-        boxes: ``(K, 4)``, x0 y0 x1 y1, 0 and 1 being the centres of the map's first and last place.
+        boxes: ``(K, 4)``, x0 y0 x1 y1, where 0 and 1 are the centres of the map's first and last position.
         size: side of the crops.
 
     Returns:
@@ -68,8 +69,8 @@ def crop_taps(boxes: Tensor, height: int, width: int, size: int) -> tuple[Tensor
     Returns:
         positions ``(K, size, size, 4)``, counted row by row through the map, and weights of the same shape.
     """
-    x = _crop_places(boxes[:, 0], boxes[:, 2], width, size)
-    y = _crop_places(boxes[:, 1], boxes[:, 3], height, size)
+    x = _crop_positions(boxes[:, 0], boxes[:, 2], width, size)
+    y = _crop_positions(boxes[:, 1], boxes[:, 3], height, size)
     inside = _inside(y, height)[:, :, None] & _inside(x, width)[:, None, :]
     (y0, y1, wy), (x0, x1, wx) = _neighbours(y, height), _neighbours(x, width)
     wy, wx = wy[:, :, None], wx[:, None, :]
@@ -78,8 +79,8 @@ def crop_taps(boxes: Tensor, height: int, width: int, size: int) -> tuple[Tensor
     return positions, torch.stack([weight * inside for _, _, weight in corners], dim=-1)
 
 
-def _crop_places(low: Tensor, high: Tensor, length: int, size: int) -> Tensor:
-    """``(K, size)`` places along one axis, in float32 and in TensorFlow's order of operations."""
+def _crop_positions(low: Tensor, high: Tensor, length: int, size: int) -> Tensor:
+    """Return ``(K, size)`` positions along one axis, in float32 and in TensorFlow's order of operations."""
     if size == 1:
         return (0.5 * (low + high) * (length - 1))[:, None]
     step = (high - low) * (length - 1) / (size - 1)

