@@ -94,9 +94,13 @@ def config(output: Path, steps: int, cascade: bool = False) -> CfgNode:
 
 
 def learn(output: Path, images: int, steps: int, cascade: bool = False) -> dict[str, dict[str, float]]:
-    """Train on made shapes and return COCO's numbers in percent, of ``bbox`` and ``segm``."""
-    prepare(make_shapes(output / "shapes", images), None, output)
-    cfg = config(output, steps, cascade)
+    """Train on made shapes and return COCO's numbers in percent, of ``bbox`` and ``segm``.
+
+    The pictures are in ``output/shapes``, the run in ``output/run``, which must be new.
+    """
+    run = output / "run"
+    prepare(make_shapes(output / "shapes", images), None, run)
+    cfg = config(run, steps, cascade)
     seed_all_rng(cfg.SEED)
     trainer = DemoTrainer(cfg, {"AP50": math.inf})
     trainer.train()
