@@ -34,8 +34,7 @@ from nasnet_det.detection.engine.loggers import check_loggers, open_loggers
 from nasnet_det.detection.engine.plan import DataFacts, Plan, make_plan
 from nasnet_det.detection.engine.predictor import load_config
 from nasnet_det.detection.engine.run_folder import RUN, mark_run, read_run
-from nasnet_det.detection.engine.solver import adamw
-from nasnet_det.detection.engine.trainer import Trainer
+from nasnet_det.detection.engine.trainer import ShortTrainer
 from nasnet_det.detection.evaluation.evaluation import IouType
 from nasnet_det.detection.evaluation.evaluator import CocoEvaluator
 from nasnet_det.safe_io.files import protect, write_text
@@ -86,7 +85,7 @@ class Options:
     device: str = ""
 
 
-class FinetuneTrainer(Trainer):
+class FinetuneTrainer(ShortTrainer):
     """The trainer with AdamW, averaged weights, validation, early stopping and one checkpoint to resume from.
 
     Args:
@@ -101,16 +100,6 @@ class FinetuneTrainer(Trainer):
         #: COCO's numbers, in percent, of the best weights so far.
         self.scores: dict[str, float] = {}
         super().__init__(cfg)
-
-    @classmethod
-    def build_model(cls, cfg: CfgNode) -> torch.nn.Module:
-        """Return the detector with its maps channels last, which takes a quarter off the time of a step on a CPU."""
-        return super().build_model(cfg).to(memory_format=torch.channels_last)
-
-    @classmethod
-    def build_optimizer(cls, cfg: CfgNode, model: torch.nn.Module) -> torch.optim.Optimizer:
-        """See :func:`nasnet_det.detection.engine.solver.adamw`."""
-        return adamw(cfg, model)
 
     @classmethod
     def build_evaluator(cls, cfg: CfgNode, dataset_name: str, classes: Sequence[str] | None = None) -> DatasetEvaluator:
