@@ -153,6 +153,10 @@ class Search:
                 self._note(record.number, rung, step.reward)
             if not record.finished:
                 values = self._values(record.decisions, done[-1].reward) if done else ()
+                if done and self._is_final(len(done) - 1, done[-1].status):
+                    # A search killed between the last result and the trial's state has not recorded the state.
+                    self.study.end(record.trial_id, done[-1].status in MEASURED, values)
+                    continue
                 self._open[record.number] = _Trial(record.trial_id, record.seed, values)
                 # A search killed right after it created the trial has not recorded them.
                 self.study.set_parameters(record.trial_id, self.candidates.space.parameters(record.decisions))
@@ -227,11 +231,14 @@ class Search:
 
     def _outcome(self, task: Task, status: str, reward: float, accuracies: Sequence[float]) -> Outcome:
         rungs, objectives = self.pruner.rungs, self.study.objectives
-        final = task.rung >= len(rungs) - 1 or status != "ok"
         values = oriented(objectives, self._values(task.decisions, reward))
         epochs = rungs[task.rung] if rungs else 0
-        result = Result(values, epochs, final, failed=status not in MEASURED)
+        result = Result(values, epochs, self._is_final(task.rung, status), failed=status not in MEASURED)
         return Outcome(result, tuple(accuracies[:epochs]))
+
+    def _is_final(self, rung: int, status: str | None) -> bool:
+        """Return whether a trial ends with a result."""
+        return rung >= len(self.pruner.rungs) - 1 or status != "ok"
 
     def _values(self, decisions: Decisions, reward: float) -> tuple[float, ...]:
         """Return a trial's objectives."""

@@ -294,10 +294,18 @@ class Study:
                 done = {"status": result.status, "reward": values[0]}
                 last = before["steps"][-1] | (done if arrived is None else {**done, "arrived": arrived})
                 self.storage.set_trial_user_attr(trial_id, "steps", [*before["steps"][:-1], last])
-            if final and measured(result):
-                self.storage.set_trial_state_values(trial_id, TrialState.COMPLETE, list(values))
-            elif final:
-                self.storage.set_trial_state_values(trial_id, TrialState.FAIL)
+        if final:
+            self.end(trial_id, measured(result), values)
+
+    def end(self, trial_id: int, complete: bool, values: Sequence[float]) -> None:
+        """Record that a trial has ended: with its objectives if it is complete, else as failed.
+
+        Raises:
+            StudyError: if it cannot be written.
+        """
+        state = TrialState.COMPLETE if complete else TrialState.FAIL
+        with self._errors():
+            self.storage.set_trial_state_values(trial_id, state, list(values) if complete else None)
 
     def stop(self, trial_id: int, values: Sequence[float]) -> None:
         """Record that a trial was stopped at its rung.

@@ -122,6 +122,21 @@ def test_a_search_killed_at_random_moments_ends_where_it_would_have(
         assert {path.name for path in folder.glob("children/*")} == kept
 
 
+def test_a_search_killed_between_the_last_result_and_the_trials_state_records_the_state(tmp_path: Path) -> None:
+    child = FakeChild(epochs=4)
+    for folder in ("killed", "calm"):
+        run_search(tmp_path / folder, "guided", 25, 5, child, rungs=(1, 2, 4))
+    with sqlite3.connect(tmp_path / "killed" / "study.db") as database:
+        for state in ("COMPLETE", "FAIL"):
+            last = database.execute("select max(trial_id) from trials where state = ?", [state]).fetchone()
+            assert last != (None,)
+            database.execute("update trials set state = 'RUNNING', datetime_complete = null where trial_id = ?", last)
+            database.execute("delete from trial_values where trial_id = ?", last)
+    run_search(tmp_path / "killed", "guided", 25, 5, child, rungs=(1, 2, 4))
+    assert outcome(tmp_path / "killed") == outcome(tmp_path / "calm")
+    assert same_state(tmp_path / "killed", tmp_path / "calm")
+
+
 def test_lost_children_are_tried_again_and_counted_once(tmp_path: Path) -> None:
     run_search(tmp_path / "calm", "evolution", 35, pending=6)
     workers = Shuffled(3, seed=0, lost=0.3)
