@@ -174,7 +174,7 @@ def detector_training(folder: Path, steps: int, stack: ExitStack) -> Callable[[i
     """Steps of detectron2's loop by this project's trainer, hooks, writers and checkpoints with them."""
     from detectron2.utils.events import EventStorage
 
-    from nasnet_det.detection.engine.trainer import Trainer as DetectorTrainer
+    from nasnet_det.detection.engine.trainer import DetectorTrainer
 
     name = stack.enter_context(_registered(folder))
     cfg = _toy_config(

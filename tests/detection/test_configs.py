@@ -21,7 +21,7 @@ from detectron2.utils.events import EventStorage
 from nasnet_det.detection import add_nasnet_config, setup_environment
 from nasnet_det.detection.config import ConfigError, read_config
 from nasnet_det.detection.engine.predictor import load_config
-from nasnet_det.detection.engine.trainer import Trainer
+from nasnet_det.detection.engine.trainer import DetectorTrainer
 from nasnet_det.detection.modeling.fused import for_inference
 from nasnet_det.detection.modeling.rcnn import build_detector
 from nasnet_det.genotypes.published import PUBLISHED, as_genotype
@@ -270,7 +270,7 @@ def test_masks_are_scored_where_the_model_has_them(small_config: Any, tiny_coco:
     for name, types in (("mask_fpn_mobile.yaml", ("bbox", "segm")), ("fpn_mobile.yaml", ("bbox",))):
         cfg = small_config(name, DATASETS__TRAIN=(tiny_coco,), DATASETS__TEST=(tiny_coco,))
         cfg.MODEL.ROI_HEADS.NUM_CLASSES = 2
-        assert Trainer.build_evaluator(cfg, tiny_coco).iou_types == types
+        assert DetectorTrainer.build_evaluator(cfg, tiny_coco).iou_types == types
 
 
 @pytest.mark.slow

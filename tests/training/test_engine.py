@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 import math
-import random
 from dataclasses import replace
 from functools import partial
 from typing import Any
@@ -20,7 +19,7 @@ from nasnet_det.models.network import NASNet
 from nasnet_det.training.engine import Trainer, evaluate_classifier
 from nasnet_det.training.execution import Execution, choose_execution
 from nasnet_det.training.recipe import Recipe, RecipeError
-from nasnet_det.training.seeds import own_randomness, seed_step
+from nasnet_det.training.seeds import seed_step
 
 CPU = Execution(torch.device("cpu"))
 PLAIN = Recipe("plain", "cifar", epochs=2, batch_size=4, learning_rate=0.1, optimizer_options={"momentum": 0.0})
@@ -206,28 +205,6 @@ def test_bfloat16_and_channels_last_train(batch: tuple[Tensor, Tensor]) -> None:
     loss = trainer.step(torch.randn(2, 3, 16, 16), torch.tensor([0, 1]))
     assert math.isfinite(loss) and network.stem.conv.weight.is_contiguous(memory_format=torch.channels_last)
     assert all(p.dtype == torch.float32 for p in network.parameters())
-
-
-def test_a_steps_seed_decides_its_random_numbers() -> None:
-    def draw() -> tuple[float, float, float]:
-        return float(torch.rand(())), random.random(), float(np.random.rand())
-
-    drawn = {}
-    for key in ((0, 0, 0), (1, 0, 0), (0, 1, 0), (0, 0, 1)):
-        seed_step(*key)
-        drawn[key] = draw()
-        seed_step(*key)
-        assert draw() == drawn[key]
-    assert len(set(drawn.values())) == 4
-
-
-def test_the_callers_random_numbers_are_left_alone() -> None:
-    torch.manual_seed(3)
-    expected = float(torch.rand(()))
-    torch.manual_seed(3)
-    with own_randomness(torch.device("cpu")):
-        seed_step(0, 0)
-    assert float(torch.rand(())) == expected
 
 
 def test_executions_that_cannot_be_are_named() -> None:

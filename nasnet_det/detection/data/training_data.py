@@ -23,6 +23,7 @@ from torch.utils.data import DataLoader, Dataset, Sampler
 from nasnet_det.detection.config import ConfigError
 from nasnet_det.detection.data.mapper import DetectionMapper, SkippingMapper
 from nasnet_det.detection.data.registered import look_at_config
+from nasnet_det.training.seeds import derive_seed
 
 Entry = tuple[int, int]
 
@@ -57,7 +58,7 @@ class TrainingBatches(Sampler[list[Entry]]):
         number, rank = 0, comm.get_rank()
         for position, index in enumerate(self.make_sampler(self.seed)):
             bucket = buckets[self.landscape is not None and self.landscape[index]]
-            bucket.append((index, step_seed(self.seed, position, rank)))
+            bucket.append((index, derive_seed(self.seed, position, rank)))
             if len(bucket) < self.batch_size:
                 continue
             if number >= self.start:
@@ -80,11 +81,6 @@ class SeededImages(Dataset[dict[str, Any]]):
         random.seed(seed)
         np.random.seed(seed)
         return self.mapper(self.images[index])
-
-
-def step_seed(seed: int, number: int, rank: int) -> int:
-    """Return a 32-bit seed for one image or step of one process, independent of its neighbours'."""
-    return int(np.random.SeedSequence([seed, number, rank]).generate_state(1)[0])
 
 
 def _train_parts(cfg: CfgNode) -> dict[str, Any]:

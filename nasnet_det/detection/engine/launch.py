@@ -23,7 +23,7 @@ from torch import distributed
 from nasnet_det.detection.config import ConfigError, find_config, read_config
 from nasnet_det.detection.data.registered import look_at_config
 from nasnet_det.detection.engine.checkpointer import Checkpointer, load_for_inference
-from nasnet_det.detection.engine.trainer import Trainer
+from nasnet_det.detection.engine.trainer import DetectorTrainer
 from nasnet_det.safe_io.files import write_text
 
 Explain = Callable[[BaseException], str | None]
@@ -132,16 +132,18 @@ def train_or_evaluate(cfg: CfgNode, args: argparse.Namespace) -> Any:
         CheckpointError: if an evaluation has no weights, or weights that do not fill the model.
     """
     if not args.eval_only:
-        trainer = Trainer(cfg)
+        trainer = DetectorTrainer(cfg)
         trainer.resume_or_load(resume=args.resume)
         return trainer.train()
     look_at_config(cfg, training=False)
-    model = Trainer.build_model(cfg)
+    model = DetectorTrainer.build_model(cfg)
     saved = Checkpointer(model, cfg.OUTPUT_DIR)
     weights = saved.get_checkpoint_file() if args.resume and saved.has_checkpoint() else cfg.MODEL.WEIGHTS
     classes = [category["name"] for category in load_for_inference(model, weights)] or None
     look_at_config(cfg, classes, training=False)
-    results = Trainer.test(cfg, model, [Trainer.build_evaluator(cfg, name, classes) for name in cfg.DATASETS.TEST])
+    results = DetectorTrainer.test(
+        cfg, model, [DetectorTrainer.build_evaluator(cfg, name, classes) for name in cfg.DATASETS.TEST]
+    )
     if comm.is_main_process():
         verify_results(cfg, results)
     return results

@@ -9,7 +9,7 @@ from nasnet_det.detection.data.folders import open_dataset
 from nasnet_det.detection.data.look import CocoData
 from nasnet_det.detection.data.registered import look_at_config, register
 from nasnet_det.detection.engine.predictor import Predictor, load_config
-from nasnet_det.detection.engine.trainer import Trainer
+from nasnet_det.detection.engine.trainer import DetectorTrainer
 from nasnet_det.detection.evaluation.evaluator import CocoEvaluator
 
 
@@ -39,5 +39,5 @@ def detect_on_folder(detector: str, root: Path, output: Path, weights: str = "")
     iou_types: Any = ("bbox", "segm") if cfg.MODEL.MASK_ON else ("bbox",)
     evaluator = CocoEvaluator(cfg.DATASETS.TEST[0], output, iou_types=iou_types, classes=classes)
     cfg.MODEL.NASNET.FUSED = False  # the predictor's model is in fused form already where that was asked
-    Trainer.test(cfg, predictor.model, [evaluator])
+    DetectorTrainer.test(cfg, predictor.model, [evaluator])
     return val, output / "coco_instances_results.json"

@@ -17,7 +17,7 @@ from torch import nn
 
 from nasnet_det.detection.config import ConfigError
 from nasnet_det.detection.data.registered import categories, learned_classes, look_at_config
-from nasnet_det.detection.data.training_data import build_test_loader, build_train_loader, step_seed
+from nasnet_det.detection.data.training_data import build_test_loader, build_train_loader
 from nasnet_det.detection.engine.checkpointer import Checkpointer
 from nasnet_det.detection.engine.solver import adamw, build_optimizer
 from nasnet_det.detection.evaluation.evaluation import IouType
@@ -25,13 +25,14 @@ from nasnet_det.detection.evaluation.evaluator import CocoEvaluator
 from nasnet_det.detection.modeling.fused import for_inference
 from nasnet_det.detection.modeling.rcnn import build_detector
 from nasnet_det.safe_io.stopping import stop_on_signal
+from nasnet_det.training.seeds import derive_seed
 
 
 class TrainingError(ValueError):
     """A training that cannot continue: names the step, the reason and what to change."""
 
 
-class Trainer(DefaultTrainer):
+class DetectorTrainer(DefaultTrainer):
     """detectron2's trainer; a run that is stopped and resumed (on as many GPUs) equals an unbroken one.
 
     Args:
@@ -135,7 +136,7 @@ class Trainer(DefaultTrainer):
 
     def run_step(self) -> None:
         """Run one step, its random numbers (drop path, sampling of anchors and proposals) drawn from its own seed."""
-        torch.manual_seed(step_seed(self.seed, self.iter, comm.get_rank()))
+        torch.manual_seed(derive_seed(self.seed, self.iter, comm.get_rank()))
         super().run_step()
 
     def state_dict(self) -> dict[str, Any]:
@@ -181,8 +182,8 @@ class Trainer(DefaultTrainer):
         return CocoEvaluator(dataset_name, folder, iou_types=iou_types, classes=classes or learned_classes(cfg))
 
 
-class ShortTrainer(Trainer):
-    """Trainer of short runs, on a CPU too: maps in channels_last and AdamW."""
+class ShortTrainer(DetectorTrainer):
+    """A trainer for short runs, on a CPU too: maps in channels_last and AdamW."""
 
     @classmethod
     def build_model(cls, cfg: CfgNode) -> torch.nn.Module:

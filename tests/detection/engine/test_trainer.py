@@ -12,7 +12,7 @@ import torch
 pytest.importorskip("detectron2")
 
 from nasnet_det.detection.config import ConfigError
-from nasnet_det.detection.engine.trainer import Trainer, TrainingError, check_solver
+from nasnet_det.detection.engine.trainer import DetectorTrainer, TrainingError, check_solver
 
 
 class Killed(BaseException):
@@ -40,7 +40,7 @@ def config(small_config: Any, dataset: str, output: Path, **more: Any) -> Any:
 
 def train(cfg: Any, resume: bool, killed_at: int | None = None) -> dict[str, torch.Tensor]:
     torch.manual_seed(cfg.SEED)  # as detectron2's default_setup does, for the initial weights
-    trainer = Trainer(cfg)
+    trainer = DetectorTrainer(cfg)
     trainer.resume_or_load(resume=resume)
     step = trainer.run_step
 
@@ -88,7 +88,7 @@ def test_a_diverged_loss_names_the_step_and_a_remedy(small_config: Any, tiny_coc
 
 
 def test_a_signal_leaves_a_checkpoint_of_the_step(small_config: Any, tiny_coco: str, tmp_path: Path) -> None:
-    trainer = Trainer(config(small_config, tiny_coco, tmp_path / "run"))
+    trainer = DetectorTrainer(config(small_config, tiny_coco, tmp_path / "run"))
     step = trainer.run_step
 
     def run_step() -> None:
