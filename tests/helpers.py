@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import multiprocessing
 import random
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pytest
 import torch
 from hypothesis import strategies as st
 from PIL import Image
 from torch import nn
+from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
 from nasnet_det import NASNet
 from nasnet_det.genotypes.genotype import COMBINERS, OPERATIONS, Block, CellGenotype, Genotype, unused_states
@@ -118,6 +120,14 @@ def kill_at_random(target: Callable[..., Any], arguments: tuple[Any, ...], kills
     process.join()
     assert process.exitcode == 0
     return kills
+
+
+def torchrun(main: Callable[[Sequence[str]], int], arguments: Sequence[object]) -> None:
+    """Run a command in two processes as torchrun does; they are forked, so that they import nothing again."""
+    if torch.cuda.is_available():
+        pytest.skip("forked processes cannot use CUDA")
+    config = LaunchConfig(1, 1, 2, run_id="test", rdzv_endpoint="localhost:0", rdzv_backend="c10d", start_method="fork")
+    assert elastic_launch(config, main)([str(argument) for argument in arguments]) == {0: 0, 1: 0}
 
 
 def tf_detector_variables() -> dict[str, np.ndarray]:

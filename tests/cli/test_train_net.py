@@ -17,6 +17,7 @@ import torch
 detectron2 = pytest.importorskip("detectron2")
 
 from tests.detection.conftest import CONFIGS, options  # noqa: E402 (needs detectron2)
+from tests.helpers import torchrun  # noqa: E402
 
 ROOT = Path(__file__).resolve().parents[2]
 #: detectron2's own tools, which its wheel lays beside it.
@@ -131,19 +132,8 @@ def test_a_run_is_not_replaced_by_a_new_one(
     assert (output / "model_final.pth").read_text() == "mine" and not (output / "config.yaml").exists()
 
 
-def test_torchrun_s_processes_are_one_training(tiny_coco: str, tmp_path: Path) -> None:
-    module = tmp_path / "my_data.py"
-    module.write_text(
-        "from detectron2.data.datasets import register_coco_instances\n"
-        "def setup_environment():\n"
-        f"    register_coco_instances('of_two', {{}}, {str(tmp_path / 'annotations.json')!r}, {str(tmp_path)!r})\n"
-    )
-    environment = {**os.environ, "DETECTRON2_ENV_MODULE": str(module), "OMP_NUM_THREADS": "1"}
-    environment["PYTHONPATH"] = os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")])
-    launcher = [sys.executable, "-W", "ignore", "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
-    words = [*launcher, str(ROOT / "tools" / "train_net.py"), *arguments("of_two", tmp_path / "out")]
-    done = subprocess.run(words, env=environment, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr[-2000:]
+def test_torchrun_s_processes_are_one_training(tool: ModuleType, tiny_coco: str, tmp_path: Path) -> None:
+    torchrun(tool.main, arguments(tiny_coco, tmp_path / "out"))
     assert (tmp_path / "out" / "log.txt.rank1").is_file()  # of the second process, which writes nothing else
     assert json.loads((tmp_path / "out" / "inference" / "coco_instances_results.json").read_text()) is not None
     trained = torch.load(tmp_path / "out" / "model_final.pth", weights_only=True)
@@ -152,7 +142,7 @@ def test_torchrun_s_processes_are_one_training(tiny_coco: str, tmp_path: Path) -
 
 
 def coco_root(annotations: Path, root: Path) -> Path:
-    """A folder in which a small data set takes the place of minival and of the paper's training set."""
+    """Write a small data set as minival and as the paper's training set below ``root``; return ``root``."""
     from detectron2.data.datasets.builtin_meta import COCO_CATEGORIES
 
     from nasnet_det.detection.data.datasets import MINIVAL, SPLITS, TRAIN
@@ -168,38 +158,29 @@ def coco_root(annotations: Path, root: Path) -> Path:
     return root
 
 
-def run(script: str, root: Path, *more: str) -> str:
-    """Run one of detectron2's own scripts, unmodified, in a process of its own."""
-    if not (OTHERS / script).is_file():
-        pytest.skip(f"detectron2 was installed without {script}")
+def test_detectron2_s_own_scripts_run_the_paper_s_config_and_its_twin(tiny_coco: str, tmp_path: Path) -> None:
+    """Both scripts unmodified, one after the other in a process that knows this project by its environment alone."""
+    twin = {
+        **{"model.network.pretrained": "", "model.network.num_filters": 8, "model.network.num_cells": 1},
+        **{"model.network.norm": "BN", "model.image_size": "[128,128]"},
+        **{"model.proposal_generator.head.in_channels": 160, "model.proposal_generator.max_proposals": "[30,12]"},
+        **{"dataloader.train.num_workers": 0, "dataloader.test.num_workers": 0},
+        **{"train.device": "cpu", "train.max_iter": 2, "train.output_dir": tmp_path / "lazy"},
+    }
+    calls = [
+        ("train_net.py", "nasnet_frcnn.yaml", options(OUTPUT_DIR=tmp_path / "out")),
+        ("lazyconfig_train_net.py", "nasnet_frcnn.py", [f"{key}={value}" for key, value in twin.items()]),
+    ]
+    lines = [[OTHERS / script, "--config-file", CONFIGS / config, *words] for script, config, words in calls]
+    if missing := [line[0] for line in lines if not line[0].is_file()]:
+        pytest.skip(f"detectron2 was installed without {missing[0].name}")
+    program = "import runpy, sys\n" + "".join(
+        f"sys.argv = {list(map(str, line))}\nrunpy.run_path(sys.argv[0], run_name='__main__')\n" for line in lines
+    )
+    root = coco_root(tmp_path / "annotations.json", tmp_path / "datasets")
     environment = {**os.environ, "DETECTRON2_ENV_MODULE": "nasnet_det.detection", "DETECTRON2_DATASETS": str(root)}
     environment["PYTHONPATH"] = os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")])
-    command = [sys.executable, "-W", "ignore", str(OTHERS / script), *more]
+    command = [sys.executable, "-W", "ignore", "-c", program]
     done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr[-2000:]
-    return done.stdout
-
-
-def test_detectron2_s_own_train_net_runs_the_paper_s_config(tiny_coco: str, tmp_path: Path) -> None:
-    root = coco_root(tmp_path / "annotations.json", tmp_path / "datasets")
-    pairs = [str(part) for part in options(OUTPUT_DIR=tmp_path / "out")]
-    run("train_net.py", root, "--config-file", str(CONFIGS / "nasnet_frcnn.yaml"), *pairs)
-    assert (tmp_path / "out" / "model_final.pth").is_file()
-
-
-def test_detectron2_s_own_lazyconfig_train_net_runs_the_twin(tiny_coco: str, tmp_path: Path) -> None:
-    root = coco_root(tmp_path / "annotations.json", tmp_path / "datasets")
-    small = {"pretrained": "", "num_filters": 8, "num_cells": 1, "norm": "BN"}
-    overrides = [f"model.network.{key}={value}" for key, value in small.items()]
-    overrides += [
-        "model.proposal_generator.head.in_channels=160",
-        "model.proposal_generator.max_proposals=[30,12]",
-        "model.image_size=[128,128]",
-        "dataloader.train.num_workers=0",
-        "dataloader.test.num_workers=0",
-        "train.device=cpu",
-        "train.max_iter=2",
-        f"train.output_dir={tmp_path / 'out'}",
-    ]
-    run("lazyconfig_train_net.py", root, "--config-file", str(CONFIGS / "nasnet_frcnn.py"), *overrides)
-    assert (tmp_path / "out" / "model_final.pth").is_file()
+    assert (tmp_path / "out" / "model_final.pth").is_file() and (tmp_path / "lazy" / "model_final.pth").is_file()

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import runpy
 import signal
 import subprocess
@@ -17,6 +16,7 @@ import timm
 import torch
 
 from nasnet_det.genotypes.genotype import Block, CellGenotype, Genotype
+from tests.helpers import torchrun
 
 TOOLS = Path(__file__).parents[2] / "tools"
 Command = Callable[[list[str]], int]
@@ -149,18 +149,16 @@ def test_the_road_of_a_backbone(
     assert f"top-1 {100 * found['top1']:.3f} %" in capsys.readouterr().out
 
 
-def test_two_processes_train_one_network(image_folder: Path, cell: Path, tmp_path: Path) -> None:
+def test_two_processes_train_one_network(
+    image_folder: Path, cell: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
     """Two processes of torchrun share each batch, take the steps of one and leave one run."""
-    port = str(20_000 + os.getpid() % 20_000)
-    run = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", "--master-port", port]
-    network = ["--genotype", str(cell), "--num-cells", "1", "--num-filters", "8", "--image-size", "96"]
+    network = ["--genotype", cell, "--num-cells", "1", "--num-filters", "8", "--image-size", "96"]
     recipe = ["--batch-size", "8", "--workers", "0", "--device", "cpu", "--set", "bn_momentum=0.1"]
     out = tmp_path / "run"
-    command = [str(TOOLS / "train_imagenet.py"), str(image_folder), "--out", str(out), *network, *recipe]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    done = subprocess.run([*run, *command, "--epochs", "2"], env=environment, capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
-    assert "2 processes" in done.stdout and done.stdout.count("epoch 2/2") == 1
+    torchrun(train_imagenet, [image_folder, "--out", out, *network, *recipe, "--epochs", "2"])
+    printed = capfd.readouterr().out
+    assert "2 processes" in printed and printed.count("epoch 2/2") == 1
     state = torch.load(out / "checkpoint.pt", weights_only=True)
     assert state["step"] == 6 and len(state["history"]) == 2
     assert timm.create_model(f"local-dir:{out / 'model'}", pretrained=True).num_classes == 3
