@@ -26,14 +26,16 @@ from detectron2.utils.env import seed_all_rng
 from PIL import Image, ImageDraw
 
 from nasnet_det.detection.config import read_config
-from nasnet_det.detection.engine.demo import DATASET, CocoFolder, DemoTrainer, prepare
+from nasnet_det.detection.data.folders import read_training
+from nasnet_det.detection.data.look import CocoData
+from nasnet_det.detection.engine.demo import DATASET, DemoTrainer, prepare
 
 SHAPES = {"circle": 32, "square": 4, "triangle": 3}
 SIDE = 128
 LEARNT = 90.0
 
 
-def make_shapes(folder: Path, number: int, seed: int = 0) -> CocoFolder:
+def make_shapes(folder: Path, number: int, seed: int = 0) -> CocoData:
     """Write pictures of two shapes each, ``SIDE`` pixels wide and high, with their polygons."""
     random = np.random.default_rng(seed)
     folder.mkdir(parents=True, exist_ok=True)
@@ -53,7 +55,7 @@ def make_shapes(folder: Path, number: int, seed: int = 0) -> CocoFolder:
     categories = [{"id": number, "name": name} for number, name in enumerate(SHAPES, start=1)]
     data = {"images": images, "annotations": annotations, "categories": categories}
     (folder / "annotations.json").write_text(json.dumps(data), encoding="utf-8")
-    return CocoFolder(folder / "annotations.json", folder)
+    return read_training(folder)
 
 
 def _polygon(kind: int, half: int, random: np.random.Generator) -> np.ndarray:

@@ -30,7 +30,9 @@ _FILES = ("annotations.json", "scores.json", "config.yaml", "last_checkpoint", "
 def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     """Parse the command line."""
     parser = new_parser(__doc__)
-    parser.add_argument("--data", type=Path, metavar="ROOT", help="a folder in COCO's form instead of the photographs")
+    parser.add_argument(
+        "--data", type=Path, metavar="ROOT", help="a folder in COCO's, YOLO's or Pascal VOC's form instead"
+    )
     parser.add_argument("--images", type=int, default=8, help="how many of its images to learn (default: 8)")
     add_output(parser, "the run folder (default: output/demo, or output/demo-ROOT)")
     parser.add_argument("--restart", action="store_true", help="remove the run in the output folder and start again")
@@ -59,15 +61,15 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def run(args: argparse.Namespace, output: Path) -> int:
     """Prepare the data, train or continue, judge, draw."""
-    from nasnet_det.detection.engine.demo import find_coco_folder, learn, prepare, sample_folder
+    from nasnet_det.detection.data.folders import read_training
+    from nasnet_det.detection.engine.demo import learn, prepare, sample_data
 
     start = time.perf_counter()
-    folder = sample_folder() if args.data is None else find_coco_folder(args.data)
-    number = None if args.data is None else args.images
+    data = sample_data() if args.data is None else read_training(args.data)
     if args.restart:
         forget(output)
-    names = prepare(folder, number, output)
-    scores, overview = learn(folder, output, names, [*settings_as_pairs(args.set), *args.opts])
+    chosen = prepare(data, None if args.data is None else args.images, output)
+    scores, overview = learn(chosen, output, [*settings_as_pairs(args.set), *args.opts])
     print("\n" + "  ".join(f"{name} {value:.1f}" for name, value in scores.items() if "-" not in name))
     print(f"pictures: {overview} and {output / 'pictures'}")
     print(f"time: {time.perf_counter() - start:.0f} s")

@@ -8,6 +8,7 @@ that it averages, and the prefixes that wrappers add to parameter names are remo
 from __future__ import annotations
 
 import logging
+import zipfile
 from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
@@ -16,6 +17,12 @@ from typing import Any, NamedTuple
 import torch
 
 logger = logging.getLogger(__name__)
+
+#: Keras 3 numbers the layers of its own formats in order of creation, so their positions in a network are unknown.
+KERAS_3 = (
+    "it is in Keras 3's format, whose layers have no names: load it with Keras and save it by model.save('model.h5'), "
+    "which nasnet-det reads"
+)
 
 #: Keys and module names under which tools keep a moving average of the weights, then the weights themselves.
 _AVERAGES = ("state_dict_ema", "model_ema", "ema_state_dict", "ema_model", "ema", "average")
@@ -58,9 +65,12 @@ def load_torch(path: str | Path) -> Any:
     placeholders, as their classes are neither imported nor called.
 
     Raises:
+        ValueError: for a file of Keras 3.
         pickle.UnpicklingError: if the file needs a function or a module that PyTorch blocks.
         Exception: almost any other, if the file is damaged.
     """
+    if zipfile.is_zipfile(path) and "model.weights.h5" in zipfile.ZipFile(path).namelist():
+        raise ValueError(KERAS_3)
     unknown: list[str] = ["argparse.Namespace"]
     with suppress(Exception):  # a file of the format before PyTorch 1.6, or one that torch.load will refuse
         unknown += torch.serialization.get_unsafe_globals_in_checkpoint(str(path))

@@ -24,7 +24,7 @@ import numpy as np
 import torch
 from safetensors import SafetensorError
 
-from nasnet_det.safe_io.checkpoints import find_state_dict, load_torch
+from nasnet_det.safe_io.checkpoints import KERAS_3, find_state_dict, load_torch
 from nasnet_det.safe_io.files import protect
 from nasnet_det.safe_io.values import first_line, format_names, format_value
 from nasnet_det.weights.formats.tf_slim import VARIABLES, preferred
@@ -272,6 +272,8 @@ def _read_keras(path: Path) -> dict[str, np.ndarray]:
     arrays: dict[str, np.ndarray] = {}
     left = _allowance(path)
     with h5py.File(path, "r") as file:
+        if _group(file, "layers") is not None and "layer_names" not in file.attrs:
+            raise WeightsError(f"{path}: {KERAS_3}")
         root = _group(file, "model_weights") or file  # a file of a whole model has them one level deeper
         for layer in root:
 
@@ -304,8 +306,6 @@ def _read_safetensors(path: Path) -> dict[str, np.ndarray]:
 
 
 def _read_torch(path: Path) -> dict[str, np.ndarray]:
-    if zipfile.is_zipfile(path) and "model.weights.h5" in zipfile.ZipFile(path).namelist():
-        raise WeightsError(f"{path}: {_KERAS_3}")
     try:
         tensors = find_state_dict(load_torch(path)).tensors
     except pickle.UnpicklingError:
@@ -334,11 +334,6 @@ def _as_arrays(tensors: Mapping[str, torch.Tensor], path: Path) -> dict[str, np.
     return arrays
 
 
-#: Keras 3 numbers the layers of its own formats in order of creation, so their positions in a network are unknown.
-_KERAS_3 = (
-    "is in Keras 3's format, whose layers have no names: load it with Keras and save it by model.save('model.h5'), "
-    "which nasnet-det reads"
-)
 _NUMPY_TYPES = (torch.float16, torch.float32, torch.float64)
 
 

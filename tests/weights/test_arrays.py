@@ -6,6 +6,7 @@ import io
 import pickle
 import sys
 import tarfile
+import zipfile
 from collections.abc import Callable
 from pathlib import Path
 
@@ -15,6 +16,8 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
+from nasnet_det.detection.convert.checkpoint_files import read_checkpoint_file
+from nasnet_det.detection.convert.identity import CheckpointError
 from nasnet_det.weights import WeightsError, arrays, read_arrays
 from tests.weights.stored import write_keras
 
@@ -175,6 +178,20 @@ def test_what_holds_no_weights_is_refused_by_name(tmp_path: Path) -> None:
     for path in ("page.h5", "empty.pth", "list.pth", "nothing.h5"):
         with pytest.raises(WeightsError, match=path):
             read_arrays(tmp_path / path)
+
+
+def test_a_file_of_keras_3_is_refused_with_the_remedy(tmp_path: Path) -> None:
+    with h5py.File(tmp_path / "model.weights.h5", "w") as file:
+        file.create_dataset("layers/conv2d/vars/0", data=np.ones(3, np.float32))
+    with zipfile.ZipFile(tmp_path / "model.keras", "w") as archive:
+        archive.writestr("metadata.json", '{"keras_version": "3.5.0"}')
+        archive.writestr("config.json", "{}")
+        archive.write(tmp_path / "model.weights.h5", "model.weights.h5")
+    for name in ("model.keras", "model.weights.h5"):
+        with pytest.raises(WeightsError, match=rf"{name}.*Keras 3.*\.h5"):
+            read_arrays(tmp_path / name)
+    with pytest.raises(CheckpointError, match=r"model\.keras.*Keras 3"):
+        read_checkpoint_file(str(tmp_path / "model.keras"))
 
 
 def test_a_folder_with_several_files_asks_for_one(tmp_path: Path) -> None:

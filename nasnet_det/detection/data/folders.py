@@ -7,8 +7,8 @@ training set by a seed.
 from __future__ import annotations
 
 import math
-import os
-from collections.abc import Callable, Iterable, Sequence
+import re
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -17,11 +17,12 @@ import numpy as np
 
 from nasnet_det.detection.data.coco_format import COMPLETE, check_annotations, read_annotations
 from nasnet_det.detection.data.columns import CocoFormatError, Record
-from nasnet_det.detection.data.look import CocoData, DatasetError
+from nasnet_det.detection.data.image_paths import IMAGE_SUFFIXES
+from nasnet_det.detection.data.look import EXAMPLES, CocoData, DatasetError, Trouble
+from nasnet_det.safe_io.files import protect
 from nasnet_det.safe_io.images import ImageError, is_hidden, read_header
 from nasnet_det.safe_io.values import format_names, parse_yaml
 
-IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff", ".gif")
 #: What splits are called, in folders, files and keys.
 _SPLITS = {"train": ("train", "training"), "val": ("val", "valid", "validation", "minival")}
 #: Annotations of other tasks beside COCO's instances.
@@ -47,15 +48,25 @@ def open_dataset(root: str | Path, val_share: float = 0.2, seed: int = 0) -> tup
         CocoFormatError: if a file of it cannot be read; names the file.
     """
     splits = read_folder(root)
-    train = splits.get("train") or splits.get("all") or splits["val"]
-    val = splits.get("val")
+    train, val = _training_part(splits), splits.get("val")
     if val is None or val is train:
         train, val = split(train, val_share, seed)
     return train, val, [category["name"] for category in train.categories]
 
 
+def read_training(root: str | Path) -> CocoData:
+    """Return the training set of a folder, or all of it where it is not divided; raises as :func:`read_folder`."""
+    return _training_part(read_folder(root))
+
+
+def _training_part(splits: Mapping[str, CocoData]) -> CocoData:
+    return splits.get("train") or splits.get("all") or splits["val"]
+
+
 def read_folder(root: str | Path) -> dict[str, CocoData]:
     """Return the data sets of a folder by ``train``, ``val`` or, where it is not divided, ``all``.
+
+    Its files are protected from being written over (:mod:`nasnet_det.safe_io.files`).
 
     Raises:
         DatasetError: if the folder is in none of the forms.
@@ -68,6 +79,8 @@ def read_folder(root: str | Path) -> dict[str, CocoData]:
     for read in (_read_coco, _read_yolo, _read_voc):
         if found := read(folder, root):
             name = root.resolve().name if root.is_dir() else root.stem
+            for data in found.values():
+                protect(data.path(image) for image in data.content["images"])
             return {key: replace(data, name=f"{name}_{key}") for key, data in found.items()}
     inner = [path for path in folder.iterdir() if path.is_dir() and not is_hidden(path, folder)]
     if len(inner) == 1 and root.is_dir():  # as archives are often packed
@@ -95,7 +108,7 @@ def split(data: CocoData, val_share: float, seed: int) -> tuple[CocoData, CocoDa
         content = dict(data.content)
         content["images"] = [image for image in data.content["images"] if keep(image["id"])]
         content["annotations"] = [a for a in data.content.get("annotations", []) if keep(a["image_id"])]
-        return replace(data, name=f"{stem}_{name}", content=content)
+        return replace(data, name=f"{stem}_{name}", content=content, notes=data.notes if name == "train" else ())
 
     return part("train", lambda image: image not in chosen), part("val", lambda image: image in chosen)
 
@@ -147,8 +160,8 @@ def _read_yolo(folder: Path, root: Path) -> dict[str, CocoData]:
     files = [root] if root.is_file() else _files(folder, "data.yaml", "*.yaml", "*.yml")
     for path in files:
         try:
-            settings = parse_yaml(path.read_text(encoding="utf-8-sig"))
-        except (OSError, ValueError) as error:
+            settings = parse_yaml(_text(path))
+        except ValueError as error:
             if path.name == "data.yaml":
                 raise CocoFormatError(f"{path} is not YAML: {error}") from None
             continue
@@ -171,14 +184,27 @@ def _yolo_sets(path: Path, settings: dict[str, Any]) -> dict[str, CocoData]:
         found["all"] = _pictures(base / "images" if (base / "images").is_dir() else base)
     if not any(found.values()):
         raise CocoFormatError(f"{path} names no folder with images")
+    known: set[Path] = set()
     return {
-        key: _as_coco(
-            [(image, _yolo_boxes(image, classes, math.prod(keypoints))) for image in dict.fromkeys(images)],
-            classes,
-            path,
-        )
-        for key, images in found.items()
+        key: _yolo_set(list(dict.fromkeys(images)), classes, keypoints, path, known) for key, images in found.items()
     }
+
+
+def _yolo_set(
+    images: Sequence[Path], classes: Sequence[str], keypoints: Sequence[int], origin: Path, known: set[Path]
+) -> CocoData:
+    """Return a data set of images; ``known`` gets the label files that were looked at for it."""
+    labelled = [(image, _yolo_boxes(image, classes, math.prod(keypoints))) for image in images]
+    bare = [image for image in images if not _yolo_label(image).is_file()]
+    notes = [_note("images have no label file", bare, "They are used as images without objects", len(images))]
+    pictures = {image for folder in {image.parent for image in images} for image in _pictures(folder)}
+    labels = {
+        file for folder in {_yolo_label(image).parent for image in pictures} for file in _files(folder, "**/*.txt")
+    }
+    lone = labels - known - {_yolo_label(image) for image in pictures}
+    known |= labels
+    notes.append(_note("label files have no image", [path for path in lone if not _is_other_text(path)], "Unused"))
+    return _as_coco(labelled, classes, origin, notes)
 
 
 def _yolo_names(path: Path, names: Any) -> list[str]:
@@ -200,8 +226,7 @@ def _yolo_images(base: Path, entry: str, path: Path) -> list[Path]:
         raise CocoFormatError(f"{path} names {entry}, which is not in {base}")
     if place.is_dir():
         return _pictures(place)
-    lines = place.read_text(encoding="utf-8").split("\n")
-    return [place.parent / line.strip() for line in lines if line.strip()]
+    return [place.parent / line for line in _lines(place)]
 
 
 def _pictures(folder: Path) -> list[Path]:
@@ -218,12 +243,12 @@ def _yolo_boxes(
     if not labels.is_file():
         return []
     try:
-        lines = [line for line in labels.read_text(encoding="utf-8").splitlines() if line.strip()]
+        lines = _lines(labels)
         size = np.array(read_header(image).size, dtype=np.float64)
         found = yolo_annotations_to_detections(lines, (1, 1), with_masks=False)
     except ImageError:
         return []  # which the look at the images reports
-    except (OSError, ValueError) as error:
+    except ValueError as error:
         raise CocoFormatError(f"{labels}: {error}") from error
     boxes = []
     numbers: list[int] = [] if found.class_id is None else found.class_id.tolist()
@@ -248,8 +273,20 @@ def _outline(numbers: Sequence[float], size: np.ndarray) -> tuple[np.ndarray, li
 
 def _yolo_label(image: Path) -> Path:
     """Return the label file of an image: beside it, or in ``labels`` where its path has ``images``."""
-    head, found, tail = str(image.with_suffix(".txt")).rpartition(f"{os.sep}images{os.sep}")
-    return Path(f"{head}{os.sep}labels{os.sep}{tail}") if found else image.with_suffix(".txt")
+    parts = list(image.with_suffix(".txt").parts)
+    number = max((number for number, part in enumerate(parts[:-1]) if part == "images"), default=None)
+    if number is not None:
+        parts[number] = "labels"
+    return Path(*parts)
+
+
+def _is_other_text(path: Path) -> bool:
+    """Return True for a text file that is known not to be of one image: class names, notes, lists of a split."""
+    name = path.stem.lower()
+    return name.startswith(("classes", "readme", "notes")) or name in (
+        "test",
+        *(n for v in _SPLITS.values() for n in v),
+    )
 
 
 # Pascal VOC
@@ -257,44 +294,66 @@ def _yolo_label(image: Path) -> Path:
 
 def _read_voc(folder: Path, root: Path) -> dict[str, CocoData]:
     files = _files(folder, "**/*.xml") if root.is_dir() else []
-    labelled = {path: found for path in files if (found := _voc_boxes(path)) is not None}
+    labelled = {path: entry for path in files if (entry := _voc_boxes(path)) is not None}
     if not labelled:
         return {}
     classes = sorted({name for _, boxes in labelled.values() for name, *_ in boxes})
     lists = {key: _voc_list(folder, names) for key, names in _SPLITS.items()}
-    groups: dict[str, list[Labelled]] = {}
-    for path, found in labelled.items():
+    groups: dict[str, list[Path]] = {}
+    for path in labelled:
         listed = next((key for key, stems in lists.items() if path.stem in stems), "")
         named = "" if any(lists.values()) else _split_of(path.parent.relative_to(folder).as_posix())
-        groups.setdefault(listed or named or "all", []).append(found)
-    if "train" in groups:
-        groups.pop("all", None)
-    return {key: _as_coco(found, classes, folder) for key, found in groups.items()}
+        groups.setdefault(listed or named or "all", []).append(path)
+    unused = groups.pop("all", []) if "train" in groups else []
+    used = {image for image, _ in labelled.values()}
+    pictures = {image for place in {image.parent for image in used if image.is_file()} for image in _pictures(place)}
+    absent = {stem for stems in lists.values() for stem in stems} - {path.stem for path in labelled}
+    notes = [
+        _note("annotation files are in neither the training nor the validation set", unused, "Unused", len(labelled)),
+        _note("images have no annotation file", pictures - used, "Unused", len(pictures)),
+        _note("images of the lists in ImageSets have no annotation file", absent, "Unused"),
+    ]
+    found = {key: _as_coco([labelled[path] for path in paths], classes, folder) for key, paths in groups.items()}
+    first = next(key for key in ("train", "all", "val") if key in found)
+    return found | {first: replace(found[first], notes=tuple(note for note in notes if note.count))}
 
 
 def _voc_list(folder: Path, names: Sequence[str]) -> set[str]:
-    """Return the images that ``ImageSets/Main`` lists for a split."""
+    """Return the base names of the images that ``ImageSets/Main`` lists for a split."""
     files = [folder / "ImageSets" / "Main" / f"{name}.txt" for name in names]
-    return {word for file in files if file.is_file() for word in file.read_text(encoding="utf-8").split()}
+    lines = [Path(line) for file in files if file.is_file() for line in _lines(file)]
+    return {line.stem if line.suffix.lower() in IMAGE_SUFFIXES else line.name for line in lines}
 
 
 def _voc_boxes(path: Path) -> Labelled | None:
-    """Return the image and boxes of a file; None for XML of another kind."""
+    """Return the image, boxes and polygons of a file; None for XML of another kind."""
     from defusedxml.ElementTree import parse
     from supervision.dataset.formats.pascal_voc import detections_from_xml_obj
 
+    protect([path])
     try:
         element = parse(path).getroot()
         if element.tag != "annotation":
             return None
         image = _voc_image(path, element.findtext("filename") or "")
+        polygons = [_voc_polygons(entry) for entry in element.findall("object")]
         found, names = detections_from_xml_obj(element, [], (1, 1))
     except (OSError, SyntaxError, ValueError) as error:
         raise CocoFormatError(f"{path}: {error}") from error
     corners = found.xyxy.astype(np.float64)
     labels = [names[number] for number in ([] if found.class_id is None else found.class_id.tolist())]
     boxes = np.concatenate([corners[:, :2], corners[:, 2:] - corners[:, :2]], axis=1).tolist()
-    return image, [(label, box, []) for label, box in zip(labels, boxes, strict=True)]
+    return image, list(zip(labels, boxes, polygons, strict=True))
+
+
+def _voc_polygons(entry: Any) -> list[list[float]]:
+    """Take the polygons out of an object, which ``supervision`` would draw: ``x1 y1 x2 y2`` or ``pt`` of ``x y``."""
+    polygons = []
+    for element in entry.findall("polygon"):
+        numbers = [float(part.text) - 1 for part in element.iter() if re.fullmatch(r"[xy]\d*", part.tag)]
+        polygons.append(numbers)
+        entry.remove(element)
+    return polygons
 
 
 def _voc_image(path: Path, name: str) -> Path:
@@ -306,7 +365,31 @@ def _voc_image(path: Path, name: str) -> Path:
     return next((image for image in found if image.is_file()), path.parent / base)
 
 
-def _as_coco(labelled: Iterable[Labelled], classes: Sequence[str], origin: Path) -> CocoData:
+def _note(what: str, paths: Iterable[Path | str], done: str, total: int = 0) -> Trouble:
+    names = sorted(map(str, paths))
+    return Trouble("", what, len(names), total, names[:EXAMPLES], done)
+
+
+def _text(path: Path) -> str:
+    """Return the text of a file of the data.
+
+    Raises:
+        CocoFormatError: if it cannot be read.
+    """
+    protect([path])
+    try:
+        return path.read_text(encoding="utf-8-sig")
+    except (OSError, ValueError) as error:
+        raise CocoFormatError(f"{path} cannot be read: {error}") from error
+
+
+def _lines(path: Path) -> list[str]:
+    return [line.strip() for line in _text(path).splitlines() if line.strip()]
+
+
+def _as_coco(
+    labelled: Iterable[Labelled], classes: Sequence[str], origin: Path, notes: Iterable[Trouble] = ()
+) -> CocoData:
     """Return COCO's content of labelled images; their paths are kept whole, so the folder is empty."""
     images: list[Record] = []
     annotations: list[Record] = []
@@ -331,4 +414,4 @@ def _as_coco(labelled: Iterable[Labelled], classes: Sequence[str], origin: Path)
         "categories": [{"id": ids[name], "name": name} for name in classes],
     }
     check_annotations(content, str(origin), required=COMPLETE, sound=False)
-    return CocoData("", content, Path(), str(origin))
+    return CocoData("", content, Path(), str(origin), tuple(note for note in notes if note.count))

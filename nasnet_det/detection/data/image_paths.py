@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 #: What is taken for an image in a folder.
-IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff")
+IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff", ".gif")
 
 
 def find_images(inputs: Sequence[str]) -> list[Path]:

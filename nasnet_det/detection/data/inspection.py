@@ -6,6 +6,7 @@ import os
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -60,7 +61,7 @@ class _Inspection:
         self.kept = np.ones(len(self.annotations), dtype=bool)
         self.unturned: set[int] = set()
         self.masks: dict[int, Any] = {}
-        self.troubles: list[Trouble] = []
+        self.troubles = [replace(note, where=data.name) for note in data.notes]
 
     def run(self, masks: str, keep_empty: bool) -> SetLook:
         """Run all checks; each sees what the ones before it left."""

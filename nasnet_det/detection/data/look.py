@@ -24,35 +24,6 @@ class DatasetError(ValueError):
 
 
 @dataclass(frozen=True)
-class CocoData:
-    """Annotated images.
-
-    Args:
-        name: the data set's name.
-        content: checked ``images``, ``categories`` and, unless it is a test set without truth, ``annotations``.
-        folder: the folder that the images' ``file_name`` is relative to.
-        origin: what the annotations were read from, for messages.
-    """
-
-    name: str
-    content: dict[str, Any]
-    folder: Path
-    origin: str
-
-    @property
-    def categories(self) -> list[Record]:
-        """The categories by ascending id: the order of detectron2's classes."""
-        return sorted(self.content["categories"], key=lambda category: category["id"])
-
-    def path(self, image: Mapping[str, Any]) -> Path:
-        """Return the path of an image; backslashes are separators if that file exists."""
-        path = self.folder / image["file_name"]
-        if "\\" in image["file_name"] and not path.exists():
-            return self.folder / image["file_name"].replace("\\", "/")
-        return path
-
-
-@dataclass(frozen=True)
 class Trouble:
     """One kind of trouble in a data set.
 
@@ -80,6 +51,37 @@ class Trouble:
         examples = f": {named(shown, 3)}" if self.examples else ""
         done = f". {self.done}" if self.done else ""
         return (f"data set {self.where}: " if self.where else "") + f"{count}{self.what}{examples}{done}"
+
+
+@dataclass(frozen=True)
+class CocoData:
+    """Annotated images.
+
+    Args:
+        name: the data set's name.
+        content: checked ``images``, ``categories`` and, unless it is a test set without truth, ``annotations``.
+        folder: the folder that the images' ``file_name`` is relative to.
+        origin: what the annotations were read from, for messages.
+        notes: troubles found in reading, such as label files without an image.
+    """
+
+    name: str
+    content: dict[str, Any]
+    folder: Path
+    origin: str
+    notes: tuple[Trouble, ...] = ()
+
+    @property
+    def categories(self) -> list[Record]:
+        """The categories by ascending id: the order of detectron2's classes."""
+        return sorted(self.content["categories"], key=lambda category: category["id"])
+
+    def path(self, image: Mapping[str, Any]) -> Path:
+        """Return the path of an image; backslashes are separators if that file exists."""
+        path = self.folder / image["file_name"]
+        if "\\" in image["file_name"] and not path.exists():
+            return self.folder / image["file_name"].replace("\\", "/")
+        return path
 
 
 @dataclass

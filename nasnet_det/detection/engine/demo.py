@@ -9,28 +9,30 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import replace
 from importlib import resources
 from pathlib import Path
 from typing import Any
 
 from detectron2.config import CfgNode
-from detectron2.data import DatasetCatalog, MetadataCatalog
-from detectron2.data.datasets import register_coco_instances
+from detectron2.data import DatasetCatalog
 from detectron2.engine import HookBase, hooks
 from detectron2.structures import BoxMode
 from detectron2.utils.env import seed_all_rng
 from tqdm import tqdm
 
-from nasnet_det.detection.data.coco_format import COMPLETE, read_annotations, write_json
+from nasnet_det.detection.data.coco_format import write_json
 from nasnet_det.detection.data.columns import CocoFormatError
+from nasnet_det.detection.data.folders import read_folder
+from nasnet_det.detection.data.look import CocoData
+from nasnet_det.detection.data.registered import register
 from nasnet_det.detection.engine.hooks import ChooseThreads, FixStatistics, Progress
 from nasnet_det.detection.engine.predictor import Predictor, load_config
 from nasnet_det.detection.engine.run_folder import mark_run, read_run
 from nasnet_det.detection.engine.trainer import ShortTrainer
 from nasnet_det.draw.detections import Detection, detections_of, draw, grid, side_by_side
 from nasnet_det.draw.fonts import readable_names
-from nasnet_det.safe_io.files import protect, replacing, write_text
+from nasnet_det.safe_io.files import replacing, write_text
 from nasnet_det.safe_io.images import read_image
 
 DATASET, CONFIG = "nasnet_demo", "demo"
@@ -44,40 +46,9 @@ _MOST_OBJECTS = 6
 _FIXED_FROM = 0.4
 
 
-@dataclass(frozen=True)
-class CocoFolder:
-    """An annotation file in COCO's form and the folder of its images."""
-
-    annotations: Path
-    images: Path
-
-
-def sample_folder() -> CocoFolder:
+def sample_data() -> CocoData:
     """Return the nine photographs that come with this package; their annotations name the source of each."""
-    folder = Path(str(resources.files("nasnet_det.detection").joinpath("assets/samples")))
-    return CocoFolder(folder / "annotations.json", folder)
-
-
-def find_coco_folder(root: Path) -> CocoFolder:
-    """Find annotations and images below ``root``.
-
-    They are ``annotations/instances_NAME.json`` with ``NAME/``, as COCO has them (a training set before another), or
-    ``annotations.json`` with the images beside it or in ``images/``.
-
-    Raises:
-        CocoFormatError: if there is neither.
-    """
-    official = sorted((root / "annotations").glob("instances_*.json"), key=lambda path: "train" not in path.stem)
-    for path in official:
-        images = root / path.stem.removeprefix("instances_")
-        if images.is_dir():
-            return CocoFolder(path, images)
-    if (root / "annotations.json").is_file():
-        return CocoFolder(root / "annotations.json", root / "images" if (root / "images").is_dir() else root)
-    raise CocoFormatError(
-        f"{root} is not a COCO folder: expected annotations/instances_NAME.json with a folder NAME of images, or "
-        "annotations.json"
-    )
+    return read_folder(Path(str(resources.files("nasnet_det.detection").joinpath("assets/samples"))))["all"]
 
 
 def choose_images(annotations: dict[str, Any], number: int) -> dict[str, Any]:
@@ -112,32 +83,31 @@ def _is_easy(image: dict[str, Any], objects: list[dict[str, Any]], least: float)
     )
 
 
-def prepare(folder: CocoFolder, number: int | None, output: Path) -> list[str]:
-    """Write the chosen images' annotations to ``output``, register them as :data:`DATASET` and return their classes.
+def prepare(data: CocoData, number: int | None, output: Path) -> CocoData:
+    """Choose images, write their annotations to ``output`` and register them as :data:`DATASET`.
 
     Args:
         number: how many images to choose; None for all.
 
+    Returns:
+        the chosen part of the data.
+
     Raises:
-        CocoFormatError: if the annotations cannot be used, or ``output`` holds a run on others.
+        CocoFormatError: if no image can be chosen, or ``output`` holds a run on others.
         RunFolderError: if ``output`` holds something else.
     """
     run = read_run(output, "demo")
-    annotations = read_annotations(folder.annotations, required=COMPLETE)
-    chosen = annotations if number is None else choose_images(annotations, number)
+    chosen = data.content if number is None else choose_images(data.content, number)
     chosen = {key: chosen[key] for key in ("images", "annotations", "categories")}
-    protect([folder.annotations, *(folder.images / image["file_name"] for image in annotations["images"])])
     if run is None:
-        mark_run(output, "demo", {"images": str(folder.images)})
+        mark_run(output, "demo", {"data": data.origin})
     path = output / "annotations.json"
-    if path.is_file() and json.loads(path.read_text(encoding="utf-8")) != chosen:
+    if path.is_file() and path.read_text(encoding="utf-8") != json.dumps(chosen):
         raise CocoFormatError(f"{output} holds a run on other images: give another --output, or --restart")
     write_json(path, chosen)
-    for catalog in (DatasetCatalog, MetadataCatalog):
-        if DATASET in catalog:
-            catalog.remove(DATASET)
-    register_coco_instances(DATASET, {}, str(path), str(folder.images))
-    return [category["name"] for category in sorted(chosen["categories"], key=lambda category: category["id"])]
+    part = replace(data, name=DATASET, content=chosen)
+    register(part)
+    return part
 
 
 class DemoTrainer(ShortTrainer):
@@ -190,25 +160,23 @@ class Judge(HookBase):
             trainer.finished = all(trainer.scores[name] >= least for name, least in trainer.enough.items())
 
 
-def learn(
-    folder: CocoFolder, output: Path, names: Sequence[str], opts: Sequence[Any] = ()
-) -> tuple[dict[str, float], Path]:
+def learn(data: CocoData, output: Path, opts: Sequence[Any] = ()) -> tuple[dict[str, float], Path]:
     """Train the demo's detector, or continue, unless it is trained already; judge it and draw its detections.
 
     Args:
-        folder: the images, prepared by :func:`prepare`.
+        data: the images, from :func:`prepare`.
         output: the run folder.
-        names: the classes.
         opts: changes of ``configs/demo.yaml``, ``KEY VALUE`` in turn.
 
     Returns:
         COCO's numbers in percent, those that could be measured, and the sheet of all pictures.
     """
+    names = [category["name"] for category in data.categories]
     own = ["MODEL.ROI_HEADS.NUM_CLASSES", len(names), "OUTPUT_DIR", str(output)]
     own += ["DATASETS.TRAIN", (DATASET,), "DATASETS.TEST", (DATASET,)]
     cfg = load_config(CONFIG, [*own, *opts])
     write_text(output / "config.yaml", cfg.dump())
-    print(f"images: {folder.images} ({len(DatasetCatalog.get(DATASET))}); objects: {', '.join(names)}")
+    print(f"{data.origin}: {len(data.content['images'])} images; objects: {', '.join(names)}")
     found = _scores(cfg, output)
     scores = {name: value for name, value in found.items() if math.isfinite(value)}
     write_json(output / "scores.json", scores)

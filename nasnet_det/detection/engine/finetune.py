@@ -37,7 +37,7 @@ from nasnet_det.detection.engine.run_folder import RUN, mark_run, read_run
 from nasnet_det.detection.engine.trainer import ShortTrainer
 from nasnet_det.detection.evaluation.evaluation import IouType
 from nasnet_det.detection.evaluation.evaluator import CocoEvaluator
-from nasnet_det.safe_io.files import protect, write_text
+from nasnet_det.safe_io.files import write_text
 from nasnet_det.safe_io.values import format_names
 from nasnet_det.weights import WeightsError
 from nasnet_det.weights.published import resolve
@@ -185,8 +185,6 @@ def finetune(options: Options, resume: bool = False, log: Callable[[str], None] 
         raise FinetuneError(f"{options.output} holds no run to resume: leave out --resume")
     train, val, classes = open_dataset(options.data, val_share=options.val_share or 0.2, seed=options.seed)
     val = val if options.val_share else train
-    protect([options.data, options.data / "annotations"])
-    protect(data.path(image) for data in (train, val) for image in data.content["images"])
     digest = _digest(train, val)
     plan = _plan(options, train, log) if run is None else _plan_of_run(run, digest, options)
     cfg = _config(options, plan, register(train), register(val), len(classes), run is not None)

@@ -78,8 +78,7 @@ def write_yolo(root: Path, sets: dict[str, Content], pictures: Path) -> None:
                     h / image["height"],
                 )
                 lines.append(" ".join(map(repr, (ids.index(entry["category_id"]), *shares))))
-            if lines:
-                (root / "labels" / split / image["file_name"]).with_suffix(".txt").write_text("\n".join(lines))
+            (root / "labels" / split / image["file_name"]).with_suffix(".txt").write_text("\n".join(lines))
     splits = "".join(f"{split}: images/{split}\n" for split in sets)
     (root / "data.yaml").write_text(f"path: .\n{splits}names: {json.dumps(names)}\n")
 
@@ -227,6 +226,70 @@ def test_yolo_lists_polygons_and_another_machines_path(tmp_path: Path, pictures:
     assert entry["bbox"] == pytest.approx([10, 3, 10, 9])
     assert entry["segmentation"] == [pytest.approx([10, 3, 20, 3, 20, 12])]
     assert len(found["val"].content["images"]) == 4
+
+
+def notes_of(root: Path, split: str = "train") -> dict[str, list[str]]:
+    """Names of the files of each note of a look."""
+    found = look_at(read_folder(root)[split], training=False)
+    return {trouble.what: [Path(name).name for name in trouble.examples] for trouble in found.troubles}
+
+
+def test_yolo_files_without_a_partner_are_named(tmp_path: Path, pictures: Path) -> None:
+    root = tmp_path / "data"
+    write_yolo(root, {split: small(split) for split in ("train", "val")}, pictures)
+    assert not notes_of(root)
+    labels = root / "labels" / "train"
+    (labels / "train1.txt").rename(labels / "other.txt")
+    (labels / "deeper").mkdir()
+    (labels / "deeper" / "lost.txt").touch()
+    (labels / "classes.txt").write_text("fox\nhen\n")
+    found = notes_of(root)
+    assert sorted(found.values()) == [["lost.txt", "other.txt"], ["train1.png"]]
+    assert not notes_of(root, "val")
+    # A list of images may leave some to another split.
+    (root / "train.txt").write_text("images/train/train2.png")
+    (root / "data.yaml").write_text("train: train.txt\nval: images/val\nnames: [fox, hen]")
+    assert list(notes_of(root).values()) == [["lost.txt", "other.txt"]]
+
+
+@pytest.mark.parametrize("inside", [True, False])
+def test_yolo_folders_are_found_from_anywhere(
+    tmp_path: Path, pictures: Path, monkeypatch: pytest.MonkeyPatch, inside: bool
+) -> None:
+    write_yolo(tmp_path / "data", {"train": small("train")}, pictures)
+    monkeypatch.chdir(tmp_path / "data" if inside else tmp_path)
+    data = read_folder("." if inside else "data")["train"]
+    assert len(data.content["annotations"]) == 2 and not data.notes
+
+
+def test_voc_files_without_a_partner_are_named(tmp_path: Path, pictures: Path) -> None:
+    root = tmp_path / "data"
+    write_voc(root, {split: small(split) for split in ("train", "val")}, pictures)
+    assert not notes_of(root)
+    shutil.copy(pictures / "train1.png", root / "JPEGImages" / "extra.png")
+    (root / "ImageSets" / "Main" / "train.txt").write_text("train1.png\nnowhere")
+    assert sorted(notes_of(root).values()) == [["extra.png"], ["nowhere"], ["train2.xml"]]
+
+
+@pytest.mark.parametrize(
+    "polygon",
+    [
+        "<x1>2</x1><y1>3</y1><x2>10</x2><y2>3</y2><x3>10</x3><y3>12.5</y3>",
+        "<pt> <x>2</x><y>3</y> </pt><pt><x>10</x><y>3</y></pt><pt><x>10</x><y>12.5</y></pt><username>me</username>",
+    ],
+)
+def test_voc_polygons_are_masks(tmp_path: Path, pictures: Path, polygon: str) -> None:
+    root = tmp_path / "data"
+    write_voc(root, {"train": small("train")}, pictures)
+    path = root / "Annotations" / "train1.xml"
+    path.write_text(path.read_text().replace("</object>", f"<polygon>{polygon}</polygon></object>"))
+    data = read_folder(root)["train"]
+    assert [entry.get("segmentation") for entry in data.content["annotations"]] == [[[1, 2, 9, 2, 9, 11.5]], None]
+    found = look_at(data, training=True, masks="polygon")
+    assert [len(record["annotations"]) for record in found.records] == [1] and found.counts["masks"] == 1
+    path.write_text(path.read_text().replace("12.5", "none"))
+    with pytest.raises(CocoFormatError, match=r"train1\.xml"):
+        read_folder(root)
 
 
 @pytest.mark.parametrize(

@@ -11,14 +11,14 @@ import pytest
 from PIL import Image
 
 pytest.importorskip("detectron2")
-from nasnet_det.detection.data.coco_format import CocoFormatError, read_annotations
+from nasnet_det.detection.data.columns import CocoFormatError
+from nasnet_det.detection.data.folders import read_training
 from nasnet_det.detection.data.registered import look_at_names
 from nasnet_det.detection.engine.demo import (
     DATASET,
     choose_images,
-    find_coco_folder,
     prepare,
-    sample_folder,
+    sample_data,
 )
 
 
@@ -34,12 +34,12 @@ def content(boxes: dict[int, list[list[int]]], crowd: int | None = None) -> dict
 
 
 def test_the_bundled_photographs_are_whole_and_annotated_within_their_borders() -> None:
-    folder = sample_folder()
-    annotations = read_annotations(folder.annotations)
+    data = sample_data()
+    annotations = data.content
     licenses = {entry["id"] for entry in annotations["licenses"]}
     assert len(annotations["images"]) >= 8
     for image in annotations["images"]:
-        with Image.open(folder.images / image["file_name"]) as file:
+        with Image.open(data.path(image)) as file:
             assert np.asarray(file.convert("RGB")).shape == (image["height"], image["width"], 3)
         assert image["license"] in licenses and image["source"]
         boxes = [entry["bbox"] for entry in annotations["annotations"] if entry["image_id"] == image["id"]]
@@ -61,36 +61,20 @@ def test_easy_images_are_chosen_and_only_their_categories_kept() -> None:
         choose_images(content({3: [tiny]}), 8)
 
 
-def test_forms_of_a_coco_folder(tmp_path: Path) -> None:
-    with pytest.raises(CocoFormatError, match=str(tmp_path)):
-        find_coco_folder(tmp_path)
-    (tmp_path / "annotations.json").touch()
-    assert find_coco_folder(tmp_path).images == tmp_path
-    (tmp_path / "images").mkdir()
-    assert find_coco_folder(tmp_path).images == tmp_path / "images"
-    for name in ("train2017", "val2017"):
-        (tmp_path / "annotations").mkdir(exist_ok=True)
-        (tmp_path / "annotations" / f"instances_{name}.json").touch()
-        (tmp_path / name).mkdir()
-    assert find_coco_folder(tmp_path).images == tmp_path / "train2017"
-    (tmp_path / "train2017").rmdir()
-    assert find_coco_folder(tmp_path).annotations == tmp_path / "annotations" / "instances_val2017.json"
-
-
 def test_what_was_chosen_is_registered_and_a_run_on_other_images_is_not_overwritten(tmp_path: Path) -> None:
     big = [5, 5, 40, 40]
     (tmp_path / "annotations.json").write_text(json.dumps(content({1: [big], 2: [big], 4: [big]})))
     for i in (1, 2, 4):
         Image.new("RGB", (120, 60)).save(tmp_path / f"{i}.jpg")
-    folder = find_coco_folder(tmp_path)
-    assert prepare(folder, 2, tmp_path / "out") == ["cat", "dog"]
-    assert [record["image_id"] for record in look_at_names([DATASET]).train] == [1, 2]
-    assert prepare(folder, 2, tmp_path / "out") == ["cat", "dog"]
+    data = read_training(tmp_path)
+    for _ in range(2):
+        assert [category["name"] for category in prepare(data, 2, tmp_path / "out").categories] == ["cat", "dog"]
+        assert [record["image_id"] for record in look_at_names([DATASET]).train] == [1, 2]
     with pytest.raises(CocoFormatError, match="a run on other images"):
-        prepare(folder, 3, tmp_path / "out")
+        prepare(data, 3, tmp_path / "out")
     assert [record["image_id"] for record in look_at_names([DATASET]).train] == [1, 2]
 
 
 def test_coco_mini_has_enough_easy_images(shared: Path) -> None:
-    folder = find_coco_folder(shared / "data" / "coco_mini")
-    assert len(choose_images(read_annotations(folder.annotations), 8)["images"]) == 8
+    data = read_training(shared / "data" / "coco_mini")
+    assert len(choose_images(data.content, 8)["images"]) == 8
