@@ -98,6 +98,11 @@ def remove(path: str | Path) -> None:
     Path(path).unlink(missing_ok=True)
 
 
+def exists(path: str | Path) -> bool:
+    """Return True if a path exists; False also for a name that no file can have."""
+    return _key(path) is not None
+
+
 def _key(path: str | Path) -> _Key | None:
     """Return the identity of a file, the same under all its names; None if the file does not exist."""
     try:

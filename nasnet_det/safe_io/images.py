@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from PIL import Image
+from PIL import Image, UnidentifiedImageError
 
 logger = logging.getLogger(__name__)
 
@@ -28,6 +28,10 @@ _TURNS = {
     7: Image.Transpose.TRANSVERSE,
     8: Image.Transpose.ROTATE_90,
 }
+
+
+#: A quarter of the range of 8 bits.
+_DARK = 64
 
 
 class ImageError(OSError):
@@ -72,7 +76,8 @@ def read_header(path: str | os.PathLike[str]) -> ImageHeader:
 def read_image(path: str | os.PathLike[str], turn: bool = True) -> Image.Image:
     """Return an image as 8-bit RGB; the first frame of an animation, without transparency.
 
-    Images of 16 or 32 bits or of floating-point numbers are scaled to 8 bits by their own range.
+    Grey images of 16 or 32 bits or of floating-point numbers are scaled to 8 bits by their own range. Of images of
+    several channels of 16 bits Pillow keeps the upper 8; those that use less than a quarter of the range are refused.
 
     Args:
         turn: apply the EXIF orientation.
@@ -82,9 +87,10 @@ def read_image(path: str | os.PathLike[str], turn: bool = True) -> Image.Image:
     """
     try:
         with Image.open(path) as image:
+            deep = any(";16" in str(tile.args) for tile in image.tile)
             image.load()
             orientation = _orientation(image) if turn else 1
-            rgb = _to_rgb(image)
+            rgb = _to_rgb(image, deep)
             return rgb.transpose(_TURNS[orientation]) if orientation > 1 else rgb
     except Exception as error:
         raise _refused(path, error) from error
@@ -104,13 +110,18 @@ def _orientation(image: Image.Image) -> int:
     return found if found in _TURNS else 1
 
 
-def _to_rgb(image: Image.Image) -> Image.Image:
+def _to_rgb(image: Image.Image, deep: bool) -> Image.Image:
     if image.mode in ("I", "F") or image.mode.startswith("I;16"):
         _warn_of_scaling(image.mode)
         return Image.fromarray(_scaled(np.asarray(image, dtype=np.float64))).convert("RGB")
     if "transparency" in image.info:  # a palette's would be warned of
         image = image.convert("RGBA")
-    return image.convert("RGB")
+    rgb = image.convert("RGB")
+    if deep:
+        _warn_of_scaling(f"{image.mode} of 16 bits")
+        if np.asarray(rgb).max() < _DARK:
+            raise ValueError("its 16-bit values use less than a quarter of their range: convert it to 8 bits")
+    return rgb
 
 
 def _scaled(pixels: np.ndarray) -> np.ndarray:
@@ -136,5 +147,10 @@ def _refused(path: str | os.PathLike[str], error: Exception) -> ImageError:
     name = os.fspath(path)
     if isinstance(error, FileNotFoundError):
         return ImageError(f"{name} does not exist")
-    reason = (str(error).strip() or type(error).__name__).splitlines()[0].replace(repr(name), "it")
+    if isinstance(error, UnidentifiedImageError):
+        reason = "it is empty" if Path(path).stat().st_size == 0 else "it is of no known image format"
+    elif isinstance(error, OSError) and error.strerror:
+        reason = error.strerror
+    else:
+        reason = (str(error).strip() or type(error).__name__).splitlines()[0].replace(repr(name), "it")
     return ImageError(f"{name} cannot be read as an image: {reason}")

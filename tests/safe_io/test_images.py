@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import logging
+import struct
+import zlib
 from pathlib import Path
 from typing import Any
 
@@ -40,6 +42,30 @@ def test_deep_pictures_are_scaled_by_their_own_range(
         found = [np.asarray(read_image(path)) for _ in range(2)]
     assert np.abs(found[0] - np.rint(255 * RAMP)[..., None]).max() <= 1
     assert len(caplog.records) == 1
+
+
+@pytest.mark.parametrize(("kind", "channels"), [(2, [0, 1, 2]), (4, [0, 3]), (6, [0, 1, 2, 3])])
+def test_channels_of_16_bits_keep_their_range_or_are_refused(tmp_path: Path, kind: int, channels: list[int]) -> None:
+    path = tmp_path / "deep.png"
+    grey = np.rint(RAMP * 65535)
+    path.write_bytes(png_of_16_bits(np.stack([grey, grey, grey, np.full_like(grey, 65535)], -1)[..., channels], kind))
+    assert np.abs(np.asarray(read_image(path)) - 255 * RAMP[..., None]).max() <= 1
+    path.write_bytes(png_of_16_bits(np.stack([grey / 16] * len(channels), -1), kind))
+    with pytest.raises(ImageError, match=r"deep\.png.*16-bit"):
+        read_image(path)
+
+
+def png_of_16_bits(pixels: np.ndarray, kind: int) -> bytes:
+    """Return a PNG of ``(H, W, C)`` values, which Pillow does not write; ``kind`` is its colour type."""
+
+    def chunk(name: bytes, content: bytes) -> bytes:
+        return struct.pack(">I", len(content)) + name + content + struct.pack(">I", zlib.crc32(name + content))
+
+    height, width = pixels.shape[:2]
+    rows = b"".join(b"\0" + row.astype(">u2").tobytes() for row in pixels)
+    header = struct.pack(">IIBBBBB", width, height, 16, kind, 0, 0, 0)
+    parts = chunk(b"IHDR", header), chunk(b"IDAT", zlib.compress(rows)), chunk(b"IEND", b"")
+    return b"\x89PNG\r\n\x1a\n" + b"".join(parts)
 
 
 def test_values_that_are_not_finite_are_no_part_of_the_range(tmp_path: Path) -> None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import gc
 import json
 import zipfile
+from collections import Counter
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -18,6 +19,7 @@ import numpy as np
 
 from nasnet_det.detection.data.coco_masks import is_mask
 from nasnet_det.detection.data.columns import (
+    AREA,
     BOX,
     FLAG,
     NUMBER,
@@ -78,7 +80,7 @@ def check_annotations(data: dict[str, Any], name: str, required: Collection[str]
         data: ``images``, ``categories`` and perhaps ``annotations``.
         name: the file's name in errors.
         required: which of the keys of :data:`COMPLETE` images and categories must have; scoring needs none of them.
-        sound: refuse boxes that are not finite or of negative size.
+        sound: refuse boxes that are not finite, and boxes and areas of negative size.
 
     Raises:
         CocoFormatError: naming the first wrong entry.
@@ -101,11 +103,12 @@ def check_annotations(data: dict[str, Any], name: str, required: Collection[str]
     _refuse_unknown(annotations, data, where)
     boxes = boxes_of(annotations, where, sound)
     check_column(annotations, "iscrowd", FLAG, where, default=0)
-    for annotation, area in zip(annotations, (boxes[:, 2] * boxes[:, 3]).tolist(), strict=True):
+    with np.errstate(invalid="ignore", over="ignore"):
+        areas = np.nan_to_num(boxes[:, 2] * boxes[:, 3], posinf=0, neginf=0).tolist()
+    for annotation, area in zip(annotations, areas, strict=True):
         if annotation.get("area") is None:
             annotation["area"] = area
-    if sound:
-        check_column(annotations, "area", NUMBER, where)
+    check_column(annotations, "area", AREA if sound else NUMBER, where)
 
 
 def boxes_of(records: Sequence[Record], where: str, sound: bool = True) -> np.ndarray:
@@ -149,10 +152,13 @@ def check_results(
     """
     _refuse_unknown(results, annotations, name)
     check_column(results, "score", NUMBER, name)
-    if segmentation:
-        _check_masks(results, annotations, name)
-    else:
+    if not segmentation:
         boxes_of(results, name)
+        return
+    check_column(results, "segmentation", RLE, name)
+    sizes = _image_sizes(annotations)
+    for number, result in enumerate(results):
+        _check_mask(result, sizes, f"{name}: entry {number}", "a compressed RLE")
 
 
 def check_true_masks(annotations: Mapping[str, Any]) -> None:
@@ -167,15 +173,7 @@ def check_true_masks(annotations: Mapping[str, Any]) -> None:
     """
     sizes = _image_sizes(annotations)
     for entry in annotations["annotations"]:
-        where, mask = f"annotation {entry['id']}", entry.get("segmentation")
-        if not isinstance(mask, (list, dict)):
-            raise CocoFormatError(f"{where} has no 'segmentation' to compare masks with")
-        size = _checked_size(sizes, entry, where)
-        if not is_mask(mask, size):
-            raise CocoFormatError(
-                f"{where}: 'segmentation' must be polygons [[x, y, x, y, x, y, ...], ...], or an RLE of the image's "
-                f"size {size}, not {format_value(mask)}"
-            )
+        _check_mask(entry, sizes, f"annotation {entry['id']}", "polygons [[x, y, x, y, x, y, ...], ...], or an RLE")
 
 
 def write_submission(
@@ -220,6 +218,13 @@ def best_per_image(results: Iterable[Record], limit: int) -> list[Record]:
         for found in images.values()
         for result in sorted(found, key=lambda result: result["score"], reverse=True)[:limit]
     ]
+
+
+def category_labels(categories: Sequence[Record]) -> dict[int, str]:
+    """Return a label of each category by its id: its name, with the id where several have that name."""
+    names = {category["id"]: str(category.get("name", category["id"])) for category in categories}
+    count = Counter(names.values())
+    return {number: name if count[name] == 1 else f"{name} (id {number})" for number, name in names.items()}
 
 
 def write_json(path: str | Path, data: Any) -> None:
@@ -284,30 +289,18 @@ def _refuse_repeats(ids: Sequence[int], name: str) -> None:
         raise CocoFormatError(f"{name} is not unique: {named(repeated)}")
 
 
-def _check_masks(results: Sequence[Record], annotations: Mapping[str, Any], name: str) -> None:
-    sizes = _image_sizes(annotations)
-    for number, mask in enumerate(check_column(results, "segmentation", RLE, name)):
-        result, where = results[number], f"{name}: entry {number}"
-        size = _checked_size(sizes, result, where)
-        if mask.get("size") != size:
-            raise CocoFormatError(
-                f"{where}: the mask's size {format_value(mask.get('size'))} is not that of image "
-                f"{result['image_id']}, {size}"
-            )
-        if not is_mask(mask, size):
-            raise CocoFormatError(f"{where}: the mask's RLE is damaged, or of an image of another size")
-
-
 def _image_sizes(annotations: Mapping[str, Any]) -> dict[int, list[Any]]:
     return {image["id"]: [image.get("height"), image.get("width")] for image in annotations["images"]}
 
 
-def _checked_size(sizes: Mapping[int, list[Any]], entry: Record, where: str) -> list[int]:
-    """Return height and width of an entry's image; an RLE counts pixels in 32 bits."""
-    size = sizes[entry["image_id"]]
-    if any(type(side) is not int or side < 1 for side in size) or size[0] * size[1] >= 1 << 32:
+def _check_mask(entry: Record, sizes: Mapping[int, list[Any]], where: str, forms: str) -> None:
+    size, image = sizes[entry["image_id"]], f"image {entry['image_id']}"
+    if any(type(side) is not int or side < 1 for side in size) or size[0] * size[1] >= 1 << 32:  # RLE counts in 32 bits
         raise CocoFormatError(
-            f"{where}: the height and width of image {entry['image_id']} are {format_value(size)} in the annotation "
-            "file, expected whole numbers"
+            f"{where}: the height and width of {image} are {format_value(size)} in the annotation file, expected whole "
+            "numbers"
         )
-    return size
+    if not is_mask(mask := entry.get("segmentation"), size):
+        raise CocoFormatError(
+            f"{where}: 'segmentation' must be {forms} of the size of {image}, {size}, not {format_value(mask)}"
+        )

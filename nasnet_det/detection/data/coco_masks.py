@@ -15,10 +15,10 @@ def is_mask(mask: Any, size: list[int]) -> bool:
         size: height and width of the image.
     """
     if isinstance(mask, list):
-        polygons = all(isinstance(polygon, list) for polygon in mask)
+        polygons = all(isinstance(polygon, list) and len(polygon) % 2 == 0 for polygon in mask)
         # A first polygon of four numbers is a box to pycocotools.
         return polygons and any(len(polygon) > 4 for polygon in mask[:1]) and all(_near(p, max(size)) for p in mask)
-    if not isinstance(mask, dict) or mask.get("size") != size:
+    if not isinstance(mask, dict) or mask.get("size") != size or not all(type(side) is int for side in mask["size"]):
         return False
     counts = mask.get("counts")
     if isinstance(counts, list):

@@ -1,7 +1,4 @@
-"""Columns of records from a file: all values of one key checked at once, and brought into their plain form.
-
-A column that is right is recognized without a loop in Python; only one that is not is looked through value by value.
-"""
+"""Columns of records from a file: all values of one key checked, and brought into their plain form."""
 
 from __future__ import annotations
 
@@ -31,45 +28,35 @@ class Kind:
 
     Args:
         expected: its description in an error.
-        fits: whether all values of a list are of this kind already.
         read: the plain form of one value; raises ValueError for a value of another kind.
     """
 
     expected: str
-    fits: Callable[[list[Any]], bool]
     read: Callable[[Any], Any]
 
 
 def check_column(records: Sequence[Record], key: str, kind: Kind, where: str, default: Any = _ABSENT) -> list[Any]:
-    """Return the values of ``key``; those in another form of the same value are replaced by their plain form.
+    """Return the values of ``key``, and replace them in the records by their plain form.
 
     Args:
         where: the list's name in errors.
-        default: the value of records that lack the key, not checked; without it the key is required.
+        default: the value of records that lack the key; without it the key is required.
 
     Raises:
         CocoFormatError: naming the first entry that is wrong, its value and what was expected.
     """
-    try:
-        values = [record[key] for record in records]
-        if kind.fits(values):
-            return values
-    except (KeyError, TypeError, IndexError, OverflowError):
-        pass
-    wrong = []
+    values, wrong = [], []
     for number, record in enumerate(records):
         if not isinstance(record, dict):
             raise CocoFormatError(f"{where}: entry {number} is {kind_of(record)}, not an object")
-        if key not in record and default is not _ABSENT:
-            record[key] = default
-            continue
         try:
-            record[key] = kind.read(record[key])
+            record[key] = kind.read(record[key] if default is _ABSENT else record.get(key, default))
+            values.append(record[key])
         except (KeyError, ValueError, TypeError, OverflowError):
             wrong.append(number)
     if wrong:
         raise _refused(records, wrong, key, kind.expected, where)
-    return [record[key] for record in records]
+    return values
 
 
 def entry_name(records: Sequence[Record], number: int) -> str:
@@ -102,10 +89,6 @@ def kind_of(value: Any) -> str:
     return kinds.get(type(value), "a number")
 
 
-def _only(*types: type) -> Callable[[list[Any]], bool]:
-    return lambda values: set(map(type, values)) <= set(types)
-
-
 def _whole(value: Any) -> int:
     """An int, or a float that is one, as tools that keep tables of floats write it."""
     if type(value) not in (int, float) or value != int(value) or abs(value) > _LARGEST:
@@ -132,14 +115,20 @@ def _number(value: Any) -> float:
     return value
 
 
+def _area(value: Any) -> float:
+    if (found := _number(value)) < 0:
+        raise ValueError
+    return found
+
+
 def _text(value: Any) -> str:
     if not isinstance(value, str) or not value:
         raise ValueError
     return value
 
 
-def _box(value: Any) -> list[float]:
-    if not isinstance(value, list) or len(value) != 4:
+def _box(value: Any) -> Sequence[float]:
+    if not isinstance(value, (list, tuple)) or len(value) != 4:
         raise ValueError
     if not all(type(number) is float or (type(number) is int and abs(number) < sys.float_info.max) for number in value):
         raise ValueError
@@ -152,27 +141,11 @@ def _rle(value: Any) -> Record:
     return value
 
 
-def _are_boxes(values: list[Any]) -> bool:
-    try:
-        raw = np.asarray(values)  # without a type asked for, so that texts stay texts
-    except (ValueError, TypeError, OverflowError, RecursionError):
-        return False
-    return not values or (raw.dtype.kind in "iuf" and raw.shape == (len(values), 4))
-
-
-def _are_finite(values: list[Any]) -> bool:
-    return _only(int, float)(values) and bool(np.isfinite(np.asarray(values, dtype=np.float64)).all())
-
-
-def _between(low: float, high: float) -> Callable[[list[Any]], bool]:
-    ints = _only(int)
-    return lambda values: ints(values) and (not values or (min(values) >= low and max(values) <= high))
-
-
-WHOLE = Kind("a whole number below 2^53", _between(-_LARGEST, _LARGEST), _whole)
-SIDE = Kind("a whole number of pixels, at least 1", _between(1, _LARGEST), _side)
-FLAG = Kind("0 or 1", _between(0, 1), _flag)
-NUMBER = Kind("a finite number", _are_finite, _number)
-TEXT = Kind("a text that is not empty", lambda values: _only(str)(values) and all(values), _text)
-BOX = Kind("[x, y, width, height] of four numbers", _are_boxes, _box)
-RLE = Kind("a compressed RLE, {'size', 'counts' as text}", lambda values: False, _rle)
+WHOLE = Kind("a whole number below 2^53", _whole)
+SIDE = Kind("a whole number of pixels, at least 1", _side)
+FLAG = Kind("0 or 1", _flag)
+NUMBER = Kind("a finite number", _number)
+AREA = Kind("a finite number, at least 0", _area)
+TEXT = Kind("a text that is not empty", _text)
+BOX = Kind("[x, y, width, height] of four numbers", _box)
+RLE = Kind("a compressed RLE, {'size', 'counts' as text}", _rle)

@@ -11,7 +11,7 @@ import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -19,17 +19,25 @@ from nasnet_det.detection.data.coco_format import COMPLETE, check_annotations, r
 from nasnet_det.detection.data.columns import CocoFormatError, Record
 from nasnet_det.detection.data.image_paths import IMAGE_SUFFIXES
 from nasnet_det.detection.data.look import EXAMPLES, CocoData, DatasetError, Trouble
-from nasnet_det.safe_io.files import protect
+from nasnet_det.safe_io.files import exists, protect
 from nasnet_det.safe_io.images import ImageError, is_hidden, read_header
-from nasnet_det.safe_io.values import format_names, parse_yaml
+from nasnet_det.safe_io.values import format_names, format_value, parse_yaml
 
 #: What splits are called, in folders, files and keys.
 _SPLITS = {"train": ("train", "training"), "val": ("val", "valid", "validation", "minival")}
 #: Annotations of other tasks beside COCO's instances.
 _OTHER_TASKS = ("captions_", "person_keypoints_", "panoptic_", "stuff_", "image_info_")
 
-#: An image's path, and its boxes as (class name, x, y, width, height, polygons).
-Labelled = tuple[Path, list[tuple[str, list[float], list[list[float]]]]]
+#: An object's class, its box as x, y, width, height, and its polygons.
+Object = tuple[str, list[float], list[list[float]]]
+
+
+class Labelled(NamedTuple):
+    """An image with its objects, and the width and height that it is annotated with, if known."""
+
+    image: Path
+    objects: list[Object]
+    size: tuple[int, int] | None
 
 
 def open_dataset(root: str | Path, val_share: float = 0.2, seed: int = 0) -> tuple[CocoData, CocoData, list[str]]:
@@ -149,7 +157,7 @@ def _coco_file(path: Path, root: Path) -> CocoData:
     name = path.stem.removeprefix("instances_")
     folders = [root / name, root / "images" / name, path.parent / "images", root / "images", path.parent, root]
     some = [image["file_name"].replace("\\", "/") for image in content["images"][:20]]
-    images = max(folders, key=lambda folder: sum((folder / file_name).is_file() for file_name in some))
+    images = max(folders, key=lambda folder: sum(exists(folder / name) for name in some))
     return CocoData(name, content, images, f"annotation file {path}")
 
 
@@ -171,7 +179,7 @@ def _read_yolo(folder: Path, root: Path) -> dict[str, CocoData]:
 
 
 def _yolo_sets(path: Path, settings: dict[str, Any]) -> dict[str, CocoData]:
-    classes, keypoints = _yolo_names(path, settings["names"]), settings.get("kpt_shape") or (0, 0)
+    classes, keypoints = _yolo_names(path, settings), settings.get("kpt_shape") or (0, 0)
     base = path.parent / str(settings.get("path") or "")
     if not base.is_dir():  # of the machine that wrote it
         base = path.parent
@@ -194,7 +202,7 @@ def _yolo_set(
     images: Sequence[Path], classes: Sequence[str], keypoints: Sequence[int], origin: Path, known: set[Path]
 ) -> CocoData:
     """Return a data set of images; ``known`` gets the label files that were looked at for it."""
-    labelled = [(image, _yolo_boxes(image, classes, math.prod(keypoints))) for image in images]
+    labelled = [_yolo_labelled(image, classes, math.prod(keypoints)) for image in images]
     bare = [image for image in images if not _yolo_label(image).is_file()]
     notes = [_note("images have no label file", bare, "They are used as images without objects", len(images))]
     pictures = {image for folder in {image.parent for image in images} for image in _pictures(folder)}
@@ -207,15 +215,23 @@ def _yolo_set(
     return _as_coco(labelled, classes, origin, notes)
 
 
-def _yolo_names(path: Path, names: Any) -> list[str]:
+def _yolo_names(path: Path, settings: dict[str, Any]) -> list[str]:
+    names = settings["names"]
     if isinstance(names, dict):
         if set(names) != set(range(len(names))):
             raise CocoFormatError(
                 f"{path}: the keys of 'names' must be 0 to {len(names) - 1}, not {format_names(names)}"
             )
         names = [names[number] for number in range(len(names))]
-    if not isinstance(names, list) or not names or not all(isinstance(name, (str, int)) for name in names):
-        raise CocoFormatError(f"{path}: 'names' must be a list of class names, or a mapping from numbers to names")
+    if not isinstance(names, list) or not names or not all(type(name) in (str, int) for name in names):
+        raise CocoFormatError(
+            f"{path}: 'names' must be a list of class names, or a mapping from numbers to names, not "
+            f"{format_value(names)} (names such as no and yes need quotes)"
+        )
+    if repeated := {name for name in names if names.count(name) > 1}:
+        raise CocoFormatError(f"{path}: 'names' has {format_names(sorted(map(str, repeated)))} more than once")
+    if settings.get("nc", len(names)) != len(names):
+        raise CocoFormatError(f"{path}: 'nc' is {format_value(settings['nc'])}, but 'names' has {len(names)}")
     return list(map(str, names))
 
 
@@ -233,33 +249,31 @@ def _pictures(folder: Path) -> list[Path]:
     return [path for path in _files(folder, "**/*") if path.suffix.lower() in IMAGE_SUFFIXES]
 
 
-def _yolo_boxes(
-    image: Path, classes: Sequence[str], keypoints: int
-) -> list[tuple[str, list[float], list[list[float]]]]:
-    """Return the boxes of an image's label file; without one it has none. ``keypoints`` numbers may follow a box."""
+def _yolo_labelled(image: Path, classes: Sequence[str], keypoints: int) -> Labelled:
+    """Return an image with the objects of its label file, if any; ``keypoints`` numbers may follow a box."""
     from supervision.dataset.formats.yolo import yolo_annotations_to_detections
 
     labels = _yolo_label(image)
-    if not labels.is_file():
-        return []
     try:
-        lines = _lines(labels)
-        size = np.array(read_header(image).size, dtype=np.float64)
+        size = read_header(image).size
+        lines = _lines(labels) if labels.is_file() else []
         found = yolo_annotations_to_detections(lines, (1, 1), with_masks=False)
     except ImageError:
-        return []  # which the look at the images reports
+        return Labelled(image, [], None)  # which the look at the images reports
     except ValueError as error:
         raise CocoFormatError(f"{labels}: {error}") from error
-    boxes = []
+    objects: list[Object] = []
     numbers: list[int] = [] if found.class_id is None else found.class_id.tolist()
     for line, number in zip(lines, numbers, strict=True):
         if not 0 <= number < len(classes):
             raise CocoFormatError(f"{labels}: class {number} is not one of data.yaml's, 0 to {len(classes) - 1}")
         values = list(map(float, line.split()[1:]))
-        corners, polygons = _outline(values[:4] if len(values) == 4 + keypoints else values, size)
+        corners, polygons = _outline(
+            values[:4] if len(values) == 4 + keypoints else values, np.array(size, dtype=np.float64)
+        )
         low, high = corners.min(axis=0), corners.max(axis=0)
-        boxes.append((classes[number], [*low, *(high - low)], polygons))
-    return boxes
+        objects.append((classes[number], [*low, *(high - low)], polygons))
+    return Labelled(image, objects, size)
 
 
 def _outline(numbers: Sequence[float], size: np.ndarray) -> tuple[np.ndarray, list[list[float]]]:
@@ -294,10 +308,10 @@ def _is_other_text(path: Path) -> bool:
 
 def _read_voc(folder: Path, root: Path) -> dict[str, CocoData]:
     files = _files(folder, "**/*.xml") if root.is_dir() else []
-    labelled = {path: entry for path in files if (entry := _voc_boxes(path)) is not None}
+    labelled = {path: entry for path in files if (entry := _voc_labelled(path)) is not None}
     if not labelled:
         return {}
-    classes = sorted({name for _, boxes in labelled.values() for name, *_ in boxes})
+    classes = sorted({name for entry in labelled.values() for name, *_ in entry.objects})
     lists = {key: _voc_list(folder, names) for key, names in _SPLITS.items()}
     groups: dict[str, list[Path]] = {}
     for path in labelled:
@@ -305,7 +319,7 @@ def _read_voc(folder: Path, root: Path) -> dict[str, CocoData]:
         named = "" if any(lists.values()) else _split_of(path.parent.relative_to(folder).as_posix())
         groups.setdefault(listed or named or "all", []).append(path)
     unused = groups.pop("all", []) if "train" in groups else []
-    used = {image for image, _ in labelled.values()}
+    used = {entry.image for entry in labelled.values()}
     pictures = {image for place in {image.parent for image in used if image.is_file()} for image in _pictures(place)}
     absent = {stem for stems in lists.values() for stem in stems} - {path.stem for path in labelled}
     notes = [
@@ -325,8 +339,8 @@ def _voc_list(folder: Path, names: Sequence[str]) -> set[str]:
     return {line.stem if line.suffix.lower() in IMAGE_SUFFIXES else line.name for line in lines}
 
 
-def _voc_boxes(path: Path) -> Labelled | None:
-    """Return the image, boxes and polygons of a file; None for XML of another kind."""
+def _voc_labelled(path: Path) -> Labelled | None:
+    """Return the image and objects of a file; None for XML of another kind."""
     from defusedxml.ElementTree import parse
     from supervision.dataset.formats.pascal_voc import detections_from_xml_obj
 
@@ -336,6 +350,7 @@ def _voc_boxes(path: Path) -> Labelled | None:
         if element.tag != "annotation":
             return None
         image = _voc_image(path, element.findtext("filename") or "")
+        sides = [int(float(element.findtext(f"size/{name}") or 0)) for name in ("width", "height")]
         polygons = [_voc_polygons(entry) for entry in element.findall("object")]
         found, names = detections_from_xml_obj(element, [], (1, 1))
     except (OSError, SyntaxError, ValueError) as error:
@@ -343,7 +358,8 @@ def _voc_boxes(path: Path) -> Labelled | None:
     corners = found.xyxy.astype(np.float64)
     labels = [names[number] for number in ([] if found.class_id is None else found.class_id.tolist())]
     boxes = np.concatenate([corners[:, :2], corners[:, 2:] - corners[:, :2]], axis=1).tolist()
-    return image, list(zip(labels, boxes, polygons, strict=True))
+    objects = list(zip(labels, boxes, polygons, strict=True))
+    return Labelled(image, objects, (sides[0], sides[1]) if min(sides) > 0 else None)
 
 
 def _voc_polygons(entry: Any) -> list[list[float]]:
@@ -394,13 +410,13 @@ def _as_coco(
     images: list[Record] = []
     annotations: list[Record] = []
     ids = {name: number for number, name in enumerate(classes, start=1)}
-    for number, (path, boxes) in enumerate(labelled, start=1):
+    for number, (path, objects, size) in enumerate(labelled, start=1):
         try:
-            width, height = read_header(path).size
+            width, height = size or read_header(path).size
         except ImageError:  # which the look at the images reports
             width = height = 1
         images.append({"id": number, "file_name": str(path), "width": width, "height": height})
-        for name, box, polygons in boxes:
+        for name, box, polygons in objects:
             entry = {
                 "id": len(annotations) + 1,
                 "image_id": number,

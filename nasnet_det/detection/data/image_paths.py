@@ -9,6 +9,11 @@ from pathlib import Path
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff", ".gif")
 
 
+def is_image(path: Path) -> bool:
+    """Return True for a path that ends like an image's and is not hidden."""
+    return path.suffix.lower() in IMAGE_SUFFIXES and not path.name.startswith(".")
+
+
 def find_images(inputs: Sequence[str]) -> list[Path]:
     """Return the image files that paths, folders (not those below them) and globs name, in order, each once.
 
@@ -19,7 +24,7 @@ def find_images(inputs: Sequence[str]) -> list[Path]:
     for name in inputs:
         path = Path(name).expanduser()
         if path.is_dir():
-            files = sorted(file for file in path.iterdir() if file.suffix.lower() in IMAGE_SUFFIXES)
+            files = sorted(file for file in path.iterdir() if is_image(file))
         elif path.is_file():
             files = [path]
         else:

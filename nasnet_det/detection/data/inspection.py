@@ -13,10 +13,11 @@ from typing import Any
 import numpy as np
 from tqdm import tqdm
 
-from nasnet_det.detection.data.coco_format import boxes_of
+from nasnet_det.detection.data.coco_format import boxes_of, category_labels
 from nasnet_det.detection.data.coco_masks import is_mask, training_mask
 from nasnet_det.detection.data.columns import Record
 from nasnet_det.detection.data.look import EXAMPLES, CocoData, SetLook, Trouble
+from nasnet_det.safe_io.files import exists
 from nasnet_det.safe_io.images import ImageError, ImageHeader, read_header
 
 #: detectron2's BoxMode.XYWH_ABS.
@@ -61,6 +62,7 @@ class _Inspection:
         self.kept = np.ones(len(self.annotations), dtype=bool)
         self.unturned: set[int] = set()
         self.masks: dict[int, Any] = {}
+        self.names = [str(category.get("name", category["id"])) for category in data.categories]
         self.troubles = [replace(note, where=data.name) for note in data.notes]
 
     def run(self, masks: str, keep_empty: bool) -> SetLook:
@@ -73,17 +75,27 @@ class _Inspection:
         counts = self.count(masks)
         if self.training:
             self.check_objects(keep_empty)
-        names = [str(category.get("name", category["id"])) for category in self.data.categories]
-        return SetLook(self.data, names, self.records(), counts, self.troubles)
+        if not counts["images"]:
+            self.troubles.append(Trouble(self.data.name, "no image is listed", 0, 0, [], "", True))
+        elif not counts["boxes"] and "annotations" in self.data.content:
+            done = "" if self.training else "All scores will be undefined"
+            self.troubles.append(Trouble(self.data.name, "no image has an object", 0, 0, [], done, self.training))
+        return SetLook(self.data, self.names, self.records(), counts, self.troubles)
 
     def note(
-        self, what: str, found: Sequence[int] | np.ndarray, name: Callable[[int], str], done: str, **more: Any
+        self, what: str, found: Sequence[int] | np.ndarray, name: Callable[[int], str], done: str, fatal: bool = False
     ) -> None:
         """Add a trouble of the images or annotations of these numbers, if there are any."""
-        if len(found):
-            total = len(self.annotations if "box" in what or "annotation" in what else self.images)
-            examples = [name(int(number)) for number in found[:EXAMPLES]]
-            self.troubles.append(Trouble(self.data.name, what, len(found), total, examples, done, **more))
+        whole = self.annotations if "box" in what or "annotation" in what else self.images
+        self.add(what, [name(int(number)) for number in found[:EXAMPLES]], whole, done, fatal, len(found))
+
+    def add(
+        self, what: str, names: list[str], whole: Sequence[Any], done: str = "", fatal: bool = False, count: int = 0
+    ) -> None:
+        """Add a trouble of ``names`` out of ``whole``, if there are any."""
+        if names:
+            count = count or len(names)
+            self.troubles.append(Trouble(self.data.name, what, count, len(whole), names[:EXAMPLES], done, fatal))
 
     def check_entries(self) -> None:
         """Look for images listed twice and for marks that detectron2 does not know."""
@@ -95,6 +107,23 @@ class _Inspection:
         ignored = [number for number, entry in enumerate(self.annotations) if entry.get("ignore")]
         done = "COCO's format has no such mark: set iscrowd to 1, or remove the annotations"
         self.note("annotations set 'ignore'", ignored, self.box_name, done, fatal=True)
+        negative = [number for number, entry in enumerate(self.annotations) if entry["area"] < 0]
+        done = "It is not used" if self.training else "COCO's scores leave them out: correct or remove 'area'"
+        self.note("annotations have a negative area", negative, self.box_name, done, fatal=not self.training)
+        self.note("boxes repeat another of the same image and class", self.repeated(), self.box_name, "They are used")
+        self.check_classes()
+
+    def repeated(self) -> np.ndarray:
+        """Return the annotations that equal an earlier one in image, class and box."""
+        classes = np.array([entry["category_id"] for entry in self.annotations], dtype=np.float64)
+        keys = np.column_stack([self.rows, classes, self.boxes])
+        return np.setdiff1d(np.arange(len(keys)), np.unique(keys, axis=0, return_index=True)[1])
+
+    def check_classes(self) -> None:
+        """Look for classes whose names are equal, or differ in case and spaces only."""
+        plain = ["".join(name.casefold().split()) for name in self.names]
+        alike = [name for name, own in zip(self.names, plain, strict=True) if plain.count(own) > 1]
+        self.add("classes have the name of another, or differ in case and spaces only", alike, self.names, "Kept apart")
 
     def check_pictures(self) -> None:
         """Compare the images with their files: there, readable, of the annotated size, turned by EXIF or not."""
@@ -223,12 +252,13 @@ class _Inspection:
             self.note("images are without objects", empty, self.image_name, "They are left out")
             self.used[empty] = False
         of_class = {self.annotations[number]["category_id"] for number in np.flatnonzero(self.kept & ~self.crowd)}
-        absent = [category["name"] for category in self.data.categories if category["id"] not in of_class]
-        if absent and of_class:
-            total, what = len(self.data.categories), "classes have no box"
-            self.troubles.append(Trouble(self.data.name, what, len(absent), total, absent[:EXAMPLES], ""))
-        if not objects[self.used].sum():
-            self.troubles.append(Trouble(self.data.name, "no image has an object to learn", 0, 0, [], "", True))
+        absent = [
+            name
+            for category, name in zip(self.data.categories, self.names, strict=True)
+            if category["id"] not in of_class
+        ]
+        if of_class:
+            self.add("classes have no box", absent, self.names)
 
     def count(self, masks: str) -> dict[str, int]:
         """Return the counts of the table: images, boxes, crowds, masks, and the boxes of each class."""
@@ -242,9 +272,9 @@ class _Inspection:
         if masks:
             counts["masks"] = counts["boxes"]
         of_class = Counter(entry["category_id"] for entry, ok in zip(self.annotations, objects, strict=True) if ok)
-        for category in self.data.categories:
-            counts[f"  {category.get('name', category['id'])}"] = of_class[category["id"]]
-        return counts
+        return counts | {
+            f"  {label}": of_class[number] for number, label in sorted(category_labels(self.data.categories).items())
+        }
 
     def records(self) -> list[Record]:
         """Return detectron2's records, in the order of the image ids as detectron2 has them."""
@@ -300,4 +330,4 @@ def _header(path: Path) -> ImageHeader | OSError:
     try:
         return read_header(path)
     except ImageError as error:
-        return error if path.is_file() else FileNotFoundError(str(path))
+        return error if exists(path) else FileNotFoundError(str(path))

@@ -13,6 +13,7 @@ from typing import Any
 
 from nasnet_det.detection.data.coco_format import named
 from nasnet_det.detection.data.columns import Record
+from nasnet_det.safe_io.files import exists
 from nasnet_det.safe_io.values import format_names
 
 #: So many examples of each trouble are kept.
@@ -50,7 +51,8 @@ class Trouble:
         shown = self.examples + [""] * (self.count - len(self.examples))
         examples = f": {named(shown, 3)}" if self.examples else ""
         done = f". {self.done}" if self.done else ""
-        return (f"data set {self.where}: " if self.where else "") + f"{count}{self.what}{examples}{done}"
+        text = (f"data set {self.where}: " if self.where else "") + f"{count}{self.what}{examples}{done}"
+        return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in text)  # names may hold a terminal's commands
 
 
 @dataclass(frozen=True)
@@ -79,7 +81,7 @@ class CocoData:
     def path(self, image: Mapping[str, Any]) -> Path:
         """Return the path of an image; backslashes are separators if that file exists."""
         path = self.folder / image["file_name"]
-        if "\\" in image["file_name"] and not path.exists():
+        if "\\" in image["file_name"] and not exists(path):
             return self.folder / image["file_name"].replace("\\", "/")
         return path
 
@@ -182,7 +184,8 @@ def join(
             what = "images are in the training set, too"
             done = "Scores on them say nothing about other images"
             troubles.append(Trouble(name, what, len(both), len(records), both[:EXAMPLES], done))
-    return Look(known, learned, judged, sets, sorted(troubles, key=lambda trouble: not trouble.fatal))
+    different = {str(trouble): trouble for trouble in troubles}.values()  # one set may be both to train and to test on
+    return Look(known, learned, judged, sets, sorted(different, key=lambda trouble: not trouble.fatal))
 
 
 def matching_records(found: SetLook, classes: Sequence[str], troubles: list[Trouble]) -> list[Record]:

@@ -180,15 +180,12 @@ def read_registered(name: str, num_classes: int | None = None) -> CocoData:
             "the module that DETECTRON2_ENV_MODULE names"
         )
     try:
-        data = _from_file(name) if _is_coco_file(name) else _from_function(name, num_classes)
+        return _from_file(name) if _is_coco_file(name) else _from_function(name, num_classes)
     except CocoFormatError as error:
         hint = ""
         if "does not exist" in str(error) and name in SPLITS:
             hint = ". Run nasnet-det prepare-coco, which says what to download where, or set DETECTRON2_DATASETS"
         raise DatasetError(f"data set {name}: {error}{hint}") from error
-    if not data.content["images"]:
-        raise DatasetError(f"data set {name} has no image")
-    return data
 
 
 def annotations_of(name: str) -> dict[str, Any]:

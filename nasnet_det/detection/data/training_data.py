@@ -22,7 +22,7 @@ from torch.utils.data import DataLoader, Dataset, Sampler
 
 from nasnet_det.detection.config import ConfigError
 from nasnet_det.detection.data.mapper import DetectionMapper, SkippingMapper
-from nasnet_det.detection.data.registered import look_at_config
+from nasnet_det.detection.data.registered import look_at_config, records_of
 from nasnet_det.training.seeds import derive_seed
 
 Entry = tuple[int, int]
@@ -141,9 +141,12 @@ def build_train_loader(
 
 
 def _test_parts(cfg: CfgNode, dataset_name: str) -> dict[str, Any]:
-    look = look_at_config(_with_sets(cfg, TEST=(dataset_name,)), training=False)
+    # One that was looked at before, perhaps with the class names of a checkpoint, is not judged again.
+    records = records_of(dataset_name)
+    if not records:
+        records = look_at_config(_with_sets(cfg, TEST=(dataset_name,)), training=False).test[dataset_name]
     return {
-        "dataset": look.test[dataset_name],
+        "dataset": records,
         "mapper": DetectionMapper(cfg, False),
         "num_workers": cfg.DATALOADER.NUM_WORKERS,
     }

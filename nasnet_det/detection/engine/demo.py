@@ -33,7 +33,7 @@ from nasnet_det.detection.engine.trainer import ShortTrainer
 from nasnet_det.draw.detections import Detection, detections_of, draw, grid, side_by_side
 from nasnet_det.draw.fonts import readable_names
 from nasnet_det.safe_io.files import replacing, write_text
-from nasnet_det.safe_io.images import read_image
+from nasnet_det.safe_io.images import ImageError, read_image
 
 DATASET, CONFIG = "nasnet_demo", "demo"
 #: The scores, in percent, that end the training early: boxes that look right, too.
@@ -201,13 +201,17 @@ def _draw_all(cfg: CfgNode, output: Path, names: Sequence[str]) -> Path:
     predictor, labels, pictures = Predictor(cfg), readable_names(names), []
     for record in DatasetCatalog.get(DATASET):
         path = Path(record["file_name"])
-        image = read_image(path)
+        try:
+            image = read_image(path, record.get("turn", True))
+            found = predictor(image)
+        except ImageError:  # which the evaluation named
+            continue
         truth = []
         for entry in record["annotations"]:
             box = BoxMode.convert(entry["bbox"], entry["bbox_mode"], BoxMode.XYXY_ABS)
             truth.append(Detection(tuple(box), entry["category_id"], labels[entry["category_id"]]))
-        found = draw(image, detections_of(predictor(image), names, threshold=0.5))
-        pictures.append(side_by_side([draw(image, truth), found], ["annotated", "detected"]))
+        both = [draw(image, truth), draw(image, detections_of(found, names, threshold=0.5))]
+        pictures.append(side_by_side(both, ["annotated", "detected"]))
         with replacing(output / "pictures" / f"{path.stem}.jpg") as part:
             pictures[-1].save(part, format="JPEG", quality=92)
     overview = output / "overview.jpg"

@@ -19,7 +19,7 @@ import nasnet_det
 from nasnet_det.detection.config import ConfigError, read_config
 from nasnet_det.detection.convert.checkpoint_files import write_safetensors
 from nasnet_det.detection.data.folders import open_dataset
-from nasnet_det.detection.data.look import CocoData, Look
+from nasnet_det.detection.data.look import CocoData, DatasetError, Look
 from nasnet_det.detection.data.registered import learned_classes, look_at_config, register
 from nasnet_det.detection.engine.artefact import CONFIG, WEIGHTS, finish_folder
 from nasnet_det.detection.engine.hooks import (
@@ -185,6 +185,9 @@ def finetune(options: Options, resume: bool = False, log: Callable[[str], None] 
         raise FinetuneError(f"{options.output} holds no run to resume: leave out --resume")
     train, val, classes = open_dataset(options.data, val_share=options.val_share or 0.2, seed=options.seed)
     val = val if options.val_share else train
+    for data in (train, val):
+        if "annotations" not in data.content:
+            raise DatasetError(f"{data.origin} has no 'annotations': a list of images only is not enough to train with")
     digest = _digest(train, val)
     plan = _plan(options, train, log) if run is None else _plan_of_run(run, digest, options)
     cfg = _config(options, plan, register(train), register(val), len(classes), run is not None)

@@ -135,7 +135,6 @@ def train_or_evaluate(cfg: CfgNode, args: argparse.Namespace) -> Any:
         trainer = DetectorTrainer(cfg)
         trainer.resume_or_load(resume=args.resume)
         return trainer.train()
-    look_at_config(cfg, training=False)
     model = DetectorTrainer.build_model(cfg)
     saved = Checkpointer(model, cfg.OUTPUT_DIR)
     weights = saved.get_checkpoint_file() if args.resume and saved.has_checkpoint() else cfg.MODEL.WEIGHTS

@@ -21,6 +21,7 @@ from nasnet_det.detection.data.registered import categories, num_classes
 from nasnet_det.detection.engine.checkpointer import load_for_inference
 from nasnet_det.detection.modeling.fused import for_inference
 from nasnet_det.detection.modeling.rcnn import build_detector
+from nasnet_det.safe_io.images import ImageError
 
 #: Weights that a run folder may hold, the best first.
 _WEIGHTS = ("model.safetensors", "model_best.pth", "model_final.pth")
@@ -103,7 +104,7 @@ class Predictor:
         """Detect on an RGB image; ``pred_boxes`` are in its own pixels, on the CPU.
 
         Raises:
-            OSError: if the image is so narrow that a side vanishes when it is resized.
+            ImageError: if the image is so narrow that a side vanishes when it is resized.
         """
         pixels = np.asarray(image.convert("RGB"))
         if self.format == "BGR":
@@ -111,7 +112,7 @@ class Predictor:
         try:
             resized = self.resize.get_transform(pixels).apply_image(pixels)
         except ValueError as error:
-            raise OSError(f"{image.width} x {image.height} pixels are too narrow to be resized ({error})") from None
+            raise ImageError(f"{image.width} x {image.height} pixels are too narrow to be resized ({error})") from None
         tensor = torch.as_tensor(np.ascontiguousarray(resized.transpose(2, 0, 1)).astype("float32"))
         record = {"image": tensor, "height": image.height, "width": image.width}
         return self.model([record])[0]["instances"].to("cpu")

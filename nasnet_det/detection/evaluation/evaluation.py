@@ -11,14 +11,13 @@ import importlib.util
 import io
 import logging
 import math
-from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
 import numpy as np
 
-from nasnet_det.detection.data.coco_format import check_true_masks, collection_paused
+from nasnet_det.detection.data.coco_format import category_labels, check_true_masks, collection_paused
 from nasnet_det.detection.data.columns import Record
 
 IouType = Literal["bbox", "segm"]
@@ -174,10 +173,3 @@ def mean_precision(precision: np.ndarray) -> float:
     """Return the mean of the defined precisions; -1 if there are none."""
     known = precision[precision > -1]
     return float(known.mean()) if known.size else -1.0
-
-
-def category_labels(categories: Sequence[Record]) -> dict[int, str]:
-    """Return a label of each category by its id: its name, with the id where several have that name."""
-    names = {category["id"]: str(category.get("name", category["id"])) for category in categories}
-    count = Counter(names.values())
-    return {number: name if count[name] == 1 else f"{name} (id {number})" for number, name in names.items()}

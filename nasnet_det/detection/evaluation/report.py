@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from nasnet_det.detection.data.coco_format import write_json
+from nasnet_det.detection.data.coco_format import category_labels, write_json
 from nasnet_det.detection.data.coco_masks import box_of_mask
 from nasnet_det.detection.data.columns import Record
 from nasnet_det.detection.evaluation.errors import (
@@ -22,7 +22,7 @@ from nasnet_det.detection.evaluation.errors import (
     analyse_errors,
     confusion_matrix,
 )
-from nasnet_det.detection.evaluation.evaluation import METRICS, IouType, Scores, category_labels, mean_precision
+from nasnet_det.detection.evaluation.evaluation import METRICS, IouType, Scores, mean_precision
 from nasnet_det.draw.detections import Detection, draw, side_by_side
 from nasnet_det.draw.evaluation import draw_confusion, draw_costs, draw_precision_recall
 from nasnet_det.draw.page import Page

@@ -303,6 +303,27 @@ def test_bad_labels_name_their_file(tmp_path: Path, pictures: Path, label: str, 
         open_dataset(tmp_path / "data")
 
 
+@pytest.mark.parametrize(
+    "settings", ["names: [no, yes]", "names: [fox, fox]", "names: fox", "names: {1: fox}", "names: [fox, hen]\nnc: 3"]
+)
+def test_class_names_that_would_be_misread_are_refused(tmp_path: Path, pictures: Path, settings: str) -> None:
+    write_yolo(tmp_path / "data", {"train": small("train")}, pictures)
+    (tmp_path / "data" / "data.yaml").write_text(f"train: images/train\n{settings}\n")
+    with pytest.raises(CocoFormatError, match=r"data\.yaml.*n"):
+        read_folder(tmp_path / "data")
+
+
+def test_voc_sizes_are_compared_with_the_pictures(tmp_path: Path, pictures: Path) -> None:
+    root = tmp_path / "data"
+    write_voc(root, {"train": small("train")}, pictures)
+    for name, size in (("train1", (80, 60)), ("train2", (0, 0))):
+        path = root / "Annotations" / f"{name}.xml"
+        text = "<size><width>{}</width><height>{}</height></size>".format(*size)
+        path.write_text(path.read_text().replace("</filename>", f"</filename>{text}"))
+    (trouble,) = look_at(read_folder(root)["train"], training=False).troubles
+    assert trouble.count == 1 and "80 x 60" in str(trouble)
+
+
 def test_bad_xml_names_its_file(tmp_path: Path, pictures: Path) -> None:
     write_voc(tmp_path / "data", {"train": small("train")}, pictures)
     path = tmp_path / "data" / "Annotations" / "train1.xml"

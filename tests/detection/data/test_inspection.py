@@ -192,6 +192,49 @@ def test_images_and_classes_without_objects(folder: Path) -> None:
     has_trouble(look(folder, data | {"annotations": []}), "no image", fatal=True)
 
 
+def test_what_would_be_learnt_or_judged_wrongly_is_told(folder: Path) -> None:
+    data = content([2, 3, 10, 10], [2, 3, 10, 10])
+    data["annotations"][1]["image_id"] = 1
+    data["annotations"][1]["area"] = -100
+    data["categories"] += [{"id": 8, "name": "Hen "}, {"id": 9, "name": "\x1b[31mfox"}]
+    found = look(folder, data)
+    has_trouble(found, "1 of 2 boxes repeat", "1.jpg")
+    has_trouble(found, "2 of 3", "Hen")
+    assert all("\x1b" not in str(trouble) for trouble in found.troubles)
+    has_trouble(found, "1 of 2", "area")
+    has_trouble(look(folder, data, training=False), "1 of 2", "area", fatal=True)
+
+
+def test_sets_without_images_or_objects(folder: Path) -> None:
+    for training in (True, False):
+        has_trouble(look(folder, content() | {"images": [], "annotations": []}, training), "no image", fatal=True)
+        has_trouble(look(folder, content() | {"annotations": []}, training), "no image has an object", fatal=training)
+    data = content()
+    del data["annotations"]
+    assert not look(folder, data, training=False).troubles
+
+
+def test_classes_of_one_name_are_counted_apart(folder: Path) -> None:
+    data = content()
+    data["categories"].append({"id": 8, "name": "hen"})
+    data["annotations"][0]["category_id"] = 8
+    counts = look(folder, data).counts
+    assert (counts["  hen (id 7)"], counts["  hen (id 8)"]) == (3, 1)
+
+
+@pytest.mark.parametrize("name", ["a" * 5000, "2.jpg\0", "~/2.jpg", "2.JPG", "2.jpg ", "http://host/2.jpg"])
+def test_names_that_are_no_file_are_named(folder: Path, name: str) -> None:
+    data = content()
+    data["images"][1]["file_name"] = name
+    has_trouble(look(folder, data), "1 of 4", name[:1], fatal=True)
+
+
+def test_a_folder_named_like_an_image_is_no_image(folder: Path) -> None:
+    (folder / "2.jpg").unlink()
+    (folder / "2.jpg").mkdir()
+    has_trouble(look(folder, content()), "1 of 4", "2.jpg", "cannot be read")
+
+
 POLYGON = [[1, 1, 9, 1, 9, 9]]
 RUNS = {"size": [30, 40], "counts": [31, 9, 1160]}
 

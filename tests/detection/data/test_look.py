@@ -9,7 +9,7 @@ import pytest
 
 from nasnet_det.detection.data.coco_format import COMPLETE, read_annotations
 from nasnet_det.detection.data.inspection import look_at
-from nasnet_det.detection.data.look import CocoData, DatasetError, Look, SetLook, join, match_categories
+from nasnet_det.detection.data.look import CocoData, DatasetError, Look, SetLook, Trouble, join, match_categories
 
 
 def made(name: str, classes: list[str], ids: list[int] | None = None) -> SetLook:
@@ -53,6 +53,14 @@ def test_the_models_own_names_count_most() -> None:
     look = join([], [made("val", ["hen", "fox"])], num_classes=3, classes=["cow", "fox", "hen"])
     look.refuse_fatal()
     assert names(look, look.test["val"]) == ["hen", "fox"]
+
+
+def test_a_trouble_of_a_set_for_both_uses_is_told_once() -> None:
+    trouble = Trouble("both", "odd", 1, 2, ["a"], "Left out")
+    sets = [made("both", ["hen"]), made("both", ["hen"])]
+    for found in sets:
+        found.troubles.append(trouble)
+    assert join(sets[:1], sets[1:]).troubles == [trouble]
 
 
 def test_images_of_both_sets_are_counted() -> None:

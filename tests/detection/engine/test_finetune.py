@@ -17,7 +17,10 @@ pytest.importorskip("detectron2")
 from nasnet_det.cli.evaluate import main as evaluate
 from nasnet_det.cli.finetune import main
 from nasnet_det.cli.predict import main as predict
+from nasnet_det.detection.data.look import DatasetError
+from nasnet_det.detection.engine.artefact import draw_samples
 from nasnet_det.detection.engine.finetune import FinetuneError, FinetuneTrainer, Options, finetune
+from nasnet_det.detection.engine.predictor import Predictor, load_config
 
 SMALL = {
     "MODEL.NASNET.NUM_FILTERS": 8,
@@ -87,6 +90,22 @@ def test_a_folder_becomes_a_folder_that_can_be_moved(
     scores = json.loads((moved / "scores.json").read_text())
     assert 100 * json.loads((tmp_path / "s.json").read_text())["bbox"]["AP"] == pytest.approx(scores["AP"], abs=1e-6)
 
+    # Data with some of the classes under other ids, and a picture that the resize cannot take.
+    content = json.loads((data / "annotations.json").read_text())
+    content["annotations"] = [{**entry, "category_id": 1} for entry in content["annotations"] if entry["id"] % 2]
+    content["categories"] = [{"id": 1, "name": "bright"}]
+    content["images"].append({"id": 7, "file_name": "line.png", "width": 1, "height": 5000})
+    Image.new("RGB", (1, 5000)).save(data / "images" / "line.png")
+    (data / "annotations.json").write_text(json.dumps({**content, "annotations": []}))
+    (data / "val.json").write_text(json.dumps(content))
+    assert evaluate([str(moved), str(data), "--output", str(tmp_path / "some")]) == 0
+    results = json.loads((tmp_path / "some" / "coco_instances_results.json").read_text())
+    assert {result["category_id"] for result in results} <= {1}
+    draw_samples(
+        Predictor(load_config(moved)), tmp_path / "drawn", [data / "images" / f"{name}.png" for name in ("line", 1)]
+    )
+    assert [path.name for path in (tmp_path / "drawn").iterdir()] == ["2-1.jpg"]
+
 
 class Killed(BaseException):
     """Stands for the death of a process."""
@@ -124,11 +143,16 @@ def test_what_cannot_be_started_or_resumed_changes_nothing(data: Path, tmp_path:
     assert main([str(data), "--output", str(data)]) == 2
     assert sorted(path.name for path in data.iterdir()) == ["annotations.json", "images"]
 
+    content = json.loads((data / "annotations.json").read_text())
+    (data / "val.json").write_text(json.dumps({key: content[key] for key in ("images", "categories")}))
+    with pytest.raises(DatasetError, match=r"val\.json.*'annotations'"):
+        finetune(options(data, tmp_path / "new"))
+    (data / "val.json").unlink()
+
     output = tmp_path / "run"
     finetune(options(data, output, settings={**SMALL, "SOLVER.MAX_ITER": 1, "TEST.EVAL_PERIOD": 1}))
     with pytest.raises(FinetuneError, match="--resume"):
         finetune(options(data, output))
-    content = json.loads((data / "annotations.json").read_text())
     content["annotations"][0]["bbox"][0] += 1
     (data / "annotations.json").write_text(json.dumps(content))
     with pytest.raises(FinetuneError, match=str(output)):
