@@ -304,10 +304,11 @@ def _from_function(name: str, num_classes: int | None) -> CocoData:
         if not isinstance(record, dict):
             raise CocoFormatError(f"record {number} is {format_value(record)}, not a dictionary of detectron2's form")
         image = {key: record[key] for key in ("width", "height") if key in record}
-        image["file_name"] = os.fspath(record.get("file_name", ""))
+        name_given = record.get("file_name", "")
+        image["file_name"] = os.fspath(name_given) if isinstance(name_given, os.PathLike) else name_given
         images.append({"id": number + 1, **image, "image_id": record.get("image_id")})
         where = f"record {number} ({image['file_name']})"
-        for entry in record.get("annotations", ()):
+        for entry in record.get("annotations") or ():
             annotations.append(_annotation(entry, len(annotations) + 1, number + 1, classes, where))
     _use_own_ids(images, annotations)
     content = {"images": images, "annotations": annotations, "categories": classes}

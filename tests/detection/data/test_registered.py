@@ -209,6 +209,8 @@ def test_functions_that_fail_or_give_no_names(by_function: Function) -> None:
     assert look_at_names([by_function(entry(), classes=None)], num_classes=2).classes == ["0", "1"]
     with pytest.raises(DatasetError, match="width"):
         look_at_names([by_function(entry(), name="narrow", width=None)])
+    with pytest.raises(DatasetError, match="file_name"):
+        look_at_names([by_function(entry(), name="number", file_name=5)])
     DatasetCatalog.register("broken", lambda: 1 / 0)
     try:
         with pytest.raises(DatasetError, match=r"broken.*ZeroDivisionError"):

@@ -1,0 +1,104 @@
+"""Shared by the readers of YOLO's and Pascal VOC's form: files of a folder, labelled images as COCO's content."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+from nasnet_det.detection.data.coco_format import COMPLETE, check_annotations
+from nasnet_det.detection.data.columns import CocoFormatError, Record
+from nasnet_det.detection.data.image_paths import IMAGE_SUFFIXES
+from nasnet_det.detection.data.look import EXAMPLES, CocoData, Trouble
+from nasnet_det.safe_io.files import protect
+from nasnet_det.safe_io.images import ImageError, is_hidden, read_header
+
+#: What splits are called, in folders, files and keys.
+SPLITS = {"train": ("train", "training"), "val": ("val", "valid", "validation", "minival")}
+#: An object's class, its box as x, y, width, height, and its polygons.
+Object = tuple[str, list[float], list[list[float]]]
+
+
+class Labelled(NamedTuple):
+    """An image with its objects, and the width and height that it is annotated with, if known."""
+
+    image: Path
+    objects: list[Object]
+    size: tuple[int, int] | None
+
+
+def split_of(name: str) -> str:
+    """Return ``train`` or ``val`` for a name such as ``instances_train2017``; an empty text for others."""
+    words = "".join(c if c.isalpha() else " " for c in name.lower()).split()
+    return next((key for key, names in SPLITS.items() if set(words) & set(names)), "")
+
+
+def find_files(folder: Path, *patterns: str) -> list[Path]:
+    """Return the files below a folder that match glob patterns, sorted; hidden ones are left out."""
+    return sorted(path for pattern in patterns for path in folder.glob(pattern) if not is_hidden(path, folder))
+
+
+def find_pictures(folder: Path) -> list[Path]:
+    """Return the images below a folder."""
+    return [path for path in find_files(folder, "**/*") if path.suffix.lower() in IMAGE_SUFFIXES]
+
+
+def note(what: str, paths: Iterable[Path | str], done: str, total: int = 0) -> Trouble:
+    """Return a trouble of these files; its data set is named later."""
+    names = sorted(map(str, paths))
+    return Trouble("", what, len(names), total, names[:EXAMPLES], done)
+
+
+def read_text(path: Path) -> str:
+    """Return the text of a file of the data.
+
+    Raises:
+        CocoFormatError: if it cannot be read.
+    """
+    protect([path])
+    try:
+        return path.read_text(encoding="utf-8-sig")
+    except (OSError, ValueError) as error:
+        raise CocoFormatError(f"{path} cannot be read: {error}") from error
+
+
+def read_lines(path: Path) -> list[str]:
+    """Return the lines of a file of the data that are not blank, without spaces around them."""
+    return [line.strip() for line in read_text(path).splitlines() if line.strip()]
+
+
+def as_coco(
+    labelled: Iterable[Labelled], classes: Sequence[str], origin: Path, notes: Iterable[Trouble] = ()
+) -> CocoData:
+    """Return labelled images as a data set; their paths are kept whole, so its folder is empty.
+
+    Args:
+        labelled: the images.
+        classes: the classes by ascending id.
+        origin: the file or folder that they were read from.
+        notes: troubles, of which those without a file are left out.
+    """
+    images: list[Record] = []
+    annotations: list[Record] = []
+    ids = {name: number for number, name in enumerate(classes, start=1)}
+    for number, (path, objects, size) in enumerate(labelled, start=1):
+        try:
+            width, height = size or read_header(path).size
+        except ImageError:  # which the look at the images reports
+            width = height = 1
+        images.append({"id": number, "file_name": str(path), "width": width, "height": height})
+        for name, box, polygons in objects:
+            entry = {
+                "id": len(annotations) + 1,
+                "image_id": number,
+                "category_id": ids[name],
+                "bbox": list(map(float, box)),
+            }
+            annotations.append(entry | ({"segmentation": polygons} if polygons else {}))
+    content = {
+        "images": images,
+        "annotations": annotations,
+        "categories": [{"id": ids[name], "name": name} for name in classes],
+    }
+    check_annotations(content, str(origin), required=COMPLETE, sound=False)
+    return CocoData("", content, Path(), str(origin), tuple(note for note in notes if note.count))

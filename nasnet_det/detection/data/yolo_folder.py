@@ -1,0 +1,168 @@
+"""Data sets in YOLO's form: ``data.yaml``, a label file for each image."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from nasnet_det.detection.data.columns import CocoFormatError
+from nasnet_det.detection.data.labelled import (
+    SPLITS,
+    Labelled,
+    Object,
+    as_coco,
+    find_files,
+    find_pictures,
+    note,
+    read_lines,
+    read_text,
+)
+from nasnet_det.detection.data.look import CocoData
+from nasnet_det.safe_io.images import ImageError, read_header
+from nasnet_det.safe_io.values import format_names, format_value, parse_yaml
+
+
+def read_yolo(folder: Path, root: Path) -> dict[str, CocoData]:
+    """Return the sets of a folder in YOLO's form; none if it is in another.
+
+    Args:
+        folder: the folder.
+        root: the same, or the file in it that describes the data.
+
+    Raises:
+        CocoFormatError: naming the file that is wrong.
+    """
+    files = [root] if root.is_file() else find_files(folder, "data.yaml", "*.yaml", "*.yml")
+    for path in files:
+        try:
+            settings = parse_yaml(read_text(path))
+        except ValueError as error:
+            if path.name == "data.yaml":
+                raise CocoFormatError(f"{path} is not YAML: {error}") from None
+            continue
+        if isinstance(settings, dict) and "names" in settings:
+            return _sets(path, settings)
+    return {}
+
+
+def _sets(path: Path, settings: dict[str, Any]) -> dict[str, CocoData]:
+    classes, keypoints = _class_names(path, settings), settings.get("kpt_shape") or (0, 0)
+    base = path.parent / str(settings.get("path") or "")
+    if not base.is_dir():  # of the machine that wrote it
+        base = path.parent
+    found: dict[str, list[Path]] = {}
+    for key, names in SPLITS.items():
+        given: Any = next((settings[name] for name in names if settings.get(name)), [])
+        for entry in given if isinstance(given, list) else [given]:
+            found.setdefault(key, []).extend(_images_of(base, str(entry), path))
+    if not found:
+        found["all"] = find_pictures(base / "images" if (base / "images").is_dir() else base)
+    if not any(found.values()):
+        raise CocoFormatError(f"{path} names no folder with images")
+    known: set[Path] = set()
+    return {key: _set(list(dict.fromkeys(images)), classes, keypoints, path, known) for key, images in found.items()}
+
+
+def _set(
+    images: Sequence[Path], classes: Sequence[str], keypoints: Sequence[int], origin: Path, known: set[Path]
+) -> CocoData:
+    """Return a data set of images; ``known`` gets the label files that were looked at for it."""
+    labelled = [_labelled(image, classes, math.prod(keypoints)) for image in images]
+    bare = [image for image in images if not _label_file(image).is_file()]
+    notes = [note("images have no label file", bare, "They are used as images without objects", len(images))]
+    pictures = {image for folder in {image.parent for image in images} for image in find_pictures(folder)}
+    labels = {
+        file for folder in {_label_file(image).parent for image in pictures} for file in find_files(folder, "**/*.txt")
+    }
+    lone = labels - known - {_label_file(image) for image in pictures}
+    known |= labels
+    notes.append(note("label files have no image", [path for path in lone if not _is_other_text(path)], "Unused"))
+    return as_coco(labelled, classes, origin, notes)
+
+
+def _class_names(path: Path, settings: dict[str, Any]) -> list[str]:
+    names = settings["names"]
+    if isinstance(names, dict):
+        if set(names) != set(range(len(names))):
+            raise CocoFormatError(
+                f"{path}: the keys of 'names' must be 0 to {len(names) - 1}, not {format_names(names)}"
+            )
+        names = [names[number] for number in range(len(names))]
+    if not isinstance(names, list) or not names or not all(type(name) in (str, int) for name in names):
+        raise CocoFormatError(
+            f"{path}: 'names' must be a list of class names, or a mapping from numbers to names, not "
+            f"{format_value(names)} (names such as no and yes need quotes)"
+        )
+    if repeated := {name for name in names if names.count(name) > 1}:
+        raise CocoFormatError(f"{path}: 'names' has {format_names(sorted(map(str, repeated)))} more than once")
+    if settings.get("nc", len(names)) != len(names):
+        raise CocoFormatError(f"{path}: 'nc' is {format_value(settings['nc'])}, but 'names' has {len(names)}")
+    return list(map(str, names))
+
+
+def _images_of(base: Path, entry: str, path: Path) -> list[Path]:
+    """Return the images of an entry of ``data.yaml``: a folder, or a list of files; Roboflow's begin with ``../``."""
+    place = next((p for p in (base / entry, base / entry.lstrip("./"), path.parent / entry) if p.exists()), None)
+    if place is None:
+        raise CocoFormatError(f"{path} names {entry}, which is not in {base}")
+    if place.is_dir():
+        return find_pictures(place)
+    return [place.parent / line for line in read_lines(place)]
+
+
+def _labelled(image: Path, classes: Sequence[str], keypoints: int) -> Labelled:
+    """Return an image with the objects of its label file, if any; ``keypoints`` numbers may follow a box."""
+    from supervision.dataset.formats.yolo import yolo_annotations_to_detections
+
+    labels = _label_file(image)
+    try:
+        size = read_header(image).size
+        lines = read_lines(labels) if labels.is_file() else []
+        found = yolo_annotations_to_detections(lines, (1, 1), with_masks=False)
+    except ImageError:
+        return Labelled(image, [], None)  # which the look at the images reports
+    except ValueError as error:
+        raise CocoFormatError(f"{labels}: {error}") from error
+    objects: list[Object] = []
+    numbers: list[int] = [] if found.class_id is None else found.class_id.tolist()
+    for line, number in zip(lines, numbers, strict=True):
+        if not 0 <= number < len(classes):
+            raise CocoFormatError(f"{labels}: class {number} is not one of data.yaml's, 0 to {len(classes) - 1}")
+        values = list(map(float, line.split()[1:]))
+        corners, polygons = _outline(
+            values[:4] if len(values) == 4 + keypoints else values, np.array(size, dtype=np.float64)
+        )
+        low, high = corners.min(axis=0), corners.max(axis=0)
+        objects.append((classes[number], [*low, *(high - low)], polygons))
+    return Labelled(image, objects, size)
+
+
+def _outline(numbers: Sequence[float], size: np.ndarray) -> tuple[np.ndarray, list[list[float]]]:
+    """Return corners ``(N, 2)`` and polygons, in pixels, of the numbers of a line: box or polygon, perhaps a score."""
+    if len(numbers) < 6:
+        centre, extent = np.array(numbers[:2]), np.array(numbers[2:4])
+        return np.stack([centre - extent / 2, centre + extent / 2]) * size, []
+    polygon = np.array(numbers[: len(numbers) // 2 * 2]).reshape(-1, 2) * size
+    return polygon, [polygon.ravel().tolist()]
+
+
+def _label_file(image: Path) -> Path:
+    """Return the label file of an image: beside it, or in ``labels`` where its path has ``images``."""
+    parts = list(image.with_suffix(".txt").parts)
+    number = max((number for number, part in enumerate(parts[:-1]) if part == "images"), default=None)
+    if number is not None:
+        parts[number] = "labels"
+    return Path(*parts)
+
+
+def _is_other_text(path: Path) -> bool:
+    """Return True for a text file that is known not to be of one image: class names, notes, lists of a split."""
+    name = path.stem.lower()
+    return name.startswith(("classes", "readme", "notes")) or name in (
+        "test",
+        *(n for v in SPLITS.values() for n in v),
+    )
