@@ -1,12 +1,14 @@
 """Score a detector or a file of COCO results, report the errors, or pack results for COCO's server.
 
 nasnet-det evaluate my_run/ my_data/ --report output/report
+nasnet-det evaluate detector.onnx my_data/ --runtime openvino
 nasnet-det evaluate --annotations instances_val2017.json --results coco_instances_results.json --json scores.json
 nasnet-det evaluate --annotations val.json --results results.json --report output/report --images my_data/val
 nasnet-det evaluate --annotations image_info_test-dev2017.json --results results.json --submission NASNet-A
 
-The first runs the detector (a run folder, a checkpoint that holds its config, or a config with --weights) on the
-validation images of a folder in COCO's, YOLO's or Pascal VOC's form, and keeps its results in the output folder.
+The first runs the detector (a run folder, a checkpoint that holds its config, a package, for which detectron2 need not
+be installed, or a config with --weights) on the validation images of a folder in COCO's, YOLO's or Pascal VOC's form,
+and keeps its results in the output folder.
 --report writes a folder with an HTML page: AP by category, precision-recall curves, confusions, the kinds of errors and
 their cost in AP (TIDE), and, with --images, the worst pictures.
 """
@@ -20,7 +22,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from nasnet_det.cli.errors import command, needs
+from nasnet_det.cli.detectors import RUNTIMES, load_detector
+from nasnet_det.cli.errors import command
 from nasnet_det.cli.options import add_output, new_parser
 from nasnet_det.safe_io.files import protecting
 
@@ -34,9 +37,12 @@ Record = dict[str, Any]
 def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     """Parse the command line."""
     parser = new_parser(__doc__)
-    parser.add_argument("detector", nargs="?", metavar="DETECTOR", help="a run folder, a checkpoint or a config")
+    parser.add_argument(
+        "detector", nargs="?", metavar="DETECTOR", help="a run folder, a checkpoint, a package or a config"
+    )
     parser.add_argument("data", nargs="?", type=Path, metavar="DATA", help="the folder of data for the detector")
     parser.add_argument("--weights", default="", metavar="FILE", help="the checkpoint of a config")
+    parser.add_argument("--runtime", choices=RUNTIMES, help="of a package (default: its own)")
     parser.add_argument("--annotations", type=Path, metavar="FILE", help="COCO annotations")
     parser.add_argument("--results", type=Path, metavar="FILE", help="COCO results")
     parser.add_argument("--iou-types", nargs="+", choices=("bbox", "segm"), default=["bbox"], help="boxes, masks")
@@ -113,12 +119,12 @@ def read_data(args: argparse.Namespace) -> CocoData:
 
 def detect(args: argparse.Namespace) -> CocoData:
     """Run the detector; return the data that it ran on, and name its results file in ``args.results``."""
-    with needs():
-        from nasnet_det.detection.engine.quiet import quiet
-        from nasnet_det.detection.engine.scoring import detect_on_folder
+    from nasnet_det.detection.engine.quiet import quiet
+    from nasnet_det.detection.engine.scoring import detect_on_folder
 
     quiet()
-    data, args.results = detect_on_folder(args.detector, args.data, args.output, args.weights)
+    detector = load_detector(args.detector, args.weights, runtime=args.runtime)
+    data, args.results = detect_on_folder(detector, args.data, args.output)
     print(f"results: {args.results}")
     return data
 
@@ -142,7 +148,7 @@ def report(
     if args.images or args.detector:
         found = look_at(data, training=False)
         records = found.records
-        for trouble in found.troubles:
+        for trouble in found.troubles if args.images else ():  # else they were told before
             print(f"note: {trouble}", file=sys.stderr)
     for iou_type, numbers in scores.items():
         folder = args.report if len(scores) == 1 else args.report / iou_type

@@ -21,8 +21,8 @@ import argparse
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
+from nasnet_det.cli.detectors import RUNTIMES, load_detector
 from nasnet_det.cli.errors import command, needs
 from nasnet_det.cli.options import add_output, add_settings, new_parser, settings_as_pairs
 from nasnet_det.safe_io.files import protecting
@@ -41,7 +41,7 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--titles", nargs=2, metavar="TITLE", help="headings of the two")
     add_output(parser, "the folder of pictures and results (default: output/predictions)", Path("output/predictions"))
     parser.add_argument("--annotations", type=Path, metavar="FILE", help="take ids and names from COCO annotations")
-    parser.add_argument("--runtime", choices=["onnxruntime", "openvino"], help="of a package (default: its own)")
+    parser.add_argument("--runtime", choices=RUNTIMES, help="of a package (default: its own)")
     parser.add_argument("--threshold", type=float, default=0.5, help="least score shown (the results keep all)")
     add_settings(parser, "changes of the config: MODEL.ROI_HEADS.SCORE_THRESH_TEST=0.1")
     parser.add_argument("--opts", nargs="+", default=[], metavar="KEY VALUE", help="the same in detectron2's form")
@@ -70,11 +70,11 @@ def predict(args: argparse.Namespace) -> int:
         from nasnet_det.detection.engine.prediction import RESULTS, predict_images
 
     paths = find_images(args.input)
-    detectors = [load_detector(args, args.config_file, args.weights)]
+    detectors = [load_detector(args.config_file, args.weights, args.opts, args.runtime)]
     titles = args.titles or [Path(args.weights or args.config_file).stem]
     if args.compare_weights or args.compare_config_file:
         config = args.compare_config_file or args.config_file
-        detectors.append(load_detector(args, config, args.compare_weights))
+        detectors.append(load_detector(config, args.compare_weights, args.opts, args.runtime))
         titles = args.titles or [*titles, Path(args.compare_weights or config).stem]
     found = predict_images(detectors, paths, args.output, args.annotations, args.threshold, titles)
     if found.skipped:
@@ -84,21 +84,6 @@ def predict(args: argparse.Namespace) -> int:
         print(f"{len(results)} detections on {found.used} images: {args.output / name}")
     print(f"pictures: {args.output}")
     return 0
-
-
-def load_detector(args: argparse.Namespace, name: str, weights: str) -> Any:
-    """Load a package, for which detectron2 need not be installed, or build the detector of a config."""
-    if Path(name).suffix == ".onnx":
-        if weights or args.opts:
-            raise ValueError(f"{name} is a package with its own weights and settings: leave --weights and --opts out")
-        from nasnet_det.export.runner import PackagedDetector
-
-        return PackagedDetector(name, args.runtime)
-    if args.runtime:
-        raise ValueError(f"--runtime is for packages (.onnx), and {name} is none: make one with nasnet-det package")
-    with needs():
-        from nasnet_det.detection.engine.predictor import Predictor, load_config
-    return Predictor(load_config(name, args.opts, weights))
 
 
 if __name__ == "__main__":

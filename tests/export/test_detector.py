@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import subprocess
 import sys
 from collections.abc import Callable, Sequence
@@ -134,14 +135,31 @@ def test_a_package_predicts_where_detectron2_is_not_installed(packaged: tuple[An
     pictures.mkdir()
     noise = torch.randint(0, 256, (70, 90, 3), dtype=torch.uint8, generator=torch.Generator().manual_seed(0)).numpy()
     Image.fromarray(noise).save(pictures / "noise.png")
+    size, categories = {"width": 90, "height": 70}, [{"id": 5, "name": "thing 2"}, {"id": 3, "name": "thing 0"}]
+    entry = {"id": 1, "image_id": 4, "category_id": 5, "bbox": [1, 2, 30, 40]}
+    val = {"images": [{"id": 4, "file_name": "noise.png", **size}], "categories": categories, "annotations": [entry]}
+    (pictures / "val.json").write_text(json.dumps(val))
+    (pictures / "train.json").write_text(json.dumps(val))
     program = (
         "import sys; sys.modules.update(dict.fromkeys(('detectron2', 'fvcore', 'pycocotools', 'iopath')))\n"
-        "from nasnet_det.cli.main import main; sys.exit(main(sys.argv[1:]))"
+        "from nasnet_det.cli.main import main\n"
+        "sys.exit(sum(main([verb, *sys.argv[1:]]) for verb in ('predict', 'evaluate')))"
     )
-    command = [sys.executable, "-c", program, "predict", str(packaged[1]), str(pictures), "--output", str(tmp_path)]
+    command = [sys.executable, "-c", program, str(packaged[1]), str(pictures), "--output", str(tmp_path)]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
-    assert (tmp_path / "noise.jpg").is_file() and '"category_id": 7' in (tmp_path / "results.json").read_text()
+    assert (tmp_path / "noise.jpg").is_file()
+    predicted = json.loads((tmp_path / "results.json").read_text())
+    evaluated = json.loads((tmp_path / "coco_instances_results.json").read_text())
+    assert {result["category_id"] for result in predicted} == {7, 8, 9}
+    # The data have other ids, and not every class.
+    ids = {7: 3, 9: 5}
+    known = [
+        {**found, "image_id": 4, "category_id": ids[found["category_id"]]}
+        for found in predicted
+        if found["category_id"] in ids
+    ]
+    assert evaluated == known and "1 images" in done.stdout
 
 
 def test_packaged_detections_are_in_the_pixels_of_the_picture(packaged: tuple[Any, Path]) -> None:

@@ -1,27 +1,31 @@
-"""A detector on a folder of data: its results on the validation images, to be scored."""
+"""A detector on a folder of data: its results on the validation images, to be scored. detectron2 is not needed."""
 
 from __future__ import annotations
 
+import logging
 from pathlib import Path
-from typing import Any
 
+from tqdm import tqdm
+
+from nasnet_det.detection.data.coco_format import check_results, write_json
+from nasnet_det.detection.data.columns import Record
 from nasnet_det.detection.data.folders import open_dataset
-from nasnet_det.detection.data.look import CocoData
-from nasnet_det.detection.data.registered import look_at_config, register
-from nasnet_det.detection.engine.predictor import Predictor, load_config
-from nasnet_det.detection.engine.trainer import DetectorTrainer
-from nasnet_det.detection.evaluation.evaluator import CocoEvaluator
+from nasnet_det.detection.data.inspection import look_at
+from nasnet_det.detection.data.look import CocoData, join, match_categories
+from nasnet_det.detection.engine.prediction import Detector, coco_results
+from nasnet_det.safe_io.images import ImageError, read_image
+
+logger = logging.getLogger(__name__)
 
 
-def detect_on_folder(detector: str, root: Path, output: Path, weights: str = "") -> tuple[CocoData, Path]:
+def detect_on_folder(detector: Detector, root: Path, output: Path) -> tuple[CocoData, Path]:
     """Run a detector on the validation images of a folder.
 
     Args:
-        detector: a run folder, a checkpoint that holds its config, or a config.
+        detector: a detector in evaluation mode, or a package.
         root: a folder in COCO's, YOLO's or Pascal VOC's form; where it has no split, the images are those that
             ``nasnet-det finetune`` keeps for validation.
         output: the folder of the results.
-        weights: the checkpoint of a config.
 
     Returns:
         the validation data, and the file of COCO results.
@@ -29,15 +33,34 @@ def detect_on_folder(detector: str, root: Path, output: Path, weights: str = "")
     Raises:
         DatasetError: for data that cannot be used, or of other classes than the detector's.
     """
-    cfg = load_config(detector, weights=weights)
-    predictor = Predictor(cfg)
     _, val, names = open_dataset(root)
-    classes = [str(category["name"]) for category in predictor.categories] or names
-    cfg.DATASETS.TRAIN, cfg.DATASETS.TEST = (), (register(val),)
-    cfg.DATALOADER.NUM_WORKERS = 0 if cfg.MODEL.DEVICE == "cpu" else cfg.DATALOADER.NUM_WORKERS
-    look_at_config(cfg, classes, training=False)
-    iou_types: Any = ("bbox", "segm") if cfg.MODEL.MASK_ON else ("bbox",)
-    evaluator = CocoEvaluator(cfg.DATASETS.TEST[0], output, iou_types=iou_types, classes=classes)
-    cfg.MODEL.NASNET.FUSED = False  # the predictor's model is in fused form already where that was asked
-    DetectorTrainer.test(cfg, predictor.model, [evaluator])
-    return val, output / "coco_instances_results.json"
+    classes = [str(category["name"]) for category in detector.categories] or names
+    found = look_at(val, training=False)
+    look = join([], [found], detector.num_classes, classes)
+    look.refuse_fatal()
+    for trouble in look.troubles:
+        logger.warning(str(trouble))
+    ids = match_categories(classes, val.categories, f"data set {val.name}")
+    results = [
+        result for record in tqdm(found.records, unit="image", disable=None) for result in _detect(detector, record)
+    ]
+    kept = [
+        {**result, "category_id": number} for result in results if (number := ids[result["category_id"]]) is not None
+    ]
+    check_results(kept, val.content, f"detections on {val.name}")
+    file = output / "coco_instances_results.json"
+    write_json(file, kept)
+    return val, file
+
+
+def _detect(detector: Detector, record: Record) -> list[Record]:
+    """Return the detections on an image by number of class; none on one that cannot be used."""
+    try:
+        image = read_image(record["file_name"], record.get("turn", True))
+        if image.size == (record["width"], record["height"]):
+            return coco_results(detector(image), record["image_id"])
+        reason = f"{record['file_name']} is {image.width} x {image.height}, but annotated otherwise"
+    except ImageError as error:
+        reason = str(error)
+    logger.warning(f"{reason}; it counts as without detections")
+    return []

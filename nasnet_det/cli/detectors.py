@@ -1,0 +1,40 @@
+"""Detectors as command lines name them: packages, run folders, checkpoints and configs."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from nasnet_det.cli.errors import needs
+
+if TYPE_CHECKING:
+    from nasnet_det.detection.engine.prediction import Detector
+
+#: The runtimes of packages of detectors.
+RUNTIMES = ("onnxruntime", "openvino")
+
+
+def load_detector(name: str, weights: str = "", settings: Sequence[Any] = (), runtime: str | None = None) -> Detector:
+    """Load a package, for which detectron2 need not be installed, or build the detector of a config.
+
+    Args:
+        name: a package (``.onnx``, ``.pt2``), a run folder, a checkpoint that holds its config, or a config.
+        weights: the checkpoint of a config.
+        settings: changes of the config, ``KEY VALUE`` in turn.
+        runtime: of a package, instead of its own.
+
+    Raises:
+        ValueError: for options that do not go with a package, or with another kind of detector.
+    """
+    if Path(name).suffix in (".onnx", ".pt2"):
+        if weights or settings:
+            raise ValueError(f"{name} is a package with its own weights and settings: give none with it")
+        from nasnet_det.export.runner import PackagedDetector
+
+        return PackagedDetector(name, runtime)
+    if runtime:
+        raise ValueError(f"--runtime is for packages (.onnx), and {name} is none: make one with nasnet-det package")
+    with needs():
+        from nasnet_det.detection.engine.predictor import Predictor, load_config
+    return Predictor(load_config(name, settings, weights))
