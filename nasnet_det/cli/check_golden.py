@@ -19,7 +19,7 @@ from nasnet_det.cli.errors import command
 from nasnet_det.cli.options import new_parser
 
 if TYPE_CHECKING:
-    from nasnet_det.golden.classifier import Comparison
+    from nasnet_det.golden.comparison import Comparison
 
 
 def compare(folder: Path) -> Iterator[Comparison]:
@@ -28,7 +28,8 @@ def compare(folder: Path) -> Iterator[Comparison]:
     Raises:
         GoldenError, WeightsError: for an incomplete, damaged or unknown folder.
     """
-    from nasnet_det.golden.classifier import GoldenError, compare_classifier, is_classifier, read_meta
+    from nasnet_det.golden.classifier import compare_classifier, is_classifier
+    from nasnet_det.golden.comparison import GoldenError, read_meta
 
     meta = read_meta(folder)
     if meta.get("kind") == "training":

@@ -1,16 +1,12 @@
 """Comparison of classifiers with the recorded outputs of the original implementations.
 
 A folder holds ``meta.json`` (from which alone the network is built), ``image.npz``, ``outputs.npz`` and the checkpoint
-in its original format. The arrays are channels last; maps may be stored at every 4th row and column.
+in its original format.
 """
 
 from __future__ import annotations
 
-import json
-import zipfile
-import zlib
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from nasnet_det.golden.comparison import Comparison, GoldenError, arrays_of, as_stored, relative_error
 from nasnet_det.models.network import NASNet
 from nasnet_det.models.plan import slim_stages
 from nasnet_det.models.presets import PRESETS
@@ -28,59 +25,6 @@ from nasnet_det.weights.layout import WeightsError
 
 #: The largest relative error of a classifier's tensors, in float32 on the CPU.
 CLASSIFIER_BOUND = 2e-6
-_STORED_EVERY = 4
-
-
-class GoldenError(ValueError):
-    """A folder that is incomplete or of no known kind; names the file or entry and what was expected."""
-
-
-@dataclass(frozen=True)
-class Comparison:
-    """One tensor: the norm of the difference over the norm of the reference.
-
-    Args:
-        name: the tensor's name in the folder.
-        error: the relative error.
-        bound: the largest error allowed; None for a tensor that is shown only.
-        note: a remark, such as the number of tensors.
-    """
-
-    name: str
-    error: float
-    bound: float | None
-    note: str = ""
-
-    @property
-    def passed(self) -> bool:
-        """True if the error is within the bound; NaN never is."""
-        return self.bound is None or self.error <= self.bound
-
-
-def relative_error(found: np.ndarray, reference: np.ndarray) -> float:
-    """Return the norm of the difference over the norm of the reference, in double precision.
-
-    It is infinite where the reference is zero and the difference is not.
-    """
-    difference = float(np.linalg.norm(found.astype(np.float64).ravel() - reference.astype(np.float64).ravel()))
-    norm = float(np.linalg.norm(reference.astype(np.float64).ravel()))
-    return difference / norm if norm else (0.0 if difference == 0.0 else float("inf"))
-
-
-def read_meta(folder: Path) -> dict[str, Any]:
-    """Read a folder's ``meta.json``.
-
-    Raises:
-        GoldenError: if it is missing or not a JSON object.
-    """
-    path = folder / "meta.json"
-    try:
-        meta = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise GoldenError(f"{path}: cannot be read ({first_line(error)})") from None
-    if not isinstance(meta, dict):
-        raise GoldenError(f"{path}: expected a JSON object")
-    return meta
 
 
 def is_classifier(meta: Mapping[str, Any]) -> bool:
@@ -194,27 +138,5 @@ def _keras_numbers(meta: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
-def arrays_of(path: Path) -> dict[str, np.ndarray]:
-    """Read the arrays of an ``.npz`` file by name.
-
-    Raises:
-        GoldenError: if it cannot be read.
-    """
-    try:
-        with np.load(path, allow_pickle=False) as file:
-            return dict(file)
-    except (OSError, ValueError, EOFError, KeyError, zipfile.BadZipFile, zlib.error) as error:
-        raise GoldenError(f"{path}: cannot be read ({first_line(error)})") from None
-
-
 def _channels_last(value: Tensor) -> np.ndarray:
     return (value.permute(0, 2, 3, 1) if value.ndim == 4 else value).numpy()
-
-
-def as_stored(value: np.ndarray, reference: np.ndarray, where: str) -> np.ndarray:
-    """Subsample a map to the positions that the folder stores."""
-    if value.ndim == 4 and value.shape != reference.shape:
-        value = value[:, ::_STORED_EVERY, ::_STORED_EVERY]
-    if value.shape != reference.shape:
-        raise GoldenError(f"{where} has the shape {reference.shape}, but the network gives {value.shape}")
-    return value

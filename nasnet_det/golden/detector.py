@@ -7,22 +7,23 @@ maps channels last, possibly at every 4th row and column.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
 from detectron2.config import CfgNode
-from detectron2.modeling import build_model
 from PIL import Image
 from torch import Tensor
 
 from nasnet_det.detection.convert.protobuf_text import PipelineConfigError
-from nasnet_det.detection.convert.tf_detector import base_config, read_detector
-from nasnet_det.detection.modeling.rcnn import NASNetRCNN
+from nasnet_det.detection.convert.tf_detector import base_config, read_variables, state_dict
+from nasnet_det.detection.modeling.rcnn import NASNetRCNN, build_detector
 from nasnet_det.detection.modeling.roi_heads import normalized_boxes
 from nasnet_det.detection.modeling.suppression import clip
-from nasnet_det.golden.classifier import Comparison, GoldenError, arrays_of, as_stored, relative_error
+from nasnet_det.golden.comparison import Comparison, GoldenError, arrays_of, as_stored, relative_error
+from nasnet_det.weights.layout import Arrays
 
 #: The largest relative error of a tensor, difference of boxes (in fractions of the image) and of scores.
 TENSOR_BOUND, BOX_BOUND, SCORE_BOUND = 1e-4, 1e-4, 1e-5
@@ -40,6 +41,51 @@ _TENSORS = (
 )
 
 
+@dataclass(frozen=True)
+class DetectorFolder:
+    """The contents of a folder.
+
+    Args:
+        cfg: the config of the checkpoint's detector, on the CPU.
+        variables: the checkpoint's variables by TF's names.
+        image: ``(3, H, W)`` RGB bytes.
+        outputs: the recorded arrays.
+    """
+
+    cfg: CfgNode
+    variables: Arrays
+    image: Tensor
+    outputs: dict[str, np.ndarray]
+
+    @classmethod
+    def read(cls, folder: Path, meta: Mapping[str, Any]) -> DetectorFolder:
+        """Read a folder.
+
+        Raises:
+            GoldenError: if a file is missing, the pipeline is not supported, or ``meta.json`` describes another
+                checkpoint.
+            WeightsError: if the checkpoint is damaged or of another detector.
+        """
+        cfg = base_config()
+        cfg.MODEL.DEVICE = "cpu"
+        try:
+            variables = read_variables(folder / "model.ckpt", cfg)
+            pixels = np.array(Image.open(folder / "image.png").convert("RGB"))
+        except (PipelineConfigError, OSError) as error:
+            raise GoldenError(f"{folder}: {error}") from None
+        described, filters = meta.get("num_conv_filters"), cfg.MODEL.NASNET.NUM_FILTERS
+        if described not in (None, filters):
+            raise GoldenError(f"{folder}: meta.json says {described} filters, the checkpoint {filters}")
+        image = torch.from_numpy(pixels).permute(2, 0, 1).contiguous()
+        return cls(cfg, variables, image, arrays_of(folder / "outputs.npz"))
+
+    def model(self) -> NASNetRCNN:
+        """Return the detector of the config with the checkpoint's weights."""
+        model = cast(NASNetRCNN, build_detector(self.cfg))
+        model.load_state_dict(state_dict(self.variables, self.cfg))
+        return model
+
+
 @torch.no_grad()
 def compare_detector(folder: Path, meta: Mapping[str, Any]) -> Iterator[Comparison]:
     """Convert a folder's checkpoint, run it on its image, and compare; float32 on the CPU.
@@ -48,18 +94,9 @@ def compare_detector(folder: Path, meta: Mapping[str, Any]) -> Iterator[Comparis
         GoldenError: if a file or tensor is missing or of another shape, or the pipeline is not supported.
         WeightsError: if the checkpoint is damaged or of another detector.
     """
-    cfg = base_config()
-    cfg.MODEL.DEVICE = "cpu"
-    try:
-        state = read_detector(folder / "model.ckpt", cfg)
-        image = read_picture(folder / "image.png")
-    except (PipelineConfigError, OSError) as error:
-        raise GoldenError(f"{folder}: {error}") from None
-    check_filters(folder, meta, cfg)
-    model = build_model(cfg).eval()
-    model.load_state_dict(state)
-    outputs = arrays_of(folder / "outputs.npz")
-    found, detections = end_points(model, image)
+    recorded = DetectorFolder.read(folder, meta)
+    outputs = recorded.outputs
+    found, detections = end_points(recorded.model().eval(), recorded.image)
     count = int(outputs["pred.num_proposals"][0])
     if count != len(found["pred.proposal_boxes"]):
         note = f"{len(found['pred.proposal_boxes'])} proposals instead of {count}"
@@ -74,26 +111,6 @@ def compare_detector(folder: Path, meta: Mapping[str, Any]) -> Iterator[Comparis
         value = as_stored(value, reference, f"{folder / 'outputs.npz'}: {name}")
         yield Comparison(name, relative_error(value, reference), TENSOR_BOUND)
     yield from _compare_detections(detections, outputs)
-
-
-def read_picture(path: Path) -> Tensor:
-    """Read an image as ``(3, H, W)`` RGB bytes.
-
-    Raises:
-        OSError: if it cannot be read.
-    """
-    return torch.from_numpy(np.asarray(Image.open(path).convert("RGB")).transpose(2, 0, 1).copy())
-
-
-def check_filters(folder: Path, meta: Mapping[str, Any], cfg: CfgNode) -> None:
-    """Check that the checkpoint, which ``cfg`` describes, is the one that ``meta.json`` describes.
-
-    Raises:
-        GoldenError: otherwise.
-    """
-    filters = meta.get("num_conv_filters", cfg.MODEL.NASNET.NUM_FILTERS)
-    if filters != cfg.MODEL.NASNET.NUM_FILTERS:
-        raise GoldenError(f"{folder}: meta.json says {filters} filters, the checkpoint {cfg.MODEL.NASNET.NUM_FILTERS}")
 
 
 def end_points(model: NASNetRCNN, image: Tensor) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray]]:

@@ -17,11 +17,9 @@ from detectron2.structures import Boxes, Instances
 from detectron2.utils.events import EventStorage
 from torch import Tensor
 
-from nasnet_det.detection.convert.protobuf_text import PipelineConfigError
-from nasnet_det.detection.convert.tf_detector import base_config, read_variables, state_dict
-from nasnet_det.detection.modeling.rcnn import build_detector
-from nasnet_det.golden.classifier import Comparison, GoldenError, arrays_of, relative_error
-from nasnet_det.golden.detector import check_filters, read_picture
+from nasnet_det.detection.convert.tf_detector import state_dict
+from nasnet_det.golden.comparison import Comparison, GoldenError, relative_error
+from nasnet_det.golden.detector import DetectorFolder
 
 #: Largest relative error of a loss.
 LOSS_BOUND = 5e-5
@@ -47,28 +45,20 @@ def compare_detector_training(folder: Path, meta: Mapping[str, Any]) -> Iterator
         GoldenError: if a file or tensor is missing or of another shape, or the pipeline is not supported.
         WeightsError: if the checkpoint is damaged or of another detector.
     """
-    cfg = base_config()
-    cfg.MODEL.DEVICE = "cpu"
-    try:
-        variables = read_variables(folder / "model.ckpt", cfg)
-        image = read_picture(folder / "image.png")
-    except (PipelineConfigError, OSError) as error:
-        raise GoldenError(f"{folder}: {error}") from None
-    check_filters(folder, meta, cfg)
+    recorded = DetectorFolder.read(folder, meta)
+    cfg, outputs = recorded.cfg, recorded.outputs
     cfg.MODEL.NASNET.DROP_PATH_RATE, cfg.MODEL.NASNET.LABEL_IDS = 0.0, []  # every label is a class
-    model = build_detector(cfg).train()
-    model.load_state_dict(state_dict(variables, cfg))
-    outputs = arrays_of(folder / "outputs.npz")
     if missing := [name for name in ("boxes", "labels", *_LOSSES.values()) if name not in outputs]:
         raise GoldenError(f"{folder / 'outputs.npz'} lacks {missing[0]}")
+    model = recorded.model().train()
     with EventStorage():
-        losses = model([{"image": image, "instances": _ground_truth(image, outputs)}])
+        losses = model([{"image": recorded.image, "instances": _ground_truth(recorded.image, outputs)}])
     for name, stored in _LOSSES.items():
         difference = relative_error(losses[name].detach().numpy(), outputs[stored])
         yield Comparison(name, difference, LOSS_BOUND, f"{losses[name].item():.6f}")
     sum(losses.values()).backward()
     gradients = {name.removeprefix("grad/"): value for name, value in outputs.items() if name.startswith("grad/")}
-    reference = state_dict({**variables, **gradients}, cfg)
+    reference = state_dict({**recorded.variables, **gradients}, cfg)
     found = {name: parameter.grad for name, parameter in model.named_parameters() if parameter.requires_grad}
     if len(found) != len(gradients) or any(value is None for value in found.values()):
         yield Comparison("gradients", float("inf"), 0.0, f"{len(found)} trained variables instead of {len(gradients)}")

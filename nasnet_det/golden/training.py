@@ -17,7 +17,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from nasnet_det.golden.classifier import Comparison, GoldenError, arrays_of, classifier_of, relative_error
+from nasnet_det.golden.classifier import classifier_of
+from nasnet_det.golden.comparison import Comparison, GoldenError, arrays_of, relative_error
 from nasnet_det.models.network import NASNet
 from nasnet_det.safe_io.settings import build
 from nasnet_det.safe_io.values import first_line

@@ -11,7 +11,7 @@ import pytest
 pytest.importorskip("detectron2")
 
 from nasnet_det.golden import detector as module
-from nasnet_det.golden.classifier import GoldenError
+from nasnet_det.golden.comparison import GoldenError
 from nasnet_det.golden.detector import compare_detector
 
 

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 
-from nasnet_det.golden.classifier import Comparison, GoldenError, read_meta
+from nasnet_det.golden.comparison import Comparison, GoldenError, read_meta
 from nasnet_det.golden.training import compare_training
 
 

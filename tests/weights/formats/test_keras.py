@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from nasnet_det import NASNet
-from nasnet_det.golden.classifier import relative_error
+from nasnet_det.golden.comparison import relative_error
 from nasnet_det.weights import read_arrays, read_state_dict
 from tests.weights.slim_live import random_value
 from tests.weights.stored import small, stored, write_keras

@@ -11,7 +11,8 @@ import pytest
 import torch
 
 from nasnet_det import NASNet
-from nasnet_det.golden.classifier import CLASSIFIER_BOUND, end_points, relative_error
+from nasnet_det.golden.classifier import CLASSIFIER_BOUND, end_points
+from nasnet_det.golden.comparison import relative_error
 from nasnet_det.models.plan import slim_stages
 from nasnet_det.weights import WeightsError, read_arrays, read_state_dict
 from nasnet_det.weights.formats.tf_slim import AVERAGE, preferred
