@@ -1,11 +1,12 @@
 """What timm's users expect, over every registered model, as timm's own test suite does.
 
-Every name is built at its full size on the meta device; what needs numbers runs on the same wiring with one cell a
-stage and few filters.
+Every name is built at its full size on the meta device; what needs numbers runs on each cell and stem with one cell a
+stage and few filters. ``run_timm_tests.py`` runs timm's own tests.
 """
 
 from __future__ import annotations
 
+import copy
 import json
 from pathlib import Path
 from typing import Any
@@ -26,6 +27,8 @@ from nasnet_det.models.network import NASNet
 from tests.helpers import randomize
 
 NAMES = [*FAMILY, "nasnet"]
+#: One name of each cell and stem: the others differ in size only, or in a shortcut that is among these too.
+WIRINGS = [*{(FAMILY[name].genotype, FAMILY[name].stem): name for name in reversed(FAMILY)}.values(), "nasnet"]
 FEW = ["nasnet_a_large", "nasnet_a_cifar_6_at_768", "amoebanet_c", "nasnet"]
 TINY: dict[str, Any] = {"num_cells": 1, "num_filters": 8}
 
@@ -35,7 +38,7 @@ def is_cifar(name: str) -> bool:
 
 
 def tiny(name: str, **kwargs: Any) -> NASNet:
-    """The wiring of ``name`` with one cell a stage and 8 filters."""
+    """Return the network of ``name`` with one cell a stage and 8 filters."""
     return timm.create_model(name, **{**TINY, **kwargs})
 
 
@@ -63,7 +66,7 @@ def test_full_size(name: str) -> None:
     assert model.get_submodule(config["first_conv"]).in_channels == 3
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", WIRINGS)
 def test_training_step(name: str) -> None:
     model = tiny(name, drop_rate=0.2, drop_path_rate=0.2).train()
     model(images(name)).square().mean().backward()
@@ -71,7 +74,7 @@ def test_training_step(name: str) -> None:
     assert not missing
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", WIRINGS)
 def test_classifier(name: str) -> None:
     """num_classes, in_chans, global_pool, reset_classifier, get_classifier."""
     x = images(name, channels=5)
@@ -88,7 +91,20 @@ def test_classifier(name: str) -> None:
     assert model.forward_head(model.forward_features(x), pre_logits=True).shape[1] == model.num_features
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", FEW)
+def test_reset_classifier_keeps_device_dtype_and_mode(name: str) -> None:
+    model = tiny(name, device="meta", aux_head=True).to(torch.float64).eval()
+    model.reset_classifier(0)
+    model.reset_classifier(2)
+    assert {(p.device.type, p.dtype) for p in model.parameters()} == {("meta", torch.float64)}
+    assert not any(module.training for module in model.modules())
+    model.requires_grad_(False).reset_classifier(0, "")
+    assert not any(p.requires_grad for p in model.parameters())
+    with pytest.raises(TypeError, match="not_an_argument"):
+        tiny(name, not_an_argument=1)
+
+
+@pytest.mark.parametrize("name", WIRINGS)
 def test_features_only(name: str) -> None:
     """Channels and strides as announced, for all taps and for some; nothing is kept above the last one."""
     x = images(name)
@@ -107,7 +123,7 @@ def test_features_only(name: str) -> None:
     assert negative.feature_info.channels() == [maps[-1].shape[1]]
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", WIRINGS)
 def test_torchscript(name: str) -> None:
     """``torch.jit.script`` compiles the network that torch.fx traces: the same numbers at any size, the same names."""
     model = randomize(tiny(name, num_cells=(1, 1))).double()
@@ -118,7 +134,7 @@ def test_torchscript(name: str) -> None:
         torch.testing.assert_close(scripted(inputs), model(inputs))
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", WIRINGS)
 def test_fx_feature_extraction(name: str) -> None:
     """As timm's tests extract features by torchvision: forward in evaluation, gradients in training, and scripted."""
     model = tiny(name, num_classes=4, num_cells=(1, 1)).double()
@@ -149,7 +165,7 @@ def test_features_by_graph_and_hooks(name: str, feature_cls: str) -> None:
     torch.testing.assert_close(list(other(x)), list(getter(x)))
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", WIRINGS)
 def test_forward_intermediates(name: str) -> None:
     x = images(name)
     model = randomize(tiny(name))
@@ -161,14 +177,28 @@ def test_forward_intermediates(name: str) -> None:
     torch.testing.assert_close(only, [maps[0], maps[2]])
     early, _ = model.forward_intermediates(x, indices=[1], stop_early=True)
     torch.testing.assert_close(early, maps[1])
-    assert model.prune_intermediate_layers([1]) == [1]
-    torch.testing.assert_close(model.forward_intermediates(x, indices=[1], intermediates_only=True), [maps[1]])
-    torch.testing.assert_close(model(x), maps[1])
     with pytest.raises(ValueError, match="NCHW"):
         model.forward_intermediates(x, output_fmt="NLC")
 
 
-@pytest.mark.parametrize("name", [name for name in NAMES if not is_cifar(name)])
+@pytest.mark.parametrize("name", FEW)
+def test_pruning_at_every_tap(name: str) -> None:
+    """The features end at the tap, and every parameter that is left is used."""
+    model, x = randomize(tiny(name)), images(name)
+    maps = model.forward_intermediates(x, intermediates_only=True)
+    whole = copy.deepcopy(model)
+    whole.prune_intermediate_layers([len(maps) - 1], prune_head=False)
+    assert torch.equal(whole(x), model(x))
+    for index, expected in enumerate(maps):
+        pruned = copy.deepcopy(model)
+        assert pruned.prune_intermediate_layers([index]) == [index]
+        features = pruned.forward_features(x)
+        torch.testing.assert_close(features, expected)
+        features.sum().backward()
+        assert all(p.grad is not None for p in pruned.parameters())
+
+
+@pytest.mark.parametrize("name", [name for name in WIRINGS if not is_cifar(name)])
 @pytest.mark.parametrize("output_stride", [8, 16, 32])
 def test_output_stride(name: str, output_stride: int) -> None:
     features = tiny(name, features_only=True, output_stride=output_stride)
@@ -179,7 +209,7 @@ def test_output_stride(name: str, output_stride: int) -> None:
     assert tiny(name, output_stride=output_stride, num_classes=3)(x).shape == (2, 3)
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", WIRINGS)
 def test_layer_decay_groups_every_parameter(name: str) -> None:
     model = tiny(name)
     groups = param_groups_layer_decay(model, layer_decay=0.5)
@@ -193,7 +223,7 @@ def test_layer_decay_groups_every_parameter(name: str) -> None:
     create_optimizer_v2(model, "sgd", lr=0.1, layer_decay=0.9)
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", WIRINGS)
 def test_memory_formats_and_dtypes(name: str) -> None:
     x = images(name)
     model = randomize(tiny(name))
@@ -207,7 +237,7 @@ def test_memory_formats_and_dtypes(name: str) -> None:
     assert error < 0.1
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", WIRINGS)
 def test_gradient_checkpointing(name: str) -> None:
     model = tiny(name).train()
     model.set_grad_checkpointing()
@@ -215,7 +245,7 @@ def test_gradient_checkpointing(name: str) -> None:
     assert all(p.grad is not None for p in model.parameters())
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", WIRINGS)
 def test_checkpoint_path(name: str, tmp_path: Path) -> None:
     model = randomize(tiny(name))
     torch.save(model.state_dict(), tmp_path / "model.pth")
@@ -227,7 +257,7 @@ def test_checkpoint_path(name: str, tmp_path: Path) -> None:
     assert torch.equal(other.eval()(x), model(x))
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", WIRINGS)
 def test_hub_folder_round_trip(name: str, tmp_path: Path) -> None:
     """timm's ``local-dir:`` brings back the network and its weights."""
     model = randomize(tiny(name, num_classes=4))
@@ -301,7 +331,7 @@ def test_weights_of_other_channels_and_classes_are_adapted(tmp_path: Path) -> No
     assert torch.equal(one.cells["cell_1"].preprocess[0].conv.weight, source.cells["cell_1"].preprocess[0].conv.weight)
 
 
-def test_the_released_networks_say_where_their_weights_lie() -> None:
+def test_locations_of_the_released_weights() -> None:
     assert get_pretrained_cfg("nasnet_a_large").hf_hub_id == "timm/nasnetalarge.tf_in1k"
     assert get_pretrained_cfg("nasnet_a_mobile").url.endswith("NASNet-mobile.h5")
     for name in ("nasnet_a_large", "nasnet_a_mobile"):

@@ -16,7 +16,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from nasnet_det.fusion.batch_norm import fold, scale_and_shift
-from nasnet_det.fusion.steps import Combination, ConcatChannels, Convolution, Relu, Subsample
+from nasnet_det.fusion.steps import Combination, ConcatChannels, ContiguousNorm, Convolution, Relu, Subsample
 from nasnet_det.models.cells import Add, AddNorm, Cell, CellBlock, Concat
 from nasnet_det.models.drop_path import ScheduledDropPath
 from nasnet_det.models.operations import ConvNorm, FactorizedReduction, Layers, SeparableConvNorm
@@ -220,7 +220,7 @@ class _GraphBuilder:
         if type(combine) is Add:
             return left + right
         if type(combine) is AddNorm:
-            return self.node(combine.norm, self.value(left + right))
+            return self.norm(combine.norm, left + right)
         if type(combine) is Concat:
             return Sum.of(self.concat([self.value(left), self.value(right)]))
         return self.unknown(combine, self.value(left), self.value(right))
@@ -235,6 +235,9 @@ class _GraphBuilder:
 
     def node(self, module: nn.Module, *values: int) -> Sum:
         return Sum.of(self.graph.add(module, *values))
+
+    def norm(self, norm: nn.Module, state: Sum) -> Sum:
+        return self.node(ContiguousNorm(norm), self.value(state))
 
     def unknown(self, module: nn.Module, *values: int) -> Sum:
         warn_once(f"optimize_for_inference does not know {type(module).__name__} and keeps it unchanged")
@@ -252,14 +255,14 @@ class _GraphBuilder:
         """Return the result of a convolution and its norm: a product if the convolution is pointwise, else a node. A
         norm that cannot be folded is a node of its own."""
         if type(conv) is not Conv2dSame:
-            return self.node(norm, self.value(self.unknown(conv, value)))
+            return self.norm(norm, self.unknown(conv, value))
         terms = fold(conv, norm)
         weight, bias = terms or (conv.weight.detach().double(), None)
         if conv.kernel_size == (1, 1) and conv.groups == 1:
             result = Sum([(self.graph.subsample(value, conv.stride[0]), weight[:, :, 0, 0])], bias=bias)
         else:
             result = self.node(Convolution(conv, weight, bias), value)
-        return result if terms else self.node(norm, self.value(result))
+        return result if terms else self.norm(norm, result)
 
 
 def _identity(builder: _GraphBuilder, module: nn.Module, value: int) -> Sum:
@@ -297,7 +300,7 @@ def _factorized_reduction(builder: _GraphBuilder, module: Any, value: int) -> Su
     )
     terms = scale_and_shift(module.bn)
     if terms is None:
-        return builder.node(module.bn, builder.concat([builder.value(half) for half in halves]))
+        return builder.norm(module.bn, Sum.of(builder.concat([builder.value(half) for half in halves])))
     widths = (module.path1.out_channels, module.path2.out_channels)
     scaled = [
         half.scaled(scale, shift)

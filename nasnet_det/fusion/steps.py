@@ -53,6 +53,21 @@ class ConcatChannels(nn.Module):
         return torch.cat(xs, dim=1)
 
 
+class ContiguousNorm(nn.Module):
+    """A norm that cannot be folded, computed in the contiguous layout as in the plain network.
+
+    PyTorch's CPU kernels for channels_last are less accurate: that of group norm takes the variance as E[x^2] - E[x]^2,
+    whose error grows with the square of the mean.
+    """
+
+    def __init__(self, norm: nn.Module) -> None:
+        super().__init__()
+        self.norm = norm
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.norm(x.contiguous()).contiguous(memory_format=torch.channels_last)
+
+
 class Convolution(nn.Module):
     """A convolution with SAME padding, an optional bias from a folded norm, and an optional ReLU.
 

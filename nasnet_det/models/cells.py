@@ -53,7 +53,8 @@ class AddNorm(nn.Module):
         self.norm = nn.GroupNorm(groups, channels, **settings.factory)
 
     def forward(self, left: Tensor, right: Tensor) -> Tensor:
-        return self.norm(left + right)
+        # PyTorch's CPU kernel for channels_last computes the variance as E[x^2] - E[x]^2, which is inaccurate.
+        return self.norm((left + right).contiguous())
 
 
 class Add(nn.Module):

@@ -265,13 +265,12 @@ class NASNet(nn.Module):
         pool = self.global_pool.pool_type if global_pool is None else global_pool
         self.global_pool, self.fc = create_classifier(self.num_features, num_classes, pool_type=pool, **place)
         self.head_hidden_size = self.num_features * self.global_pool.feat_mult()
-        self.global_pool.train(self.training)
-        self.fc.train(self.training)
+        created = [self.global_pool, self.fc]
         if self.aux_head is not None:
-            self.aux_head.fc = nn.Linear(self.aux_head.fc.in_features, num_classes, **place)
-            initialize(self.aux_head.fc)
-        if num_classes > 0:
-            initialize(self.fc)
+            self.aux_head.reset_classifier(num_classes, **place)
+            created.append(self.aux_head.fc)
+        for module in created:
+            initialize(module.train(self.training))
 
     def __prepare_scriptable__(self) -> torch.fx.GraphModule:
         """Return what ``torch.jit.script`` compiles: the network traced by torch.fx, with the same parameters.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 from torch import Tensor, nn
 
@@ -43,10 +44,14 @@ class AuxiliaryHead(nn.Module):
         self.bn0 = settings.norm(128)
         self.whole = nn.Conv2d(128, 768, remaining, bias=False, **settings.factory)
         self.bn1 = settings.norm(768)
-        self.fc = nn.Linear(768, num_classes, **settings.factory)
+        self.reset_classifier(num_classes, **settings.factory)
+
+    def reset_classifier(self, num_classes: int, **factory: Any) -> None:
+        """Replace the linear layer; 0 classes for none. ``factory`` is its device and type."""
+        self.fc = nn.Linear(self.whole.out_channels, num_classes, **factory) if num_classes else nn.Identity()
 
     def forward(self, x: Tensor) -> Tensor:
-        """Maps ``(N, in_channels, H, W)`` to logits ``(N, num_classes)``.
+        """Map ``(N, in_channels, H, W)`` to logits ``(N, num_classes)``, or to ``(N, 768)`` features without classes.
 
         Raises:
             ValueError: if the map has another size than the head was built for.

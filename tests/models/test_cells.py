@@ -1,4 +1,4 @@
-"""One cell for every genotype: shapes, widths and gradients whatever is wired."""
+"""One cell for every genotype: shapes, widths and gradients of any wiring."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from torch import nn
 
 from nasnet_det.genotypes.genotype import Block, CellGenotype, Genotype
-from nasnet_det.models.cells import Cell, StateShape
+from nasnet_det.models.cells import Cell, StateShape, build_combiner
 from nasnet_det.models.operations import FactorizedReduction, LayerSettings, Scale
 from tests.helpers import genotypes
 
@@ -69,16 +69,18 @@ def test_combiners(combine: str, channels: int) -> None:
     assert output.shape == (2, channels, 5, 5)
 
 
-def test_norms_after_addition_normalize_what_they_say() -> None:
-    left, right = torch.randn(2, 4, 5, 5), torch.randn(2, 4, 5, 5)
-    for combine, dims in (("add_layer_norm", (1, 2, 3)), ("add_instance_norm", (2, 3))):
-        genotype = CellGenotype((Block(0, 1, "identity", "identity", combine),), (2,))
-        cell = Cell(genotype, [StateShape(4, 0), StateShape(4, 0)], 4, Scale(), SETTINGS)
-        normalized = cell.blocks[0].combine(left, right)
-        torch.testing.assert_close(normalized.mean(dims), torch.zeros_like(normalized.mean(dims)), atol=1e-5, rtol=0)
-        torch.testing.assert_close(
-            normalized.var(dims, correction=0), torch.ones_like(normalized.mean(dims)), atol=1e-3, rtol=0
-        )
+@pytest.mark.parametrize("memory_format", [torch.contiguous_format, torch.channels_last])
+@pytest.mark.parametrize(("combine", "dims"), [("add_layer_norm", (1, 2, 3)), ("add_instance_norm", (2, 3))])
+@torch.no_grad()
+def test_sums_are_normalized(combine: str, dims: tuple[int, ...], memory_format: torch.memory_format) -> None:
+    """To double precision's numbers, also where the mean is far larger than the deviation."""
+    module, _ = build_combiner(combine, 4, SETTINGS)
+    for mean in (0, 100):
+        left, right = (mean + torch.randn(2, 4, 9, 9).contiguous(memory_format=memory_format) for _ in range(2))
+        total = left.double() + right.double()
+        deviation = (total.var(dims, correction=0, keepdim=True) + 1e-5).sqrt()
+        expected = (total - total.mean(dims, keepdim=True)) / deviation
+        torch.testing.assert_close(module(left, right).double(), expected, atol=5e-5, rtol=0)
 
 
 def test_an_input_two_halvings_away_is_refused() -> None:
