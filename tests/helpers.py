@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from huggingface_hub.utils import filter_repo_objects
 from hypothesis import strategies as st
 from PIL import Image
 from torch import nn
@@ -128,6 +129,28 @@ def torchrun(main: Callable[[Sequence[str]], int], arguments: Sequence[object]) 
         pytest.skip("forked processes cannot use CUDA")
     config = LaunchConfig(1, 1, 2, run_id="test", rdzv_endpoint="localhost:0", rdzv_backend="c10d", start_method="fork")
     assert elastic_launch(config, main)([str(argument) for argument in arguments]) == {0: 0, 1: 0}
+
+
+class FakeHub:
+    """Takes what is pushed as the Hugging Face hub would."""
+
+    def __init__(self, store: Path) -> None:
+        self.store, self.private = store, False
+
+    def create_repo(self, name: str, private: bool, exist_ok: bool) -> str:
+        assert exist_ok
+        self.private = private
+        return f"https://hub/{name}"
+
+    def upload_folder(
+        self, repo_id: str, folder_path: Path, commit_message: str, allow_patterns: list[str] | None = None
+    ) -> None:
+        assert commit_message
+        files = [path.relative_to(folder_path).as_posix() for path in folder_path.rglob("*") if path.is_file()]
+        for name in filter_repo_objects(files, allow_patterns=allow_patterns):
+            target = self.store / repo_id / name
+            target.parent.mkdir(parents=True, exist_ok=True)
+            target.write_bytes((folder_path / name).read_bytes())
 
 
 def tf_detector_variables() -> dict[str, np.ndarray]:

@@ -19,7 +19,8 @@ def load_detector(name: str, weights: str = "", settings: Sequence[Any] = (), ru
     """Load a package, for which detectron2 need not be installed, or build the detector of a config.
 
     Args:
-        name: a package (``.onnx``, ``.pt2``), a run folder, a checkpoint that holds its config, or a config.
+        name: a package (``.onnx``, ``.pt2``), a run folder, ``hf-hub:OWNER/NAME`` of one, a checkpoint that holds its
+            config, or a config.
         weights: the checkpoint of a config.
         settings: changes of the config, ``KEY VALUE`` in turn.
         runtime: of a package, instead of its own.
@@ -35,6 +36,10 @@ def load_detector(name: str, weights: str = "", settings: Sequence[Any] = (), ru
         return PackagedDetector(name, runtime)
     if runtime:
         raise ValueError(f"--runtime is for packages (.onnx), and {name} is none: make one with nasnet-det package")
+    if name.startswith("hf-hub:"):
+        from nasnet_det.export import fetch_run
+
+        name = str(fetch_run(name.removeprefix("hf-hub:")))
     with needs():
         from nasnet_det.detection.engine.predictor import Predictor, load_config
     return Predictor(load_config(name, settings, weights))

@@ -5,7 +5,7 @@ detectron2; nothing else here does.
 """
 
 from nasnet_det.export import operators
-from nasnet_det.export.hub import push_to_hub, save_hub_folder
+from nasnet_det.export.hub import fetch_run, push_run_to_hub, push_to_hub, save_hub_folder
 from nasnet_det.export.package_files import PackageError, PackageInfo, description, read_info
 from nasnet_det.export.programs import ExportError, Program, classifier_program, feature_program, save_program
 from nasnet_det.export.runtimes import Package, available, load_package, save_package
@@ -20,8 +20,10 @@ __all__ = [
     "classifier_program",
     "description",
     "feature_program",
+    "fetch_run",
     "load_package",
     "operators",
+    "push_run_to_hub",
     "push_to_hub",
     "read_info",
     "save_hub_folder",

@@ -1,4 +1,4 @@
-"""Models as folders for the Hugging Face hub, in timm's form: configuration, weights, and a card.
+"""Models as folders for the Hugging Face hub: classifiers in timm's form (configuration, weights, card), and detectors.
 
 Whoever has imported this package loads such a folder, or the repository it was pushed to, through timm::
 
@@ -14,12 +14,17 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-from huggingface_hub import HfApi
+from huggingface_hub import HfApi, snapshot_download
 from timm.models._hub import save_for_hf
 
 from nasnet_det.models.family import FAMILY
 from nasnet_det.models.network import NASNet
 
+#: The files of a fine-tuned detector on the hub.
+RUN_FILES = (
+    *("model.safetensors", "config.yaml", "README.md", "classes.txt", "genotype.json", "scores.json", "metrics.csv"),
+    "samples/*",
+)
 _CARD = """\
 ---
 library_name: timm
@@ -131,11 +136,49 @@ def push_to_hub(
         OSError: if the hub refuses, or cannot be reached: the hub client's own errors are of this type.
     """
     _check(model, weights, license)
-    api = api or HfApi(library_name="nasnet_det")
     with tempfile.TemporaryDirectory() as folder:
         save_hub_folder(model, Path(folder) / "model", weights, limits, license, f"hf-hub:{repository}")
-        address = api.create_repo(repository, private=private, exist_ok=True)
-        api.upload_folder(repo_id=repository, folder_path=Path(folder) / "model", commit_message="Add model")
+        return _push(Path(folder) / "model", repository, private, api)
+
+
+def push_run_to_hub(folder: str | Path, repository: str, private: bool = False, api: HfApi | None = None) -> str:
+    """Push the folder of a finished ``nasnet-det finetune`` to a repository of the hub, made if need be.
+
+    Only :data:`RUN_FILES` are pushed: no checkpoints, and no logs. ``hf-hub:OWNER/NAME`` then names the detector in
+    ``nasnet-det predict`` and ``evaluate``.
+
+    Args:
+        folder: the run folder.
+        repository, private, api: see :func:`push_to_hub`.
+
+    Returns:
+        the repository's address.
+
+    Raises:
+        ValueError: if the run is not finished.
+        OSError: if the hub refuses, or cannot be reached.
+    """
+    missing = [
+        name for name in ("model.safetensors", "config.yaml", "README.md") if not (Path(folder) / name).is_file()
+    ]
+    if missing:
+        raise ValueError(f"{folder} is not the folder of a finished run: it has no {' and no '.join(missing)}")
+    return _push(Path(folder), repository, private, api, allow_patterns=list(RUN_FILES))
+
+
+def fetch_run(repository: str) -> Path:
+    """Return the folder of a run that :func:`push_run_to_hub` pushed to ``OWNER/NAME``, downloaded if need be.
+
+    Raises:
+        OSError: if the hub has no such repository, or cannot be reached.
+    """
+    return Path(snapshot_download(repository, allow_patterns=list(RUN_FILES)))
+
+
+def _push(folder: Path, repository: str, private: bool, api: HfApi | None, **more: Any) -> str:
+    api = api or HfApi(library_name="nasnet_det")
+    address = api.create_repo(repository, private=private, exist_ok=True)
+    api.upload_folder(repo_id=repository, folder_path=folder, commit_message="Add model", **more)
     return str(address)
 
 

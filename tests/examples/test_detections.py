@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import runpy
+import sys
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -15,6 +16,8 @@ from PIL import Image
 
 pytest.importorskip("detectron2")
 from detectron2.structures import Boxes, Instances
+
+from nasnet_det.detection.engine.prediction import predict_images
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
 
@@ -73,6 +76,52 @@ def test_fiftyone(tmp_path: Path) -> None:
     (sample,) = example("fiftyone_export").samples(tmp_path)
     assert sample["filepath"] == "a.jpg"
     assert sample["detections"] == [{"label": "bright", "bounding_box": [0.25, 0.1, 0.5, 0.2], "confidence": 0.5}]
+
+
+def test_a_fiftyone_data_set_has_its_documented_json(
+    tmp_path: Path, picture: Image.Image, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The JSON of ``Sample`` and ``Detections`` is that of FiftyOne's user guide, "Using FiftyOne datasets"."""
+    folder = tmp_path / "found"
+    picture.save(tmp_path / "a.png")
+    predict_images([Finder()], [tmp_path / "a.png"], folder)
+    monkeypatch.setitem(sys.modules, "fiftyone", fiftyone_of_the_guide())
+    (sample,) = example("fiftyone_export").dataset(folder).samples
+    json.dumps(sample)
+    assert set(sample) == {"filepath", "predictions"} and Path(sample["filepath"]).name == "a.png"
+    assert sample["predictions"]["_cls"] == "Detections"
+    first, second = sample["predictions"]["detections"]
+    assert first == {
+        "_cls": "Detection",
+        "label": "bright",
+        "bounding_box": pytest.approx([0.75, 70 / 120, 0.1, 20 / 120]),
+        "confidence": pytest.approx(0.9),
+    }
+    assert second["label"] == "dark" and all(0 <= share <= 1 for share in second["bounding_box"])
+
+
+def fiftyone_of_the_guide() -> SimpleNamespace:
+    """The four constructors of FiftyOne that its guide shows, each giving the JSON of what it makes."""
+
+    class Dataset:
+        def __init__(self, name: str, overwrite: bool) -> None:
+            assert name and overwrite
+            self.samples: list[dict[str, Any]] = []
+
+        def add_sample(self, sample: dict[str, Any]) -> None:
+            self.samples.append(sample)
+
+    return SimpleNamespace(
+        Dataset=Dataset,
+        Sample=lambda filepath, **fields: {"filepath": filepath, **fields},
+        Detections=lambda detections: {"_cls": "Detections", "detections": detections},
+        Detection=lambda label, bounding_box, confidence: {
+            "_cls": "Detection",
+            "label": label,
+            "bounding_box": bounding_box,
+            "confidence": confidence,
+        },
+    )
 
 
 def test_gradio(picture: Image.Image, monkeypatch: pytest.MonkeyPatch) -> None:

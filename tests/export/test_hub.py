@@ -10,7 +10,8 @@ import timm
 import torch
 
 from nasnet_det import Block, CellGenotype, Genotype
-from nasnet_det.export import push_to_hub, save_hub_folder
+from nasnet_det.export import push_run_to_hub, push_to_hub, save_hub_folder
+from tests.helpers import FakeHub
 
 CELL = CellGenotype((Block(0, 1, "sep_conv_3x3", "identity"),), (2,))
 FOUND = Genotype(CELL, CELL, name="mine", source="found on a rainy day")
@@ -82,25 +83,6 @@ def test_a_folder_that_cannot_be_written_whole_keeps_the_old_files(
     assert list(tmp_path.iterdir()) == [folder]
 
 
-class FakeHub:
-    """Takes what is pushed as the hub would."""
-
-    def __init__(self, store: Path) -> None:
-        self.store, self.private = store, False
-
-    def create_repo(self, name: str, private: bool, exist_ok: bool) -> str:
-        assert exist_ok
-        self.private = private
-        return f"https://hub/{name}"
-
-    def upload_folder(self, repo_id: str, folder_path: Path, commit_message: str) -> None:
-        assert commit_message
-        for file in folder_path.iterdir():
-            target = self.store / repo_id / file.name
-            target.parent.mkdir(parents=True, exist_ok=True)
-            target.write_bytes(file.read_bytes())
-
-
 def test_what_is_pushed_can_be_loaded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     hub, model = FakeHub(tmp_path), found()
     assert push_to_hub(model, "me/found", WEIGHTS, private=True, api=hub) == "https://hub/me/found"
@@ -123,3 +105,18 @@ def test_what_is_pushed_can_be_loaded(tmp_path: Path, monkeypatch: pytest.Monkey
 def test_nothing_is_pushed_of_which_nothing_is_said() -> None:
     with pytest.raises(ValueError, match="say what the weights are"):
         push_to_hub(found(), "me/found", "", api=FakeHub(Path("nowhere")))
+
+
+def test_a_run_is_pushed_without_checkpoints_and_logs(tmp_path: Path) -> None:
+    run, hub = tmp_path / "run", FakeHub(tmp_path / "store")
+    run.mkdir()
+    with pytest.raises(ValueError, match=r"run.*model\.safetensors"):
+        push_run_to_hub(run, "me/hens", api=hub)
+    assert not hub.store.exists()
+    shown = {"model.safetensors", "config.yaml", "README.md", "samples/1-yard.jpg"}
+    for name in (*shown, "last.pth", "run.json", "tensorboard/events.out", "samples.zip"):
+        (run / name).parent.mkdir(exist_ok=True)
+        (run / name).touch()
+    assert push_run_to_hub(run, "me/hens", api=hub) == "https://hub/me/hens"
+    pushed = hub.store / "me" / "hens"
+    assert {path.relative_to(pushed).as_posix() for path in pushed.rglob("*") if path.is_file()} == shown

@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
+import functools
 import json
+import multiprocessing
+import os
 import shutil
+import signal
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 from safetensors.torch import load_file
 
@@ -21,6 +27,9 @@ from nasnet_det.detection.data.look import DatasetError
 from nasnet_det.detection.engine.artefact import draw_samples
 from nasnet_det.detection.engine.finetune import FinetuneError, FinetuneTrainer, Options, finetune
 from nasnet_det.detection.engine.predictor import Predictor, load_config
+from nasnet_det.detection.engine.trainer import DetectorTrainer
+from nasnet_det.export import hub, push_run_to_hub
+from tests.helpers import FakeHub
 
 SMALL = {
     "MODEL.NASNET.NUM_FILTERS": 8,
@@ -61,7 +70,7 @@ def options(data: Path, output: Path, **more: Any) -> Options:
 
 
 def test_a_folder_becomes_a_folder_that_can_be_moved(
-    data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     words = ["--weights", "none", "--image-size", "64", "--device", "cpu", "--loggers", "tensorboard"]
     words += ["--set", *(f"{key}={value}" for key, value in SMALL.items())]
@@ -90,6 +99,12 @@ def test_a_folder_becomes_a_folder_that_can_be_moved(
     scores = json.loads((moved / "scores.json").read_text())
     assert 100 * json.loads((tmp_path / "s.json").read_text())["bbox"]["AP"] == pytest.approx(scores["AP"], abs=1e-6)
 
+    # Pushed to the hub, and predicted with from there.
+    push_run_to_hub(moved, "me/squares", api=FakeHub(tmp_path / "hub"))
+    monkeypatch.setattr(hub, "snapshot_download", lambda name, allow_patterns: tmp_path / "hub" / name)
+    assert predict(["hf-hub:me/squares", str(data / "images"), "--output", str(tmp_path / "from_hub")]) == 0
+    assert (tmp_path / "from_hub" / "results.json").read_bytes() == (found / "results.json").read_bytes()
+
     # Data with some of the classes under other ids, and a picture that the resize cannot take.
     content = json.loads((data / "annotations.json").read_text())
     content["annotations"] = [{**entry, "category_id": 1} for entry in content["annotations"] if entry["id"] % 2]
@@ -107,34 +122,63 @@ def test_a_folder_becomes_a_folder_that_can_be_moved(
     assert [path.name for path in (tmp_path / "drawn").iterdir()] == ["2-1.jpg"]
 
 
-class Killed(BaseException):
-    """Stands for the death of a process."""
+def die_before_step(number: int) -> None:
+    step = FinetuneTrainer.run_step
+
+    def run_step(trainer: FinetuneTrainer) -> None:
+        if trainer.iter == number:
+            os.kill(os.getpid(), signal.SIGKILL)
+        step(trainer)
+
+    FinetuneTrainer.run_step = run_step  # type: ignore[method-assign]
+
+
+def die_with_a_checkpoint_half_way() -> None:
+    replace = Path.replace
+
+    def killing(part: Path, target: Path) -> Path:
+        if Path(target).name == "last.pth":
+            os.kill(os.getpid(), signal.SIGKILL)
+        return replace(part, target)
+
+    Path.replace = killing  # type: ignore[assignment,method-assign]
+
+
+def in_process(run: Options, resume: bool = False, death: Callable[[], None] | None = None) -> int | None:
+    """Run a fine-tuning in a process of its own, in which ``death`` arranges its end; return the exit status."""
+
+    def target() -> None:
+        torch.set_num_threads(1)  # as threads are not forked
+        if death is not None:
+            death()
+        finetune(run, resume)
+
+    process = multiprocessing.get_context("fork").Process(target=target)
+    process.start()
+    process.join()
+    return process.exitcode
 
 
 def test_a_killed_run_resumed_ends_as_the_undisturbed_one(
     data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    scores = finetune(options(data, tmp_path / "whole"))
-    step = FinetuneTrainer.run_step
-
-    def killed(trainer: FinetuneTrainer) -> None:
-        if trainer.iter == 3:
-            raise Killed
-        step(trainer)
-
-    with monkeypatch.context() as patch, pytest.raises(Killed):
-        patch.setattr(FinetuneTrainer, "run_step", killed)
-        finetune(options(data, tmp_path / "broken"))
+    run = options(data, tmp_path / "broken")
+    assert in_process(options(data, tmp_path / "whole")) == 0
+    assert in_process(run, death=functools.partial(die_before_step, 3)) == -signal.SIGKILL
+    assert in_process(run, resume=True, death=die_with_a_checkpoint_half_way) == -signal.SIGKILL
     assert not (tmp_path / "broken" / "scores.json").exists()
-    assert str(finetune(options(data, tmp_path / "broken"), resume=True)) == str(scores)  # NaN included
+    assert in_process(run, resume=True) == 0
     for name in ("metrics.csv", "scores.json"):
         assert (tmp_path / "broken" / name).read_text() == (tmp_path / "whole" / name).read_text()
     whole, broken = (load_file(tmp_path / name / "model.safetensors") for name in ("whole", "broken"))
     assert all((whole[name] == broken[name]).all() for name in whole)
 
     # A finished run is not trained further.
-    monkeypatch.setattr(FinetuneTrainer, "run_step", killed)
-    assert str(finetune(options(data, tmp_path / "broken"), resume=True)) == str(scores)
+    monkeypatch.setattr(DetectorTrainer, "run_step", pytest.fail)
+    scores = finetune(run, resume=True)
+    assert {name: value for name, value in scores.items() if value == value} == json.loads(
+        (tmp_path / "whole" / "scores.json").read_text()
+    )
 
 
 def test_what_cannot_be_started_or_resumed_changes_nothing(data: Path, tmp_path: Path) -> None:
