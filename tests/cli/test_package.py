@@ -42,9 +42,20 @@ def test_a_package_is_written_described_and_shown(
     for label in range(5):
         (tmp_path / "data" / f"class_{label}").mkdir(parents=True)
         Image.new("RGB", (40, 40), (50 * label, 90, 0)).save(tmp_path / "data" / f"class_{label}" / "0.png")
-    where = ["--workers", "0", "--device", "cpu", "--json", str(tmp_path / "found.json")]
-    assert main(["validate", str(tmp_path / "data"), "--model", str(path), *where]) == 0
-    assert json.loads((tmp_path / "found.json").read_text())["images"] == 5
+    capsys.readouterr()
+    int8 = ["--precision", "int8", "--calibrate", str(tmp_path / "data"), "--output", str(tmp_path / "int8")]
+    assert main(["package", backbone, "--runtime", "onnxruntime", "--image-size", "32", *int8]) == 0
+    assert "of 5" in capsys.readouterr().out and read_info(tmp_path / "int8.onnx").precision == "int8"
+
+    where = ["--workers", "0", "--device", "cpu", "--image-size", "32", "--json", str(tmp_path / "found.json")]
+    found = {}
+    for model in (backbone, str(path), str(tmp_path / "int8.onnx")):
+        assert main(["validate", str(tmp_path / "data"), "--model", model, *where]) == 0
+        found[model] = json.loads((tmp_path / "found.json").read_text())
+    plain, packaged, quantized = found.values()
+    assert plain["images"] == packaged["images"] == quantized["images"] == 5
+    assert packaged["top1"] == plain["top1"] and packaged["loss"] == pytest.approx(plain["loss"], rel=1e-5)
+    assert quantized["loss"] == pytest.approx(plain["loss"], rel=0.1)
 
 
 @pytest.mark.parametrize(
