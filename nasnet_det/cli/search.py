@@ -3,7 +3,7 @@
     nasnet-det search --data datasets/cifar10 --trials 200 --output runs/s1
     nasnet-det search --data my_pictures --trials 100 --rungs 2 6 18 --output runs/s2
     nasnet-det search --data CIFAR100 --trials 100 --limit params=1.5M latency=20ms@224 --output runs/s3
-    nasnet-det search --data my_pictures --trials 200 --objectives accuracy params --strategy nsga2 --output runs/s4
+    nasnet-det search --data my_pictures --trials 200 --objectives accuracy params --output runs/s4
     nasnet-det search --data datasets/cifar10 --trials 20000 --output runs/s5 --ray auto --gpus-per-worker 0.5
 
 It can be stopped or killed at any moment: the same command continues. A larger --trials continues a finished search.
@@ -43,7 +43,8 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
         "--strategy",
         default="default",
         metavar="NAME",
-        help="guided (the default), ppo, ppo_paper, reinforce, evolution, random, or a sampler of Optuna (tpe, nsga2)",
+        help="guided, ppo, ppo_paper, reinforce, evolution, random, or a sampler of Optuna such as tpe and nsga2 "
+        "(default: guided; for several objectives nsga2)",
     )
     add_settings(parser, "settings of the strategy")
     parser.add_argument("--seed", type=seed, default=0, help="of everything random (default: 0)")
@@ -81,15 +82,15 @@ def search(options: argparse.Namespace, should_stop: Callable[[], bool] = lambda
     from nasnet_det.search.run_folder import SEARCH, SearchFolder
     from nasnet_det.search.rungs import make_pruner
     from nasnet_det.search.strategies.base import Problem
-    from nasnet_det.search.strategies.registry import DEFAULT, make_strategy, settings_of
+    from nasnet_det.search.strategies.registry import make_strategy, resolve_name, settings_of
 
     space = space_asked(options)
     rungs, config = shared.rungs_asked(options, shared.child_config(options))
     candidates, demands, demanded = shared.candidates_asked(options, space, config)
     pruner_settings = parse_assignments(options.pruner_set)
     pruner = make_pruner(options.pruner, rungs, pruner_settings)
-    name = DEFAULT if options.strategy == "default" else options.strategy
     problem = Problem(demands.objectives, rungs, candidates)
+    name = resolve_name(options.strategy, problem)
     strategy = make_strategy(name, space.sizes, options.seed, parse_assignments(options.set), problem)
     in_order = options.order == "task"
     if not in_order and not strategy.any_order:

@@ -47,7 +47,8 @@ def draw_front(
     for x, y, name in ordered:
         axes.annotate(name, (x, y), (4, 5), textcoords="offset points", family=FONT, size=8)
     axes.xaxis.set_major_formatter(EngFormatter(sep=""))
-    axes.legend(loc="lower right", prop={"family": FONT, "size": 8.5})
+    # Above the axes, where it hides no point.
+    figure.legend(loc="outside upper right", ncols=2, frameon=False, prop={"family": FONT, "size": 8.5})
     if path is not None:
         save_figure(figure, path)
     return figure

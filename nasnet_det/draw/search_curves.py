@@ -11,6 +11,7 @@ from typing import Any, Literal
 import numpy as np
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
+from matplotlib.ticker import MaxNLocator
 from numpy.typing import NDArray
 
 from nasnet_det.draw.figures import COLORS, FONT, save_figure, style_axes
@@ -97,6 +98,7 @@ def draw_search_curves(
         handles.append(Line2D([], [], color="#444444", linestyle=line, label=label))
     axes.legend(handles=handles, loc="lower right", prop={"family": FONT, "size": 8.5})
     axes.set_xlim(left=0)
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     if path is not None:
         save_figure(figure, path)
     return figure

@@ -251,7 +251,7 @@ def _pareto_front(run: Run, out: Path) -> str:
 
 def _parameters(finding: Finding) -> str:
     count = finding.measures.get("num_params", 0)
-    return f"{count / 1e6:.2f} M" if count else "-"
+    return format_measure("params", count) if count else "-"
 
 
 def _write_csv(path: Path, findings: Sequence[Finding]) -> None:

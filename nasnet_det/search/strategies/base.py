@@ -111,7 +111,10 @@ class Strategy(ABC, Generic[Settings]):
         if not sizes or min(sizes) < 1:
             raise ValueError(f"a search needs decisions with at least one choice each, not {list(sizes)}")
         if len(problem.objectives) > 1 and not self.multi_objective:
-            raise ValueError(f"{type(self).__name__} searches one objective, not {', '.join(problem.objectives)}")
+            raise ValueError(
+                f"{type(self).__name__} searches one objective, not {', '.join(problem.objectives)}: choose random, "
+                "nsga2, tpe or another multi-objective sampler of Optuna"
+            )
         self.sizes, self.seed, self.settings, self.problem = tuple(sizes), seed, settings, problem
         #: The architectures without a result, by trial number; these count what was asked for and not refused.
         self.asked: dict[int, Decisions] = {}

@@ -1,15 +1,16 @@
 """Evolution guided by a Gaussian process: of many mutants of the best architectures, evaluate the most promising.
 
 The project's recommended strategy. A Gaussian process learns from all results, those of lower rungs included, and
-predicts the reward of mutants; the one with the highest upper confidence bound (Srinivas et al., arXiv:0912.3995) is
-evaluated. Related: Kandasamy et al., arXiv:1802.07191; White et al., arXiv:1910.11858; Ru et al., arXiv:2006.07556.
+predicts the reward of mutants; the most promising of these are mutated in turn, and the one with the highest upper
+confidence bound (Srinivas et al., arXiv:0912.3995) is evaluated. Related: Kandasamy et al., arXiv:1802.07191; White et
+al., arXiv:1910.11858; Ru et al., arXiv:2006.07556.
 """
 
 from __future__ import annotations
 
 import bisect
 import random
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Annotated, Any
 
@@ -45,6 +46,7 @@ class GuidedSettings:
         parents: number of the best architectures that have mutants.
         mutants: number of candidates compared for each evaluation.
         random_share: share of them that is random instead.
+        refinements: number of times that the most promising candidates are mutated in turn, to half as many candidates.
         changes: largest number of decisions in which a mutant differs from its parent.
         exploration: weight of the predicted deviation, added to the mean.
         memory: number of trials the process knows: the best half of so many, and the latest.
@@ -55,6 +57,7 @@ class GuidedSettings:
     parents: Positive = 10
     mutants: Positive = 200
     random_share: Annotated[float, Field(ge=0, le=1)] = 0.1
+    refinements: Annotated[int, Field(ge=0, le=10**9)] = 4
     changes: Positive = 3
     exploration: Annotated[float, Field(ge=0, le=1e9)] = 3.0
     memory: Annotated[int, Field(ge=2, le=10**9)] = 500
@@ -111,27 +114,44 @@ class GuidedEvolution(Strategy[GuidedSettings]):
         raise NotImplementedError("tell learns by itself")
 
     def _ask(self) -> Decisions:
-        candidates = self._candidates() if self.count >= self.settings.initial else []
+        best = sorted(self.told.values(), key=lambda trial: trial.last, reverse=True)
+        parents = list(dict.fromkeys(trial.decisions for trial in best))[: self.settings.parents]
+        candidates = self._candidates(parents) if self.count >= self.settings.initial else []
         if not candidates:
             return uniform(self.sizes, self.rng)
         self.updates += 1
         waiting = list(self.asked.values())[-self.settings.memory // 2 :]
-        mean, deviation = self._model(waiting).predict(self._rows(candidates))
-        return candidates[int((mean + self.settings.exploration * deviation).argmax())]
+        model = self._model(waiting)
+        bounds = dict(zip(candidates, self._bounds(model, candidates), strict=True))
+        for _ in range(self.settings.refinements):
+            parents = sorted(bounds, key=bounds.__getitem__, reverse=True)[: self.settings.parents]
+            mutants = self._new(mutate(self.rng.choice(parents), self.sizes, 1, self.rng) for _ in candidates[::2])
+            bounds |= zip(mutants, self._bounds(model, mutants), strict=True)
+        return max(bounds, key=bounds.__getitem__)
 
-    def _candidates(self) -> list[Decisions]:
-        """Return mutants of the best architectures and random ones, without those known or waited for."""
+    def _bounds(self, model: GaussianProcess, architectures: Sequence[Decisions]) -> list[float]:
+        """Return the upper confidence bounds of architectures."""
+        if not architectures:
+            return []
+        mean, deviation = model.predict(self._rows(architectures))
+        bounds: list[float] = (mean + self.settings.exploration * deviation).tolist()
+        return bounds
+
+    def _candidates(self, parents: Sequence[Decisions]) -> list[Decisions]:
+        """Return mutants of the parents and random architectures, each once, without those known or waited for."""
         settings = self.settings
-        best = sorted(self.told.values(), key=lambda trial: trial.last, reverse=True)
-        parents = list(dict.fromkeys(trial.decisions for trial in best))[: settings.parents]
         strangers = round(settings.random_share * settings.mutants)
-        found = {uniform(self.sizes, self.rng): None for _ in range(strangers)}
+        found = [uniform(self.sizes, self.rng) for _ in range(strangers)]
         for _ in range(settings.mutants - strangers):
             changes = 1 + sum(self.rng.random() < 0.5 for _ in range(settings.changes - 1))
-            found[mutate(self.rng.choice(parents), self.sizes, changes, self.rng)] = None
+            found.append(mutate(self.rng.choice(parents), self.sizes, changes, self.rng))
+        return self._new(found)
+
+    def _new(self, architectures: Iterable[Decisions]) -> list[Decisions]:
+        """Return the architectures that meet the limits, each once, without those known or waited for."""
         taken = {*(trial.decisions for trial in self.told.values()), *self.asked.values()}
         limits = self.problem.candidates
-        return [d for d in found if d not in taken and (limits is None or limits.allowed(d))]
+        return [d for d in dict.fromkeys(architectures) if d not in taken and (limits is None or limits.allowed(d))]
 
     def _model(self, waiting: Sequence[Decisions]) -> GaussianProcess:
         """Return the process that knows all results, and the predicted ones of what is waited for."""

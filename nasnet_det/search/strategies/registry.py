@@ -22,6 +22,8 @@ from nasnet_det.search.strategies.policy_gradient import ControllerSettings, Pol
 
 #: What is recommended: see docs/search.md for the measurements.
 DEFAULT = "guided"
+#: The same for several objectives.
+DEFAULT_OF_FRONTS = "nsga2"
 
 #: For searches of hundreds of children, where the paper's controller, made for 20,000, would hardly learn anything.
 #: docs/search.md says on which tables they were chosen.
@@ -70,7 +72,7 @@ def make_strategy(
         ValueError: if the strategy or a setting is unknown, a value is of the wrong kind, or the strategy searches one
             objective and the problem has several.
     """
-    name = DEFAULT if name == "default" else name
+    name = resolve_name(name, problem)
     overrides = dict(overrides or {})
     if name in STRATEGIES:
         kind, settings = STRATEGIES[name]
@@ -86,6 +88,13 @@ def make_strategy(
 
     sampler, options = OPTUNA_SAMPLERS.get(name, (name, {}))
     return OptunaSampler(sizes, seed, SamplerSettings(sampler, {**options, **overrides}), problem)
+
+
+def resolve_name(name: str, problem: Problem = Problem()) -> str:
+    """Return a strategy's name, with ``default`` replaced by the one recommended for the problem."""
+    if name != "default":
+        return name
+    return DEFAULT_OF_FRONTS if len(problem.objectives) > 1 else DEFAULT
 
 
 def settings_of(strategy: Strategy[Any]) -> dict[str, Any]:

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from nasnet_det.search.strategies.base import Problem
 from nasnet_det.search.strategies.registry import DEFAULT, STRATEGIES, make_strategy, settings_of
 from tests.search.strategies.helpers import SIZES
 
@@ -19,6 +20,8 @@ def test_settings_are_plain_values() -> None:
         assert json.loads(json.dumps(settings)) == settings
         assert make_strategy(name, SIZES, 0, settings).settings == strategy.settings
     assert type(make_strategy("default", SIZES, 0)) is STRATEGIES[DEFAULT][0]
+    front = make_strategy("default", SIZES, 0, problem=Problem(("accuracy", "params")))
+    assert front.multi_objective
     assert make_strategy("ppo", SIZES, 0, {"minibatch": 7, "clip": None}).settings.minibatch == 7
 
 
