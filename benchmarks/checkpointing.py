@@ -43,7 +43,7 @@ VARIANTS = ("eager", "compiled", "checkpointed")
 
 
 class Subject:
-    """What is trained: a network, or a detector.
+    """A network or a detector to train.
 
     Args:
         name: a timm model's name, or one of ``DETECTORS``.
@@ -141,7 +141,7 @@ def peak_of_operators(subject: Subject) -> int:
 
 
 def growth(step: Callable[[], None], device: str) -> int:
-    """What the process grows by at most during a step, in bytes."""
+    """Return the largest growth of the process during a step, in bytes."""
     gc.collect()
     if device.startswith("cuda"):
         torch.cuda.reset_peak_memory_stats()
@@ -160,7 +160,7 @@ def _resident(name: str) -> int:
 
 
 def memory(arguments: tuple[str, int, int, str], variant: str) -> dict[str, int | None]:
-    """Of one variant, in a process of its own."""
+    """Return the memory of one variant, measured in a process of its own."""
     subject = Subject(*arguments)
     subject.use(variant)
     subject.step()
@@ -172,7 +172,7 @@ def memory(arguments: tuple[str, int, int, str], variant: str) -> dict[str, int 
 
 
 def seconds(arguments: tuple[str, int, int, str], variants: list[str], repeats: int) -> dict[str, dict[str, Any]]:
-    """Of all variants in turn, after a round that warms up and compiles."""
+    """Return the times of all variants, taken in turn after a round that warms up and compiles."""
     subject, device = Subject(*arguments), arguments[-1]
     times: dict[str, list[tuple[float, float]]] = {variant: [] for variant in variants}
     preparation = {}
@@ -201,7 +201,7 @@ def seconds(arguments: tuple[str, int, int, str], variants: list[str], repeats: 
 
 @contextmanager
 def steady_allocation() -> Iterator[None]:
-    """Processes started within give memory back as soon as it is free, so that their size tells what is in use."""
+    """Let processes started in the block return freed memory at once, so that their size is the memory in use."""
     os.environ["MALLOC_MMAP_THRESHOLD_"] = "65536"
     try:
         yield

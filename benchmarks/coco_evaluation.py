@@ -1,8 +1,8 @@
-"""How fast COCO's twelve numbers come out, from files to numbers, beside pycocotools used as its own demo does.
+"""Time of COCO's twelve numbers, from files to numbers, beside pycocotools used as its own demo does.
 
     python benchmarks/coco_evaluation.py [--images 2000] [--json OUT]
 
-The set is made: COCO's 80 categories, 7.3 objects an image, 100 detections an image of which half are near an object.
+The data set is generated: COCO's 80 categories; 7.3 objects and 100 detections an image, half of them near an object.
 The variants run in turn, and their numbers must be equal.
 """
 

@@ -33,7 +33,7 @@ def separable(channels: int, stride: int, dilation: int = 1) -> list[nn.Module]:
 
 
 class FactorizedReduce(nn.Module):
-    """Two strided 1x1 convolutions, one of the map shifted by a place."""
+    """Two strided 1x1 convolutions, one of the map shifted by one pixel."""
 
     def __init__(self, inputs: int, outputs: int) -> None:
         super().__init__()
@@ -125,15 +125,14 @@ class DartsStyle(nn.Module):
 class DartsStyleStep:
     """Its training step: SGD, clipping, the loss read back."""
 
-    def __init__(self, device: torch.device, memory_format: torch.memory_format = torch.contiguous_format) -> None:
-        self.memory_format = memory_format
-        self.network = DartsStyle().to(device, memory_format=memory_format).train()
+    def __init__(self, device: torch.device) -> None:
+        self.network = DartsStyle().to(device).train()
         self.optimizer = torch.optim.SGD(self.network.parameters(), 0.025, momentum=0.9, weight_decay=3e-4)
 
     def step(self, images: Tensor, labels: Tensor) -> float:
         """One step; gives the loss."""
         self.optimizer.zero_grad()
-        logits, auxiliary = self.network(images.contiguous(memory_format=self.memory_format))
+        logits, auxiliary = self.network(images)
         loss = functional.cross_entropy(logits, labels) + 0.4 * functional.cross_entropy(auxiliary, labels)
         loss.backward()
         nn.utils.clip_grad_norm_(self.network.parameters(), 5.0)

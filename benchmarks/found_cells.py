@@ -1,4 +1,4 @@
-"""Found cells beside NASNet-A's and random ones, all trained under one recipe on real CIFAR-10.
+"""Accuracy of found cells beside NASNet-A's and random ones, all trained under one recipe on real CIFAR-10.
 
     python benchmarks/found_cells.py runs/s1 --data datasets/cifar10 --child epochs=20 --seeds 0 1 --json OUT
     python benchmarks/found_cells.py benchmarks/results/cifar_search/best_*.json --data datasets/cifar10 --json OUT
@@ -6,7 +6,7 @@
 CELLS are folders of searches, of which the best ``--top`` cells are taken, and genotypes in JSON. The networks, images
 and schedule are a child's (docs/search.md): 45,000 images for 20 epochs, the accuracy that of the last epoch on the
 5,000 held out, or what ``--child`` says.
-A row is written as soon as its network is trained, and the same command goes on where it was stopped.
+A row is written as soon as its network is trained, and the same command continues a stopped run.
 """
 
 from __future__ import annotations
@@ -26,18 +26,19 @@ from typing import Any
 import torch
 
 from nasnet_det.cli.errors import command
+from nasnet_det.cli.searching import searching
 from nasnet_det.genotypes.genotype import Genotype
 from nasnet_det.genotypes.published import as_genotype
 from nasnet_det.safe_io.files import write_text
 from nasnet_det.safe_io.settings import parse_assignments
 from nasnet_det.search.child import check_child_config, train_child
 from nasnet_det.search.child_config import ChildConfig
-from nasnet_det.search.command import recipe_of, searching
+from nasnet_det.search.command import recipe_of
+from nasnet_det.search.records import best
 from nasnet_det.search.report import read_findings
 from nasnet_det.search.run_folder import SEARCH, SearchFolder
 from nasnet_det.search.space import SPACES
 from nasnet_det.search.strategies.base import uniform
-from nasnet_det.search.study import best
 
 
 @dataclass(frozen=True)

@@ -17,7 +17,7 @@ def keep(path: Path, content: Any) -> None:
 
     Args:
         path: the JSON file.
-        content: rows, each a mapping; or a mapping with such rows among its values, whose other values then stand in
+        content: rows, each a mapping; or a mapping with such rows among its values, whose other values are repeated in
             every row; or a mapping that is a row itself.
     """
     write_text(path, json.dumps(content, indent=2) + "\n")
@@ -43,8 +43,8 @@ def _is_table(value: list[Any]) -> bool:
 
 
 def _flat(row: Mapping[str, Any], under: str = "") -> dict[str, Any]:
-    """A row without mappings in it (``{"machine": {"torch": ...}}`` has a column ``machine.torch``); the numbers of a
-    list stand in one column, with spaces between them."""
+    """Return a row without mappings in it (``{"machine": {"torch": ...}}`` has a column ``machine.torch``); the numbers
+    of a list are one column, separated by spaces."""
     found: dict[str, Any] = {}
     for key, value in row.items():
         if isinstance(value, Mapping):

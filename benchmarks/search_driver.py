@@ -1,10 +1,10 @@
-"""What a search's driver costs itself, with the paper's 450 workers and 20,000 children.
+"""Time and memory of a search's driver with the paper's 450 workers and 20,000 children.
 
 python benchmarks/search_driver.py --trials 20000 --workers 450 --json benchmarks/results/search_driver.json
 
 Children take no time: their workers are simulated with a clock of their own, on which each runs for a random while, so
-that results come in disorder. All else is real: the strategy with its updates, the study in an SQLite file, the saved
-state. Reported are seconds a trial, over all and for the first and the last thousand, and the process's memory.
+that results arrive out of order. Everything else is real: the strategy with its updates, the study in an SQLite file,
+the saved state. It reports seconds a trial (over all, the first and the last thousand) and the memory of the process.
 """
 
 from __future__ import annotations

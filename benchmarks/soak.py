@@ -85,7 +85,7 @@ class Look:
 
 @dataclass(frozen=True)
 class Road:
-    """What came of one road: growth from the first five looks after the warm-up to the last five, medians both."""
+    """The result of one road: growth from the first five looks after the warm-up to the last five, medians both."""
 
     name: str
     steps: int
@@ -286,7 +286,7 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
 
 
 def _others(path: Path | None, names: Sequence[str]) -> list[dict[str, Any]]:
-    """What a file of numbers says of the roads that are not taken now."""
+    """Return what a file of numbers has on the roads that are not taken now."""
     if path is None or not path.is_file():
         return []
     return [road for road in json.loads(path.read_text())["roads"] if road["name"] not in names]

@@ -4,12 +4,12 @@
     python benchmarks/training.py --rows imagenet --steps 3 --json OUT
 
 A row is a network, an image size, a batch and an execution. All rows run in one process, one after the other, on made
-images that lie on the device already: reading and augmenting are not in it. Each is warmed up, then measured in
+images on the device: reading and augmentation are not measured. Each is warmed up, then measured in
 ``--repeats`` turns of ``--steps`` steps; the figure is the median over the turns. On a CPU the processor's time is
 given as well, which other work on the machine disturbs less. The comparisons: ``darts_v2_cifar`` with DARTS's own kind
 of code (20 cells, 36 channels, auxiliary head, drop path); ``nasnet_a_large`` with ``nasnetalarge`` (neither with
-auxiliary head or drop path, the same optimizer and step). A row that a device has no memory for, or that fails, says so
-and the others go on.
+auxiliary head or drop path, the same optimizer and step). A row that fails, for example
+for lack of memory, is reported as such; the others are still measured.
 """
 
 from __future__ import annotations
@@ -53,14 +53,14 @@ class Row:
 
     @property
     def is_cifar(self) -> bool:
-        """Whether it trains on CIFAR."""
+        """True for the networks of CIFAR's size."""
         return self.network in CIFAR
 
     def prepare(self) -> Any:
-        """Something with a method ``step(images, labels)``."""
+        """Return an object with a method ``step(images, labels)``."""
         torch.manual_seed(0)
         if self.network == DARTS_STYLE:
-            return DartsStyleStep(self.execution.device, self.execution.memory_format)
+            return DartsStyleStep(self.execution.device)
         recipe = load_recipe("cifar_paper" if self.is_cifar else "imagenet_paper_mobile")
         if not self.is_cifar:  # timm's nasnetalarge has neither
             recipe = recipe.with_settings(["aux_weight=0", "drop_rate=0", "ema_decay=0"])
@@ -72,14 +72,14 @@ class Row:
         return Trainer(network, recipe.scaled_to(self.batch_size), 1000, classes, self.execution)
 
     def batch(self) -> tuple[torch.Tensor, torch.Tensor]:
-        """Made images and labels on the device."""
+        """Return random images and labels on the device."""
         device, size = self.execution.device, self.image_size
         images = torch.randn(self.batch_size, 3, size, size, device=device)
         return images, torch.randint(0, 10, (self.batch_size,), device=device)
 
 
 def rows(options: argparse.Namespace) -> list[Row]:
-    """Every combination asked for. DARTS-style code runs eager and in float32 only, in both formats."""
+    """Every combination asked for. DARTS-style code runs as its authors run it: contiguous float32, eager."""
     device = torch.device(options.device or ("cuda" if torch.cuda.is_available() else "cpu"))
     cuda = device.type == "cuda"
     executions = [Execution(device), Execution(device, channels_last=True)]
@@ -93,7 +93,7 @@ def rows(options: argparse.Namespace) -> list[Row]:
         cifar, mobile = network in CIFAR, network == "nasnet_a_mobile"
         size = 32 if cifar else options.image_size or (224 if mobile else 331)
         batch = options.cifar_batch if cifar else options.imagenet_batch
-        wanted = executions[:2] if network == DARTS_STYLE else executions
+        wanted = executions[:1] if network == DARTS_STYLE else executions
         found += [Row(network, size, batch or _default_batch(cifar, mobile, cuda), execution) for execution in wanted]
     return found
 
@@ -158,7 +158,7 @@ def run(options: argparse.Namespace) -> Iterator[dict[str, Any]]:
 
 
 def machine() -> dict[str, Any]:
-    """What the figures were taken on."""
+    """Return a description of the machine and the software."""
     cuda = torch.cuda.is_available()
     return {
         "device": torch.cuda.get_device_name() if cuda else platform.processor() or platform.machine(),

@@ -1,4 +1,4 @@
-"""What every test may use: the shared reference material, where it is there, and the switch for slow tests."""
+"""The fixtures ``shared`` and ``golden``, the option --run-slow, and tests without optional dependencies."""
 
 from __future__ import annotations
 
@@ -22,14 +22,14 @@ EXTRAS = {
     "openvino": ("openvino",),
 }
 MISSING = set(filter(None, os.environ.get("NASNET_DET_WITHOUT", "").split(",")))
-#: What another extra brings as well stays.
+#: Modules that a remaining extra brings as well are kept.
 WITHOUT = {module for extra in MISSING for module in EXTRAS[extra]}.difference(
     *(modules for extra, modules in EXTRAS.items() if extra not in MISSING)
 )
 
 
 class Without:
-    """A finder of modules that does not find those to be without."""
+    """A finder of modules that hides those of ``WITHOUT``."""
 
     def __init__(self, finder: Any) -> None:
         self.finder = finder
@@ -65,7 +65,7 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 
 @pytest.fixture(scope="session")
 def shared() -> Path:
-    """The folder of reference material; a test that needs it is skipped where it is absent."""
+    """The folder of reference material; skips the test where it is absent."""
     if not SHARED.is_dir():
         pytest.skip(f"no reference material at {SHARED} (a user's checkout has none)")
     return SHARED
@@ -73,5 +73,5 @@ def shared() -> Path:
 
 @pytest.fixture(scope="session")
 def golden(shared: Path) -> Path:
-    """The folder of what the original implementations compute."""
+    """The folder of outputs of the original implementations."""
     return shared / "golden"

@@ -25,6 +25,13 @@ from nasnet_det.weights.layout import published_units
 
 #: Classes and F of the detector in :func:`tf_detector_variables`.
 TF_CLASSES, TF_FILTERS = 5, 4
+#: A genotype of one block, and one that has every kind of step that a fused cell has.
+_CELL = CellGenotype((Block(0, 1, "sep_conv_3x3", "max_pool_3x3"),), (2,))
+ONE_BLOCK = Genotype(_CELL, _CELL, name="mine", source="a search")
+EVERY_STEP = Genotype(
+    CellGenotype((Block(0, 1, "sep_conv_3x3", "avg_pool_3x3"), Block(2, 0, "sep_conv_5x5", "identity")), (1, 3)),
+    CellGenotype((Block(0, 1, "sep_conv_5x5", "max_pool_3x3"),), (2,)),
+)
 SYNSETS = ("n01440764", "n01443537", "n01484850")
 
 

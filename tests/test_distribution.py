@@ -1,4 +1,4 @@
-"""What the wheel and the sdist hold, built offline from a copy of the checkout."""
+"""The content of the wheel and the sdist, built offline from a copy of the checkout."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ import pytest
 import nasnet_det
 
 ROOT = Path(__file__).parents[1]
-#: What lies in a checkout and is not part of it.
+#: Files of a checkout that are not part of the project.
 NOT_OURS = shutil.ignore_patterns(
     ".git",
     ".venv",

@@ -25,8 +25,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     options = parser.parse_args(argv)
 
     from nasnet_det.draw import draw_accuracy
+    from nasnet_det.draw.figures import check_format
     from nasnet_det.draw.published_accuracy import published_points
 
+    check_format(options.output)
     draw_accuracy(published_points(), options.output)
     print(options.output)
     return 0

@@ -1,4 +1,4 @@
-"""Errors of commands: one line and an exit status instead of a traceback for whatever a user can put right."""
+"""Errors of commands: one line and an exit status, instead of a traceback, for any mistake that a user can correct."""
 
 from __future__ import annotations
 
@@ -102,7 +102,7 @@ def needs() -> Iterator[None]:
 
 
 def explain(error: BaseException) -> str | None:
-    """Return the message of an error that a user can put right; None for a bug, or if tracebacks are wanted."""
+    """Return the message of an error that a user can correct; None for a bug, or if tracebacks are wanted."""
     if os.environ.get(TRACEBACK):
         return None
     if isinstance(error, ImportError):

@@ -16,8 +16,9 @@ import sys
 from collections.abc import Sequence
 from dataclasses import replace
 
-from nasnet_det.cli.errors import command, needs
+from nasnet_det.cli.errors import command
 from nasnet_det.cli.options import add_output, new_parser
+from nasnet_det.cli.searching import searching
 from nasnet_det.search.options import existing_folder
 
 
@@ -42,9 +43,10 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
 
 def export(options: argparse.Namespace) -> int:
     """Write the files."""
+    from nasnet_det.search.records import best, front
     from nasnet_det.search.report import describe_values, read_findings
     from nasnet_det.search.run_folder import SEARCH, SearchFolder
-    from nasnet_det.search.study import StudyError, best, front
+    from nasnet_det.search.storage import StudyError
 
     # Trial numbers and fronts are those of the search.
     phase = SEARCH if options.trial is not None or options.front else options.phase
@@ -73,8 +75,6 @@ def export(options: argparse.Namespace) -> int:
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command; return 2 for a mistake in what it was given."""
     options = parse(argv)
-    with needs():
-        from nasnet_det.search.command import searching
     with searching():
         return export(options)
 

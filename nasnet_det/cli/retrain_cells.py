@@ -14,8 +14,9 @@ from collections.abc import Callable, Sequence
 from contextlib import closing
 from typing import TYPE_CHECKING, Any
 
-from nasnet_det.cli.errors import command, needs
+from nasnet_det.cli.errors import command
 from nasnet_det.cli.options import new_parser
+from nasnet_det.cli.searching import searching
 from nasnet_det.search.options import add_child_options, add_worker_options, existing_folder, seed
 
 if TYPE_CHECKING:
@@ -73,8 +74,9 @@ def best_of_search(folder: SearchFolder, options: argparse.Namespace) -> tuple[d
     Raises:
         StudyError: if no child of the search has an accuracy yet.
     """
+    from nasnet_det.search.records import best
     from nasnet_det.search.run_folder import SEARCH
-    from nasnet_det.search.study import StudyError, best
+    from nasnet_det.search.storage import StudyError
 
     with closing(folder.open_study(SEARCH, options.storage)) as study:
         found = best(study.findings(), options.top)
@@ -117,8 +119,6 @@ def train_all(
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command; return 2 for a mistake in what it was given, 130 if it was stopped."""
     options = parse(argv)
-    with needs():
-        from nasnet_det.search.command import searching
     with searching() as should_stop:
         return retrain(options, should_stop)
 

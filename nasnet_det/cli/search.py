@@ -18,8 +18,9 @@ from collections.abc import Callable, Sequence
 from contextlib import closing
 from typing import TYPE_CHECKING, Any
 
-from nasnet_det.cli.errors import command, needs
+from nasnet_det.cli.errors import command
 from nasnet_det.cli.options import add_output, add_settings, new_parser
+from nasnet_det.cli.searching import searching
 from nasnet_det.search.options import (
     add_child_options,
     add_demand_options,
@@ -138,8 +139,8 @@ def search(options: argparse.Namespace, should_stop: Callable[[], bool] = lambda
 
 def conclude(options: argparse.Namespace, study: Study) -> None:
     """Print what was found and the command that exports it; draw the Pareto front of several objectives."""
+    from nasnet_det.search.records import front
     from nasnet_det.search.report import describe_front, draw_front_of
-    from nasnet_det.search.study import front
 
     objectives, findings = study.objectives, study.findings()
     if len(objectives) > 1 and (found := front(findings, objectives)):
@@ -155,8 +156,6 @@ def conclude(options: argparse.Namespace, study: Study) -> None:
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command; return 2 for a mistake in what it was given, 130 if it was stopped."""
     options = parse(argv)
-    with needs():
-        from nasnet_det.search.command import searching
     with searching() as should_stop:
         return search(options, should_stop)
 

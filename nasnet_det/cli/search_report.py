@@ -12,8 +12,9 @@ import argparse
 import sys
 from collections.abc import Sequence
 
-from nasnet_det.cli.errors import command, needs
+from nasnet_det.cli.errors import command
 from nasnet_det.cli.options import add_output, new_parser
+from nasnet_det.cli.searching import searching
 from nasnet_det.search.options import existing_folder
 
 
@@ -41,8 +42,6 @@ def report(options: argparse.Namespace) -> int:
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command; return 2 for a mistake in what it was given."""
     options = parse(argv)
-    with needs():
-        from nasnet_det.search.command import searching
     with searching():
         return report(options)
 

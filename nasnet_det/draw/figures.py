@@ -21,6 +21,18 @@ FORMATS = (".svg", ".png")
 DOTS_PER_INCH = 144
 
 
+def check_format(path: Path) -> str:
+    """Return the ending of a picture's path.
+
+    Raises:
+        ValueError: if it is not one of :data:`FORMATS`.
+    """
+    kind = path.suffix.lower()
+    if kind not in FORMATS:
+        raise ValueError(f"{path}: expected a file name ending in {' or '.join(FORMATS)}, got {kind or 'none'!r}")
+    return kind
+
+
 def save_figure(figure: Figure, path: str | Path) -> None:
     """Write a figure as SVG or PNG, depending on the path's ending; equal figures give equal SVG files.
 
@@ -29,9 +41,7 @@ def save_figure(figure: Figure, path: str | Path) -> None:
         OSError: if the file cannot be written; an existing file is then unchanged.
     """
     path = Path(path)
-    kind = path.suffix.lower()
-    if kind not in FORMATS:
-        raise ValueError(f"{path}: expected a file name ending in {' or '.join(FORMATS)}, got {kind or 'none'!r}")
+    kind = check_format(path)
     metadata = {"Date": None} if kind == ".svg" else {}
     with replacing(path) as part, matplotlib.rc_context({"svg.hashsalt": "nasnet_det"}):
         figure.savefig(part, format=kind[1:], dpi=DOTS_PER_INCH, metadata=metadata)

@@ -290,7 +290,7 @@ def detector_program(
 
 
 def _describe(cfg: CfgNode) -> dict[str, Any]:
-    """Return what a user of the exported file needs: channel order, resizing, the number of classes and the config."""
+    """Return the description in the exported file: channel order, resizing, the number of classes and the config."""
     return {
         "kind": "detector",
         "channels": cfg.INPUT.FORMAT,

@@ -1,6 +1,6 @@
-"""Models as folders for the Hugging Face hub: classifiers in timm's form (configuration, weights, card), and detectors.
+"""Models as folders for the Hugging Face Hub: classifiers in timm's format with a model card, and fine-tuned detectors.
 
-Whoever has imported this package loads such a folder, or the repository it was pushed to, through timm::
+Once this package is imported, timm loads such a folder, or the repository that it was pushed to::
 
     timm.create_model("local-dir:FOLDER", pretrained=True)
     timm.create_model("hf-hub:OWNER/REPOSITORY", pretrained=True)
@@ -15,10 +15,10 @@ from pathlib import Path
 from typing import Any
 
 from huggingface_hub import HfApi, snapshot_download
-from timm.models._hub import save_for_hf
 
 from nasnet_det.models.family import FAMILY
 from nasnet_det.models.network import NASNet
+from nasnet_det.training.models import write_timm_folder
 
 #: The files of a fine-tuned detector on the hub.
 RUN_FILES = (
@@ -79,36 +79,34 @@ def save_hub_folder(
     license: str = "apache-2.0",
     location: str | None = None,
 ) -> Path:
-    """Write a model as a folder that can be pushed to the hub: ``config.json``, ``model.safetensors``,
+    """Write a model as a folder for the hub: ``config.json``, ``model.safetensors``,
     ``genotype.json`` and the card, ``README.md``.
 
     Args:
-        model: made by ``timm.create_model``, not ``features_only``.
-        folder: made if need be; files of these names are replaced.
-        weights: what the weights are, for the card: trained on what, how, by whom, and what was measured.
-        limits: what they are not: what was not measured, where they should not be used.
-        license: of the weights, by its identifier (``apache-2.0``).
-        location: what the card passes to ``timm.create_model``; the local folder if None.
+        model: created by ``timm.create_model``, not ``features_only``.
+        folder: the target; created if missing, and files of these names are replaced.
+        weights: description of the weights for the card: training data, method, authors, measured accuracy.
+        limits: limits of the weights for the card: what was not measured, where they should not be used.
+        license: identifier of the weights' license, such as ``apache-2.0``.
+        location: argument of ``timm.create_model`` in the card; the local folder if None.
 
     Returns:
         the folder.
 
     Raises:
         ValueError: if the weights are not described or not finite, the license is not an identifier, or the model was
-            not made by timm.
-        OSError: if it cannot be written.
+            not created by timm.
+        OSError: if the folder is not writable or the disk is full.
     """
     _check(model, weights, license)
     folder = Path(folder)
-    folder.mkdir(parents=True, exist_ok=True)
     card = _card(model, weights, limits, license, location or f"local-dir:{folder.name}")
-    # All is made in a folder beside, so that an interrupted write leaves the old files whole.
-    with tempfile.TemporaryDirectory(dir=folder.parent, prefix=f".{folder.name}.") as beside:
-        save_for_hf(model, beside, safe_serialization=True, model_args=json.loads(json.dumps(model._model_args)))
-        model.genotype.save(Path(beside) / "genotype.json")
-        (Path(beside) / "README.md").write_text(card, encoding="utf-8")
-        for file in sorted(Path(beside).iterdir(), reverse=True):  # the weights before what describes them
-            file.replace(folder / file.name)
+
+    def add(folder: Path) -> None:
+        model.genotype.save(folder / "genotype.json")
+        (folder / "README.md").write_text(card, encoding="utf-8")
+
+    write_timm_folder(model, folder, json.loads(json.dumps(model._model_args)), add=add)
     return folder
 
 
@@ -121,19 +119,19 @@ def push_to_hub(
     private: bool = False,
     api: HfApi | None = None,
 ) -> str:
-    """Push a model to a repository of the hub, made if need be; see :func:`save_hub_folder`.
+    """Push a model to a repository of the hub, created if missing; see :func:`save_hub_folder`.
 
     Args:
         repository: ``OWNER/NAME``.
         private: whether a new repository is private.
-        api: what speaks to the hub; by default the library's own, logged in as ``hf auth login`` left it.
+        api: the hub's client; by default that of ``huggingface_hub``, with the login of ``hf auth login``.
 
     Returns:
         the repository's address.
 
     Raises:
-        ValueError: see :func:`save_hub_folder`; or for what can be no repository's name.
-        OSError: if the hub refuses, or cannot be reached: the hub client's own errors are of this type.
+        ValueError: see :func:`save_hub_folder`; or for an invalid repository name.
+        OSError: if the hub refuses or is not reachable; the errors of its client are of this type.
     """
     _check(model, weights, license)
     with tempfile.TemporaryDirectory() as folder:
@@ -184,14 +182,18 @@ def _push(folder: Path, repository: str, private: bool, api: HfApi | None, **mor
 
 def _check(model: NASNet, weights: str, license: str) -> None:
     if not weights.strip():
-        raise ValueError("say what the weights are: trained on what, how, by whom, and what was measured")
+        raise ValueError("weights is empty: describe their training data, method, authors and measured accuracy")
     if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9.+-]*", license):
-        raise ValueError(f"a license is named by its identifier, such as apache-2.0, not {license!r}")
+        raise ValueError(f"license must be an identifier such as apache-2.0, got {license!r}")
     if not isinstance(model, NASNet) or not getattr(model, "pretrained_cfg", None):
-        raise ValueError("a hub folder holds a whole model that timm.create_model made, not its features or a part")
+        raise ValueError(
+            f"expected a classifier created by timm.create_model, got {type(model).__name__}: leave out features_only"
+        )
     for name, value in model.state_dict().items():
         if value.is_floating_point() and not value.isfinite().all():
-            raise ValueError(f"{name} holds values that are not finite: nothing is to be published of this model")
+            raise ValueError(
+                f"{name} holds values that are not finite: publish a checkpoint from before the training diverged"
+            )
 
 
 def _card(model: NASNet, weights: str, limits: str, license: str, location: str) -> str:

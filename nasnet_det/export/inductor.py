@@ -79,7 +79,7 @@ def load_inductor(path: Path, info: PackageInfo) -> Any:
 
 
 def offered(device: str) -> tuple[str, ...]:
-    """Return what compiled code may need of this machine's device.
+    """Return the features of this machine's device that compiled code may use.
 
     Raises:
         PackageError: for a GPU that PyTorch does not find.

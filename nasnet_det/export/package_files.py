@@ -1,4 +1,4 @@
-"""Reading what an exported file says of itself, without running any of it."""
+"""Metadata of exported files, read without running any of their code."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ _MALFORMED = (
 
 
 class PackageError(ValueError):
-    """A package that failed to be made or loaded; the message names the file and the reason."""
+    """A failure to write or load a package; the message names the file and the reason."""
 
 
 @dataclass(frozen=True)
@@ -102,7 +102,7 @@ class PackageInfo:
 
 
 def read_info(path: str | Path) -> PackageInfo:
-    """Read what a package computes and where it runs; nothing of it is run.
+    """Read the description of a package; no code of it is run.
 
     Raises:
         PackageError: if it cannot be read as a package.
@@ -120,7 +120,7 @@ def read_info(path: str | Path) -> PackageInfo:
 
 
 def description(path: str | Path) -> dict[str, Any]:
-    """Return what an exported file says of its model, such as mean and standard deviation of its images.
+    """Return an exported file's description of its model, such as mean and standard deviation of its images.
 
     Raises:
         PackageError: if it cannot be read as a package.

@@ -1,4 +1,4 @@
-"""Models to be exported, and how exported files are written: ONNX and ``torch.export``."""
+"""Programs, which are models with an example input, and their export as ONNX and by ``torch.export``."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ DESCRIPTION = "nasnet_det.json"
 
 
 class ExportError(RuntimeError):
-    """An exported file that does not compute what the model computes, or cannot be read."""
+    """An exported file that is not readable, or whose outputs differ from the model's."""
 
     #: It is not a mistake of the user, for which commands return 2.
     exit_status = 1
@@ -65,7 +65,7 @@ class Program:
             return torch.export.export(self.model, (example,), dynamic_shapes=(free,))
 
     def differences(self, found: Any) -> dict[str, float]:
-        """Return how far each output on the example is from PyTorch's: the largest difference, relative to the largest
+        """Return each output's error on the example: the largest difference from PyTorch's, relative to the largest
         value."""
         with torch.no_grad():
             expected = as_list(self.model(self.example))

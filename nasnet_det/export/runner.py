@@ -1,4 +1,4 @@
-"""Packaged detectors on pictures, without detectron2: what comes before and after the exported graph."""
+"""Packaged detectors on images without detectron2: preprocessing and postprocessing of the exported graph."""
 
 from __future__ import annotations
 

@@ -35,7 +35,7 @@ TOLERANCES = {"float32": 1e-3}
 
 
 class Package(nn.Module):
-    """A loaded package: maps images ``(N, 3, H, W)`` to what the packaged model returns.
+    """A loaded package: maps images ``(N, 3, H, W)`` to the outputs of the packaged model.
 
     A package for a fixed number of images takes any number: they run in batches, the last one filled up.
 

@@ -1,1 +1,1 @@
-"""Reading and writing without surprises: whole files or none, pickles as data, values of outside checked."""
+"""Safe input and output: atomic writing of files, pickles read as data, values from outside validated."""

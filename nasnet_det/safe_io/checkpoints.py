@@ -69,7 +69,7 @@ def load_torch(path: str | Path) -> Any:
         pickle.UnpicklingError: if the file needs a function or a module that PyTorch blocks.
         Exception: almost any other, if the file is damaged.
     """
-    if zipfile.is_zipfile(path) and "model.weights.h5" in zipfile.ZipFile(path).namelist():
+    if _is_keras_3(path):
         raise ValueError(KERAS_3)
     unknown: list[str] = ["argparse.Namespace"]
     with suppress(Exception):  # a file of the format before PyTorch 1.6, or one that torch.load will refuse
@@ -79,6 +79,13 @@ def load_torch(path: str | Path) -> Any:
     ]
     with Path(path).open("rb") as file, torch.serialization.safe_globals(placeholders):
         return torch.load(file, map_location="cpu", weights_only=True)  # by a path it would go by the ending
+
+
+def _is_keras_3(path: str | Path) -> bool:
+    # Any error of a file that is not an archive, or of a damaged one, is left to torch.load.
+    with suppress(Exception), zipfile.ZipFile(path) as archive:
+        return "model.weights.h5" in archive.namelist()
+    return False
 
 
 def find_state_dict(data: Any, averaged: bool = True) -> StateDict:

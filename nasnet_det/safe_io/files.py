@@ -1,4 +1,4 @@
-"""Writing files so that nothing good is lost: a new file replaces an old one only when it is whole and on disk.
+"""Atomic writing of files: a new file replaces an old one only once it is complete and on disk.
 
 What a command reads can be protected: writing over it or deleting it is then an error, wherever in the package it is
 tried.
@@ -18,7 +18,7 @@ _protected: ContextVar[dict[_Key, Path] | None] = ContextVar("protected", defaul
 
 
 class OverwriteError(ValueError):
-    """An output that would replace or delete what the same command reads: names the file."""
+    """An output that would replace or delete an input of the same command; names the file."""
 
 
 @contextmanager

@@ -88,7 +88,7 @@ def build(cls: type[T], values: Any, error: type[ValueError] = ValueError, what:
 
 def _read(adapter: TypeAdapter[Any], name: str, value: Any, error: type[ValueError], prefix: str) -> Any:
     try:
-        # JSON's strict mode takes a list for a tuple and an int for a float, and nothing else in place of another.
+        # The only conversions of JSON's strict mode are a list to a tuple and an int to a float.
         return adapter.validate_json(json.dumps(value), strict=True)
     except (ValidationError, TypeError, RecursionError) as problem:
         reason = _describe(problem) if isinstance(problem, ValidationError) else "must be of JSON's types"

@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import argparse
-import signal
 import time
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from dataclasses import asdict, fields, replace
 from importlib.util import find_spec
 from pathlib import Path
@@ -22,8 +20,8 @@ from nasnet_det.search.driver import Progress
 from nasnet_det.search.image_data import TORCHVISION, Found, inspect_images
 from nasnet_det.search.latency import LatencyMeter
 from nasnet_det.search.limits import Demands, format_measure, parse_demands
+from nasnet_det.search.records import MEASURED
 from nasnet_det.search.space import Space
-from nasnet_det.search.study import MEASURED
 from nasnet_det.search.workers import ChildEvaluator, Evaluator, InProcess, Workers, WorkersError
 
 #: Child settings of release 0.3; studies of earlier releases do not record them.
@@ -223,29 +221,3 @@ def _duration(seconds: float) -> str:
     minutes, seconds = divmod(round(seconds), 60)
     hours, minutes = divmod(minutes, 60)
     return f"{hours}:{minutes:02}:{seconds:02}" if hours else f"{minutes}:{seconds:02}"
-
-
-@contextmanager
-def searching() -> Iterator[Callable[[], bool]]:
-    """Let Optuna log warnings only, and let SIGINT and SIGTERM stop a search at once.
-
-    Yields a function that tells whether a signal came: Python drops an exception that a signal raises within a
-    destructor or callback, so a search asks after every child as well.
-    """
-    import optuna
-
-    came: list[int] = []
-
-    def stop(number: int, frame: Any) -> None:
-        came.append(number)
-        raise KeyboardInterrupt
-
-    optuna.logging.set_verbosity(optuna.logging.WARNING)
-    before = {number: signal.signal(number, stop) for number in (signal.SIGINT, signal.SIGTERM)}
-    try:
-        yield lambda: bool(came)
-    except KeyboardInterrupt:
-        raise KeyboardInterrupt("stopped; run the same command again to continue") from None
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)

@@ -1,4 +1,4 @@
-"""The search itself: asks the strategy, records, hands out children, records their results.
+"""The loop of a search: asks the strategy for candidates, records them, hands them to workers and records the results.
 
 Every step leaves the study such that the same search, started again, continues: a task is recorded before its child is
 started, and its result before the strategy learns of it. A child that was running when the search was killed runs
@@ -12,17 +12,18 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import numpy as np
-
 from nasnet_det.search.candidates import SpaceCandidates
 from nasnet_det.search.checkpoints import Checkpoints
 from nasnet_det.search.child import ChildResult, Trained
 from nasnet_det.search.limits import ACCURACY, oriented
+from nasnet_det.search.records import MEASURED, Record, Task, measured
 from nasnet_det.search.rungs import Pruner, SingleRung
 from nasnet_det.search.schedule import Outcome, Schedule
+from nasnet_det.search.storage import StudyError
 from nasnet_det.search.strategies.base import Decisions, Result, Strategy
-from nasnet_det.search.study import MEASURED, Record, Study, StudyError, Task, measured
+from nasnet_det.search.study import Study
 from nasnet_det.search.workers import Job, Workers
+from nasnet_det.training.seeds import derive_seed
 
 
 class Best(NamedTuple):
@@ -35,7 +36,7 @@ class Best(NamedTuple):
 
 @dataclass(frozen=True)
 class Progress:
-    """A child's result, or (``result`` is None) what was found at the start.
+    """A child's result, or (``result`` is None) the state of the study at the start.
 
     Args:
         number: the trial's number.
@@ -55,8 +56,8 @@ class Progress:
 
 
 def child_seed(seed: int, number: int) -> int:
-    """Return the seed of a trial's child: the same whoever trains it, another for every trial."""
-    return int(np.random.SeedSequence((seed, number)).generate_state(1)[0] >> 1)
+    """Return the seed of a trial's child, 31 bits: independent of the worker and different for every trial."""
+    return derive_seed(seed, number) >> 1
 
 
 @dataclass
@@ -70,7 +71,7 @@ class _Trial:
 
 @dataclass
 class Search:
-    """A search under way.
+    """A running search.
 
     Args:
         study: where it is recorded.
@@ -142,7 +143,7 @@ class Search:
         self.schedule.save()
 
     def _restore(self) -> list[Task]:
-        """Bring strategy and pruner to where the study is; return the tasks that are recorded but not done."""
+        """Replay the study into strategy and pruner; return the tasks that are recorded but not done."""
         records = self.study.records(self.pending)
         tasks, outcomes, arrived = self._recorded(records)
         for record in records:

@@ -80,7 +80,7 @@ class RayWorkers:
             raise
 
     def check(self) -> None:
-        """Let one worker find out whether children can be trained.
+        """Check in one worker that children can be trained.
 
         Raises:
             WorkersError: if no worker starts; else what the evaluator raises.
@@ -167,7 +167,7 @@ def _start_here(**options: Any) -> None:
 
 
 def _reach(address: str) -> None:
-    """Find out in seconds whether anything listens at an address; Ray itself tries for long."""
+    """Check within seconds that something listens at an address; Ray itself would try for minutes."""
     host, colon, port = address.removeprefix("ray://").rpartition(":")
     if address in ("auto", "local") or not (colon and port.isdigit()):
         return
@@ -181,6 +181,6 @@ def _reach(address: str) -> None:
 
 
 def _words(error: BaseException) -> str:
-    """An error of Ray's in one line."""
+    """Return the message of an error of Ray in one line."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     return " ".join(lines)[:300] or type(error).__name__

@@ -14,9 +14,11 @@ from nasnet_det.draw import draw_genotype, draw_search_curves
 from nasnet_det.draw.pareto import draw_front
 from nasnet_det.safe_io.files import write_text
 from nasnet_det.search.limits import ACCURACY, format_measure
+from nasnet_det.search.records import Finding, best, front
 from nasnet_det.search.run_folder import RETRAINED, SEARCH, SearchFolder
 from nasnet_det.search.rungs import pareto_front
-from nasnet_det.search.study import Finding, Study, StudyError, best, front
+from nasnet_det.search.storage import StudyError
+from nasnet_det.search.study import Study
 
 #: The groups whose mean the paper's figure 6 shows.
 RANKS = (1, 5, 25)

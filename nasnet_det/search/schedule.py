@@ -21,10 +21,11 @@ from typing import Any, Protocol
 
 from nasnet_det.search.candidates import LimitError
 from nasnet_det.search.limits import Limit
+from nasnet_det.search.records import Task
 from nasnet_det.search.rungs import Pruner, SingleRung
+from nasnet_det.search.storage import StudyError
 from nasnet_det.search.strategies.base import Decisions, Result, Strategy
 from nasnet_det.search.strategy_state import MALFORMED, damaged, read_state, write_state
-from nasnet_det.search.study import StudyError, Task
 
 #: Tasks after which the state is saved though nothing forces it: a restart replays at most so many.
 _SAVE_EVERY = 200

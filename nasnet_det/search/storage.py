@@ -78,7 +78,7 @@ def _tune_sqlite(connection: Any, _: Any) -> None:
 
 @contextmanager
 def storage_errors(url: URL) -> Iterator[None]:
-    """Raise what a database may raise as a :class:`StudyError` of one line."""
+    """Turn errors of a database into a :class:`StudyError` of one line."""
     try:
         yield
     except ImportError as error:

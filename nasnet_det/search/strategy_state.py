@@ -14,7 +14,7 @@ from safetensors.numpy import save_file
 
 from nasnet_det.safe_io.files import replacing
 from nasnet_det.safe_io.values import format_value, parse_json
-from nasnet_det.search.study import StudyError
+from nasnet_det.search.storage import StudyError
 
 #: What reading or loading a damaged state raises.
 MALFORMED = (SafetensorError, ValueError, TypeError, LookupError, AttributeError, ArithmeticError, OSError)

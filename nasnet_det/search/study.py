@@ -12,10 +12,8 @@ front of it would hold every trial in memory.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -27,114 +25,12 @@ from sqlalchemy.engine import URL
 
 from nasnet_det.genotypes.genotype import Genotype
 from nasnet_det.search.child import ChildResult
-from nasnet_det.search.limits import ACCURACY, oriented
-from nasnet_det.search.rungs import pareto_front
+from nasnet_det.search.identity import check_identity, directions_of, objectives_of
+from nasnet_det.search.records import MEASURED, Finding, Record, Step, Task, measured
 from nasnet_det.search.storage import StudyError, connect, format_url, storage_errors, storage_url
-from nasnet_det.search.strategies.base import Decisions
 from nasnet_det.search.trial_rows import TrialRow, read_trials, write_accuracies, write_parameters
 
-#: Statuses that carry an accuracy; any other is recorded as Optuna's FAIL.
-MEASURED = ("ok", "stopped_early")
 _MADE = ("genotype", "decisions", "seed")
-
-
-@dataclass(frozen=True)
-class Task:
-    """A unit of work: a trial up to one of its rungs.
-
-    Args:
-        number: its position among all tasks.
-        trial: the trial's number.
-        rung: the index of the rung to reach; 0 for a new trial.
-        decisions: the trial's architecture.
-        told: how many results had been told when it was chosen.
-        refused: how many candidates had been refused before this trial was found.
-    """
-
-    number: int
-    trial: int
-    rung: int
-    decisions: Decisions
-    told: int
-    refused: int = 0
-
-
-@dataclass(frozen=True)
-class Step:
-    """A task as the study records it, with its result.
-
-    Args:
-        task: its position among all tasks.
-        told: how many results had been told when it was chosen.
-        status: of its result; None until then.
-        reward: the validation accuracy; 0 where the child gave none.
-        arrived: the position of its result among all results, where they are told as they arrive.
-    """
-
-    task: int
-    told: int
-    status: str | None = None
-    reward: float = 0.0
-    arrived: int | None = None
-
-
-@dataclass(frozen=True)
-class Record:
-    """A trial as the search sees it.
-
-    Args:
-        number: the trial's number.
-        trial_id: its id in the storage.
-        decisions: its architecture.
-        seed: its child's seed.
-        finished: whether it has ended.
-        steps: its tasks, one for each rung that it was to reach.
-        refused: how many candidates had been refused before it was found.
-        attributes: everything recorded of it.
-    """
-
-    number: int
-    trial_id: int
-    decisions: Decisions
-    seed: int
-    finished: bool
-    steps: tuple[Step, ...]
-    refused: int
-    attributes: Mapping[str, Any]
-
-    @property
-    def reward(self) -> float | None:
-        """The reward of its last step, None while that is under way."""
-        return None if self.steps[-1].status is None else self.steps[-1].reward
-
-
-@dataclass(frozen=True)
-class Finding:
-    """A child with an accuracy.
-
-    Args:
-        number: the trial's number.
-        genotype, decisions: its architecture.
-        seed: its child's seed.
-        reward: its last validation accuracy.
-        values: the study's objectives, as recorded.
-        complete: whether it was trained to its end.
-        measures: everything else recorded of it.
-    """
-
-    number: int
-    genotype: Genotype
-    decisions: Decisions
-    seed: int
-    reward: float
-    values: tuple[float, ...]
-    complete: bool
-    measures: Mapping[str, Any]
-
-    @property
-    def epochs(self) -> int:
-        """The epochs that it was trained for."""
-        return len(self.measures.get("accuracies", ()))
 
 
 class Study:
@@ -152,7 +48,7 @@ class Study:
     @property
     def objectives(self) -> tuple[str, ...]:
         """The names of the objectives."""
-        return _objectives(self.identity)
+        return objectives_of(self.identity)
 
     @classmethod
     def open(
@@ -185,14 +81,14 @@ class Study:
                 if identity is None:
                     known = ", ".join(study.study_name for study in backend.get_all_studies()) or "none"
                     raise StudyError(f"{format_url(url)} has no study called {name!r}; it has: {known}") from None
-                study_id = _create(backend, name, url, _directions(identity))
+                study_id = _create(backend, name, url, directions_of(identity))
             recorded = backend.get_study_user_attrs(study_id).get("identity")
-            if identity is not None and _is_bare(backend, study_id, _directions(identity)):
+            if identity is not None and _is_bare(backend, study_id, directions_of(identity)):
                 recorded = {**(adopt or {}), **identity}
                 backend.set_study_user_attr(study_id, "identity", recorded)
             if not isinstance(recorded, dict):
                 raise StudyError(f"study {name!r} in {format_url(url)} is not one of this project; choose another name")
-            _check_identity(name, url, recorded, identity or {})
+            check_identity(f"study {name!r} in {format_url(url)}", recorded, identity or {})
             return cls(backend, study_id, recorded)
 
     def close(self) -> None:
@@ -394,46 +290,11 @@ class Study:
             yield
 
 
-def measured(result: ChildResult) -> bool:
-    """Return whether a child has an accuracy."""
-    return result.status in MEASURED and math.isfinite(result.reward)
-
-
-def best(findings: Sequence[Finding], count: int) -> list[Finding]:
-    """Return the best ``count`` architectures, each once with its best child, as the paper's figure 6 counts models.
-
-    Those trained for more epochs come first, then those of higher accuracy; of equals the earlier.
-    """
-    unique: dict[Decisions, Finding] = {}
-    for finding in sorted(findings, key=lambda f: (-f.epochs, -f.reward, f.number)):
-        unique.setdefault(finding.decisions, finding)
-    return list(unique.values())[:count]
-
-
-def front(findings: Sequence[Finding], objectives: Sequence[str]) -> list[Finding]:
-    """Return the Pareto front of children trained to their end, the most accurate first; of equals the earlier."""
-    ended = [finding for finding in findings if finding.complete]
-    points = [oriented(objectives, finding.values) for finding in ended]
-    chosen: dict[tuple[float, ...], Finding] = {}
-    for i in sorted(pareto_front(points)):
-        chosen.setdefault(points[i], ended[i])
-    return sorted(chosen.values(), key=lambda finding: (-finding.reward, finding.number))
-
-
 def _last_reward(trial: TrialRow) -> float | None:
     if trial.state == TrialState.COMPLETE:
         return trial.values[0]
     rewards = [s["reward"] for s in trial.user_attrs.get("steps", ()) if s.get("status") in MEASURED]
     return rewards[-1] if rewards and trial.state != TrialState.FAIL else None
-
-
-def _objectives(identity: Mapping[str, Any]) -> tuple[str, ...]:
-    return tuple((identity.get("demands") or {}).get("objectives", (ACCURACY,)))
-
-
-def _directions(identity: Mapping[str, Any]) -> list[StudyDirection]:
-    larger, smaller = StudyDirection.MAXIMIZE, StudyDirection.MINIMIZE
-    return [larger if name == ACCURACY else smaller for name in _objectives(identity)]
 
 
 def _create(backend: RDBStorage, name: str, url: URL, directions: list[StudyDirection]) -> int:
@@ -450,26 +311,3 @@ def _is_bare(backend: RDBStorage, study_id: int, directions: list[StudyDirection
         and not backend.get_study_user_attrs(study_id)
         and backend.get_n_trials(study_id) == 0
     )
-
-
-def _check_identity(name: str, url: URL, recorded: Mapping[str, Any], wanted: Mapping[str, Any]) -> None:
-    differences = list(_differences(recorded, wanted))
-    if differences:
-        raise StudyError(
-            f"study {name!r} in {format_url(url)} is of another search: {'; '.join(differences[:4])}. "
-            "Give the settings it was made with, or another folder"
-        )
-
-
-def _differences(recorded: Any, wanted: Any, where: str = "") -> Iterator[str]:
-    """Yield in words what of ``wanted`` is recorded otherwise."""
-    if isinstance(recorded, Mapping) and isinstance(wanted, Mapping):
-        for key, value in wanted.items():
-            yield from _differences(recorded.get(key), value, f"{where}.{key}" if where else str(key))
-    elif recorded != wanted:
-        yield f"{where} is {_short(recorded)} there and {_short(wanted)} here"
-
-
-def _short(value: Any) -> str:
-    text = str(value)
-    return text if len(text) <= 60 else text[:57] + "..."

@@ -6,9 +6,8 @@ pretrained=True)`` builds it from the folder alone, including a genotype that no
 
 from __future__ import annotations
 
-import shutil
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -169,22 +168,40 @@ def save_local_dir(
     network = choice.build(num_classes=num_classes)
     network.load_state_dict({k: v.cpu() for k, v in weights.items() if not k.startswith(_AUXILIARY)})
     described = {"architecture": choice.architecture, **{k: v for k, v in data_config.items() if v is not None}}
+    labels = {"label_names": list(label_names)} if label_names else {}
+    arguments = {**choice.arguments, "num_classes": num_classes}
+    write_timm_folder(network, folder, arguments, {"pretrained_cfg": described, **labels})
+
+
+def write_timm_folder(
+    network: nn.Module,
+    folder: Path,
+    arguments: Mapping[str, Any],
+    config: dict[str, Any] | None = None,
+    add: Callable[[Path], None] = lambda folder: None,
+) -> None:
+    """Write a network as a folder for ``timm.create_model("local-dir:FOLDER", pretrained=True)``.
+
+    Args:
+        network: the network, with timm's ``pretrained_cfg``.
+        folder: the target; its files are replaced once all new ones are complete.
+        arguments: the arguments of ``timm.create_model`` that build the network.
+        config: further entries of ``config.json``.
+        add: called with a folder to write further files into.
+
+    Raises:
+        OSError: if the folder is not writable or the disk is full.
+    """
     folder.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=folder.parent, prefix=f".{folder.name}.") as scratch:
-        labels = {"label_names": list(label_names)} if label_names else {}
         try:
-            save_for_hf(
-                network,
-                scratch,
-                model_config={"pretrained_cfg": described, **labels},
-                model_args={**choice.arguments, "num_classes": num_classes},
-                safe_serialization=True,
-            )
+            save_for_hf(network, scratch, model_config=config, model_args=dict(arguments), safe_serialization=True)
         except SafetensorError as error:  # safetensors' error for a full disk
             raise OSError(f"{folder}: writing the model failed ({error})") from None
+        add(Path(scratch))
         folder.mkdir(exist_ok=True)
         for file in sorted(Path(scratch).iterdir(), reverse=True):  # the weights before the config that describes them
-            shutil.move(file, folder / file.name)
+            file.replace(folder / file.name)
 
 
 def load_weights(network: nn.Module, name: str) -> None:

@@ -1,4 +1,4 @@
-"""What the tests of the tools share with those of detection."""
+"""Fixtures that the tests of the commands share with those of detection."""
 
 from tests.detection.conftest import tiny_coco
 

@@ -35,7 +35,7 @@ def test_it_trains_judges_and_draws(tmp_path: Path, capsys: pytest.CaptureFixtur
     assert (output / "overview.jpg").is_file() and (output / "config.yaml").is_file()
     assert json.loads((output / "scores.json").read_text())["AP50"] < 90
 
-    # A finished run is shown again, not trained again; --restart begins anew.
+    # A finished run is shown, not trained again; --restart trains a new one.
     trained = (output / "model_final.pth").stat().st_mtime_ns
     assert main(["--output", str(output), *SMALL, *SHORT]) == 1
     assert "holds a finished run" in capsys.readouterr().out

@@ -13,14 +13,14 @@ from nasnet_det.cli.build_backbone import main as build_backbone
 from nasnet_det.cli.main import main
 from nasnet_det.export import load_package, read_info
 from nasnet_det.export.runtimes import available
-from tests.export.test_runtimes import CELL
+from tests.helpers import EVERY_STEP
 
 
 @pytest.fixture(scope="module")
 def backbone(tmp_path_factory: pytest.TempPathFactory) -> str:
     """A small network as timm's name for its folder."""
     folder = tmp_path_factory.mktemp("backbone")
-    (folder / "cell.json").write_text(json.dumps(CELL), encoding="utf-8")
+    EVERY_STEP.save(folder / "cell.json")
     numbers = ["--num-cells", "1", "--num-filters", "8", "--image-size", "32", "--num-classes", "5"]
     assert build_backbone([str(folder / "cell.json"), *numbers, "--output", str(folder / "model")]) == 0
     return f"local-dir:{folder / 'model'}"

@@ -108,7 +108,7 @@ def test_images_of_the_same_name_do_not_replace_each_other(detector: list[str], 
     ("change", "words"),
     [
         (["nowhere/*.jpg"], "names no image"),
-        (["--weights", "nowhere.pth", "{image}"], "there is no checkpoint nowhere.pth"),
+        (["--weights", "nowhere.pth", "{image}"], "nowhere.pth"),
         (["{image}", "--opts", "MODEL.NASNET.NUM_FILTRES", "8"], "NUM_FILTRES"),
     ],
 )

@@ -35,7 +35,7 @@ SMALL = {
 
 
 def options(**more: Any) -> list[Any]:
-    """``SMALL`` as ``KEY VALUE`` pairs; of ``more``, ``__`` stands for a dot."""
+    """Return ``SMALL`` and ``more`` as ``KEY VALUE`` pairs; ``__`` in a name of ``more`` is a dot."""
     values = {**SMALL, **{key.replace("__", "."): value for key, value in more.items()}}
     return [part for pair in values.items() for part in pair]
 

@@ -1,4 +1,4 @@
-"""What stands in a Markdown page: its code blocks, commands, links and headings."""
+"""The parts of a Markdown page: code blocks, commands, links and headings."""
 
 from __future__ import annotations
 
@@ -13,21 +13,21 @@ from nasnet_det.cli import main as nasnet_det_cli
 PROJECT = Path(__file__).resolve().parents[2]
 #: Every page of the documentation, README first.
 PAGES = [PROJECT / "README.md", *sorted((PROJECT / "docs").glob("*.md"))]
-#: What links are looked at in: the other texts of the project, too.
+#: Pages whose links are checked: the project's other texts as well.
 LINKED = [*PAGES, *(path for path in sorted(PROJECT.glob("*.md")) if path.name != "README.md")]
 
 _FENCE = re.compile(r"^```(\w*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 _LINK = re.compile(r"!?\[[^\]]*\]\(([^)\s]+)\)")
 _CODE = re.compile(r"`([^`\n]+)`")
 _HEADING = re.compile(r"^#{1,6} (.+)$", re.MULTILINE)
-#: ``nasnet-det VERB`` is a script of tools/.
+#: The script in tools/ of each ``nasnet-det VERB``.
 VERBS = nasnet_det_cli.TOOLS
 _ASSIGNMENT = re.compile(r"[A-Z][A-Z0-9_]*=")
 
 
 @dataclass(frozen=True)
 class Block:
-    """A fenced block: its language, its text, and the line of the page that it begins on."""
+    """A fenced block: its language, its text and the page's line where the text begins."""
 
     language: str
     text: str
@@ -46,12 +46,12 @@ class Command:
 
 
 def blocks(text: str) -> list[Block]:
-    """The fenced blocks of a page."""
+    """Return the fenced blocks of a page."""
     return [Block(found[1], found[2], text.count("\n", 0, found.start()) + 2) for found in _FENCE.finditer(text)]
 
 
 def commands(block: str) -> Iterator[Command]:
-    """The commands of a shell block; a backslash at a line's end continues it."""
+    """Yield the commands of a shell block; a backslash at the end of a line continues it."""
     for line in block.replace("\\\n", " ").splitlines():
         words = shlex.split(line, comments=True)
         if words and words[0] == "export":
@@ -63,29 +63,29 @@ def commands(block: str) -> Iterator[Command]:
 
 
 def _as_script(words: list[str]) -> tuple[str, ...]:
-    """A verb of the command line as the script that it is."""
+    """Return a verb of ``nasnet-det`` as a call of its script."""
     if words[:1] == ["nasnet-det"] and words[1] in VERBS:
         return ("python", f"tools/{VERBS[words[1]]}.py", *words[2:])
     return tuple(words)
 
 
 def prose(text: str) -> str:
-    """A page without its fenced blocks."""
+    """Return a page without its fenced blocks."""
     return _FENCE.sub("", text)
 
 
 def links(text: str) -> list[str]:
-    """Where a page's links and pictures lead."""
+    """Return the targets of a page's links and pictures."""
     return _LINK.findall(_CODE.sub("", prose(text)))
 
 
 def code_spans(text: str) -> list[str]:
-    """What stands in backticks in the prose."""
+    """Return the code spans of a page's prose."""
     return _CODE.findall(prose(text))
 
 
 def anchors(text: str) -> set[str]:
-    """The anchors of a page's headings, as GitHub and MkDocs both make them."""
+    """Return the anchors of a page's headings, as GitHub and MkDocs both make them."""
     return {
         re.sub(r"\s", "-", re.sub(r"[^\w\s-]", "", heading.replace("`", "")).strip().lower())
         for heading in _HEADING.findall(prose(text))

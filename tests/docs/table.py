@@ -1,8 +1,8 @@
-"""How the commands and Python blocks of the pages are tried: the only place that knows of a single one of them.
+"""Rows that tell how the pages' commands and Python blocks are run, at small size or not at all.
 
-A command or block is tried by the first row that matches it, its page's rows before those of every page. A command
-that no row matches fails its test. Rows make things small (``swaps``, ``more``) or say ``why`` a thing is not run: of
-a command the tool's own parser then takes the words, so a renamed option still fails; a block is only compiled.
+The first matching row applies, those of the page before those of every page; a command without a row fails its test. A
+row makes a command or block small (``swaps``, ``more``), or gives the reason ``why`` it is not run: then the tool's own
+parser still reads the command's words, so that a renamed option fails, and a block is still compiled.
 """
 
 from __future__ import annotations
@@ -14,15 +14,15 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Row:
-    """How what matches is tried.
+    """The way to run the commands or blocks that match a pattern.
 
     Args:
         pattern: found in the command or in the block's text.
-        swaps: what is replaced in it, ``(pattern, replacement)`` in turn.
+        swaps: ``(pattern, replacement)`` pairs, applied in turn.
         more: words added to a command.
-        why: it is not run, for this reason.
-        slow: run only with --run-slow, otherwise as if that were its reason.
-        status: the exit status that the command is to end with.
+        why: the reason not to run it.
+        slow: run it with --run-slow only.
+        status: the expected exit status of the command.
     """
 
     pattern: str
@@ -33,7 +33,7 @@ class Row:
     status: int = 0
 
     def swapped(self, text: str) -> str:
-        """``text`` with everything replaced."""
+        """Return ``text`` with everything replaced."""
         for pattern, replacement in self.swaps:
             text = re.sub(pattern, replacement, text)
         return text
@@ -41,13 +41,13 @@ class Row:
 
 @dataclass(frozen=True)
 class Page:
-    """What a page presumes.
+    """The prerequisites of a page.
 
     Args:
-        files: what must be there before its first line, by the names of :mod:`tests.docs.world`.
+        files: made before its first line; the names are those of :mod:`tests.docs.world`.
         needs: modules without which the page is skipped.
         rows: its own rows.
-        saved: Python blocks that are files: text that is in the block, and the file's name.
+        saved: Python blocks that are files: ``(text in the block, file name)``.
     """
 
     files: tuple[str, ...] = ()
@@ -74,8 +74,9 @@ SMALL_DETECTOR = (
 )
 ONE_PROCESS = (r"--num-gpus \d+ ", "")
 
-#: Compiles for a minute.
-PACKAGE = Row(r"tools/package\.py", ((r"nasnet_a_\w+ --pretrained", "local-dir:tiny --image-size 224"),), slow=True)
+PACKAGE = Row(
+    r"tools/package\.py", ((r"nasnet_a_\w+ --pretrained", "local-dir:tiny --image-size 224"),), slow=True
+)  # compiles for a minute
 
 #: For every page.
 ROWS = (
@@ -84,10 +85,10 @@ ROWS = (
     Row(r"--help"),
     SEARCH,
     Row(r"tools/(check_data|draw_cell|draw_accuracy|evaluate|export_cell|search_report)\.py"),
-    Row(r"tools/prepare_coco\.py", status=2),  # there is no COCO here: it says what to download
+    Row(r"tools/prepare_coco\.py", status=2),  # without COCO it names what to download
     Row(
         r"tools/prepare_cifar10\.py",
-        why="a download; tests/training/data/test_cifar10_source.py fetches from a made place",
+        why="a download; tests/training/data/test_cifar10_source.py has a local one",
     ),
     Row(r"tools/convert_weights\.py", why="a download; tests/cli/test_convert_weights.py converts made files"),
     Row(r"tools/convert_detector\.py", why="a download; tests/cli/test_convert_detector.py converts a made checkpoint"),
@@ -124,7 +125,9 @@ PAGES: dict[str, Page] = {
                 r"tools/finetune\.py",
                 swaps=((r"finetune\.py my_data$", f"finetune.py my_data --weights none {SMALL_DETECTOR}"),),
             ),
-            Row(r"tools/demo\.py", more=f"{DETECTOR} SOLVER.MAX_ITER 2 TEST.EVAL_PERIOD 2", status=1),  # not learnt
+            Row(
+                r"tools/demo\.py", more=f"{DETECTOR} SOLVER.MAX_ITER 2 TEST.EVAL_PERIOD 2", status=1
+            ),  # it learns too little
             Row(r"train_net\.py --config-file converted", why="takes a converted checkpoint, see convert_detector.py"),
             Row(r"train_net\.py --config-file configs", more=f"{DETECTOR} TEST.EVAL_PERIOD 0"),
             Row(r"tools/(train_net|predict)\.py"),
@@ -235,6 +238,6 @@ PAGES: dict[str, Page] = {
 
 
 def row_of(page: str, text: str) -> Row | None:
-    """The row that says how to try a command or block of a page."""
+    """Return the row of a command or block of a page."""
     rows: Sequence[Row] = (*PAGES.get(page, Page()).rows, *ROWS)
     return next((row for row in rows if re.search(row.pattern, text)), None)

@@ -1,4 +1,4 @@
-"""No page leads nowhere: links, anchors, names of the project's files. External addresses are not visited."""
+"""Links, anchors and file names in the pages are valid; external addresses are not visited."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ FILE = re.compile(r"^(?:benchmarks|configs|docs|examples|nasnet_det|notebooks|re
 
 
 @pytest.mark.parametrize("page", LINKED, ids=lambda page: page.name)
-def test_links_lead_somewhere(page: Path) -> None:
+def test_links_are_valid(page: Path) -> None:
     dead = []
     for link in links(page.read_text(encoding="utf-8")):
         if "://" in link:

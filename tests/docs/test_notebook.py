@@ -1,4 +1,4 @@
-"""The notebook runs from top to bottom, with a thin made checkpoint in place of what it installs and downloads."""
+"""The notebook runs from top to bottom, with a thin checkpoint instead of its installations and downloads."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ import pytest
 from tests.docs.pages import PROJECT
 
 NOTEBOOK = PROJECT / "notebooks" / "nasnet_det.ipynb"
-#: Cells that a test cannot run, by their tag, and what is done instead.
+#: Replacements of the cells that install or download, by their tag.
 STAND_INS = {
     "setup": "from pathlib import Path",
     "download": "archive = Path('faster_rcnn_nas_coco_2018_01_28.tar.gz')",

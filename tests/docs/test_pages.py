@@ -1,4 +1,4 @@
-"""Every command and every Python block of the pages works: page by page, from top to bottom, in a folder of its own."""
+"""Every command and every Python block of the pages works: page by page, from top to bottom, in an empty folder."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ SHELL, PYTHON, DATA, OTHER = ("sh", "bash"), ("python",), ("json",), ("", "bibte
 
 @pytest.fixture(autouse=True)
 def forget() -> Iterator[None]:
-    """Whatever a page registers is gone after it."""
+    """Unregister the operations and data sets of a page after it."""
     before, builders = set(OPERATIONS), dict(operations._BUILDERS)
     yield
     for name in set(OPERATIONS) - before:
@@ -40,7 +40,7 @@ def forget() -> Iterator[None]:
 
 @pytest.fixture(scope="session")
 def published(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
-    """Gives the file that stands in for a member's published weights; each is made once."""
+    """A function that returns the substitute for a member's published weights; each is written once."""
     root = tmp_path_factory.mktemp("published")
 
     def file_of(member: str) -> Path:
@@ -54,18 +54,18 @@ def published(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]
 
 @pytest.fixture
 def no_downloads(published: Callable[[str], Path], monkeypatch: pytest.MonkeyPatch) -> None:
-    """``pretrained=True`` finds the stand-ins."""
+    """Let ``pretrained=True`` find the substitutes."""
     monkeypatch.setattr(
         "nasnet_det.weights.published._first_of", lambda names, cache_dir: published(names[0].split(".")[0])
     )
 
 
 class Reader:
-    """One who does what a page says.
+    """A reader who follows a page.
 
     Args:
         page: the page's file name.
-        patch: sets variables until the page's end.
+        patch: sets environment variables for the page.
         slow: whether slow rows are run.
     """
 
@@ -74,10 +74,10 @@ class Reader:
         self.namespace: dict[str, Any] = {"__name__": "__page__"}
 
     def read(self, block: Block) -> None:
-        """Do what a block says.
+        """Follow a block.
 
         Raises:
-            AssertionError: if that does not work, naming the command and its line.
+            AssertionError: if that fails; names the command and its line.
         """
         assert block.language in (*SHELL, *PYTHON, *DATA, *OTHER), f"{self.page}:{block.line}: {block.language}"
         if block.language in SHELL:
@@ -91,7 +91,7 @@ class Reader:
                 Genotype.from_dict(content)
 
     def give(self, command: Command, line: int) -> None:
-        """Try a command."""
+        """Run a command, or check its words."""
         where = f"{self.page}:{line}: {command}"
         for name, value in command.environment.items():
             self.patch.setenv(name, value)
@@ -108,7 +108,7 @@ class Reader:
         elif program == "make":
             tried.check_make(words)
         else:
-            assert row is not None, f"{where}\nno row of tests/docs/table.py says how to try this"
+            assert row is not None, f"{where}\ntests/docs/table.py has no row for it"
             self.try_program(program, [*words, *shlex.split(row.more)], row, where)
 
     def try_program(self, program: str, words: list[str], row: table.Row, where: str) -> None:
@@ -118,7 +118,7 @@ class Reader:
         elif program == "python" and words[0].endswith(".py"):
             script, *words = words
         else:
-            assert row.why, f"{where}\nis not a script; say in tests/docs/table.py why it is not run"
+            assert row.why, f"{where}\nis not a script: its row in tests/docs/table.py needs a reason not to run it"
             return
         if script.startswith("DETECTRON2/"):
             import detectron2
@@ -131,7 +131,7 @@ class Reader:
             assert status == row.status, f"{where}\nexit status {status} instead of {row.status}"
 
     def run_python(self, block: Block) -> None:
-        """Run a Python block, after those before it."""
+        """Run a Python block in the namespace of those before it."""
         needed = table.PAGES.get(self.page, table.Page())
         for text, name in needed.saved:
             if text in block.text:
@@ -144,7 +144,7 @@ class Reader:
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
-def test_a_page_works_as_it_stands(
+def test_page(
     page: Path, no_downloads: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, pytestconfig: pytest.Config
 ) -> None:
     needed = table.PAGES.get(page.name, table.Page())
@@ -158,7 +158,7 @@ def test_a_page_works_as_it_stands(
 
 
 def test_every_row_is_of_use() -> None:
-    """A row whose command is gone is taken out."""
+    """No row is left over from a command that is gone."""
     found: dict[str, list[str]] = {}
     for page in PAGES:
         for block in blocks(page.read_text(encoding="utf-8")):
@@ -175,16 +175,16 @@ def test_every_row_is_of_use() -> None:
 def test_a_renamed_option_is_seen(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(Path(__file__).parents[2])
     tried.check("tools/draw_cell.py", ["nasnet_a", "--out", "a.svg"])
-    with pytest.raises(AssertionError, match="does not take"):
+    with pytest.raises(AssertionError, match="draw_cell"):
         tried.check("tools/draw_cell.py", ["nasnet_a", "--output-file", "a.svg"])
     pytest.importorskip("detectron2")
     from nasnet_det.detection.config import ConfigError
 
-    with pytest.raises(ConfigError, match="Non-existent"):
+    with pytest.raises(ConfigError, match="COLOUR"):
         tried.check("tools/train_net.py", ["--config-file", "configs/fpn_mobile.yaml", "MODEL.NASNET.COLOUR", "1"])
 
 
 def test_a_command_that_nobody_knows_fails(monkeypatch: pytest.MonkeyPatch) -> None:
     reader = Reader("README.md", monkeypatch, slow=False)
-    with pytest.raises(AssertionError, match="no row"):
+    with pytest.raises(AssertionError, match=r"nothing\.py"):
         reader.give(Command({}, ("python", "tools/nothing.py")), 1)

@@ -1,4 +1,4 @@
-"""The site builds without a warning, every page in its place."""
+"""The site of the pages builds without a warning."""
 
 from __future__ import annotations
 
@@ -21,6 +21,6 @@ def test_the_site_builds(tmp_path: Path) -> None:
     assert done.returncode == 0, done.stdout + done.stderr
     built = {path.stem for path in (tmp_path / "site").glob("*.html")}
     assert built == {page.stem for page in PAGES if page.name != "README.md"} | {"404"}
-    # A reader without a network sees the whole page.
+    # No part of a page is loaded from the network.
     page = (tmp_path / "site" / "index.html").read_text(encoding="utf-8")
     assert 'src="http' not in page and 'rel="stylesheet" href="http' not in page

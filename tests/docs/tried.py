@@ -1,4 +1,4 @@
-"""Trying a command: run in this process with the words that a page gives, or only its words checked."""
+"""Commands of the pages: run in this process, or checked without doing anything."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ from tests.docs.pages import PROJECT
 
 
 class Parsed(BaseException):
-    """Raised in place of a tool's work once its parser has taken the words."""
+    """Raised instead of a tool's work once its parser has accepted the words."""
 
     def __init__(self, options: argparse.Namespace) -> None:
         self.options = options
 
 
 def run(script: str, words: Sequence[str]) -> int:
-    """Run a script as ``python script words`` does; its exit status."""
+    """Run a script as ``python script words`` does; return its exit status."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(sys, "argv", [script, *words])
         try:
@@ -34,11 +34,11 @@ def run(script: str, words: Sequence[str]) -> int:
 
 
 def check(script: str, words: Sequence[str]) -> None:
-    """Let a script's own parser take the words, and look at what they name; nothing is done.
+    """Let a script's own parser read the words, and check the configs and settings that they name.
 
     Raises:
         AssertionError: if the parser refuses them.
-        Exception: of the project, for a config key, a setting or a recipe that does not exist.
+        ValueError: for a config key, a setting or a recipe that does not exist.
     """
     real = argparse.ArgumentParser.parse_args
 
@@ -58,7 +58,7 @@ def check(script: str, words: Sequence[str]) -> None:
 
 
 def check_pip(words: Sequence[str]) -> None:
-    """The extras of this project that are asked for exist."""
+    """Check that the extras of this project in a ``pip install`` exist."""
     text = (PROJECT / "pyproject.toml").read_text(encoding="utf-8")
     existing = set(re.findall(r"^([\w-]+) = \[", text.partition("[project.optional-dependencies]")[2], re.MULTILINE))
     asked = [found[1] for word in words if (found := re.match(r"(?:\.|nasnet-det)\[(.+)\]$", word))]
@@ -67,13 +67,13 @@ def check_pip(words: Sequence[str]) -> None:
 
 
 def check_make(words: Sequence[str]) -> None:
-    """The Makefile has the targets."""
+    """Check that the Makefile has the targets."""
     targets = set(re.findall(r"^(\w+):", (PROJECT / "Makefile").read_text(encoding="utf-8"), re.MULTILINE))
     assert set(words) <= targets, f"no such target: {set(words) - targets}"
 
 
 def torchrun(words: Sequence[str]) -> tuple[str, list[str]]:
-    """The script that ``torchrun`` would start, and its words."""
+    """Return the script that ``torchrun`` would start, and its words."""
     from torch.distributed.run import get_args_parser
 
     options = get_args_parser().parse_args(list(words))
@@ -85,7 +85,7 @@ def _check_config(options: argparse.Namespace) -> None:
 
     if options.config_file is None or options.config_file.endswith(".py"):  # predict: its first input is the detector
         return
-    # What training or conversion writes stands in no checkout; the paper's config has the same keys.
+    # A config written by a training or a conversion has the keys of the paper's.
     made = options.config_file.split("/")[0] in ("output", "converted")
     read_config("configs/nasnet_frcnn.yaml" if made else options.config_file, options.opts)
 
@@ -113,7 +113,7 @@ def _check_search(options: argparse.Namespace) -> None:
     make_strategy(name, space_asked(options).sizes, options.seed, parse_assignments(options.set))
 
 
-#: What is looked at beyond the parser, by the script's name.
+#: Checks beyond the parser's, by the script's name.
 CHECKS: dict[str, Callable[[argparse.Namespace], None]] = {
     "train_net": _check_config,
     "predict": _check_config,

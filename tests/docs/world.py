@@ -1,4 +1,4 @@
-"""What the pages presume to be there, small: each thing by the name that a page calls it."""
+"""Small versions of the files that the pages presume, by the names that the pages use."""
 
 from __future__ import annotations
 
@@ -13,11 +13,10 @@ import torch
 from safetensors.torch import save_file
 
 from nasnet_det.detection.data.minival import minival_ids
-from nasnet_det.genotypes.genotype import Block, CellGenotype, Genotype
 from nasnet_det.genotypes.published import PUBLISHED
 from nasnet_det.training.models import ModelChoice, save_local_dir
 from tests.docs.pages import PROJECT
-from tests.helpers import write_cifar, write_image_folder
+from tests.helpers import ONE_BLOCK, write_cifar, write_image_folder
 
 SAMPLES = PROJECT / "nasnet_det" / "detection" / "assets" / "samples"
 
@@ -33,7 +32,7 @@ def make_world(root: Path, files: tuple[str, ...]) -> None:
 
 
 def annotations(*names: str) -> dict[str, Any]:
-    """COCO annotations of some of the bundled photographs, each object a hen or a fox."""
+    """Return COCO annotations of some of the bundled photographs, each object a hen or a fox."""
     content = json.loads((SAMPLES / "annotations.json").read_text(encoding="utf-8"))
     images = [image for image in content["images"] if Path(image["file_name"]).stem in names]
     ids = {image["id"] for image in images}
@@ -70,7 +69,7 @@ def _pictures(path: Path) -> None:
 
 
 def _toy_data_set(path: Path) -> None:
-    """Registered as ``toy``; :func:`tests.docs.test_pages.registered` forgets it."""
+    """Register the data set ``toy``; the fixture ``forget`` of the pages' tests removes it."""
     from detectron2.data.datasets import register_coco_instances
 
     _coco(path.parent / "toy.json", path.parent / "toy", "cat", "coffee")
@@ -82,15 +81,14 @@ def _image_folder(path: Path) -> None:
 
 
 def _tiny_model(path: Path) -> None:
-    cell = CellGenotype((Block(0, 1, "sep_conv_3x3", "identity"),), (2,))
-    choice = ModelChoice.of_genotype(Genotype(cell, cell), 1, 8, "imagenet")
+    choice = ModelChoice.of_genotype(ONE_BLOCK, 1, 8, "imagenet")
     torch.manual_seed(0)
     state = choice.build(num_classes=5).state_dict()
     save_local_dir(choice, state, path.parent / "tiny", 5, choice.input_config(64))
 
 
 def _scored(path: Path) -> None:
-    """Annotations of two images, one of them of minival; a test set's have no objects."""
+    """Write annotations of two images, one of them in minival; without objects for a test set."""
     ids = [min(minival_ids()), 1]
     content: dict[str, Any] = {
         "images": [{"id": i, "file_name": f"{i}.jpg", "width": 100, "height": 80} for i in ids],
@@ -112,7 +110,7 @@ def _stand_in(path: Path) -> None:
 
 
 def save_weights(name: str, path: Path) -> None:
-    """What stands in for a member's published weights: a file of this package's own format, its weights random."""
+    """Write a substitute for a member's published weights: random ones, in this package's own format."""
     torch.manual_seed(0)
     save_file(timm.create_model(name).state_dict(), path)
 

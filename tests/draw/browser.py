@@ -15,10 +15,10 @@ _COUNT = """<script>addEventListener("load", () => document.body.dataset.shown =
 
 
 def shown(page: Path) -> tuple[str, int]:
-    """Return a page as Chromium has built it, and how many of its pictures it shows; skips where there is none."""
+    """Return a page as built by Chromium and the number of pictures shown; skips without Chromium."""
     program = next(filter(None, map(shutil.which, _NAMES)), None)
     if program is None:
-        pytest.skip("there is no Chromium here")
+        pytest.skip("Chromium is not installed")
     copy = page.with_name(f"counted-{page.name}")
     copy.write_text(page.read_text(encoding="utf-8") + _COUNT, encoding="utf-8")
     flags = ["--headless", "--no-sandbox", "--disable-gpu", "--virtual-time-budget=5000", "--dump-dom"]

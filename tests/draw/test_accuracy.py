@@ -23,5 +23,5 @@ def test_each_network_stands_at_its_cost_and_accuracy(tmp_path: Path) -> None:
 
 
 def test_no_network_is_refused() -> None:
-    with pytest.raises(ValueError, match="no network"):
+    with pytest.raises(ValueError):
         draw_accuracy([])

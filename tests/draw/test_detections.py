@@ -36,7 +36,7 @@ def test_boxes_beyond_the_image_are_no_error(box: tuple[float, float, float, flo
 def test_labels_of_boxes_in_one_place_are_all_there() -> None:
     same = [Detection((50, 60, 250, 240), category, "cup 90%") for category in range(4)]
     found = np.asarray(draw(Image.new("RGB", (300, 300)), same))
-    # The first box's outline lies on the others', so what is left of these are their labels.
+    # The first box's outline covers the others', of which only the labels remain.
     assert all((found == colour(category)).all(axis=2).sum() > 100 for category in range(4))
 
 

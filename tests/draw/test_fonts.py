@@ -19,7 +19,7 @@ def test_names_that_no_font_draws_become_numbers() -> None:
 
 @pytest.mark.parametrize("name", ["σκύλος", "كلب", "犬", "कुत्ता", "🐶"])
 def test_a_readable_name_has_all_its_glyphs(name: str) -> None:
-    """A missing glyph is drawn as the box that stands for a code point without a character."""
+    """A missing glyph is drawn as the box of a code point without a character."""
     if is_readable(name):
         font = font_for(name, 40)
         missing = bytes(font.getmask("\uffff"))

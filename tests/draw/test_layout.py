@@ -46,7 +46,7 @@ def overlap(one: Box, other: Box) -> bool:
 
 
 def way(edge: Edge, steps: int = 24) -> list[tuple[float, float]]:
-    """Points of the drawn curve: a cubic whose inner control points lie half way up."""
+    """Points of the drawn curve: a cubic whose inner control points are half way up."""
     (x0, y0), (x1, y1) = edge.start, edge.end
     middle = (y0 + y1) / 2
     points = []
@@ -66,8 +66,8 @@ def near(one: tuple[float, float], other: tuple[float, float]) -> bool:
 
 
 def shown(layout: CellLayout) -> tuple[Counter[tuple[int, str, int]], list[int]]:
-    """What a picture says, read off its lines: (state made, operation, state read) for every operation, and what is
-    joined or passed on."""
+    """Return the content of a picture, read from its lines: (state made, operation, state read) of every operation, and
+    the states that are concatenated or passed on."""
 
     def below(edge: Edge) -> Box:
         for box in layout.boxes:

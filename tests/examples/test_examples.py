@@ -1,4 +1,4 @@
-"""The examples run as they stand: the models serve in other libraries unchanged."""
+"""The examples run unchanged: the models work in other libraries."""
 
 from __future__ import annotations
 

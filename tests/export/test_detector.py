@@ -40,7 +40,7 @@ SHARPER = {"paper": 3.0, "pyramid": 300.0}
 
 
 def detector(kind: str, options: Sequence[Any] = ()) -> tuple[Any, Any]:
-    """A small detector whose random weights find boxes of many places, sizes and scores."""
+    """Return a small detector whose random weights find boxes of many positions, sizes and scores."""
     file, opts = ("nasnet_frcnn.yaml", PAPER) if kind == "paper" else ("fpn_mobile.yaml", PYRAMID)
     cfg = load_config(CONFIGS / file, [*SMALL, *opts, *options])
     torch.manual_seed(0)
@@ -58,7 +58,7 @@ RUNTIMES = [name for name in ("onnxruntime", "openvino") if name in available(de
 
 
 def same_detections(found: Sequence[torch.Tensor], expected: Sequence[torch.Tensor]) -> bool:
-    """Return whether detections pair off; near-equal scores may change places.
+    """Return whether detections pair off; near-equal scores may come in another order.
 
     Layer norms of random weights amplify rounding, so positions are compared to a fraction of a pixel.
     """

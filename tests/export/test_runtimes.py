@@ -24,22 +24,15 @@ from nasnet_det.export import (
 )
 from nasnet_det.export.package_files import FORMAT
 from nasnet_det.export.runtimes import available
+from tests.helpers import EVERY_STEP
 
 ONNX = [name for name in ("onnxruntime", "openvino") if name in available()]
-#: Every kind of step that a fused cell has: products, depthwise convolutions, pools, sums, concatenation.
-CELL = {
-    "normal": {
-        "blocks": [[0, 1, "sep_conv_3x3", "avg_pool_3x3", "add"], [2, 0, "sep_conv_5x5", "identity", "add"]],
-        "concat": [1, 3],
-    },
-    "reduction": {"blocks": [[0, 1, "sep_conv_5x5", "max_pool_3x3", "add"]], "concat": [2]},
-}
 
 
 def tiny(**kwargs: Any) -> nn.Module:
     torch.manual_seed(0)
     options = {
-        "genotype": CELL,
+        "genotype": EVERY_STEP,
         "num_cells": (1,),
         "num_filters": 4,
         "stem": "cifar",

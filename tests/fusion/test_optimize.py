@@ -58,7 +58,7 @@ def check(network: NASNet, x: Tensor, tolerance: float = 1e-11) -> NASNet:
 def test_any_genotype(genotype: Genotype, size: tuple[int, int], output_stride: int | None) -> None:
     """Any operations, combiners and joined states, passed on one by one or joined, at odd and even sizes."""
     network = randomize(NASNet(genotype, num_cells=(1, 1), num_filters=8, num_classes=3, output_stride=output_stride))
-    # A normalization over a map of one place divides rounding by rounding; its epsilon bounds how much of that shows.
+    # A normalization over a map of one pixel divides rounding by rounding; its epsilon bounds the result.
     for module in network.modules():
         if isinstance(module, nn.GroupNorm):
             module.eps = 0.1
@@ -129,7 +129,7 @@ def test_kinds_of_batch_norm_are_folded(norm: type[nn.Module]) -> None:
 
 @pytest.mark.parametrize("norm", [partial(nn.GroupNorm, 1), partial(nn.BatchNorm2d, track_running_stats=False)])
 def test_other_norms_stay(norm: type[nn.Module]) -> None:
-    """They depend on what they normalize, so they cannot be folded; the rest is fused."""
+    """They depend on their input and are not folded; the rest is fused."""
     network = NASNet(**SMALL, norm_layer=norm).eval()
     fused = check(network, torch.randn(2, 3, 64, 64), tolerance=1e-9)
     norms = [m for m in fused.modules() if isinstance(m, (nn.GroupNorm, nn.BatchNorm2d))]
@@ -137,8 +137,8 @@ def test_other_norms_stay(norm: type[nn.Module]) -> None:
 
 
 def test_what_is_shared() -> None:
-    """Of the released normal cell: one pool of each state that is pooled, one ReLU of none (its inputs come activated),
-    one product of each pair of pointwise convolutions."""
+    """The released normal cell has one pool for each pooled state, no ReLU (its inputs are activated already) and one
+    product for each pair of pointwise convolutions."""
     fused = optimize_for_inference(NASNet(num_cells=2, num_filters=8))
     cell = fused.cells["cell_1"]
     kinds = [type(step) for step in cell.steps]
@@ -151,7 +151,7 @@ def test_what_is_shared() -> None:
 
 
 def test_half_a_network() -> None:
-    """What a detector's two stages do: run the cells below and above a cut, from outputs that are not activated."""
+    """A detector's two stages: the cells below and above a cut, from outputs that are not activated."""
     network = randomize(NASNet(**SMALL)).double()
     fused = optimize_for_inference(network)
     x = torch.randn(1, 3, 64, 64).double()

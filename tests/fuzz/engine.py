@@ -1,10 +1,10 @@
-"""The engine of the fuzz tests: cases drawn from a seed, tried under watch.
+"""The engine of the fuzz tests: cases drawn from a seed, run under limits.
 
-A case makes an input in its own empty folder and hands it to the package. It is right if the package works, or raises
-one error of the documented type, of a few lines at most, that names the thing; and if it then left no file, ran no code
-of the input, took no time or memory to speak of. Case 0 of every target is the unchanged input, which must work.
+A case writes an input into its own empty folder and hands it to the package. It passes if the package works, or raises
+one error of a documented type, a few lines long, that names the input; and if it left no file, ran no code of the input
+and stayed within the limits of time and memory. Case 0 of every target is the unchanged input, which must work.
 
-A case follows from the target's name, ``--fuzz-seed`` and its number alone: a failure is repeated by ``--fuzz-only``.
+A case is a function of the target's name, ``--fuzz-seed`` and its number: ``--fuzz-only NUMBER`` repeats a failure.
 """
 
 from __future__ import annotations
@@ -14,8 +14,6 @@ import random
 import resource
 import shutil
 import signal
-import sys
-import time
 import traceback
 import warnings
 from collections.abc import Callable, Iterator
@@ -25,26 +23,24 @@ from pathlib import Path
 from types import FrameType
 from typing import Any
 
-#: What one case may take, in the processor's time.
-SECONDS = 20.0
-MEGABYTES = 768
-_ADDRESS_SPACE = 6 << 30  # beyond what the process has: what asks for more is refused by the system
-#: An error longer than this is not one a user can read.
+#: The limits of a case: seconds of processor time, resident megabytes, and bytes of address space.
+SECONDS, MEGABYTES, _ADDRESS_SPACE = 20.0, 768, 6 << 30
+#: The longest error message that a user can still read.
 LONGEST_MESSAGE = 1200
 _DIFFERENT_FAILURES = 12
 
 
 class Wrong(Exception):
-    """What a case did that it must not."""
+    """A case that broke a rule of this module."""
 
 
 class Hung(BaseException):
-    """A case that took too long; no handler of the package's catches it."""
+    """A case that took too long; no handler of the package catches it."""
 
 
 @dataclass
 class Case:
-    """One case: its number, its random numbers and its empty folder. Case 0 changes nothing."""
+    """A case: its number, its generator and its empty folder; ``pristine`` if it must not change its input."""
 
     number: int
     random: random.Random
@@ -53,13 +49,12 @@ class Case:
 
     @property
     def pristine(self) -> bool:
-        """Whether the input is to be left as it is."""
         return self.number == 0
 
     @contextmanager
     def allows(self, *errors: type[Exception], naming: Any = "", making: tuple[str, ...] = ()) -> Iterator[None]:
-        """Run the package: it may work, or raise one of these errors, whose message holds ``naming``; then the folder
-        must be as before. Where it works it may make the files ``making``."""
+        """Run the package: it works and may write the files ``making``; or it raises one of ``errors``, with ``naming``
+        in its message, and leaves the folder as before."""
         before = _listing(self.folder)
         try:
             yield
@@ -74,86 +69,72 @@ class Case:
 
 @dataclass
 class Count:
-    """What became of a target's cases."""
+    """The outcome of a target's cases."""
 
     target: str
     cases: int = 0
     refused: int = 0
-    seconds: float = 0.0
     failures: dict[str, str] = field(default_factory=dict)
 
     def __str__(self) -> str:
-        return (
-            f"{self.target}: {self.cases} cases, {self.cases - self.refused} worked, {self.refused} refused, "
-            f"{len(self.failures)} different failures, {self.seconds:.0f} s"
-        )
+        return f"{self.target}: {self.cases} cases, {self.refused} refused, {len(self.failures)} different failures"
 
 
 def run(target: str, attempt: Callable[[Case], None], numbers: range, seed: int, folder: Path) -> Count:
-    """Try cases of a target; an input that fails stays in ``folder``, under its number."""
-    count, began = Count(target), time.monotonic()
+    """Run cases of a target; the folder of a case that fails is kept as ``folder/NUMBER``."""
+    count = Count(target)
     for number in numbers:
-        place = folder / str(number)
-        place.mkdir()
-        case = Case(number, random.Random(f"{target} {seed} {number}"), place)
+        case = Case(number, random.Random(f"{target} {seed} {number}"), folder / str(number))
+        case.folder.mkdir()
         try:
-            with _watched():
+            with _limited():
                 attempt(case)
         except (Exception, Hung) as error:
             _note(count, number, error)
             if isinstance(error, Hung) or len(count.failures) >= _DIFFERENT_FAILURES:
                 break
         else:
-            shutil.rmtree(place)
+            shutil.rmtree(case.folder)
         count.cases += 1
         count.refused += case.refused
-        if number and number % 1000 == 0:
-            print(f"  {target}: {number} of {numbers.stop}", file=sys.__stderr__, flush=True)
-    count.seconds = time.monotonic() - began
     return count
 
 
 @contextmanager
-def _watched() -> Iterator[None]:
-    """Bound time, address space and the peak of memory."""
+def _limited() -> Iterator[None]:
+    """Limit time, address space and the peak of resident memory."""
 
     def hang(number: int, frame: FrameType | None) -> None:
         raise Hung(f"took more than {SECONDS:.0f} s, lately in {''.join(traceback.format_stack(frame, 2))}")
 
     before = signal.signal(signal.SIGPROF, hang)
-    soft, hard = resource.getrlimit(resource.RLIMIT_AS)
-    size, resident = _memory("VmSize"), _reset_peak()
-    resource.setrlimit(resource.RLIMIT_AS, (size + _ADDRESS_SPACE, hard))
+    limits = resource.getrlimit(resource.RLIMIT_AS)
+    Path("/proc/self/clear_refs").write_text("5")  # forgets the peak so far
+    size, resident = _memory("VmSize"), _memory("VmRSS")
+    resource.setrlimit(resource.RLIMIT_AS, (size + _ADDRESS_SPACE, limits[1]))
     signal.setitimer(signal.ITIMER_PROF, SECONDS)
     faulthandler.dump_traceback_later(20 * SECONDS, exit=True)  # waiting for ever, or a hang that no signal ends
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # of inputs that are meant to be strange
+            warnings.simplefilter("ignore")  # the inputs are meant to be strange
             yield
-        peak = (_memory("VmHWM") - resident) >> 20
-        if peak > MEGABYTES:
+        if (peak := (_memory("VmHWM") - resident) >> 20) > MEGABYTES:
             raise Wrong(f"it took {peak} MB of memory")
     finally:
         signal.setitimer(signal.ITIMER_PROF, 0)
         faulthandler.cancel_dump_traceback_later()
         signal.signal(signal.SIGPROF, before)
-        resource.setrlimit(resource.RLIMIT_AS, (soft, hard))
+        resource.setrlimit(resource.RLIMIT_AS, limits)
 
 
 def _memory(name: str) -> int:
-    """Bytes of a line of ``/proc/self/status``."""
+    """Return a line of ``/proc/self/status`` in bytes."""
     text = Path("/proc/self/status").read_text()
     return int(text[text.index(f"{name}:") :].split(maxsplit=2)[1]) << 10
 
 
-def _reset_peak() -> int:
-    """Forget the highest resident size so far; gives the present one."""
-    Path("/proc/self/clear_refs").write_text("5")
-    return _memory("VmRSS")
-
-
 def _listing(folder: Path) -> dict[str, tuple[int, int]]:
-    """Every file below, with its size and time."""
+    """Return every file below a folder with its size and modification time."""
     found = ((path, path.lstat()) for path in folder.rglob("*") if not path.is_dir() or path.is_symlink())
     return {str(path.relative_to(folder)): (stat.st_size, stat.st_mtime_ns) for path, stat in found}
 
@@ -169,9 +150,8 @@ def _check_message(error: Exception, naming: str, pristine: bool) -> None:
 
 
 def _note(count: Count, number: int, error: BaseException) -> None:
-    """Keep the first of each kind of failure: its type, and where it came from."""
+    """Keep the first failure of each kind: its type and the last lines of code it passed through."""
     cause = error.__cause__ if isinstance(error, Wrong) and error.__cause__ else error
-    frames = traceback.extract_tb(cause.__traceback__)
-    positions = [f"{Path(frame.filename).name}:{frame.lineno}" for frame in frames][-3:]
-    key = f"{type(error).__name__} at {' > '.join(positions)}"
+    frames = traceback.extract_tb(cause.__traceback__)[-3:]
+    key = f"{type(error).__name__} at {' > '.join(f'{Path(f.filename).name}:{f.lineno}' for f in frames)}"
     count.failures.setdefault(key, f"case {number}: {key}\n      {type(error).__name__}: {str(error)[:400]}")

@@ -1,11 +1,10 @@
-"""How named tensors are spoiled, and pickles that would run code."""
+"""Mutations of named tensors, and pickles that would run code."""
 
 from __future__ import annotations
 
 import collections
 import os
 from contextlib import suppress
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -18,27 +17,27 @@ DTYPES = (
     *(torch.float16, torch.bfloat16, torch.float64, torch.int64, torch.int8, torch.uint8, torch.bool, torch.complex64),
     *(torch.float8_e4m3fn, torch.float8_e5m2, torch.int32, torch.uint16),
 )
-#: Things that are no tensors.
+#: Values that are not tensors.
 OTHERS: tuple[Any, ...] = (None, 0, 1.5, "text", b"bytes", [1, 2], (), {}, {"a": torch.ones(2)}, {1, 2}, True, 10**30)
 
 
 class Hostile:
-    """Makes a folder when it is unpickled."""
+    """An object that makes a folder when it is unpickled."""
 
     def __init__(self, case: Case) -> None:
-        self.place = str(case.folder / "ran")
+        self.path = str(case.folder / "ran")
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return os.mkdir, (self.place,)
+        return os.mkdir, (self.path,)
 
 
 def ran(case: Case) -> bool:
-    """Whether a :class:`Hostile` of this case was executed."""
-    return Path(case.folder / "ran").exists()
+    """Return whether a :class:`Hostile` of this case was executed."""
+    return (case.folder / "ran").exists()
 
 
 def spoil_tensors(state: dict[str, Any], case: Case, hostile: bool = True) -> dict[Any, Any]:
-    """A copy with a few tensors dropped, added, renamed, swapped, or of another shape, type or content."""
+    """Return a copy with a few tensors dropped, added, renamed, swapped, or of another shape, type or content."""
     found: dict[Any, Any] = dict(state)
     random = case.random
     for _ in range(0 if case.pristine else random.choice((1, 1, 2, 3))):
@@ -50,9 +49,8 @@ def spoil_tensors(state: dict[str, Any], case: Case, hostile: bool = True) -> di
         if kind == 0:
             del found[name]
         elif kind == 1:
-            found[
-                random.choice(("", "x", f"{name}.x", f"module.{name}", 5, None, "a" * 3000, "\ud800", f"{name}"[:-1]))
-            ] = value
+            new = ("", "x", f"{name}.x", f"module.{name}", 5, None, "a" * 3000, "\ud800", f"{name}"[:-1])
+            found[random.choice(new)] = value
         elif kind == 2:
             other = random.choice(names)
             found[name], found[other] = found[other], value
@@ -61,13 +59,13 @@ def spoil_tensors(state: dict[str, Any], case: Case, hostile: bool = True) -> di
         elif kind == 4:
             found[name] = random.choice(OTHERS)
         elif torch.is_tensor(value) and value.numel() < 10**6:
-            with suppress(RuntimeError):  # of a tensor that has been made strange before
+            with suppress(RuntimeError):  # a tensor that was changed before
                 found[name] = _another(value, random)
     return found
 
 
 def _another(value: Tensor, random: Any) -> Tensor:
-    """A tensor of another shape, type, layout or content."""
+    """Return a tensor of another shape, type, layout or content."""
     kind = random.randrange(10)
     if kind < 2:
         return value.to(random.choice(DTYPES))
@@ -89,13 +87,13 @@ def _another(value: Tensor, random: Any) -> Tensor:
 
 
 def ordered(state: dict[Any, Any], case: Case) -> Any:
-    """The same in another kind of container."""
+    """Return the state in another kind of container."""
     wrapped: tuple[Any, ...] = (state, collections.OrderedDict(state), {"state_dict": state}, [state], {"model": state})
     return state if case.pristine else case.random.choice(wrapped)
 
 
 def as_arrays(value: Any) -> Any:
-    """Tensors as arrays, where they can be; None where they cannot."""
+    """Return tensors as arrays; None for those that NumPy has no type for."""
     if isinstance(value, dict):
         return {name: as_arrays(inner) for name, inner in value.items()}
     if torch.is_tensor(value) and value.layout == torch.strided and not value.is_meta:

@@ -1,4 +1,4 @@
-"""What runs have saved: taken up, or refused by the error of its kind, which names the file; no code is run."""
+"""Checkpoints of runs: restored, or refused with an error that names the file; no code is run."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ SETTINGS = {"title": "fuzz"}
 
 
 class Noise:
-    """Two batches an epoch, of images of 8 x 8."""
+    """Data of two batches per epoch, images of 8 x 8."""
 
     num_classes, input_size, steps_per_epoch = 5, (3, 8, 8), 2
 
@@ -49,7 +49,7 @@ def trainer(optimizer: str) -> Trainer:
 
 
 def saved_run(folder: Path, optimizer: str) -> Path:
-    """The checkpoint of a run of three epochs after its first."""
+    """Return the checkpoint that a run of three epochs writes after its first."""
     keeper = TrainingFolder(folder, SETTINGS, tensorboard=False)
     fit(trainer(optimizer), Noise(), 0, keeper, enough=lambda report: True)
     return keeper.checkpoint
@@ -68,7 +68,7 @@ def test_training_checkpoint(optimizer: str, fuzz: Fuzz, tmp_path_factory: pytes
             torch.save(spoil_state(whole, case), keeper.checkpoint)
         with (
             case.allows(RunError, naming=keeper.checkpoint, making=("run/checkpoint.pt", "run/metrics.csv")),
-            suppress(Diverged),  # numbers may be wrong and yet be numbers
+            suppress(Diverged),  # the numbers of a valid checkpoint may be wrong
         ):
             fit(trainer(optimizer), Noise(), 0, keeper)
         assert not ran(case)
@@ -77,28 +77,23 @@ def test_training_checkpoint(optimizer: str, fuzz: Fuzz, tmp_path_factory: pytes
 
 
 def spoil_state(whole: dict[str, Any], case: Case) -> Any:
-    """A training state with its tensors or its plain values spoiled."""
-    state = dict(whole)
-    if case.pristine:
-        return state
-    kind = case.random.randrange(5)
-    if kind == 4:
-        optimizer = state["optimizer"]
-        number = case.random.choice(list(optimizer["state"]))
-        spoiled = spoil_tensors(optimizer["state"][number], case)
-        state["optimizer"] = {**optimizer, "state": {**optimizer["state"], number: spoiled}}
-        return state
+    """Return a training state with its tensors or its plain values spoiled."""
+    state, kind = dict(whole), case.random.randrange(5)
+    if case.pristine or kind == 1:
+        return spoil_tensors(state, case)
     if kind == 0:
         part = case.random.choice(("model", "average"))
-        state[part] = spoil_tensors(state[part], case)
-        return state
-    if kind == 1:
-        return spoil_tensors(state, case)
+        return {**state, part: spoil_tensors(state[part], case)}
+    if kind == 4:
+        moments = state["optimizer"]["state"]
+        number = case.random.choice(list(moments))
+        moments = {**moments, number: spoil_tensors(moments[number], case)}
+        return {**state, "optimizer": {**state["optimizer"], "state": moments}}
     return spoil_value(state, case, (torch.ones(3), torch.ones(2, 3, 3, 3), torch.tensor(5)))
 
 
 def test_run_description(fuzz: Fuzz) -> None:
-    """``run.json`` of a folder that is taken up."""
+    """``run.json`` of a run that is continued."""
     settings = {"title": "fuzz", "recipe": {"epochs": 3, "mix": {}}, "model": {"arguments": {"a": [1, 2]}}}
 
     def attempt(case: Case) -> None:
@@ -113,7 +108,7 @@ def test_run_description(fuzz: Fuzz) -> None:
 
 @pytest.mark.parametrize("ending", ["pth", "pkl", "pyth"])
 def test_detector_checkpoint(ending: str, fuzz: Fuzz) -> None:
-    """What MODEL.WEIGHTS names: this project's and detectron2's own files, of tensors and of arrays."""
+    """Files for MODEL.WEIGHTS in this project's and detectron2's formats, of tensors and of arrays."""
     pytest.importorskip("detectron2")
     from nasnet_det.detection.convert.identity import CheckpointError
     from nasnet_det.detection.engine.checkpointer import Checkpointer
@@ -148,7 +143,7 @@ def test_detector_checkpoint(ending: str, fuzz: Fuzz) -> None:
 
 
 def test_last_checkpoint(fuzz: Fuzz) -> None:
-    """The file that names the checkpoint which a run goes on from."""
+    """The file that names the checkpoint from which a run is resumed."""
     pytest.importorskip("detectron2")
     from nasnet_det.detection.convert.identity import CheckpointError
     from nasnet_det.detection.engine.checkpointer import Checkpointer
@@ -157,11 +152,9 @@ def test_last_checkpoint(fuzz: Fuzz) -> None:
 
     def attempt(case: Case) -> None:
         Checkpointer(model, str(case.folder)).save("model_final")
-        noted = case.folder / "last_checkpoint"
-        odd = str(case.random.choice(ODD)).encode("utf-8", "surrogatepass") if not case.pristine else None
-        noted.write_bytes(
-            odd if odd is not None and case.random.random() < 0.5 else spoil_bytes(noted.read_bytes(), case)
-        )
+        noted, odd = case.folder / "last_checkpoint", str(case.random.choice(ODD)).encode("utf-8", "surrogatepass")
+        replaced = not case.pristine and case.random.random() < 0.5
+        noted.write_bytes(odd if replaced else spoil_bytes(noted.read_bytes(), case))
         with case.allows(CheckpointError, naming=case.folder):
             Checkpointer(model, str(case.folder)).resume_or_load("", resume=True)
 

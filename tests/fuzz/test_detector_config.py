@@ -1,8 +1,10 @@
-"""The detectors' configs: files, command-line options and TensorFlow's pipelines are followed, or refused by name."""
+"""Detector configs: files, command-line options and TensorFlow's pipelines are read, or refused by name."""
 
 from __future__ import annotations
 
+import functools
 import math
+from operator import getitem
 from pathlib import Path
 from typing import Any
 
@@ -28,11 +30,10 @@ from tests.fuzz.mutate import spoil_settings, spoil_text, spoil_value
 from tests.helpers import PIPELINE
 
 NAMES = sorted(path.name for path in CONFIGS.glob("*.yaml"))
-_CODE = "!!python/object/apply:pathlib.Path.touch [{folder}/ran]"
 
 
 def code(case: Case) -> str:
-    """What a YAML file runs where it is read without care."""
+    """Return YAML that makes a folder where it is read by an unsafe loader."""
     return f"!!python/object/apply:os.mkdir ['{case.folder}/ran']"
 
 
@@ -57,7 +58,7 @@ def test_detector_config_file(fuzz: Fuzz) -> None:
 
 
 def test_detector_options(fuzz: Fuzz) -> None:
-    """``KEY VALUE`` of the command line, of keys that exist or not."""
+    """``KEY VALUE`` on the command line, of keys that exist or not."""
     cfg = read_config(CONFIGS / "nasnet_frcnn.yaml")
     keys = [*_keys(cfg.MODEL, "MODEL."), *_keys(cfg.SOLVER, "SOLVER."), *_keys(cfg.INPUT, "INPUT.")]
     values = ["0", "-1", "1", "0.5", "[]", "[1,2]", "(1,)", "{}", "None", "True", "x", "", "1e999", "'a'", "__import__"]
@@ -75,14 +76,13 @@ def test_detector_options(fuzz: Fuzz) -> None:
 
 
 def test_detector_network(fuzz: Fuzz) -> None:
-    """The node MODEL.NASNET with values of the right type: a network, or an error."""
+    """The node MODEL.NASNET with other values: a network, or an error."""
     node = read_config(CONFIGS / "nasnet_frcnn.yaml").MODEL.NASNET
     kinds = {"NUM_CELLS": 1, "NUM_FILTERS": 4, "STEM_CHANNELS": 4, "GENOTYPE": "darts_v2", "PRETRAINED": ""}
 
     def attempt(case: Case) -> None:
-        values = spoil_settings(
-            {**kinds, "NORM": "BN", "BN_MOMENTUM": 0.1, "DROP_PATH_RATE": 0.2}, case, ("GN", "LN", 8)
-        )
+        settings = {**kinds, "NORM": "BN", "BN_MOMENTUM": 0.1, "DROP_PATH_RATE": 0.2}
+        values = spoil_settings(settings, case, ("GN", "LN", 8))
         values.pop("NETWORK", None)
         opts: list[Any] = []
         for key, value in values.items():
@@ -97,7 +97,7 @@ def test_detector_network(fuzz: Fuzz) -> None:
 
 
 def test_detector_model(fuzz: Fuzz) -> None:
-    """Any key of MODEL, with another value of its type: a detector, or a ConfigError."""
+    """Any key of MODEL with another value of its type: a detector, or an error."""
     cfg = read_config(CONFIGS / "nasnet_frcnn.yaml")
     keys = [key for key in _keys(cfg.MODEL, "MODEL.") if "WEIGHTS" not in key]
     small = {**SMALL, "MODEL.NASNET.NUM_FILTERS": 4, "MODEL.NASNET.GENOTYPE": "darts_v2"}
@@ -107,7 +107,7 @@ def test_detector_model(fuzz: Fuzz) -> None:
         random, opts = case.random, [part for pair in small.items() for part in pair]
         for _ in range(0 if case.pristine else random.choice((1, 1, 2))):
             key = random.choice(keys)
-            opts += [key, _another(_value(cfg, key), random)]
+            opts += [key, _another(functools.reduce(getitem, key.split("."), cfg), random)]
         with case.allows(ConfigError, GenotypeError, WeightsError):
             build_detector(read_config(CONFIGS / random.choice(files), opts))
 
@@ -132,14 +132,8 @@ def _keys(node: CfgNode, prefix: str) -> list[str]:
     return found
 
 
-def _value(cfg: CfgNode, key: str) -> Any:
-    for part in key.split("."):
-        cfg = cfg[part]
-    return cfg
-
-
 def _another(value: Any, random: Any) -> Any:
-    """Another value of the same type, small enough not to take long."""
+    """Return another value of the same type, small enough not to take long."""
     if isinstance(value, bool):
         return not value
     if isinstance(value, int):

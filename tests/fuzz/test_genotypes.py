@@ -1,4 +1,4 @@
-"""Genotypes: files and values of any kind are read, or refused as a GenotypeError that names them."""
+"""Genotypes: files and values are read, or refused with a GenotypeError that names them."""
 
 from __future__ import annotations
 
@@ -42,17 +42,17 @@ def test_genotype_value(fuzz: Fuzz) -> None:
 
 
 def test_genotype_network(fuzz: Fuzz) -> None:
-    """What is taken for a genotype makes a network, at whatever small size."""
+    """A genotype that is accepted builds a network at any small size."""
 
     def attempt(case: Case) -> None:
         data = spoil_value(genotype_of(case).to_dict(), case, _WORDS)
-        numbers = spoil_settings(
-            {"num_cells": 1, "num_filters": 32, "stem_channels": 32, "num_classes": 3}, case, (2, 8)
-        )
+        sizes = {"num_cells": 1, "num_filters": 32, "stem_channels": 32, "num_classes": 3}
+        numbers = spoil_settings(sizes, case, (2, 8))
         with case.allows(GenotypeError, ValueError):
-            # Numbers that are right but large would only take long.
-            known = {"num_cells", "num_filters", "stem_channels", "num_classes"} & numbers.keys()
-            small = {k: v for k in known if not (isinstance(v := numbers[k], int) and abs(v) > 64)}
+            # Large numbers are valid, but take long.
+            small = {
+                k: v for k in sizes.keys() & numbers.keys() if not (isinstance(v := numbers[k], int) and abs(v) > 64)
+            }
             NASNet(Genotype.from_dict(data), **small, device="meta")
 
     fuzz(attempt, share=0.2)

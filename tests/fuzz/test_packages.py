@@ -1,4 +1,4 @@
-"""Packages: what they say of themselves is read without running them, or refused as their own error, by name."""
+"""Packages: their metadata are read without running them, or refused with a PackageError that names the file."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from tests.fuzz.tensors import Hostile, ran
 
 
 def repacked(data: bytes, case: Case) -> bytes:
-    """A zip archive with one of its members spoiled, renamed or turned into a pickle that runs code."""
+    """Return a zip archive with one of its members spoiled, renamed or replaced by a pickle that runs code."""
     if case.pristine:
         return data
     random, buffer = case.random, io.BytesIO()
@@ -35,9 +35,8 @@ def repacked(data: bytes, case: Case) -> bytes:
                 name = random.choice((name, name, name, name, f"{name}x", "../x", "/x"))
             new.writestr(name, content)
         if random.random() < 0.1:
-            new.writestr(
-                random.choice((*names, "archive/data/weights/model.pt", "version")), pickle.dumps(Hostile(case))
-            )
+            name = random.choice((*names, "archive/data/weights/model.pt", "version"))
+            new.writestr(name, pickle.dumps(Hostile(case)))
     return buffer.getvalue()
 
 
@@ -73,14 +72,8 @@ def test_exported_package(fuzz: Fuzz, tmp_path_factory: pytest.TempPathFactory) 
 
 def test_native_package(fuzz: Fuzz) -> None:
     fields = {
-        "model": "fuzz",
-        "runtime": "inductor",
-        "outputs": ["logits"],
-        "input_size": [1, 3, 32, 32],
-        "precision": "float32",
-        "device": "cpu",
-        "torch": "0.0",
-        "needs": ["x86_64", "avx2"],
+        **{"model": "fuzz", "runtime": "inductor", "outputs": ["logits"], "input_size": [1, 3, 32, 32]},
+        **{"precision": "float32", "device": "cpu", "torch": "0.0", "needs": ["x86_64", "avx2"]},
     }
 
     def attempt(case: Case) -> None:
@@ -95,7 +88,7 @@ def test_native_package(fuzz: Fuzz) -> None:
         with case.allows(PackageError, naming=path):
             assert isinstance(read_info(path), PackageInfo)
         if not case.pristine:
-            with case.allows(PackageError, naming=path):  # made by torch 0.0, so never run
+            with case.allows(PackageError, naming=path):  # compiled by torch 0.0, so it is never run
                 load_package(path)
             assert case.refused
 

@@ -1,9 +1,8 @@
-"""The search: settings, spaces and states are followed, or refused by their own errors."""
+"""The search: settings, spaces and states are read, or refused with their own errors."""
 
 from __future__ import annotations
 
 import json
-import struct
 from typing import Any
 
 import pytest
@@ -15,12 +14,12 @@ from nasnet_det.search.child import child_network
 from nasnet_det.search.child_config import ChildConfig
 from nasnet_det.search.schedule import Outcome, Schedule
 from nasnet_det.search.space import SPACES, Space, SpaceError
+from nasnet_det.search.storage import StudyError
 from nasnet_det.search.strategies.base import Result
 from nasnet_det.search.strategies.registry import STRATEGIES, make_strategy
-from nasnet_det.search.study import StudyError
 from tests.fuzz.conftest import Fuzz
 from tests.fuzz.engine import Case
-from tests.fuzz.mutate import spoil_bytes, spoil_settings, spoil_text, spoil_value
+from tests.fuzz.mutate import spoil_bytes, spoil_header, spoil_settings, spoil_text, spoil_value
 
 
 def test_child_settings(fuzz: Fuzz) -> None:
@@ -65,7 +64,7 @@ def test_strategy_settings(fuzz: Fuzz) -> None:
     def attempt(case: Case) -> None:
         name, settings = case.random.choice([(name, settings) for name, (_, settings) in STRATEGIES.items()])
         values: dict[str, Any] = {key: getattr(settings, key) for key in settings.__dataclass_fields__}
-        # Numbers that are right but large would only take long and much memory.
+        # Large numbers are valid, but take long and much memory.
         spoiled = spoil_settings(values, case) if values else {}
         spoiled = {k: v for k, v in spoiled.items() if not (isinstance(v, int | float) and abs(v) > 1000)}
         with case.allows(ValueError):
@@ -78,10 +77,7 @@ def test_strategy_settings(fuzz: Fuzz) -> None:
     fuzz(attempt)
 
 
-NAMES = ("random", "evolution", "reinforce", "default")
-
-
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", ["random", "evolution", "reinforce", "default"])
 def test_search_state(name: str, fuzz: Fuzz, tmp_path_factory: pytest.TempPathFactory) -> None:
     path, sizes = tmp_path_factory.mktemp("search") / "search.safetensors", (2, 3, 5, 4)
     before = Schedule(make_strategy(name, sizes, 0), 2, path)
@@ -110,12 +106,12 @@ def test_search_state(name: str, fuzz: Fuzz, tmp_path_factory: pytest.TempPathFa
 
 
 def _other_header(data: bytes, case: Case) -> bytes:
-    """A safetensors file with what its header says spoiled, the JSON inside it as well."""
-    (length,) = struct.unpack("<Q", data[:8])
-    header = json.loads(data[8 : 8 + length])
-    if case.random.random() < 0.7:
-        header["__metadata__"]["state"] = json.dumps(spoil_value(json.loads(header["__metadata__"]["state"]), case))
-    else:
-        header = spoil_value(header, case)
-    text = json.dumps(header).encode("utf-8", "surrogatepass")
-    return struct.pack("<Q", len(text)) + text + data[8 + length :]
+    """Return a safetensors file whose header is spoiled, or the JSON state in it."""
+
+    def change(header: dict[str, Any]) -> Any:
+        if case.random.random() < 0.3:
+            return spoil_value(header, case)
+        state = json.dumps(spoil_value(json.loads(header["__metadata__"]["state"]), case))
+        return {**header, "__metadata__": {**header["__metadata__"], "state": state}}
+
+    return spoil_header(data, change)

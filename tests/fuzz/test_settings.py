@@ -1,4 +1,4 @@
-"""Settings of training: read and followed, or refused by their own errors."""
+"""Settings of training: read and followed, or refused with their own errors."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ CPU = Execution(torch.device("cpu"))
 
 
 def follow(recipe: Recipe) -> None:
-    """Make what a recipe describes and take one step of it."""
+    """Build the trainer of a recipe and take one step."""
     if recipe.data == "cifar":
         CifarAugmentation.from_mapping(recipe.augmentation)
     network = nn.Sequential(nn.Conv2d(3, 2, 3), nn.BatchNorm2d(2), nn.Flatten(), nn.Linear(72, 5))

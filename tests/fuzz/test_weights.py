@@ -1,9 +1,7 @@
-"""Files of weights: read, or refused as a WeightsError that names the file; nothing in them is executed."""
+"""Files of weights: read, or refused with a WeightsError that names the file; nothing in them is executed."""
 
 from __future__ import annotations
 
-import json
-import struct
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -20,7 +18,7 @@ from nasnet_det.weights.formats.tf_slim import AVERAGE
 from nasnet_det.weights.layout import Arrays
 from tests.fuzz.conftest import Fuzz
 from tests.fuzz.engine import Case
-from tests.fuzz.mutate import spoil_bytes, spoil_value
+from tests.fuzz.mutate import spoil_bytes, spoil_header, spoil_value
 from tests.fuzz.tensors import as_arrays, ordered, ran, spoil_tensors
 from tests.weights.stored import small, stored, write_keras
 
@@ -61,7 +59,7 @@ def test_weights_bytes(write: Callable[[Path], None], fuzz: Fuzz, tmp_path_facto
 
 @pytest.mark.parametrize("write", [as_pth, as_old_pth])
 def test_weights_tensors(write: Callable[[Path, Any], None], fuzz: Fuzz) -> None:
-    """Whole PyTorch files with other things in them, such as code."""
+    """Undamaged PyTorch files with unexpected content, such as code."""
 
     def attempt(case: Case) -> None:
         path = case.folder / "weights.pth"
@@ -76,14 +74,11 @@ def test_weights_tensors(write: Callable[[Path, Any], None], fuzz: Fuzz) -> None
 
 def test_weights_safetensors_header(fuzz: Fuzz) -> None:
     data = safetensors_bytes(TENSORS)
-    (length,) = struct.unpack("<Q", data[:8])
-    header, body = json.loads(data[8 : 8 + length]), data[8 + length :]
+    odd = ("F16", "BF16", "F8_E4M3", "BOOL", "C64", "F4", [2**40, 2**40], [0, 2**62])
 
     def attempt(case: Case) -> None:
         path = case.folder / "weights.safetensors"
-        spoiled = spoil_value(header, case, ("F16", "BF16", "F8_E4M3", "BOOL", "C64", "F4", [2**40, 2**40], [0, 2**62]))
-        text = json.dumps(spoiled).encode("utf-8", "surrogatepass")
-        path.write_bytes(struct.pack("<Q", len(text)) + text + body)
+        path.write_bytes(spoil_header(data, lambda header: spoil_value(header, case, odd)))
         with case.allows(WeightsError, naming=path):
             read_arrays(path)
 
@@ -91,7 +86,7 @@ def test_weights_safetensors_header(fuzz: Fuzz) -> None:
 
 
 def test_weights_keras_structure(fuzz: Fuzz) -> None:
-    """Whole HDF5 files with unusual parts."""
+    """Undamaged HDF5 files with unusual objects."""
 
     def attempt(case: Case) -> None:
         path = case.folder / "weights.h5"
@@ -107,19 +102,15 @@ def test_weights_keras_structure(fuzz: Fuzz) -> None:
 
 def _spoil_keras(file: h5py.File, case: Case) -> None:
     random = case.random
-    group, name = (
-        file.require_group(random.choice(("layer", "other", "layer/deep/er", "model_weights"))),
-        f"n{random.random()}",
-    )
-    kind = random.randrange(9)
+    group = file.require_group(random.choice(("layer", "other", "layer/deep/er", "model_weights")))
+    name, kind = f"n{random.random()}", random.randrange(9)
     if kind == 0:
         group[name] = h5py.ExternalLink(str(case.folder / "none.h5"), "/x")
     elif kind == 1:
         group[name] = h5py.SoftLink(random.choice(("/", "/layer", "/nowhere", ".", "/layer/" + name)))
     elif kind == 2:
-        group[name] = random.choice(
-            ("text", [b"a", b"b"], h5py.Empty("f"), np.zeros(3, dtype=[("a", "f4"), ("b", "i8")]))
-        )
+        record = np.zeros(3, dtype=[("a", "f4"), ("b", "i8")])
+        group[name] = random.choice(("text", [b"a", b"b"], h5py.Empty("f"), record))
     elif kind == 3:
         group.create_dataset(name, (random.choice((10**6, 10**10, 10**14)),), "f4", chunks=(1000,))
     elif kind == 4:
@@ -159,7 +150,7 @@ def test_weights_slim_checkpoint(fuzz: Fuzz, tmp_path_factory: pytest.TempPathFa
 
 @pytest.mark.parametrize("kind", sorted(FORMATS))
 def test_weights_into_a_network(kind: str, fuzz: Fuzz) -> None:
-    """Whole files of every format with a few tensors spoiled: the network takes all or nothing."""
+    """Files of every format with a few tensors spoiled: the network loads all of it or nothing."""
     model = small(num_filters=4, stem_channels=4, num_classes=5)
     arrays = {name: torch.from_numpy(np.ascontiguousarray(value)) for name, value in stored(model, kind).items()}
     before = {name: value.clone() for name, value in model.state_dict().items()}
@@ -172,7 +163,7 @@ def test_weights_into_a_network(kind: str, fuzz: Fuzz) -> None:
         assert not ran(case)
         state = model.state_dict()
         if case.refused:
-            assert all(torch.equal(state[name], value) for name, value in before.items()), "it took a part"
+            assert all(torch.equal(state[name], value) for name, value in before.items()), "it loaded a part"
         else:
             assert all(torch.isfinite(value).all() for value in state.values())
             model.load_state_dict(before)
@@ -181,7 +172,7 @@ def test_weights_into_a_network(kind: str, fuzz: Fuzz) -> None:
 
 
 def test_weights_named_tensors(fuzz: Fuzz) -> None:
-    """Arrays of any sort, given to every format's rules."""
+    """Arrays of any type, given to every format's naming rules."""
     model = small(num_filters=4, stem_channels=4, num_classes=5)
     formats: dict[str, Arrays] = {kind: stored(model, kind) for kind in FORMATS}
 
@@ -206,7 +197,7 @@ def test_weights_named_tensors(fuzz: Fuzz) -> None:
 
 
 def test_weights_of_a_detector(fuzz: Fuzz, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Variables of a TF detector, a few spoiled: whole, or refused; what its shapes say is not believed blindly."""
+    """Variables of a TF detector, a few of them spoiled: all are converted, or the file is refused."""
     pytest.importorskip("detectron2")
     from nasnet_det.detection.convert import tf_detector
     from tests.helpers import tf_detector_variables as arrays

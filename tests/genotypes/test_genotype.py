@@ -112,9 +112,9 @@ def test_an_illegal_cell_is_refused_naming_the_block(blocks: list[Block], concat
 
 def test_passing_all_states_needs_all_of_them_joined() -> None:
     block = Block(0, 0, "identity", "identity")
-    with pytest.raises(GenotypeError, match="concat must be all created states"):
+    with pytest.raises(GenotypeError, match="concat"):
         Genotype(CellGenotype((block,), (0,)), CellGenotype((block,), (1,)), passes_all=True)
-    with pytest.raises(GenotypeError, match="as many blocks"):
+    with pytest.raises(GenotypeError, match="blocks"):
         Genotype(CellGenotype((block,), (1,)), CellGenotype((block, block), (1, 2)), passes_all=True)
 
 
@@ -123,30 +123,30 @@ def test_files(tmp_path: Path) -> None:
     LEGAL.save(path)
     assert as_genotype(path) == as_genotype(str(path)) == LEGAL
     path.write_text(path.read_text()[:100])
-    with pytest.raises(GenotypeError, match=r"cell\.json: not JSON"):
+    with pytest.raises(GenotypeError, match=r"cell\.json"):
         as_genotype(path)
     path.write_bytes(b"\xff\xfe\x00")
-    with pytest.raises(GenotypeError, match="cannot be read"):
+    with pytest.raises(GenotypeError, match=r"cell\.json"):
         as_genotype(path)
-    with pytest.raises(GenotypeError, match="no such genotype file"):
+    with pytest.raises(GenotypeError, match=r"other\.json"):
         as_genotype(tmp_path / "other.json")
     with pytest.raises(GenotypeError, match="nasnet_a"):
         as_genotype("nasnet_z")
 
 
 def test_another_version_or_format_is_refused() -> None:
-    with pytest.raises(GenotypeError, match="version is 2"):
+    with pytest.raises(GenotypeError, match=r"version.*2"):
         Genotype.from_dict({**LEGAL.to_dict(), "version": 2})
-    with pytest.raises(GenotypeError, match="format is 'other'"):
+    with pytest.raises(GenotypeError, match=r"format.*'other'"):
         Genotype.from_dict({**LEGAL.to_dict(), "format": "other"})
-    with pytest.raises(GenotypeError, match="unknown keys: colour"):
+    with pytest.raises(GenotypeError, match="colour"):
         Genotype.from_dict({**LEGAL.to_dict(), "colour": 1})
 
 
 def test_json_that_overwhelms_its_reader_is_refused(tmp_path: Path) -> None:
     for text in ("9" * 5000, "[" * 100_000):
         (tmp_path / "cell.json").write_text(text)
-        with pytest.raises(GenotypeError, match=r"cell\.json: not JSON"):
+        with pytest.raises(GenotypeError, match=r"cell\.json"):
             Genotype.load(tmp_path / "cell.json")
     for name in ("\0", "x" * 5000, "x" * 5000 + ".json"):  # no path can be written so
         with pytest.raises(GenotypeError):

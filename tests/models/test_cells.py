@@ -45,7 +45,7 @@ def test_any_cell_builds_runs_and_trains_all_it_has(
 
 
 def test_a_missing_previous_state_is_the_raw_current_one() -> None:
-    """TF-slim: ``prev_layer is None`` gives ``curr_layer``, unprojected; joined, it is made to fit without ReLU."""
+    """TF-slim: ``prev_layer is None`` gives ``curr_layer``, unprojected; concatenated, it is projected without ReLU."""
     genotype = CellGenotype((Block(0, 1, "identity", "identity"),), (1, 2))
     cell = Cell(genotype, [StateShape(6, 0)], 4, Scale(), SETTINGS).eval()
     assert isinstance(cell.preprocess[1], nn.Identity)

@@ -168,15 +168,15 @@ def test_every_published_cell_trains(name: str) -> None:
 @pytest.mark.parametrize(
     ("arguments", "says"),
     [
-        ({"num_cells": 0}, "at least 1"),
-        ({"num_cells": (2, -1)}, "at least 1"),
+        ({"num_cells": 0}, "num_cells"),
+        ({"num_cells": (2, -1)}, "num_cells.*-1"),
         ({"num_filters": 3}, "num_filters"),
         ({"stem": "mnist"}, "'imagenet' or 'cifar'"),
         ({"output_stride": 64}, r"\[2, 4, 8, 16, 32\]"),
-        ({"num_classes": -1}, "num_classes is a whole number of at least 0, not -1"),
-        ({"num_classes": [3]}, "num_classes is"),
-        ({"in_chans": 0}, "in_chans is"),
-        ({"stem_channels": 1.5}, "stem_channels is"),
+        ({"num_classes": -1}, "num_classes.*-1"),
+        ({"num_classes": [3]}, "num_classes"),
+        ({"in_chans": 0}, "in_chans"),
+        ({"stem_channels": 1.5}, "stem_channels"),
     ],
 )
 def test_impossible_numbers_are_refused(arguments: dict, says: str) -> None:

@@ -42,7 +42,7 @@ def test_shapes_and_gradients(name: str, channels: tuple[int, int], stride: int)
 
 @pytest.mark.parametrize("name", [name for name in OPERATIONS if name != "max_pool_2x2"])
 def test_dilation_replaces_stride(name: str) -> None:
-    """Where the sizes are odd, every second place of the dilated operation is the strided one's output."""
+    """For odd sizes, every second pixel of the dilated operation's output is the strided one's output."""
     strided = randomize(build_operation(name, 4, 4, SETTINGS, Scale(2)))
     dilated = randomize(build_operation(name, 4, 4, SETTINGS, Scale(1, 1, 2)))
     dilated.load_state_dict(strided.state_dict())

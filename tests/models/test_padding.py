@@ -1,4 +1,4 @@
-"""SAME padding against its definition, place by place, and against TensorFlow where that is installed."""
+"""SAME padding against its definition, pixel by pixel, and against TensorFlow where that is installed."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ STRIDES = st.sampled_from([1, 2])
 
 
 def windows(size: int, kernel: int, stride: int, dilation: int) -> list[list[int]]:
-    """The real places under each window, from TensorFlow's own definition of SAME."""
+    """Return the indices inside the input of each window, from TensorFlow's own definition of SAME."""
     out = -(-size // stride)
     total = max((out - 1) * stride + (kernel - 1) * dilation + 1 - size, 0)
     before = total // 2
@@ -55,7 +55,7 @@ def test_pools(height: int, width: int, kernel: int, stride: int) -> None:
 @settings(deadline=None, max_examples=40)
 @given(SIZES, SIZES, st.sampled_from([1, 2, 3, 5, 7, (1, 7), (7, 1)]), STRIDES, st.sampled_from([1, 2]))
 def test_convolution(height: int, width: int, kernel: int | tuple[int, int], stride: int, dilation: int) -> None:
-    """The sum over the real places of each window, written out."""
+    """The sum over the pixels of each window that are inside the input, written out."""
     torch.manual_seed(0)
     x = torch.randn(1, 2, height, width, dtype=torch.float64)
     convolution = Conv2dSame(2, 3, kernel, stride, dilation, dtype=torch.float64)
@@ -76,7 +76,7 @@ def test_convolution(height: int, width: int, kernel: int | tuple[int, int], str
 
 @given(SIZES, SIZES)
 def test_factorized_paths(height: int, width: int) -> None:
-    """Path 1 takes the even places; path 2 the odd ones, zeros entering where a size is odd."""
+    """Path 1 takes the even pixels, path 2 the odd ones, with zeros where a size is odd."""
     x = torch.arange(1, height * width + 1, dtype=torch.float32).reshape(1, 1, height, width)
     torch.testing.assert_close(subsample(x, 2), x[:, :, ::2, ::2])
     padded = functional.pad(x, (0, 1, 0, 1))[:, :, 1:, 1:]

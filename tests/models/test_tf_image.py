@@ -1,4 +1,4 @@
-"""TensorFlow's resize and crops, against their definitions written place by place."""
+"""TensorFlow's resize and crops, against their definitions written pixel by pixel."""
 
 from __future__ import annotations
 

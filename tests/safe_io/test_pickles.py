@@ -36,7 +36,7 @@ def test_nothing_is_run(tmp_path: Path, protocol: int) -> None:
 
 
 def test_a_table_of_billions_is_not_made() -> None:
-    """Damage in a place of the memo: Python would make room for all places below it first."""
+    """A damaged index of the memo: Python would allocate all entries below it first."""
     content = pickle.dumps({"weights": np.zeros(3)}, protocol=2)
     at = content.index(b"q\x01")
     with pytest.raises(pickle.UnpicklingError, match="4294967295"):

@@ -1,4 +1,4 @@
-"""JSON and YAML of others: read as data, or a ValueError whatever is wrong; words for messages are short."""
+"""Foreign JSON and YAML: read as data, or a ValueError for any mistake; values in messages are short."""
 
 from __future__ import annotations
 

@@ -165,7 +165,7 @@ def rewards(out: Path, storage: str | None = None) -> list[float | None]:
 
 
 def same_state(one: Path, other: Path) -> bool:
-    """Whether two searches ended with the same strategy to the last bit."""
+    """Return whether two searches ended with bit-equal strategy states."""
     states = [read_state(out / "state.safetensors") for out in (one, other)]
     texts = [json.dumps(state, default=lambda array: array.tobytes().hex()) for state in states]
     return states[0] is not None and texts[0] == texts[1]

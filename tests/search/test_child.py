@@ -7,33 +7,22 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 import torch
 
-from nasnet_det.genotypes.genotype import Block, CellGenotype, Genotype
 from nasnet_det.search import child
 from nasnet_det.search.child import ChildResult, DeviceLost, check_child_config, train_child, train_to
 from nasnet_det.search.child_config import ChildConfig
-from nasnet_det.training.data.cifar10 import TEST_BATCH, TRAIN_BATCHES, DataError, Images, to_binary
+from nasnet_det.training.data.cifar10 import DataError
 from nasnet_det.training.run import EpochReport
-
-SMALL = CellGenotype((Block(0, 1, "sep_conv_3x3", "max_pool_3x3"),), (2,))
-GENOTYPE = Genotype(SMALL, SMALL)
+from tests.helpers import ONE_BLOCK, write_cifar
 
 
 @pytest.fixture(scope="module")
 def config(tmp_path_factory: pytest.TempPathFactory) -> ChildConfig:
-    """A cheap proxy on data made here, each class of its own colour."""
-    root = tmp_path_factory.mktemp("cifar")
-    random = np.random.default_rng(0)
-    colours = random.integers(40, 215, (10, 3, 1, 1))
-    for name in (*TRAIN_BATCHES, TEST_BATCH):
-        labels = np.arange(50, dtype=np.uint8) % 10
-        pictures = (colours[labels] + random.integers(-40, 40, (50, 3, 32, 32))).astype(np.uint8)
-        (root / f"{name}.bin").write_bytes(to_binary(Images(pictures, labels)))
+    """A cheap proxy on made images, each class of its own colour."""
     return ChildConfig(
-        str(root),
+        str(write_cifar(tmp_path_factory.mktemp("cifar"), 50)),
         num_cells=1,
         num_filters=4,
         epochs=2,
@@ -46,18 +35,18 @@ def config(tmp_path_factory: pytest.TempPathFactory) -> ChildConfig:
 
 def test_a_child_is_trained_and_measured(config: ChildConfig) -> None:
     reports: list[EpochReport] = []
-    result = train_child(GENOTYPE, config, seed=0, device="cpu", progress=reports.append)
+    result = train_child(ONE_BLOCK, config, seed=0, device="cpu", progress=reports.append)
     assert result.status == "ok" and result.message == "" and result.device == "cpu"
     assert result.reward == result.accuracies[-1] == reports[-1].top1
     assert len(result.accuracies) == len(result.losses) == len(reports) == 2
     assert result.losses[1] < result.losses[0]
-    assert result.num_params == sum(p.numel() for p in child.child_network(GENOTYPE, config).parameters())
+    assert result.num_params == sum(p.numel() for p in child.child_network(ONE_BLOCK, config).parameters())
 
 
 def test_the_same_seed_gives_the_same_result(config: ChildConfig) -> None:
     torch.manual_seed(5)
     before = torch.get_rng_state()
-    results = [train_child(GENOTYPE.to_dict(), config, seed, "cpu") for seed in (0, 0, 1)]
+    results = [train_child(ONE_BLOCK.to_dict(), config, seed, "cpu") for seed in (0, 0, 1)]
     assert torch.equal(torch.get_rng_state(), before)
     assert replace(results[0], seconds=0.0) == replace(results[1], seconds=0.0)
     assert results[0].losses != results[2].losses
@@ -65,11 +54,11 @@ def test_the_same_seed_gives_the_same_result(config: ChildConfig) -> None:
 
 def test_a_child_continued_from_checkpoints_is_the_undisturbed_one(config: ChildConfig) -> None:
     config = replace(config, epochs=4)
-    whole = train_child(GENOTYPE, config, seed=0, device="cpu")
+    whole = train_child(ONE_BLOCK, config, seed=0, device="cpu")
     checkpoint: bytes | None = None
     for epochs in (1, 3, 4):
-        again = train_to(GENOTYPE, config, 0, "cpu", epochs, checkpoint)
-        trained = train_to(GENOTYPE, config, 0, "cpu", epochs, again.checkpoint)  # a job done twice trains nothing
+        again = train_to(ONE_BLOCK, config, 0, "cpu", epochs, checkpoint)
+        trained = train_to(ONE_BLOCK, config, 0, "cpu", epochs, again.checkpoint)  # a job done twice trains nothing
         assert replace(trained.result, seconds=0.0) == replace(again.result, seconds=0.0)
         assert len(again.result.accuracies) == epochs and again.result.status == "ok"
         checkpoint = again.checkpoint
@@ -78,17 +67,17 @@ def test_a_child_continued_from_checkpoints_is_the_undisturbed_one(config: Child
 
 @pytest.mark.parametrize("spoil", [lambda data: data[:1000], lambda data: b"", lambda data: b"x" * 50])
 def test_a_child_with_a_damaged_checkpoint_begins_again(config: ChildConfig, spoil: Any) -> None:
-    first = train_to(GENOTYPE, config, 0, "cpu", 1)
+    first = train_to(ONE_BLOCK, config, 0, "cpu", 1)
     assert first.checkpoint is not None
-    other = train_to(GENOTYPE, config, 1, "cpu", 1).checkpoint
+    other = train_to(ONE_BLOCK, config, 1, "cpu", 1).checkpoint
     for checkpoint in (spoil(first.checkpoint), other):
-        continued = train_to(GENOTYPE, config, 0, "cpu", 2, checkpoint)
+        continued = train_to(ONE_BLOCK, config, 0, "cpu", 2, checkpoint)
         assert continued.result.losses[0] == first.result.losses[0] and len(continued.result.losses) == 2
 
 
 def test_a_rung_does_not_hide_a_stop_rule(config: ChildConfig) -> None:
     strict = replace(config, epochs=3, stop_rules=((1, 1.1),))
-    trained = train_to(GENOTYPE, strict, 0, "cpu", 1)
+    trained = train_to(ONE_BLOCK, strict, 0, "cpu", 1)
     assert trained.result.status == "stopped_early" and trained.checkpoint is None
 
 
@@ -99,13 +88,13 @@ def test_the_papers_child() -> None:
     assert (config.train_images, config.validation_images) == (45_000, 5_000)
     recipe = config.recipe
     assert recipe.schedule == "cosine" and recipe.warmup_epochs == 0 and recipe.augmentation == {"whitening": "channel"}
-    network = child.child_network(GENOTYPE, config)
+    network = child.child_network(ONE_BLOCK, config)
     assert [plan.reduces for plan in network.plan] == [False, False, True, False, False, True, False, False]
 
 
 def test_a_diverging_child_is_a_result(config: ChildConfig) -> None:
     wild = replace(config, learning_rate=1e12, clip_gradient_norm=0.0)
-    result = train_child(GENOTYPE, wild, seed=0, device="cpu")
+    result = train_child(ONE_BLOCK, wild, seed=0, device="cpu")
     assert result.status == "diverged" and result.reward == 0.0 and "loss is" in result.message
 
 
@@ -126,7 +115,7 @@ def test_a_failing_child_is_a_result(
         raise error
 
     monkeypatch.setattr(child, "child_network", fail)
-    result = train_child(GENOTYPE, config, seed=3, device="cpu")
+    result = train_child(ONE_BLOCK, config, seed=3, device="cpu")
     assert (result.status, result.reward, result.num_params, result.seed) == (status, 0.0, 0, 3)
     assert str(error) in result.message
 
@@ -142,11 +131,11 @@ def test_a_lost_device_is_not_the_childs_failure(config: ChildConfig, monkeypatc
 
 def test_a_hopeless_child_is_stopped(config: ChildConfig) -> None:
     strict = replace(config, epochs=3, stop_rules=((1, 1.1), (3, 1.1)))
-    result = train_child(GENOTYPE, strict, seed=0, device="cpu")
+    result = train_child(ONE_BLOCK, strict, seed=0, device="cpu")
     assert result.status == "stopped_early" and "epoch 1" in result.message
     assert result.accuracies == (result.reward,)
     lenient = replace(config, stop_rules=((1, 0.0), (2, 1.1)))
-    assert train_child(GENOTYPE, lenient, seed=0, device="cpu").status == "ok"
+    assert train_child(ONE_BLOCK, lenient, seed=0, device="cpu").status == "ok"
 
 
 def test_what_progress_raises_is_the_callers(config: ChildConfig) -> None:
@@ -157,7 +146,7 @@ def test_what_progress_raises_is_the_callers(config: ChildConfig) -> None:
         raise Pruned("enough")
 
     with pytest.raises(Pruned, match="enough"):
-        train_child(GENOTYPE, config, seed=0, device="cpu", progress=prune)
+        train_child(ONE_BLOCK, config, seed=0, device="cpu", progress=prune)
 
 
 def test_what_is_wrong_with_the_search_is_no_result(config: ChildConfig, tmp_path: Path) -> None:
@@ -170,7 +159,7 @@ def test_what_is_wrong_with_the_search_is_no_result(config: ChildConfig, tmp_pat
         with pytest.raises(DataError, match=words):
             check_child_config(wrong, "cpu")
         with pytest.raises(DataError, match=words):
-            train_child(GENOTYPE, wrong, seed=0, device="cpu")
+            train_child(ONE_BLOCK, wrong, seed=0, device="cpu")
     with pytest.raises(ValueError, match="epochs"):
         check_child_config(replace(config, epochs=0), "cpu")
     check_child_config(config, "cpu")

@@ -18,7 +18,7 @@ from nasnet_det.search.image_data import (
     load_images,
 )
 from nasnet_det.training.data.cifar10 import DataError, is_cifar10
-from tests.search.test_child import GENOTYPE
+from tests.helpers import ONE_BLOCK
 
 
 def fill(folder: Path, count: int, size: tuple[int, int] = (20, 20), colour: int = 100, suffix: str = ".png") -> None:
@@ -83,7 +83,7 @@ def test_what_cannot_be_used_is_named(tmp_path: Path) -> None:
     fill(tmp_path / "tiny" / "a", 4, (4, 4))
     fill(tmp_path / "tiny" / "b", 4, (4, 4))
     for name, word in (
-        ("one", "one class"),
+        ("one", "one"),
         ("flat", "class folders"),
         ("nothing", "CLASS"),
         ("other", "c"),
@@ -130,7 +130,7 @@ def test_a_data_set_of_torchvision(tmp_path: Path) -> None:
     config = ChildConfig(
         name, num_cells=1, num_filters=4, epochs=1, batch_size=16, train_images=30, validation_images=10, image_size=28
     )
-    assert train_child(GENOTYPE, config, seed=0, device="cpu").status == "ok"
+    assert train_child(ONE_BLOCK, config, seed=0, device="cpu").status == "ok"
 
 
 def test_larger_images_are_trained_through_the_strided_stem(tmp_path: Path) -> None:
@@ -142,8 +142,8 @@ def test_larger_images_are_trained_through_the_strided_stem(tmp_path: Path) -> N
         str(tmp_path), num_cells=1, num_filters=4, epochs=1, batch_size=8, train_images=16, validation_images=6,
         image_size=found.image_size, stem=found.stem,
     )  # fmt: skip
-    result = train_child(GENOTYPE, config, seed=0, device="cpu")
-    network = child_network(GENOTYPE, config, num_classes=3)
+    result = train_child(ONE_BLOCK, config, seed=0, device="cpu")
+    network = child_network(ONE_BLOCK, config, num_classes=3)
     assert result.status == "ok" and result.num_params == sum(p.numel() for p in network.parameters())
     assert network.fc.out_features == 3
 

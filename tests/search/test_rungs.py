@@ -12,8 +12,9 @@ from hypothesis import strategies as st
 pytest.importorskip("optuna")
 import optuna
 
+from nasnet_det.search.records import best
 from nasnet_det.search.rungs import Asha, make_pruner, pareto_front, pruner_names, ranked
-from nasnet_det.search.study import Study, best
+from nasnet_det.search.study import Study
 from tests.search.fakes import FakeChild, Shuffled, outcome, run_search
 
 RUNGS = (1, 2, 4)

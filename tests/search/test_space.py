@@ -75,7 +75,7 @@ def check_alive(genotype: Genotype) -> None:
     assert all(weight.grad.isfinite().all() for weight in network.parameters() if weight.grad is not None)
 
 
-@pytest.mark.parametrize(("name", "count"), [("nasnet_a", 150), ("nasnet_b", 100), ("nasnet_c", 100)])
+@pytest.mark.parametrize(("name", "count"), [("nasnet_a", 60), ("nasnet_b", 40), ("nasnet_c", 40)])
 def test_every_architecture_is_alive(name: str, count: int) -> None:
     rng = random.Random(f"alive {name}")
     for _ in range(count):
@@ -99,7 +99,7 @@ def test_inputs_that_no_block_reads_are_joined() -> None:
 
 def test_decisions_are_checked() -> None:
     space = SPACES["nasnet_a"]
-    with pytest.raises(SpaceError, match="50 decisions, got 3"):
+    with pytest.raises(SpaceError, match=r"\b50\b.*\b3\b"):
         space.genotype((0, 0, 0))
     with pytest.raises(SpaceError, match=r"decision 2 .*13"):
         space.genotype((0, 0, 13, *[0] * 47))
@@ -120,9 +120,9 @@ def test_impossible_spaces_are_refused(settings: dict[str, Any], match: str) -> 
 
 
 def test_genotypes_of_other_spaces_are_refused() -> None:
-    with pytest.raises(SpaceError, match="output is not that of this space"):
+    with pytest.raises(SpaceError, match="output"):
         SPACES["nasnet_a"].decisions(PUBLISHED["nasnet_a"])
-    with pytest.raises(SpaceError, match="5 blocks, not 4"):
+    with pytest.raises(SpaceError, match=r"\b5\b.*\b4\b"):
         SPACES["nasnet_c"].decisions(PUBLISHED["nasnet_a"])
-    with pytest.raises(SpaceError, match="is not in this space, which has identity"):
+    with pytest.raises(SpaceError, match="identity"):
         Space(operations=("identity",)).decisions(PUBLISHED["nasnet_a"])

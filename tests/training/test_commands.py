@@ -15,8 +15,7 @@ import pytest
 import timm
 import torch
 
-from nasnet_det.genotypes.genotype import Block, CellGenotype, Genotype
-from tests.helpers import torchrun
+from tests.helpers import ONE_BLOCK, torchrun
 
 TOOLS = Path(__file__).parents[2] / "tools"
 Command = Callable[[list[str]], int]
@@ -34,9 +33,8 @@ prepare_cifar10, train_cifar, train_imagenet, validate, build_backbone = map(
 @pytest.fixture(scope="module")
 def cell(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A found cell's file: one block."""
-    small = CellGenotype((Block(0, 1, "sep_conv_3x3", "max_pool_3x3"),), (2,))
     path = tmp_path_factory.mktemp("cell") / "my_cell.json"
-    Genotype(small, small, name="mine").save(path)
+    ONE_BLOCK.save(path)
     return path
 
 

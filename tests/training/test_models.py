@@ -9,28 +9,25 @@ import pytest
 import timm
 import torch
 
-from nasnet_det.genotypes.genotype import Block, CellGenotype, Genotype
 from nasnet_det.training.models import ModelChoice, ModelError, load_weights, save_local_dir
-
-SMALL = CellGenotype((Block(0, 1, "sep_conv_3x3", "max_pool_3x3"),), (2,))
-FOUND = Genotype(SMALL, SMALL, name="found", source="a search")
+from tests.helpers import ONE_BLOCK
 
 
 @pytest.fixture
 def choice() -> ModelChoice:
-    return ModelChoice.of_genotype(FOUND, num_cells=1, num_filters=4, stem="imagenet")
+    return ModelChoice.of_genotype(ONE_BLOCK, num_cells=1, num_filters=4, stem="imagenet")
 
 
 @pytest.mark.parametrize("stem", ["imagenet", "cifar"])
 def test_a_found_genotype_travels_inside_its_model(tmp_path: Path, stem: str) -> None:
-    choice = ModelChoice.of_genotype(FOUND, num_cells=1, num_filters=4, stem=stem)
+    choice = ModelChoice.of_genotype(ONE_BLOCK, num_cells=1, num_filters=4, stem=stem)
     network = choice.build_for_training(7, 32, drop_rate=0.5, drop_path_rate=0.3, auxiliary=stem == "cifar").eval()
     assert any(key.startswith("aux_head.") for key in network.state_dict()) == (stem == "cifar")
     names = list("abcdefg")
     save_local_dir(choice, network.state_dict(), tmp_path / "model", 7, choice.input_config(64), names)
     assert {path.name for path in (tmp_path / "model").iterdir()} == {"config.json", "model.safetensors"}
     loaded = timm.create_model(f"local-dir:{tmp_path / 'model'}", pretrained=True).eval()
-    assert loaded.genotype == FOUND
+    assert loaded.genotype == ONE_BLOCK
     assert tuple(loaded.pretrained_cfg["input_size"]) == (3, 64, 64) and loaded.pretrained_cfg["label_names"] == names
     assert not any(key.startswith("aux_head.") for key in loaded.state_dict())
     images = torch.randn(2, 3, 64, 64)
@@ -77,6 +74,6 @@ def test_wrong_models_are_named(tmp_path: Path, choice: ModelChoice) -> None:
     with pytest.raises(ModelError, match="nasnet"):
         ModelChoice("nasnet", {"num_filters": 0}).build()
     save_local_dir(choice, choice.build(num_classes=5).state_dict(), tmp_path / "model", 5, choice.input_config(64))
-    wider = ModelChoice.of_genotype(FOUND, num_cells=1, num_filters=8, stem="imagenet").build(num_classes=5)
+    wider = ModelChoice.of_genotype(ONE_BLOCK, num_cells=1, num_filters=8, stem="imagenet").build(num_classes=5)
     with pytest.raises(ModelError, match="local-dir:"):
         load_weights(wider, f"local-dir:{tmp_path / 'model'}")

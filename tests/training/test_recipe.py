@@ -95,7 +95,7 @@ def test_recipe_files(tmp_path: Path) -> None:
     with pytest.raises(RecipeError, match=r"mine\.yaml"):
         load_recipe(path)
     path.write_text("epochs: 3")
-    with pytest.raises(RecipeError, match="data is missing"):
+    with pytest.raises(RecipeError, match=r"mine\.yaml.*data"):
         load_recipe(path)
     with pytest.raises(RecipeError, match=r"cifar_papr.*cifar_paper"):
         load_recipe("cifar_papr")

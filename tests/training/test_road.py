@@ -7,10 +7,8 @@ set: crops of its annotated objects, as a data set in CIFAR-10's form and as an 
 from __future__ import annotations
 
 import json
-import os
 import runpy
-import subprocess
-import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -27,15 +25,6 @@ BATCH = 30
 def _run(name: str, *arguments: str | Path) -> None:
     main = runpy.run_path(str(PROJECT / "tools" / f"{name}.py"))["main"]
     assert main([str(argument) for argument in arguments]) == 0
-
-
-def _run_detectron(name: str, datasets: Path, *arguments: str | Path) -> str:
-    """Run in a new process, because detectron2 reads DETECTRON2_DATASETS when it is imported."""
-    environment = {**os.environ, "DETECTRON2_DATASETS": str(datasets), "PYTHONPATH": str(PROJECT)}
-    command = [sys.executable, str(PROJECT / "tools" / f"{name}.py"), *(str(argument) for argument in arguments)]
-    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stdout + done.stderr
-    return done.stdout
 
 
 @pytest.fixture(scope="module")
@@ -81,9 +70,24 @@ def imagenet(objects: list[tuple[Image.Image, int]], tmp_path_factory: pytest.Te
     return root
 
 
-def test_from_search_to_detections(shared: Path, cifar: Path, imagenet: Path, tmp_path: Path) -> None:
+@pytest.fixture
+def whole_images(shared: Path) -> Iterator[str]:
+    """The name of the registered data set of whole images."""
+    data = pytest.importorskip("detectron2.data")
+    from detectron2.data.datasets import register_coco_instances
+
+    coco, name = shared / "data" / "coco_mini", "road"
+    annotations = coco / "annotations" / "instances_train2017.json"
+    register_coco_instances(name, {}, str(annotations), str(coco / "train2017"))
+    yield name
+    data.DatasetCatalog.remove(name)
+    data.MetadataCatalog.remove(name)
+
+
+def test_from_search_to_detections(
+    shared: Path, cifar: Path, imagenet: Path, whole_images: str, tmp_path: Path
+) -> None:
     pytest.importorskip("optuna")
-    pytest.importorskip("detectron2")
     search, cell, backbone, run = (tmp_path / name for name in ("search", "my_cell.json", "backbone", "run"))
 
     child = ["epochs=1", "num_cells=1", "num_filters=4", "batch_size=25"]
@@ -102,24 +106,22 @@ def test_from_search_to_detections(shared: Path, cifar: Path, imagenet: Path, tm
     measured = json.loads(figures.read_text())
     assert measured["images"] == 12 and 0 <= measured["top1"] <= measured["top5"] == 1
 
-    datasets, output = tmp_path / "datasets", tmp_path / "detector"
-    datasets.mkdir()
-    (datasets / "coco").symlink_to(shared / "data" / "coco_mini")
+    output = tmp_path / "detector"
     network = ["MODEL.NASNET.GENOTYPE", cell, "MODEL.NASNET.NUM_CELLS", "1", "MODEL.NASNET.NUM_FILTERS", "8"]
     network += ["MODEL.NASNET.PRETRAINED", run / "model" / "model.safetensors", "MODEL.NASNET.NORM", "BN"]
-    coco = ["DATASETS.TRAIN", "('coco_2017_train',)", "DATASETS.TEST", "()"]
+    coco = ["DATASETS.TRAIN", f"('{whole_images}',)", "DATASETS.TEST", "()"]
     small = ["INPUT.MIN_SIZE_TRAIN", "(64,)", "INPUT.MAX_SIZE_TRAIN", "96", "SOLVER.IMS_PER_BATCH", "2"]
     small += ["INPUT.MIN_SIZE_TEST", "64", "INPUT.MAX_SIZE_TEST", "96", "DATALOADER.NUM_WORKERS", "0"]
     short = ["SOLVER.MAX_ITER", "2", "SOLVER.STEPS", "()", "OUTPUT_DIR", output, *coco]
     config = ["--config-file", PROJECT / "configs" / "fpn_found_cell.yaml"]
-    _run_detectron("train_net", datasets, *config, *network, *small, *short)
+    _run("train_net", *config, *network, *small, *short)
     assert (output / "model_final.pth").is_file()
 
     picture = sorted((shared / "data" / "coco_mini" / "val2017").iterdir())[0]
     show = ["--threshold", "0.0", "--output", tmp_path / "pictures"]
     options = ["--opts", "MODEL.DEVICE", "cpu", "MODEL.ROI_HEADS.SCORE_THRESH_TEST", "0.0"]
     trained = ["--config-file", output / "config.yaml", "--weights", output / "model_final.pth"]
-    _run_detectron("predict", datasets, *trained, picture, *show, *options)
+    _run("predict", *trained, picture, *show, *options)
     results = json.loads((tmp_path / "pictures" / "results.json").read_text())
     assert results and {"image_id", "category_id", "bbox", "score"} <= set(results[0])
     assert [path for path in (tmp_path / "pictures").iterdir() if path.suffix in (".png", ".jpg")]

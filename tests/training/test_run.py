@@ -12,7 +12,6 @@ from typing import Any
 import pytest
 import torch
 
-from nasnet_det.genotypes.genotype import Block, CellGenotype, Genotype
 from nasnet_det.training.data.cifar10 import load_cifar10
 from nasnet_det.training.data.cifar_batches import CifarAugmentation, CifarBatches
 from nasnet_det.training.engine import Diverged
@@ -22,14 +21,14 @@ from nasnet_det.training.recipe import Recipe, load_recipe
 from nasnet_det.training.run import EpochReport, Stopped, fit
 from nasnet_det.training.run_folder import RunError, TrainingFolder
 from nasnet_det.training.session import Session
+from tests.helpers import ONE_BLOCK
 
 CPU = choose_execution("cpu")
 #: Everything that a step can depend on is on: drop path, dropout, auxiliary head, moving average, cutout, mixing.
 RECIPE = load_recipe("cifar_paper").with_settings(
     ["epochs=2", "batch_size=20", "ema_decay=0.9", "drop_rate=0.2", "augmentation.cutout=8", "mix.mixup_alpha=0.2"]
 )
-SMALL = CellGenotype((Block(0, 1, "sep_conv_3x3", "max_pool_3x3"),), (2,))
-MODEL = ModelChoice.of_genotype(Genotype(SMALL, SMALL), num_cells=1, num_filters=4, stem="cifar")
+MODEL = ModelChoice.of_genotype(ONE_BLOCK, num_cells=1, num_filters=4, stem="cifar")
 
 
 def _session(folder: Path, recipe: Recipe = RECIPE) -> Session:

@@ -19,7 +19,7 @@ VARIABLE = "NASNET_DET_TF_SLIM"
 
 
 class HParams(SimpleNamespace):
-    """What TF-slim uses of ``tensorflow.contrib.training.HParams``."""
+    """The part of ``tensorflow.contrib.training.HParams`` that TF-slim uses."""
 
     def set_hparam(self, name: str, value: Any) -> None:
         setattr(self, name, value)

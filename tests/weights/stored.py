@@ -46,7 +46,7 @@ def write_keras(path: Path, arrays: dict[str, np.ndarray], scope: str = "") -> P
 
 
 class Server:
-    """What a test's server hands out, and what it was asked for.
+    """The files of a test's server, and the requests it got.
 
     Attributes:
         files: the content of each path.

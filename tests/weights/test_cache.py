@@ -20,7 +20,7 @@ CONTENT = b"weights" * 1000
 
 
 def kept(folder: Path) -> set[str]:
-    """What a cache holds, its locks aside."""
+    """Return the files of a cache, without its locks."""
     return {path.name for path in folder.iterdir() if not path.name.endswith(".lock")} if folder.exists() else set()
 
 

@@ -1,4 +1,4 @@
-"""What ``pretrained=True`` fetches, and weights loaded into networks that differ from the file's."""
+"""The files that ``pretrained=True`` fetches, and weights loaded into networks that differ from the file's."""
 
 from __future__ import annotations
 
@@ -70,7 +70,7 @@ def test_a_file_that_is_another_network_leaves_model_and_cache(server: Server, c
     server.files["small.h5"] = keras_file(tmp_path / "other.h5", num_cells=2).read_bytes()
     model = fresh()
     before = {name: value.clone() for name, value in model.state_dict().items()}
-    with pytest.raises(WeightsError, match=r"small\.h5: .*Keras file"):
+    with pytest.raises(WeightsError, match=r"small\.h5"):
         load_published(model, PublishedWeights("small.keras", NETWORK, server.url("small.h5")))
     assert all(torch.equal(before[name], value) for name, value in model.state_dict().items())
     assert not list(cache.glob("*.safetensors"))

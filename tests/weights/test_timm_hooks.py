@@ -1,4 +1,4 @@
-"""``timm.create_model(..., pretrained=True)`` with weights of every kind, from every place."""
+"""``timm.create_model(..., pretrained=True)`` with weights of every format and origin."""
 
 from __future__ import annotations
 
@@ -105,7 +105,7 @@ def test_a_file_of_another_network_is_named(tmp_path: Path) -> None:
 def test_pretrained_of_a_member_is_fetched_checked_and_cached(
     server: Server, cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The whole way of ``pretrained=True`` at full size, with random weights in the published file's place."""
+    """All steps of ``pretrained=True`` at full size, with random weights in the published format."""
     torch.manual_seed(0)
     reference = NASNet().eval()
     write_keras(tmp_path / "NASNet-mobile.h5", stored(reference, "keras"))

@@ -56,7 +56,9 @@ class Checkpointer(DetectionCheckpointer):
             CheckpointError: if it is missing, damaged, of another network, or lacks layers that it must have.
         """
         if path and "://" not in path and not _is_file(path):
-            raise CheckpointError(f"there is no checkpoint {path}: give one as MODEL.WEIGHTS, or '' to start without")
+            raise CheckpointError(
+                f"checkpoint {path} does not exist: give one as MODEL.WEIGHTS, or '' to start without"
+            )
         try:
             return super().load(path, *args, **kwargs)
         except CheckpointError as error:

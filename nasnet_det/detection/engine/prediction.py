@@ -28,7 +28,7 @@ class Detector(Protocol):
 
     @property
     def num_classes(self) -> int:
-        """How many classes it tells apart."""
+        """The number of classes."""
 
     def __call__(self, image: Image.Image) -> Any:
         """Return ``Instances`` of an RGB image, or an object with the same fields."""

@@ -64,7 +64,7 @@ def _in_folder(folder: Path, *names: str) -> Path:
 
 def _config_of_checkpoint(path: Path, opts: Sequence[Any]) -> CfgNode:
     if not path.is_file():
-        raise CheckpointError(f"there is no checkpoint {path}")
+        raise CheckpointError(f"checkpoint {path} does not exist")
     text = read_checkpoint_file(str(path)).get("config")
     if not isinstance(text, str):
         raise ConfigError(f"{path} does not hold its config: give it with --config-file, and {path} with --weights")

@@ -140,7 +140,7 @@ class DetectorTrainer(DefaultTrainer):
         super().run_step()
 
     def state_dict(self) -> dict[str, Any]:
-        """Return what a checkpoint keeps beside the model, the seed of the order of images included."""
+        """Return the trainer's part of a checkpoint, the seed of the order of images included."""
         return {**super().state_dict(), "seed": self.seed}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:

@@ -7,7 +7,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-import numpy as np
 import optuna
 from optuna.distributions import CategoricalDistribution
 from optuna.samplers import BaseSampler
@@ -15,6 +14,7 @@ from optuna.trial import FrozenTrial, TrialState, create_trial
 
 from nasnet_det.safe_io.values import format_value
 from nasnet_det.search.strategies.base import Decisions, Problem, Result, Strategy
+from nasnet_det.training.seeds import derive_seed
 
 
 @dataclass(frozen=True)
@@ -137,7 +137,7 @@ class OptunaSampler(Strategy[SamplerSettings]):
     def _make_sampler(self, number: int) -> BaseSampler:
         kind = sampler_class(self.settings.sampler)
         given: dict[str, Any] = {
-            "seed": int(np.random.SeedSequence((self.seed, number)).generate_state(1)[0]),
+            "seed": derive_seed(self.seed, number),
             "search_space": {name: distribution.choices for name, distribution in self.choices.items()},
         }
         taken = inspect.signature(kind).parameters

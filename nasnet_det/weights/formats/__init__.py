@@ -6,15 +6,14 @@ from torch import Tensor
 
 from nasnet_det.models.network import NASNet
 from nasnet_det.safe_io.values import format_names
-from nasnet_det.weights.formats import keras, tf_slim, timm_cadene
-from nasnet_det.weights.formats import native as own
+from nasnet_det.weights.formats import keras, native, tf_slim, timm_cadene
 from nasnet_det.weights.layout import Arrays, Format, WeightsError, to_state_dict
 
 FORMATS: dict[str, Format] = {
     "tf_slim": tf_slim.FORMAT,
     "keras": keras.FORMAT,
     "timm": timm_cadene.FORMAT,
-    "own": own.FORMAT,
+    "own": native.FORMAT,
 }
 
 

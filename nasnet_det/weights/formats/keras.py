@@ -10,7 +10,7 @@ from __future__ import annotations
 from nasnet_det.genotypes.published import PUBLISHED
 from nasnet_det.models.operations import FactorizedReduction, SeparableConvNorm
 from nasnet_det.models.plan import IMAGENET_STEM_CELLS, CellPlan
-from nasnet_det.weights.formats.tf_slim import NORM
+from nasnet_det.weights.formats.tf_slim import tensor_names
 from nasnet_det.weights.layout import Arrays, Format, Unit
 
 
@@ -57,19 +57,11 @@ def _cell_id(plan: CellPlan) -> str:
     return f"reduce_{plan.current - IMAGENET_STEM_CELLS - number}"  # the normal cells below it
 
 
-def _tensor(kind: str, layer: str, parameter: str) -> str:
-    if kind == "norm":
-        return f"{layer}/{NORM[parameter]}"
-    if parameter == "bias":
-        return f"{layer}/bias"
-    return f"{layer}/{kind}_kernel" if kind in ("depthwise", "pointwise") else f"{layer}/kernel"
-
-
 FORMAT = Format(
     title="Keras file",
     marks=("stem_conv1/kernel",),
     layer=_layer,
-    tensor=_tensor,
+    tensor=tensor_names("kernel", "bias"),
     channels_last=True,
     has_background=False,
     of_cell=lambda plan, index: rf"(?<!_stem)(?<!_reduce)_{_cell_id(plan)}/",

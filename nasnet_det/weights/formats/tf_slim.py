@@ -9,7 +9,7 @@ networks that have one.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 
 from nasnet_det.models.operations import FactorizedReduction, SeparableConvNorm
 from nasnet_det.weights.layout import Arrays, Format, Unit, is_imagenet_stem
@@ -76,19 +76,24 @@ def _inside_cell(unit: Unit, leaf: str) -> str | None:
     return f"{scope}/1x1" if leaf == "conv" else f"{scope}/bn_1"
 
 
-def _tensor(kind: str, layer: str, parameter: str) -> str:
-    if kind == "norm":
-        return f"{layer}/{NORM[parameter]}"
-    if parameter == "bias":
-        return f"{layer}/biases"
-    return f"{layer}/{kind}_weights" if kind in ("depthwise", "pointwise") else f"{layer}/weights"
+def tensor_names(weight: str, bias: str) -> Callable[[str, str, str], str]:
+    """Return the naming rule of a layer's tensors in TensorFlow, given the names of its weight and its bias."""
+
+    def tensor(kind: str, layer: str, parameter: str) -> str:
+        if kind == "norm":
+            return f"{layer}/{NORM[parameter]}"
+        if parameter == "bias":
+            return f"{layer}/{bias}"
+        return f"{layer}/{kind}_{weight}" if kind in ("depthwise", "pointwise") else f"{layer}/{weight}"
+
+    return tensor
 
 
 FORMAT = Format(
     title="TF-slim checkpoint",
     marks=("conv0/weights", "l1_stem_3x3/weights"),
     layer=_layer,
-    tensor=_tensor,
+    tensor=tensor_names("weights", "biases"),
     channels_last=True,
     has_background=True,
     of_cell=lambda plan, index: f"^{plan.name}/",

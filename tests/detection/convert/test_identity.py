@@ -1,4 +1,4 @@
-"""Checkpoints of another network are refused, whatever loads them."""
+"""Checkpoints of another network are refused by every loader."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def test_the_same_network_is_loaded_whatever_its_norms() -> None:
 @pytest.mark.parametrize("through_detectron2", [False, True])
 def test_another_network_is_refused(tmp_path: Any, other: dict[str, Any], through_detectron2: bool) -> None:
     state = backbone(**other).state_dict()
-    with pytest.raises(CheckpointError, match=r"another network.*NUM_FILTERS"):
+    with pytest.raises(CheckpointError, match="NUM_FILTERS"):
         if through_detectron2:  # which drops what has another shape, and would then only warn
             torch.save({"model": state}, tmp_path / "model.pth")
             DetectionCheckpointer(backbone()).load(str(tmp_path / "model.pth"))
@@ -54,7 +54,7 @@ def test_cells_whose_weights_look_alike_are_told_apart() -> None:
     average, maximum = backbone(genotype=cell("avg_pool_3x3")), backbone(genotype=cell("max_pool_3x3"))
     shapes = {name: value.shape for name, value in average.state_dict().items()}
     assert shapes == {name: value.shape for name, value in maximum.state_dict().items()}
-    with pytest.raises(CheckpointError, match="its cells are other ones"):
+    with pytest.raises(CheckpointError, match="GENOTYPE"):
         maximum.load_state_dict(average.state_dict())
 
 
@@ -66,7 +66,7 @@ def test_a_checkpoint_without_digest_is_judged_by_its_weights() -> None:
 
 
 def test_a_checkpoint_without_the_network_is_refused() -> None:
-    with pytest.raises(CheckpointError, match="none of the network's weights"):
+    with pytest.raises(CheckpointError, match=r"MODEL\.WEIGHTS"):
         backbone().load_state_dict({"head.weight": torch.zeros(1)}, strict=False)
 
 

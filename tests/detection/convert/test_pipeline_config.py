@@ -1,4 +1,4 @@
-"""What a pipeline config says, in detectron2's keys."""
+"""Values of a pipeline config in detectron2's keys."""
 
 from __future__ import annotations
 
@@ -63,9 +63,9 @@ def test_what_is_left_out_has_the_defaults_of_the_api(small_config: Any) -> None
         ("initial_crop_size: 14", "first_stage_atrous_rate: 2", "first_stage_atrous_rate"),
         ("score_threshold: 0.05", "soft_nms_sigma: 0.5", "soft_nms_sigma"),
         ("use_dropout: false", "use_dropout: true", "use_dropout"),
-        ("num_classes: 37", "num_classes: many", "num_classes: expected int"),
-        ("aspect_ratios: 2.0", "aspect_ratios: 0.0", "aspect_ratios are numbers above 0, not 0.0"),
-        ("scales: [0.5, 1.0]", "scales: [0.5, large]", "scales are numbers above 0, not 'large'"),
+        ("num_classes: 37", "num_classes: many", "num_classes.*'many'"),
+        ("aspect_ratios: 2.0", "aspect_ratios: 0.0", r"aspect_ratios.*0\.0"),
+        ("scales: [0.5, 1.0]", "scales: [0.5, large]", "scales.*'large'"),
         ("faster_rcnn {", "ssd {", "faster_rcnn.*ssd"),
     ],
 )

@@ -51,28 +51,28 @@ def test_what_nobody_asked_for_is_known() -> None:
 @pytest.mark.parametrize(
     ("text", "says"),
     [
-        ("a {\n b: 1\n", "'}' is missing"),
-        ("a: 1 }", "closes nothing"),
+        ("a {\n b: 1\n", "inside a.*'}'"),
+        ("a: 1 }", "line 1: '}'"),
         ("a:\n\n$", "line 3"),
         ("a:", "ends after a"),
         ("a: [1, 2", "list a"),
-        ("1: 2", "field's name"),
-        ("a: +-", "a value"),
+        ("1: 2", "line 1: .*'1'"),
+        ("a: +-", "line 1: .*'[+]-'"),
     ],
 )
 def test_what_is_broken_is_named(text: str, says: str) -> None:
-    with pytest.raises(PipelineConfigError, match=says.replace("+", r"\+")):
+    with pytest.raises(PipelineConfigError, match=says):
         parse(text)
 
 
 def test_values_of_another_type_are_refused() -> None:
     message = parse("outer { a: 'x' b { } }").message("outer")
-    with pytest.raises(PipelineConfigError, match=r"outer\.a: expected int"):
+    with pytest.raises(PipelineConfigError, match=r"outer\.a: .*int"):
         message.value("a", 1)
-    with pytest.raises(PipelineConfigError, match=r"outer\.a: expected a message"):
+    with pytest.raises(PipelineConfigError, match=r"outer\.a: .*'x'"):
         message.message("a")
-    with pytest.raises(PipelineConfigError, match=r"outer\.b: expected int"):
+    with pytest.raises(PipelineConfigError, match=r"outer\.b: .*int"):
         message.value("b", 1)
-    with pytest.raises(PipelineConfigError, match="only 'y' is supported"):
+    with pytest.raises(PipelineConfigError, match=r"outer\.a .*'x'.*'y'"):
         message.demand("a", "", "y")
     assert isinstance(message.message("b"), Message)

@@ -136,8 +136,8 @@ def test_a_pipeline_that_contradicts_the_checkpoint_is_refused(checkpoint: Any, 
         image_resizer { fixed_shape_resizer { height: 96 width: 96 } }
         second_stage_post_processing { score_converter: SOFTMAX } }"""
     )
-    with pytest.raises(WeightsError, match="5 classes, but the pipeline config beside it says 90"):
+    with pytest.raises(WeightsError, match=r"\b5\b.*\b90\b"):
         read_detector(tmp_path, base_config())
     (tmp_path / "pipeline.config").write_text("faster_rcnn {")
-    with pytest.raises(PipelineConfigError, match=r"pipeline\.config: the file ends"):
+    with pytest.raises(PipelineConfigError, match=r"pipeline\.config"):
         read_detector(tmp_path, base_config())

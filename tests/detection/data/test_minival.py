@@ -45,9 +45,9 @@ def test_minival_and_training_set_share_val2014_between_them() -> None:
 
 
 def test_files_that_do_not_go_together_are_refused() -> None:
-    with pytest.raises(CocoFormatError, match="1 of minival's 2 images are not in val2014's annotations"):
+    with pytest.raises(CocoFormatError, match=r"1 of .*\b2\b.*val2014"):
         minival.select_minival(VAL, {10, 99})
-    with pytest.raises(CocoFormatError, match="share ids"):
+    with pytest.raises(CocoFormatError, match="ids"):
         minival.select_training(TRAIN, official("val2014", range(10, 16), 3), {10})
     with pytest.raises(CocoFormatError, match="categories"):
         minival.select_training(TRAIN, VAL | {"categories": [{"id": 2, "name": "car"}]}, {10})

@@ -57,7 +57,7 @@ def test_easy_images_are_chosen_and_only_their_categories_kept() -> None:
     assert [category["name"] for category in chosen["categories"]] == ["dog", "cat"]
     # Where large objects are too few, smaller ones do.
     assert [image["id"] for image in choose_images(data, 8)["images"]] == [1, 2, 7]
-    with pytest.raises(CocoFormatError, match="no image shows"):
+    with pytest.raises(CocoFormatError, match="image"):
         choose_images(content({3: [tiny]}), 8)
 
 
@@ -70,7 +70,7 @@ def test_what_was_chosen_is_registered_and_a_run_on_other_images_is_not_overwrit
     for _ in range(2):
         assert [category["name"] for category in prepare(data, 2, tmp_path / "out").categories] == ["cat", "dog"]
         assert [record["image_id"] for record in look_at_names([DATASET]).train] == [1, 2]
-    with pytest.raises(CocoFormatError, match="a run on other images"):
+    with pytest.raises(CocoFormatError, match=str(tmp_path / "out")):
         prepare(data, 3, tmp_path / "out")
     assert [record["image_id"] for record in look_at_names([DATASET]).train] == [1, 2]
 

@@ -137,7 +137,7 @@ def test_heads_have_decay_by_default(small_config: Any) -> None:
 
 
 def test_paths_are_dropped_by_their_own_step_count(small_detector: Any) -> None:
-    """``total_training_steps`` of ``large_imagenet_config``: 250,000, whatever the detector's schedule."""
+    """``total_training_steps`` of ``large_imagenet_config`` is 250,000 for every schedule of the detector."""
     cfg, model = small_detector
     assert (cfg.MODEL.NASNET.DROP_PATH_STEPS, cfg.MODEL.NASNET.DROP_PATH_RATE) == (250000, 0.3)
     paths = [module for module in model.modules() if isinstance(module, ScheduledDropPath)]

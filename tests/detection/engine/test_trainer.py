@@ -16,7 +16,7 @@ from nasnet_det.detection.engine.trainer import DetectorTrainer, TrainingError, 
 
 
 class Killed(BaseException):
-    """What stands for a killed process."""
+    """Raised to simulate a killed process."""
 
 
 def config(small_config: Any, dataset: str, output: Path, **more: Any) -> Any:

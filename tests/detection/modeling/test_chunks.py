@@ -1,4 +1,4 @@
-"""How many proposals go through the second stage at once."""
+"""The number of proposals that the second stage takes at once."""
 
 from __future__ import annotations
 

@@ -66,7 +66,7 @@ def test_a_batch_is_its_images(model: Any) -> None:
     for one, result in zip(images, together, strict=True):
         size = tuple(one["image"].shape[1:])
         assert (model([one])[0]["instances"].image_size, result["instances"].image_size) == (size, size)
-    # Not the detections: whether a crop's last row lies on the border hangs on the last bit of its box.
+    # Detections are not compared: the last bit of a box decides whether a crop's last row is on the border.
     for alone, among in zip(proposals[2:], proposals[:2], strict=True):
         torch.testing.assert_close(among.proposal_boxes.tensor, alone.proposal_boxes.tensor, rtol=1e-3, atol=1e-2)
 

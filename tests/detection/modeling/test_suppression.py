@@ -26,7 +26,7 @@ def greedy(boxes: list[list[float]], scores: list[float], threshold: float, limi
 
 
 def suppress(boxes: torch.Tensor, scores: torch.Tensor, threshold: float, limit: int) -> torch.Tensor:
-    """Of one set, those that exist."""
+    """Return the indices of the boxes kept of one set."""
     kept, valid = batched_nms(boxes[None], scores[None], torch.ones(1, len(boxes), dtype=bool), threshold, limit)
     assert kept.shape == valid.shape == (1, limit)
     return kept[valid]
@@ -116,7 +116,7 @@ def test_boxes_are_suppressed_before_they_are_clipped() -> None:
 
 
 def test_what_lies_outside_is_dropped_after_it_was_counted() -> None:
-    # The best box of the class lies outside: it takes the only place of its class, then goes.
+    # The best box of the class is outside: it counts as the only one of its class, and is dropped.
     boxes = torch.tensor(
         [[[20.0, 0.0, 30.0, 10.0], [0.0, 0.0, 5.0, 5.0]], [[0.0, 0.0, 9.0, 9.0], [0.0, 0.0, 4.0, 4.0]]]
     )

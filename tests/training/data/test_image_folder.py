@@ -93,7 +93,7 @@ def test_an_unreadable_training_image_is_named_and_passed_over(
     assert len(images) == 24 and str(broken) in caplog.text
     for path in (root / "train").rglob("*.png"):
         path.write_bytes(b"")
-    with pytest.raises(DataError, match="10 images in a row"):
+    with pytest.raises(DataError, match="10 images"):
         _all(_batches(root).training(0))
 
 
@@ -111,7 +111,7 @@ def test_wrong_folders_and_settings_are_named(image_folder: Path, tmp_path: Path
     with pytest.raises(DataError, match="train/CLASS/"):
         _batches(tmp_path)
     (tmp_path / "train").mkdir()
-    with pytest.raises(DataError, match="Found 0 images"):
+    with pytest.raises(DataError, match=str(tmp_path)):
         _batches(tmp_path)
     with pytest.raises(DataError, match=r"24.*32"):
         _batches(image_folder, batch_size=32)

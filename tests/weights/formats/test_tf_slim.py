@@ -85,7 +85,7 @@ def test_the_auxiliary_head_in_training_is_tf_slims() -> None:
 
 
 def checkpoint() -> dict[str, np.ndarray]:
-    """What a training run leaves: raw values, their moving averages, slots and counters."""
+    """Return the variables of a training run: raw values, their moving averages, slots and counters."""
     averages = stored(small(), "tf_slim")
     variables: dict[str, np.ndarray] = {"global_step": np.int64(7), "cell_0/comb_iter_0/left/global_step": np.int64(7)}
     for name, value in averages.items():

@@ -30,10 +30,10 @@ def ours(reference: nn.Module, **numbers: Any) -> NASNet:
     return model
 
 
-def mean_of_real_places(pool: AvgPool2dSame, x: torch.Tensor) -> torch.Tensor:
-    """timm's pool, mended: the sum over a window divided by how many of its places lie inside the map."""
+def mean_of_real_pixels(pool: AvgPool2dSame, x: torch.Tensor) -> torch.Tensor:
+    """timm's pool, corrected: the sum over a window divided by the number of its pixels inside the map."""
     height, width = x.shape[-2:]
-    # SAME at stride 2: an odd size is padded on both sides, an even one after its last place only.
+    # SAME at stride 2: an odd size is padded on both sides, an even one after its last pixel only.
     padding = (width % 2, 1, height % 2, 1)
     total = functional.avg_pool2d(functional.pad(x, padding), pool.kernel_size, pool.stride, divisor_override=1)
     inside = functional.avg_pool2d(
@@ -56,7 +56,7 @@ def test_timms_border_error_is_the_whole_difference(
     with torch.no_grad():
         logits = model(x)
         assert relative(reference(x), logits) > 1e-3
-        monkeypatch.setattr(AvgPool2dSame, "forward", mean_of_real_places)
+        monkeypatch.setattr(AvgPool2dSame, "forward", mean_of_real_pixels)
         assert relative(reference(x), logits) <= 2e-6
 
 
@@ -69,7 +69,7 @@ def test_timm_at_full_size(monkeypatch: pytest.MonkeyPatch) -> None:
     with torch.no_grad():
         logits = model(x)
         assert relative(reference(x), logits) > 1e-3
-        monkeypatch.setattr(AvgPool2dSame, "forward", mean_of_real_places)
+        monkeypatch.setattr(AvgPool2dSame, "forward", mean_of_real_pixels)
         assert relative(reference(x), logits) <= 2e-6
 
 

@@ -1,0 +1,50 @@
+"""The identity of a study: the settings that a search must not change once it has begun."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from optuna.study import StudyDirection
+
+from nasnet_det.search.limits import ACCURACY
+from nasnet_det.search.storage import StudyError
+
+
+def objectives_of(identity: Mapping[str, Any]) -> tuple[str, ...]:
+    """Return the names of a study's objectives."""
+    return tuple((identity.get("demands") or {}).get("objectives", (ACCURACY,)))
+
+
+def directions_of(identity: Mapping[str, Any]) -> list[StudyDirection]:
+    """Return whether Optuna maximizes or minimizes each objective."""
+    larger, smaller = StudyDirection.MAXIMIZE, StudyDirection.MINIMIZE
+    return [larger if name == ACCURACY else smaller for name in objectives_of(identity)]
+
+
+def check_identity(study: str, recorded: Mapping[str, Any], wanted: Mapping[str, Any]) -> None:
+    """Check that the settings ``wanted`` are those recorded in a study.
+
+    Raises:
+        StudyError: otherwise; names ``study`` and up to four settings.
+    """
+    differences = list(_differences(recorded, wanted))
+    if differences:
+        raise StudyError(
+            f"{study} is of another search: {'; '.join(differences[:4])}. "
+            "Give the settings it was made with, or another folder"
+        )
+
+
+def _differences(recorded: Any, wanted: Any, where: str = "") -> Iterator[str]:
+    """Yield in words what of ``wanted`` is recorded otherwise."""
+    if isinstance(recorded, Mapping) and isinstance(wanted, Mapping):
+        for key, value in wanted.items():
+            yield from _differences(recorded.get(key), value, f"{where}.{key}" if where else str(key))
+    elif recorded != wanted:
+        yield f"{where} is {_short(recorded)} there and {_short(wanted)} here"
+
+
+def _short(value: Any) -> str:
+    text = str(value)
+    return text if len(text) <= 60 else text[:57] + "..."
