@@ -125,14 +125,15 @@ class DartsStyle(nn.Module):
 class DartsStyleStep:
     """Its training step: SGD, clipping, the loss read back."""
 
-    def __init__(self, device: torch.device) -> None:
-        self.network = DartsStyle().to(device).train()
+    def __init__(self, device: torch.device, memory_format: torch.memory_format = torch.contiguous_format) -> None:
+        self.memory_format = memory_format
+        self.network = DartsStyle().to(device, memory_format=memory_format).train()
         self.optimizer = torch.optim.SGD(self.network.parameters(), 0.025, momentum=0.9, weight_decay=3e-4)
 
     def step(self, images: Tensor, labels: Tensor) -> float:
         """One step; gives the loss."""
         self.optimizer.zero_grad()
-        logits, auxiliary = self.network(images)
+        logits, auxiliary = self.network(images.contiguous(memory_format=self.memory_format))
         loss = functional.cross_entropy(logits, labels) + 0.4 * functional.cross_entropy(auxiliary, labels)
         loss.backward()
         nn.utils.clip_grad_norm_(self.network.parameters(), 5.0)

@@ -60,7 +60,7 @@ class Row:
         """Return an object with a method ``step(images, labels)``."""
         torch.manual_seed(0)
         if self.network == DARTS_STYLE:
-            return DartsStyleStep(self.execution.device)
+            return DartsStyleStep(self.execution.device, self.execution.memory_format)
         recipe = load_recipe("cifar_paper" if self.is_cifar else "imagenet_paper_mobile")
         if not self.is_cifar:  # timm's nasnetalarge has neither
             recipe = recipe.with_settings(["aux_weight=0", "drop_rate=0", "ema_decay=0"])
@@ -79,7 +79,7 @@ class Row:
 
 
 def rows(options: argparse.Namespace) -> list[Row]:
-    """Every combination asked for. DARTS-style code runs as its authors run it: contiguous float32, eager."""
+    """Every combination asked for. DARTS-style code runs eager and in float32 only, in both formats."""
     device = torch.device(options.device or ("cuda" if torch.cuda.is_available() else "cpu"))
     cuda = device.type == "cuda"
     executions = [Execution(device), Execution(device, channels_last=True)]
@@ -93,7 +93,7 @@ def rows(options: argparse.Namespace) -> list[Row]:
         cifar, mobile = network in CIFAR, network == "nasnet_a_mobile"
         size = 32 if cifar else options.image_size or (224 if mobile else 331)
         batch = options.cifar_batch if cifar else options.imagenet_batch
-        wanted = executions[:1] if network == DARTS_STYLE else executions
+        wanted = executions[:2] if network == DARTS_STYLE else executions
         found += [Row(network, size, batch or _default_batch(cifar, mobile, cuda), execution) for execution in wanted]
     return found
 
