@@ -24,13 +24,7 @@ from nasnet_det.export import (
 )
 from tests.helpers import EVERY_STEP
 
-TINY: dict[str, Any] = {
-    "genotype": EVERY_STEP,
-    "num_cells": (1,),
-    "num_filters": 4,
-    "stem": "cifar",
-    "stem_channels": 6,
-}
+TINY: dict[str, Any] = {"num_cells": (1,), "num_filters": 4, "stem": "cifar", "stem_channels": 6}
 
 
 def tiny(**kwargs: Any) -> nn.Module:
