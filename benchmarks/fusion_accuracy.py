@@ -6,9 +6,9 @@ Each genotype has one to five blocks a cell, any operations, combiners and conca
 stages with random weights and batch-norm statistics. The images have random sizes, odd or even, every tenth 97 x 131
 pixels. Errors are the largest difference of the last feature map, relative to its largest value:
 ``float64`` and ``float32`` compare the fused network with the plain one in that precision; ``plain`` and ``fused``
-compare each network in float32 with the plain one in float64. Genotypes whose blocks normalize sums
-(``add_layer_norm``, ``add_instance_norm``) are reported apart: division by the deviation of a nearly constant sum
-amplifies the rounding of either network.
+compare each network in float32 with the plain one in float64; ``excess`` is ``fused - 2 * plain``. Genotypes whose
+blocks normalize sums (``add_layer_norm``, ``add_instance_norm``) are reported apart: division by the deviation of a
+nearly constant sum amplifies the rounding of either network.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ from nasnet_det.fusion import optimize_for_inference
 from nasnet_det.genotypes.genotype import COMBINERS, OPERATIONS, Genotype
 from nasnet_det.models.network import NASNet
 
-ERRORS = ("float64", "float32", "plain", "fused")
+ERRORS = ("float64", "float32", "plain", "fused", "excess")
 
 
 def random_genotype(rng: random.Random) -> Genotype:
@@ -83,14 +83,16 @@ def measure(seed: int) -> dict[str, Any]:
     exact, exact_fused = (model.forward_features(x) for model in (network, optimize_for_inference(network)))
     network, x = network.float(), x.float()
     plain, fused = (model.forward_features(x) for model in (network, optimize_for_inference(network)))
+    plain_error, fused_error = relative(plain, exact), relative(fused, exact)
     blocks = [block for cell in (genotype.normal, genotype.reduction) for block in cell.blocks]
     return {
         "seed": seed,
         "normalizes_sums": any("norm" in block.combine for block in blocks),
         "float64": relative(exact_fused, exact),
         "float32": relative(fused, plain),
-        "plain": relative(plain, exact),
-        "fused": relative(fused, exact),
+        "plain": plain_error,
+        "fused": fused_error,
+        "excess": fused_error - 2 * plain_error,
     }
 
 

@@ -53,8 +53,8 @@ def test_a_missing_previous_state_is_the_raw_current_one() -> None:
     assert cell(torch.randn(1, 6, 5, 5))[0].shape == (1, 8, 5, 5)
 
 
-def test_a_joined_input_of_a_reduction_is_reduced() -> None:
-    """AmoebaNet-C joins the current state in its reduction cell."""
+def test_concatenated_input_of_a_reduction_is_reduced() -> None:
+    """AmoebaNet-C concatenates the current state in its reduction cell."""
     genotype = CellGenotype((Block(0, 1, "max_pool_3x3", "max_pool_3x3"),), (0, 2))
     cell = Cell(genotype, [StateShape(6, 0), StateShape(6, 0)], 4, Scale(2), SETTINGS)
     assert isinstance(cell.concat_proj["0"], FactorizedReduction)
@@ -83,7 +83,7 @@ def test_sums_are_normalized(combine: str, dims: tuple[int, ...], memory_format:
         torch.testing.assert_close(module(left, right).double(), expected, atol=5e-5, rtol=0)
 
 
-def test_an_input_two_halvings_away_is_refused() -> None:
+def test_input_two_halvings_away_is_refused() -> None:
     genotype = CellGenotype((Block(0, 1, "identity", "identity"),), (2,))
     with pytest.raises(ValueError, match="2"):
         Cell(genotype, [StateShape(4, 3), StateShape(4, 1)], 4, Scale(), SETTINGS)

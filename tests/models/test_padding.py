@@ -31,7 +31,7 @@ def pooled(x: np.ndarray, kernel: int, stride: int, reduce: str) -> np.ndarray:
 
 
 @given(SIZES, KERNELS, STRIDES, st.sampled_from([1, 2, 4]))
-def test_padding_covers_the_same_places_as_tensorflow(size: int, kernel: int, stride: int, dilation: int) -> None:
+def test_windows_are_those_of_tensorflow(size: int, kernel: int, stride: int, dilation: int) -> None:
     before, after = same_padding(size, kernel, stride, dilation)
     reach = (kernel - 1) * dilation + 1
     out = (size + before + after - reach) // stride + 1
