@@ -156,7 +156,7 @@ def save_package(
 
     Args:
         program: what to package.
-        path: the file; its suffix is replaced by that of the runtime, ``.pt2`` or ``.onnx``.
+        path: the file, to which the suffix of the runtime is added, ``.pt2`` or ``.onnx``.
         runtime: a key of :data:`SUFFIXES`, or ``auto`` for the fastest that is installed, each tried for a few seconds.
         precision: ``float32``; ``bfloat16`` (inductor, openvino); ``float16`` (inductor); ``int8`` (onnxruntime,
             openvino), which needs ``calibration``.
@@ -173,7 +173,7 @@ def save_package(
         ExportError: if an output in float32 differs from PyTorch's.
     """
     candidates = available(precision, program.description.get("kind") == "detector") if runtime == AUTO else [runtime]
-    if device == "cuda":
+    if runtime == AUTO and device == "cuda":
         candidates = [name for name in candidates if name == "inductor"]
     if not candidates or not set(candidates) <= set(SUFFIXES):
         raise PackageError(
@@ -200,10 +200,16 @@ def save_package(
             raise PackageError(f"none of {', '.join(candidates)} can run it")
         best = min(tried, key=lambda name: tried[name][2])
         part, differences, _ = tried[best]
-        target = Path(path).with_suffix(SUFFIXES[best])
+        target = package_path(path, best)
         with replacing(target) as beside:
             shutil.copyfile(part, beside)
     return Saved(target, read_info(target), differences, {name: seconds for name, (*_, seconds) in tried.items()})
+
+
+def package_path(path: str | Path, runtime: str) -> Path:
+    """Return the file of a package: ``path`` with the runtime's suffix, instead of another runtime's if it has one."""
+    path, suffix = Path(path), SUFFIXES[runtime]
+    return path.with_suffix(suffix) if path.suffix in SUFFIXES.values() else path.with_name(path.name + suffix)
 
 
 def shortest(package: nn.Module, images: Tensor, seconds: float = 3.0) -> float:

@@ -16,6 +16,7 @@ from scipy.optimize import linear_sum_assignment
 
 pytest.importorskip("detectron2")
 
+from detectron2.layers import FrozenBatchNorm2d
 from detectron2.modeling import build_model
 
 from nasnet_det.detection.engine.predictor import load_config
@@ -28,7 +29,7 @@ from nasnet_det.export.runtimes import available
 CONFIGS = Path(__file__).parents[2] / "configs"
 SIZE = (96, 128)
 SMALL = ["MODEL.DEVICE", "cpu", "MODEL.NASNET.NUM_CELLS", 1, "MODEL.NASNET.NUM_FILTERS", 4]
-SMALL += ["MODEL.NASNET.PRETRAINED", "", "MODEL.ROI_HEADS.NUM_CLASSES", 5, "MODEL.NASNET.NORM", "LN"]
+SMALL += ["MODEL.NASNET.PRETRAINED", "", "MODEL.ROI_HEADS.NUM_CLASSES", 5, "MODEL.NASNET.NORM", "FrozenBN"]
 SMALL += ["TEST.DETECTIONS_PER_IMAGE", 40]
 # Fewer labels than the network has, in another order; more proposals than go through at once.
 PAPER = ["MODEL.NASNET.NETWORK", "nasnet_a_mobile", "MODEL.NASNET.LABEL_IDS", [4, 1, 2], "MODEL.RPN.CONV_DIMS", [8]]
@@ -51,40 +52,57 @@ def detector(kind: str, options: Sequence[Any] = ()) -> tuple[Any, Any]:
                 parameter.mul_(100)
             elif name.endswith(("class_layer.weight", "cls_score.weight")):
                 parameter.mul_(SHARPER[kind])
+    settle(model)
     return model, cfg
+
+
+def settle(model: torch.nn.Module) -> None:
+    """Give the frozen norms the statistics of random images: maps have one scale, and rounding is not amplified."""
+
+    def measure(norm: torch.nn.Module, inputs: tuple[torch.Tensor, ...]) -> None:
+        norm.running_mean.copy_(inputs[0].mean((0, 2, 3)))
+        norm.running_var.copy_(inputs[0].var((0, 2, 3), unbiased=False).clamp(min=0.01))
+
+    norms = [module for module in model.modules() if isinstance(module, FrozenBatchNorm2d)]
+    hooks = [norm.register_forward_pre_hook(measure) for norm in norms]
+    with torch.inference_mode():
+        model([{"image": random_images(SIZE)[0], "height": SIZE[0], "width": SIZE[1]}])
+    for hook in hooks:
+        hook.remove()
+
+
+def random_images(size: tuple[int, int]) -> torch.Tensor:
+    return torch.rand(2, 3, *size, generator=torch.Generator().manual_seed(size[0])) * 255
 
 
 RUNTIMES = [name for name in ("onnxruntime", "openvino") if name in available(detector=True)]
 
 
 def same_detections(found: Sequence[torch.Tensor], expected: Sequence[torch.Tensor]) -> bool:
-    """Return whether detections pair off; near-equal scores may come in another order.
-
-    Layer norms of random weights amplify rounding, so positions are compared to a fraction of a pixel.
-    """
+    """Return whether detections pair off; near-equal scores may come in another order."""
     same = found[2][:, None] == expected[2]
-    same &= (found[1][:, None] - expected[1]).abs() < 1e-2
-    same &= ((found[0][:, None] - expected[0]).abs() < 0.1 + 1e-3 * expected[0].abs()).all(dim=2)
+    same &= (found[1][:, None] - expected[1]).abs() < 1e-4
+    same &= ((found[0][:, None] - expected[0]).abs() < 1e-2).all(dim=2)
     rows, columns = linear_sum_assignment(same.numpy(), maximize=True)
     return bool(same[rows, columns].all())
 
 
 @torch.inference_mode()
-def compare(model: Any, run: Callable[[torch.Tensor], Any], size: tuple[int, int]) -> tuple[int, int]:
-    """Run a function and the detector's own code on two images; return the number of detections and of equal images."""
-    images = torch.rand(2, 3, *size, generator=torch.Generator().manual_seed(size[0])) * 255
+def compare(model: Any, run: Callable[[torch.Tensor], Any], size: tuple[int, int]) -> int:
+    """Compare a function with the detector's own code on two images; return the number of detections."""
+    images = random_images(size)
     results = model([{"image": image, "height": size[0], "width": size[1]} for image in images])
     found = run(images)
-    equal = 0
     for result, boxes, scores, classes, count in zip(results, *found, strict=True):
         instances, number = result["instances"], int(count)
         assert boxes.shape == (40, 4)
         assert not boxes[number:].any() and not scores[number:].any() and not classes[number:].any()
-        equal += number == len(instances) and same_detections(
+        assert number == len(instances)
+        assert same_detections(
             (boxes[:number], scores[:number], classes[:number]),
             (instances.pred_boxes.tensor, instances.scores, instances.pred_classes),
         )
-    return int(found[3].sum()), equal
+    return int(found[3].sum())
 
 
 @pytest.mark.parametrize(
@@ -92,8 +110,7 @@ def compare(model: Any, run: Callable[[torch.Tensor], Any], size: tuple[int, int
 )
 def test_detections_are_those_of_the_detectors_own_code(kind: str, options: list[Any]) -> None:
     model, _ = detector(kind, options)
-    compared = [compare(model, exportable_detector(model), size) for size in ((96, 128), (101, 75))]
-    assert sum(count for count, _ in compared) > 4 and [equal for _, equal in compared] == [2, 2]
+    assert sum(compare(model, exportable_detector(model), size) for size in ((96, 128), (101, 75))) > 4
 
 
 @pytest.fixture(scope="module")
@@ -107,15 +124,12 @@ def packaged(tmp_path_factory: pytest.TempPathFactory) -> tuple[Any, Path]:
 
 
 def check_everywhere(model: Any, path: Path) -> None:
-    """Compare a package with its detector at five sizes in every runtime.
-
-    One image in ten may differ: a runtime's rounding can move a proposal across the threshold of NMS, and everything
-    that follows from that proposal is then another detection.
-    """
+    """Compare a package with its detector at five sizes in every runtime."""
     for runtime in RUNTIMES:
         package = load_package(path, runtime)
-        sizes = ((96, 128), (64, 64), (101, 75), (50, 160), (200, 131))
-        assert sum(compare(model, package, size)[1] for size in sizes) >= 2 * len(sizes) - 1, runtime
+        assert (
+            sum(compare(model, package, size) for size in ((96, 128), (64, 64), (101, 75), (50, 160), (200, 131))) > 10
+        )
 
 
 def test_one_file_takes_any_images_in_every_runtime(packaged: tuple[Any, Path]) -> None:

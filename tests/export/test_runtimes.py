@@ -23,7 +23,7 @@ from nasnet_det.export import (
     save_package,
 )
 from nasnet_det.export.package_files import FORMAT
-from nasnet_det.export.runtimes import available
+from nasnet_det.export.runtimes import available, package_path
 from tests.helpers import EVERY_STEP
 
 ONNX = [name for name in ("onnxruntime", "openvino") if name in available()]
@@ -183,3 +183,10 @@ def test_a_file_that_is_no_package_is_named(tmp_path: Path) -> None:
             load_package(tmp_path / name)
     with pytest.raises(PackageError, match="none"):
         load_package(tmp_path / "none.onnx")
+
+
+@pytest.mark.parametrize(
+    ("given", "file"), [("net", "net.onnx"), ("net.pt2", "net.onnx"), ("net_v1.2", "net_v1.2.onnx")]
+)
+def test_only_the_suffix_of_a_package_is_replaced(given: str, file: str) -> None:
+    assert package_path(f"out/{given}", "openvino") == Path("out", file)
