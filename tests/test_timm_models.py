@@ -309,7 +309,7 @@ def test_export_with_dynamic_batch_height_and_width(name: str, tmp_path: Path) -
     onnxruntime = pytest.importorskip("onnxruntime")
     pytest.importorskip("onnxscript")
     path = str(tmp_path / "model.onnx")
-    torch.onnx.export(exported, path, dynamo=True, dynamic_shapes=(_dynamic(name),), input_names=["x"])
+    torch.onnx.export(exported, f=path, dynamo=True, input_names=["x"])
     session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
     for y in others:
         (logits,) = session.run(None, {"x": y.numpy()})

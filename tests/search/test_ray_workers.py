@@ -25,30 +25,11 @@ from tests.helpers import kill_at_random
 from tests.search.fakes import FakeChild, outcome, run_search, same_state
 
 
-@pytest.fixture(scope="module", autouse=True)
-def importable_by_workers() -> Iterator[None]:
-    """Let workers import this project and its tests, wherever pytest was started."""
-    root = str(Path(__file__).resolve().parents[2])
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("PYTHONPATH", os.pathsep.join(filter(None, [root, os.environ.get("PYTHONPATH")])))
-        yield
-
-
-@pytest.fixture(scope="module")
-def cluster(importable_by_workers: None) -> Iterator[str]:
-    """The address of a cluster of two nodes with a CPU each, both on this machine."""
-    from ray.cluster_utils import Cluster
-
-    cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 1, "include_dashboard": False})
-    try:
-        cluster.add_node(num_cpus=1)
-        yield cluster.address
-    finally:
-        cluster.shutdown()
-
-
 @pytest.fixture(autouse=True)
-def disconnected() -> Iterator[None]:
+def importable_by_workers(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Workers must find this project and its tests, wherever pytest was started."""
+    root = str(Path(__file__).resolve().parents[2])
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join(filter(None, [root, os.environ.get("PYTHONPATH")])))
     yield
     ray.shutdown()
 
@@ -63,17 +44,9 @@ class BadRun(FakeChild):
         raise DataError("the data are gone")
 
 
-def ray_search(
-    out: Path,
-    strategy: str,
-    trials: int,
-    pending: int,
-    evaluator: FakeChild,
-    retries: int = 3,
-    address: str | None = None,
-) -> None:
-    """Run a search with two workers."""
-    workers = RayWorkers(evaluator, count=2, cpus=0.5, address=address)
+def ray_search(out: Path, strategy: str, trials: int, pending: int, evaluator: FakeChild, retries: int = 3) -> None:
+    """A search with two workers."""
+    workers = RayWorkers(evaluator, count=2, cpus=0.5)
     try:
         workers.check()
         run_search(out, strategy, trials, pending, workers=workers, retries=retries)
@@ -122,12 +95,12 @@ def test_a_killed_driver_s_workers_go_and_its_search_goes_on(tmp_path: Path) -> 
     assert same_state(tmp_path / "killed", tmp_path / "calm")
 
 
-def test_what_no_worker_can_do_is_said_before_any_child(cluster: str) -> None:
+def test_what_no_worker_can_do_is_said_before_any_child() -> None:
     with pytest.raises(WorkersError, match=r"127\.0\.0\.1:1"):
         RayWorkers(FakeChild(), 1, address="127.0.0.1:1")
     with pytest.raises(WorkersError, match="1000 GPUs"):
-        RayWorkers(FakeChild(), 1, gpus=1000, address=cluster)
-    workers = RayWorkers(WithoutData(), 1, address=cluster)
+        RayWorkers(FakeChild(), 1, gpus=1000)
+    workers = RayWorkers(WithoutData(), 1)
     try:
         with pytest.raises(DataError, match="no CIFAR-10 there"):
             workers.check()
@@ -135,15 +108,26 @@ def test_what_no_worker_can_do_is_said_before_any_child(cluster: str) -> None:
         workers.close()
 
 
-def test_a_running_cluster_is_used_and_left_running(cluster: str, tmp_path: Path) -> None:
-    """As many workers as the nodes have room for; an error of an evaluator ends the search, not the cluster."""
-    workers = RayWorkers(FakeChild(), address=cluster)
-    try:
-        workers.check()
-        assert workers.slots == 2
-        workers.submit(Job(0, 0, PUBLISHED["nasnet_a"], seed=0))
-        assert [outcome.number for outcome in workers.wait()] == [0]
-    finally:
-        workers.close()
+def test_what_an_evaluator_raises_ends_the_search(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="the data are gone"):
-        ray_search(tmp_path, "random", 4, 2, BadRun(), address=cluster)
+        ray_search(tmp_path, "random", 4, 2, BadRun())
+
+
+def test_a_running_cluster_is_used_and_left_running(tmp_path: Path) -> None:
+    """Two nodes of a CPU each, both on this machine: as many workers as they have room for."""
+    from ray.cluster_utils import Cluster
+
+    cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 1, "include_dashboard": False})
+    try:
+        cluster.add_node(num_cpus=1)
+        for _ in range(2):
+            workers = RayWorkers(FakeChild(), address=cluster.address)
+            try:
+                workers.check()
+                assert workers.slots == 2
+                workers.submit(Job(0, 0, PUBLISHED["nasnet_a"], seed=0))
+                assert [outcome.number for outcome in workers.wait()] == [0]
+            finally:
+                workers.close()
+    finally:
+        cluster.shutdown()
