@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
-from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import numpy as np
@@ -128,7 +127,7 @@ def images_of(config: ChildConfig) -> tuple[Cifar10, np.ndarray, np.ndarray]:
 
 def has_own_images(data: str) -> bool:
     """Return whether data are those of a folder or a torchvision data set rather than CIFAR-10's official batches."""
-    return data.startswith(TORCHVISION) or (Path(data).is_dir() and not is_cifar10(data))
+    return data.startswith(TORCHVISION) or not is_cifar10(data)
 
 
 def num_classes_of(config: ChildConfig) -> int:
