@@ -15,7 +15,7 @@ from timm.models import build_model_with_cfg, generate_default_cfgs, register_mo
 
 from nasnet_det.models.family import FAMILY, Variant
 from nasnet_det.models.network import NASNet
-from nasnet_det.models.presets import PRESETS
+from nasnet_det.models.presets import CIFAR10_CLASSES, PRESETS
 from nasnet_det.weights.timm_hooks import checkpoint_filter, timm_overlay
 
 __all__ = []
@@ -56,10 +56,13 @@ default_cfgs = generate_default_cfgs(
             origin_url="https://github.com/tensorflow/models/tree/master/research/slim/nets/nasnet",
             paper_ids="arXiv:1707.07012",
         ),
+        "nasnet_a_cifar_1_at_576": _pretrained_cfg(
+            FAMILY["nasnet_a_cifar_1_at_576"], label_names=list(CIFAR10_CLASSES), paper_ids="arXiv:1707.07012"
+        ),
         **{
             name: _pretrained_cfg(variant)
             for name, variant in FAMILY.items()
-            if name not in ("nasnet_a_large", "nasnet_a_mobile")
+            if name not in ("nasnet_a_large", "nasnet_a_mobile", "nasnet_a_cifar_1_at_576")
         },
         "nasnet": _pretrained_cfg(None),
     }

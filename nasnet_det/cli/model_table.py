@@ -3,7 +3,7 @@
     nasnet-det model-table [--write README.md] [MODEL ...]
 
 Parameters and multiply-adds (fvcore; convolutions and linear layers, one image at the model's input size) are counted
-on the networks as built here. Accuracies are the papers' own; none was measured again here.
+on the networks as built here. Accuracies are the papers' own, except those of networks trained here.
 """
 
 from __future__ import annotations

@@ -27,7 +27,7 @@ class Variant:
         drop_path_keep: ScheduledDropPath's final keep probability in the model's recipe.
         notation: the paper's name of the size.
         parameters, multiply_adds: as printed in the paper, in millions; None where it prints none.
-        accuracy: as printed, with the data set; not measured here.
+        accuracy: as printed, with the data set; measured only for networks trained here.
         source: the document with these figures.
         note: why a figure differs from the network as built here.
     """

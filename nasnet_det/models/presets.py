@@ -46,6 +46,8 @@ class Preset:
 
 _HALF = (0.5, 0.5, 0.5)
 _CIFAR_MEAN, _CIFAR_STD = (0.49139968, 0.48215841, 0.44653091), (0.24703223, 0.24348513, 0.26158784)
+#: CIFAR-10's classes in the order of their labels.
+CIFAR10_CLASSES = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
 
 PRESETS: dict[Stem, Preset] = {
     "imagenet": Preset(1000, 224, 1e-3, 0.0003, _HALF, _HALF, "bicubic", 0.875),

@@ -17,10 +17,10 @@ from pathlib import Path
 import numpy as np
 from torchvision import datasets
 
-from nasnet_det.models.presets import PRESETS
+from nasnet_det.models.presets import CIFAR10_CLASSES, PRESETS
 
 #: The classes, by label.
-CLASSES = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
+CLASSES = CIFAR10_CLASSES
 SIDE = 32
 RECORD_BYTES = 1 + 3 * SIDE * SIDE
 BATCH_RECORDS = 10_000
