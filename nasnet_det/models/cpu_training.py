@@ -1,9 +1,9 @@
 """Faster training on a CPU: the same functions as PyTorch's convolution and batch norm, with other backward passes.
 
 Several of PyTorch's CPU kernels are far from what memory allows (measured in ``docs/speed.md``): oneDNN has a fast
-weight gradient only for depthwise kernels up to 3 columns wide; native batch norm in channels_last is slow for few
-channels and for gradients in another layout, and so is average pooling. The functions below are used only where
-:func:`is_training_on_cpu` allows, and have a second derivative as PyTorch's have.
+weight gradient only for depthwise kernels up to 3 columns wide; native batch norm in channels_last works through a few
+channels at a time, and so does average pooling. The functions below are used only where :func:`is_training_on_cpu`
+allows, and have a second derivative as PyTorch's have.
 """
 
 from __future__ import annotations
@@ -18,8 +18,6 @@ from torch.nn.modules import module as module_state
 
 Pair = tuple[int, int]
 Sides = tuple[int, int, int, int]
-#: Channels from which PyTorch's batch norm in channels_last uses whole vectors (16 floats with AVX-512) and is faster.
-_VECTOR_CHANNELS = 16
 #: The widest depthwise kernel that oneDNN computes a weight gradient for in its depthwise implementation.
 _FAST_COLUMNS = 3
 
@@ -168,23 +166,9 @@ class _SubsampleTwice(Function):
 
 def normalize(x: Tensor, norm: nn.Module) -> Tensor:
     """Return ``norm(x)`` for ``x`` ``(N, C, H, W)``, the faster way where it applies."""
-    if not is_training_on_cpu(x) or not _is_plain_batch_norm(norm, x):
-        return norm(x)
-    if x.shape[1] >= _VECTOR_CHANNELS and not x.is_contiguous() and x.is_contiguous(memory_format=torch.channels_last):
-        return _ChannelsLastGradient.apply(norm(x))
-    return _batch_norm(x, norm)  # type: ignore[arg-type]
-
-
-class _ChannelsLastGradient(Function):
-    """The identity, whose gradient is made channels_last: batch norm's is slow for others, such as a slice's."""
-
-    @staticmethod
-    def forward(ctx: Any, x: Tensor) -> Tensor:
-        return x.view_as(x)
-
-    @staticmethod
-    def backward(ctx: Any, *gradients: Tensor) -> Tensor:
-        return gradients[0].contiguous(memory_format=torch.channels_last)
+    if is_training_on_cpu(x) and _is_plain_batch_norm(norm, x):
+        return _batch_norm(x, norm)  # type: ignore[arg-type]
+    return norm(x)
 
 
 def _is_plain_batch_norm(norm: nn.Module, x: Tensor) -> bool:

@@ -51,6 +51,8 @@ def test_every_module_is_a_verb_with_a_launcher_and_a_line_in_the_help(monkeypat
         "errors",
         "options",
         "processor",
+        "detectors",
+        "searching",
         "training_options",
     }
     launchers = {path.stem for path in (FOLDER.parents[1] / "tools").glob("*.py")}
