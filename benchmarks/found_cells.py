@@ -26,7 +26,7 @@ from typing import Any
 import torch
 
 from nasnet_det.cli.errors import command
-from nasnet_det.cli.searching import searching
+from nasnet_det.cli.search_context import search_context
 from nasnet_det.genotypes.genotype import Genotype
 from nasnet_det.genotypes.published import as_genotype
 from nasnet_det.safe_io.files import write_text
@@ -163,7 +163,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--json", type=Path, required=True, metavar="OUT")
     parser.add_argument("--csv", type=Path, metavar="OUT")
     options = parser.parse_args(argv)
-    with searching():
+    with search_context():
         return run(options)
 
 

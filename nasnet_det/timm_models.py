@@ -41,28 +41,32 @@ def _pretrained_cfg(variant: Variant | None, **weights: Any) -> dict[str, Any]:
     }
 
 
+_SLIM = "https://github.com/tensorflow/models/tree/master/research/slim/nets/nasnet"
+_KERAS = "https://storage.googleapis.com/tensorflow/keras-applications/nasnet"
+#: What timm is told of the weights of a model, if it has any.
+_WEIGHTS: dict[str, dict[str, Any]] = {
+    "nasnet_a_large": {
+        "hf_hub_id": "timm/nasnetalarge.tf_in1k",
+        "url": f"{_KERAS}/NASNet-large.h5",
+        "origin_url": _SLIM,
+        "paper_ids": "arXiv:1707.07012",
+    },
+    "nasnet_a_mobile": {
+        "url": f"{_KERAS}/NASNet-mobile.h5",
+        "origin_url": _SLIM,
+        "paper_ids": "arXiv:1707.07012",
+    },
+    # Its file is in the package (nasnet_det.weights.trained).
+    "nasnet_a_cifar_1_at_576": {"label_names": list(CIFAR10_CLASSES), "paper_ids": "arXiv:1707.07012"},
+}
+#: The tags of pretrained weights in timm's names.
+_TAGS = {"nasnet_a_large": ".tf_in1k", "nasnet_a_mobile": ".tf_in1k"}
+
 default_cfgs = generate_default_cfgs(
     {
-        "nasnet_a_large.tf_in1k": _pretrained_cfg(
-            FAMILY["nasnet_a_large"],
-            hf_hub_id="timm/nasnetalarge.tf_in1k",
-            url="https://storage.googleapis.com/tensorflow/keras-applications/nasnet/NASNet-large.h5",
-            origin_url="https://github.com/tensorflow/models/tree/master/research/slim/nets/nasnet",
-            paper_ids="arXiv:1707.07012",
-        ),
-        "nasnet_a_mobile.tf_in1k": _pretrained_cfg(
-            FAMILY["nasnet_a_mobile"],
-            url="https://storage.googleapis.com/tensorflow/keras-applications/nasnet/NASNet-mobile.h5",
-            origin_url="https://github.com/tensorflow/models/tree/master/research/slim/nets/nasnet",
-            paper_ids="arXiv:1707.07012",
-        ),
-        "nasnet_a_cifar_1_at_576": _pretrained_cfg(
-            FAMILY["nasnet_a_cifar_1_at_576"], label_names=list(CIFAR10_CLASSES), paper_ids="arXiv:1707.07012"
-        ),
         **{
-            name: _pretrained_cfg(variant)
+            name + _TAGS.get(name, ""): _pretrained_cfg(variant, **_WEIGHTS.get(name, {}))
             for name, variant in FAMILY.items()
-            if name not in ("nasnet_a_large", "nasnet_a_mobile", "nasnet_a_cifar_1_at_576")
         },
         "nasnet": _pretrained_cfg(None),
     }

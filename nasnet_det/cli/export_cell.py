@@ -18,7 +18,7 @@ from dataclasses import replace
 
 from nasnet_det.cli.errors import command
 from nasnet_det.cli.options import add_output, new_parser
-from nasnet_det.cli.searching import searching
+from nasnet_det.cli.search_context import search_context
 from nasnet_det.search.options import existing_folder
 
 
@@ -75,7 +75,7 @@ def export(options: argparse.Namespace) -> int:
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command; return 2 for a mistake in what it was given."""
     options = parse(argv)
-    with searching():
+    with search_context():
         return export(options)
 
 

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from nasnet_det.cli.errors import command
 from nasnet_det.cli.options import new_parser
-from nasnet_det.cli.searching import searching
+from nasnet_det.cli.search_context import search_context
 from nasnet_det.search.options import add_child_options, add_worker_options, existing_folder, seed
 
 if TYPE_CHECKING:
@@ -119,7 +119,7 @@ def train_all(
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command; return 2 for a mistake in what it was given, 130 if it was stopped."""
     options = parse(argv)
-    with searching() as should_stop:
+    with search_context() as should_stop:
         return retrain(options, should_stop)
 
 

@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any
 
 from nasnet_det.cli.errors import command
 from nasnet_det.cli.options import add_output, add_settings, new_parser
-from nasnet_det.cli.searching import searching
+from nasnet_det.cli.search_context import search_context
 from nasnet_det.search.options import (
     add_child_options,
     add_demand_options,
@@ -156,7 +156,7 @@ def conclude(options: argparse.Namespace, study: Study) -> None:
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command; return 2 for a mistake in what it was given, 130 if it was stopped."""
     options = parse(argv)
-    with searching() as should_stop:
+    with search_context() as should_stop:
         return search(options, should_stop)
 
 

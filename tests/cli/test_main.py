@@ -52,7 +52,7 @@ def test_every_module_is_a_verb_with_a_launcher_and_a_line_in_the_help(monkeypat
         "options",
         "processor",
         "detectors",
-        "searching",
+        "search_context",
         "training_options",
     }
     launchers = {path.stem for path in (FOLDER.parents[1] / "tools").glob("*.py")}

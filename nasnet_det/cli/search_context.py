@@ -11,7 +11,7 @@ from nasnet_det.cli.errors import needs
 
 
 @contextmanager
-def searching() -> Iterator[Callable[[], bool]]:
+def search_context() -> Iterator[Callable[[], bool]]:
     """Let Optuna log warnings only, and let SIGINT and SIGTERM stop a search at once; exit if Optuna is not installed.
 
     Yields a function that tells whether a signal came: Python drops an exception that a signal raises within a
