@@ -41,7 +41,8 @@ def protect(paths: Iterable[str | Path]) -> None:
     if kept is None:
         return
     for path in map(Path, paths):
-        files = [entry for entry in path.iterdir() if entry.is_file()] if path.is_dir() else [path]
+        is_folder = exists(path) and path.is_dir()
+        files = [entry for entry in path.iterdir() if entry.is_file()] if is_folder else [path]
         kept.update({key: file for file in files if (key := _key(file)) is not None})
 
 

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from PIL import Image, UnidentifiedImageError
+from PIL import Image, ImageFile, UnidentifiedImageError
 
 logger = logging.getLogger(__name__)
 
@@ -63,7 +63,7 @@ def read_header(path: str | os.PathLike[str]) -> ImageHeader:
         ImageError: if the file is missing or no image.
     """
     try:
-        with Image.open(path) as image:
+        with _open(path) as image:
             orientation = _orientation(image)
             if orientation > 1 and image.format == "TIFF":  # which Pillow turns itself, in loading or before
                 image.load()
@@ -86,7 +86,7 @@ def read_image(path: str | os.PathLike[str], turn: bool = True) -> Image.Image:
         ImageError: if the file is missing, damaged, incomplete, or of a kind that has no RGB form.
     """
     try:
-        with Image.open(path) as image:
+        with _open(path) as image:
             deep = any(";16" in str(tile.args) for tile in image.tile)
             image.load()
             orientation = _orientation(image) if turn else 1
@@ -100,6 +100,12 @@ def is_hidden(path: str | os.PathLike[str], root: str | os.PathLike[str]) -> boo
     """Return True for a file below ``root`` that is hidden, or in a hidden folder or macOS's ``__MACOSX``."""
     parts = Path(os.path.relpath(path, root)).parts
     return any(part == "__MACOSX" or (part.startswith(".") and part != "..") for part in parts)
+
+
+def _open(path: str | os.PathLike[str]) -> ImageFile.ImageFile:
+    if Path(path).exists() and not (Path(path).is_file() or Path(path).is_dir()):
+        raise ValueError("it is a pipe or a device")  # which may never end
+    return Image.open(path)
 
 
 def _orientation(image: Image.Image) -> int:

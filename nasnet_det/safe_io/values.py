@@ -21,8 +21,8 @@ DEEPEST = 100
 MOST_VALUES = 1_000_000
 
 
-def parse_json(text: str) -> Any:
-    """Parse a JSON text.
+def parse_json(text: str | bytes) -> Any:
+    """Parse a JSON text, or bytes in UTF-8, UTF-16 or UTF-32.
 
     Raises:
         ValueError: if it is not JSON, or nested too deeply for this Python.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 import struct
 import zlib
 from pathlib import Path
@@ -136,3 +137,10 @@ def test_deep_pictures_of_the_shared_cases(shared: Path) -> None:
     for name in ("grey16.png", "grey16.tif"):
         values = np.asarray(read_image(shared / "cases" / "pictures" / name))
         assert (values.min(), values.max()) == (0, 255) and len(np.unique(values)) > 100
+
+
+@pytest.mark.parametrize("read", [read_header, read_image])
+def test_a_pipe_is_not_waited_for(tmp_path: Path, read: Any) -> None:
+    os.mkfifo(tmp_path / "pipe.jpg")
+    with pytest.raises(ImageError, match=r"pipe\.jpg"):
+        read(tmp_path / "pipe.jpg")

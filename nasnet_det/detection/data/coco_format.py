@@ -8,44 +8,39 @@ from __future__ import annotations
 
 import gc
 import json
+import math
 import zipfile
 from collections import Counter
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
-
-import numpy as np
 
 from nasnet_det.detection.data.coco_masks import is_mask
 from nasnet_det.detection.data.columns import (
     AREA,
     BOX,
     FLAG,
+    NAME,
     NUMBER,
     RLE,
     SIDE,
+    SOUND_BOX,
     TEXT,
     WHOLE,
     CocoFormatError,
-    Kind,
     Record,
     check_column,
     entry_name,
     kind_of,
-    refuse_first,
 )
 from nasnet_det.safe_io.files import protect, replacing, write_text
-from nasnet_det.safe_io.values import format_value, parse_json
+from nasnet_det.safe_io.values import format_names, format_value, parse_json
 
-#: The keys that only some uses need; where an entry has them they must be right.
-_OPTIONAL: dict[str, dict[str, Kind]] = {
-    "images": {"width": SIDE, "height": SIDE, "file_name": TEXT},
-    "categories": {"name": TEXT},
-}
+#: The keys of each list besides ``id`` that only some uses need; where an entry has them they must be right.
+_OPTIONAL = {"images": {"width": SIDE, "height": SIDE, "file_name": TEXT}, "categories": {"name": NAME}}
 #: What training and drawing need of images and categories.
 COMPLETE = ("width", "height", "file_name", "name")
-_SOUND_BOX = "[x, y, width, height] of four finite numbers, width and height at least 0"
 
 
 def read_annotations(path: str | Path, required: Collection[str] = (), sound: bool = True) -> dict[str, Any]:
@@ -85,43 +80,26 @@ def check_annotations(data: dict[str, Any], name: str, required: Collection[str]
     Raises:
         CocoFormatError: naming the first wrong entry.
     """
-    for group, optional in _OPTIONAL.items():
-        if not isinstance(data.get(group), list):
-            raise CocoFormatError(f"{name}: no list of '{group}' in it")
-        where = f"{name}, {group}"
-        _refuse_repeats(check_column(data[group], "id", WHOLE, where), f"{where}: id")
-        for key, kind in optional.items():
-            having = data[group] if key in required else [entry for entry in data[group] if key in entry]
-            check_column(having, key, kind, where)
-    if "annotations" not in data:
-        return
-    where = f"{name}, annotations"
-    annotations = data["annotations"]
-    if not isinstance(annotations, list):
-        raise CocoFormatError(f"{where}: expected a list, not {kind_of(annotations)}")
-    _refuse_repeats(check_column(annotations, "id", WHOLE, where), f"{where}: id")
+    for group in ("images", "categories", *(["annotations"] if "annotations" in data else [])):
+        records, where = data.get(group), f"{name}, {group}"
+        if not isinstance(records, list):
+            found = kind_of(records) if group in data else f"nothing (the keys are {format_names(data) or 'none'})"
+            raise CocoFormatError(f"{where}: expected a list of '{group}', not {found}")
+        ids = Counter(check_column(records, "id", WHOLE, where))
+        if len(ids) < len(records):
+            raise CocoFormatError(f"{where}: id is not unique: {named([i for i, n in ids.items() if n > 1])}")
+        for key, kind in _OPTIONAL.get(group, {}).items():
+            check_column(records, key, kind, where, key in required)
+    annotations, where = data.get("annotations", []), f"{name}, annotations"
     _refuse_unknown(annotations, data, where)
-    boxes = boxes_of(annotations, where, sound)
-    check_column(annotations, "iscrowd", FLAG, where, default=0)
-    with np.errstate(invalid="ignore", over="ignore"):
-        areas = np.nan_to_num(boxes[:, 2] * boxes[:, 3], posinf=0, neginf=0).tolist()
-    for annotation, area in zip(annotations, areas, strict=True):
-        if annotation.get("area") is None:
-            annotation["area"] = area
+    check_column(annotations, "bbox", SOUND_BOX if sound else BOX, where)
+    for entry in annotations:
+        entry.setdefault("iscrowd", 0)
+        if entry.get("area") is None:
+            area = float(entry["bbox"][2]) * entry["bbox"][3]
+            entry["area"] = area if math.isfinite(area) else 0.0
+    check_column(annotations, "iscrowd", FLAG, where)
     check_column(annotations, "area", AREA if sound else NUMBER, where)
-
-
-def boxes_of(records: Sequence[Record], where: str, sound: bool = True) -> np.ndarray:
-    """Return all boxes, ``(len(records), 4)`` as x, y, width, height.
-
-    Raises:
-        CocoFormatError: naming the first that is not four numbers, or not sound.
-    """
-    boxes = np.asarray(check_column(records, "bbox", BOX, where), dtype=np.float64).reshape(-1, 4)
-    if sound:
-        bad = np.asarray(~np.isfinite(boxes).all(axis=1) | (boxes[:, 2:] < 0).any(axis=1))
-        refuse_first(bad, records, "bbox", _SOUND_BOX, where)
-    return boxes
 
 
 def read_results(path: str | Path, annotations: Mapping[str, Any], segmentation: bool = False) -> list[Record]:
@@ -152,13 +130,11 @@ def check_results(
     """
     _refuse_unknown(results, annotations, name)
     check_column(results, "score", NUMBER, name)
-    if not segmentation:
-        boxes_of(results, name)
-        return
-    check_column(results, "segmentation", RLE, name)
-    sizes = _image_sizes(annotations)
-    for number, result in enumerate(results):
-        _check_mask(result, sizes, f"{name}: entry {number}", "a compressed RLE")
+    if segmentation:
+        check_column(results, "segmentation", RLE, name)
+        _check_masks(results, annotations, "a compressed RLE", lambda number: f"{name}: entry {number}")
+    else:
+        check_column(results, "bbox", SOUND_BOX, name)
 
 
 def check_true_masks(annotations: Mapping[str, Any]) -> None:
@@ -171,9 +147,9 @@ def check_true_masks(annotations: Mapping[str, Any]) -> None:
         CocoFormatError: naming the first annotation without a mask, with one that is damaged or far outside its image,
             or of an image of unknown size.
     """
-    sizes = _image_sizes(annotations)
-    for entry in annotations["annotations"]:
-        _check_mask(entry, sizes, f"annotation {entry['id']}", "polygons [[x, y, x, y, x, y, ...], ...], or an RLE")
+    entries = annotations["annotations"]
+    forms = "polygons [[x, y, x, y, x, y, ...], ...], or an RLE"
+    _check_masks(entries, annotations, forms, lambda number: f"annotation {entries[number]['id']}")
 
 
 def write_submission(
@@ -256,14 +232,14 @@ def collection_paused() -> Iterator[None]:
 def _read_json(path: str | Path, what: str) -> Any:
     protect([path])
     try:
-        text = Path(path).read_text(encoding="utf-8-sig")
+        content = Path(path).read_bytes()
     except FileNotFoundError as error:
         raise CocoFormatError(f"{what} {path} does not exist") from error
-    except (OSError, ValueError) as error:
-        raise CocoFormatError(f"{what} {path} cannot be read: {error}") from error
+    except OSError as error:
+        raise CocoFormatError(f"{what} {path} cannot be read: {error.strerror}") from error
     try:
         with collection_paused():
-            return parse_json(text)
+            return parse_json(content)
     except ValueError as error:
         raise CocoFormatError(f"{what} {path} is not JSON: {error}") from error
 
@@ -273,8 +249,7 @@ def _refuse_unknown(records: Sequence[Record], annotations: Mapping[str, Any], n
     for key, home in (("image_id", "images"), ("category_id", "categories")):
         values = check_column(records, key, WHOLE, name)
         known = {entry["id"] for entry in annotations[home]}
-        unknown = set(values) - known
-        if unknown:
+        if unknown := set(values) - known:
             wrong = [number for number, value in enumerate(values) if value in unknown]
             raise CocoFormatError(
                 f"{name}: {len(wrong)} of {len(records)} entries name a {key} that is not among the annotation file's "
@@ -282,25 +257,20 @@ def _refuse_unknown(records: Sequence[Record], annotations: Mapping[str, Any], n
             )
 
 
-def _refuse_repeats(ids: Sequence[int], name: str) -> None:
-    if len(set(ids)) < len(ids):
-        seen: set[int] = set()
-        repeated = sorted({i for i in ids if i in seen or seen.add(i)})  # type: ignore[func-returns-value]
-        raise CocoFormatError(f"{name} is not unique: {named(repeated)}")
-
-
-def _image_sizes(annotations: Mapping[str, Any]) -> dict[int, list[Any]]:
-    return {image["id"]: [image.get("height"), image.get("width")] for image in annotations["images"]}
-
-
-def _check_mask(entry: Record, sizes: Mapping[int, list[Any]], where: str, forms: str) -> None:
-    size, image = sizes[entry["image_id"]], f"image {entry['image_id']}"
-    if any(type(side) is not int or side < 1 for side in size) or size[0] * size[1] >= 1 << 32:  # RLE counts in 32 bits
-        raise CocoFormatError(
-            f"{where}: the height and width of {image} are {format_value(size)} in the annotation file, expected whole "
-            "numbers"
-        )
-    if not is_mask(mask := entry.get("segmentation"), size):
-        raise CocoFormatError(
-            f"{where}: 'segmentation' must be {forms} of the size of {image}, {size}, not {format_value(mask)}"
-        )
+def _check_masks(
+    entries: Sequence[Record], annotations: Mapping[str, Any], forms: str, name: Callable[[int], str]
+) -> None:
+    """Refuse entries without a mask of the size of their image; ``name`` returns what an error calls an entry."""
+    sizes = {image["id"]: [image.get("height"), image.get("width")] for image in annotations["images"]}
+    for number, entry in enumerate(entries):
+        size, image, mask = sizes[entry["image_id"]], f"image {entry['image_id']}", entry.get("segmentation")
+        if None in size or size[0] * size[1] >= 1 << 32:  # RLE counts in 32 bits
+            raise CocoFormatError(
+                f"{name(number)}: the height and width of {image} are {size} in the annotation file, expected numbers "
+                "of pixels, fewer than 2^32 in all"
+            )
+        if not is_mask(mask, size):
+            raise CocoFormatError(
+                f"{name(number)}: 'segmentation' must be {forms} of the size of {image}, {size}, not "
+                f"{format_value(mask)}"
+            )

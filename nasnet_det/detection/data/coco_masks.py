@@ -49,8 +49,12 @@ def training_mask(mask: Any, size: list[int]) -> Any:
 def mask_area(mask: Any) -> float | None:
     """Return the area of polygons, by their corners, or of an RLE, in pixels; None without a valid mask."""
     if isinstance(mask, list):
-        corners = [np.asarray(polygon, dtype=np.float64).reshape(-1, 2).T for polygon in mask if len(polygon) % 2 == 0]
-        return float(sum(abs(x @ np.roll(y, 1) - y @ np.roll(x, 1)) / 2 for x, y in corners)) or None
+        try:
+            corners = [np.asarray(polygon, dtype=np.float64).reshape(-1, 2).T for polygon in mask]
+        except (TypeError, ValueError):
+            return None
+        found = float(sum(abs(x @ np.roll(y, 1) - y @ np.roll(x, 1)) / 2 for x, y in corners))
+        return found if 0 < found < np.inf else None
     if isinstance(mask, dict) and is_mask(mask, mask.get("size", [])):
         from pycocotools.mask import area
 

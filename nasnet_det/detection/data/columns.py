@@ -1,21 +1,20 @@
-"""Columns of records from a file: all values of one key checked, and brought into their plain form."""
+"""Columns of records from a file: all values of one key checked, and brought into one form within the records.
+
+Own code, as pydantic would copy every record and describe every wrong one of a million.
+"""
 
 from __future__ import annotations
 
 import math
-import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
-
-import numpy as np
 
 from nasnet_det.safe_io.values import format_names, format_value
 
 Record = dict[str, Any]
 #: Beyond this COCO's tools, which count in doubles, confuse whole numbers.
 _LARGEST = 2**53
-_ABSENT: Any = object()
 
 
 class CocoFormatError(ValueError):
@@ -28,59 +27,49 @@ class Kind:
 
     Args:
         expected: its description in an error.
-        read: the plain form of one value; raises ValueError for a value of another kind.
+        types: the types of its values.
+        allows: tells them from other values of these types; for those it may raise ValueError or OverflowError.
+        form: returns the one form of a value.
     """
 
     expected: str
-    read: Callable[[Any], Any]
+    types: tuple[type, ...]
+    allows: Callable[[Any], Any]
+    form: Callable[[Any], Any] = lambda value: value
 
 
-def check_column(records: Sequence[Record], key: str, kind: Kind, where: str, default: Any = _ABSENT) -> list[Any]:
-    """Return the values of ``key``, and replace them in the records by their plain form.
+def check_column(records: Sequence[Record], key: str, kind: Kind, where: str, required: bool = True) -> list[Any]:
+    """Return the values of ``key``, and replace them in the records by their one form.
 
     Args:
         where: the list's name in errors.
-        default: the value of records that lack the key; without it the key is required.
+        required: False to skip records that lack the key.
 
     Raises:
         CocoFormatError: naming the first entry that is wrong, its value and what was expected.
     """
     values, wrong = [], []
     for number, record in enumerate(records):
-        if not isinstance(record, dict):
-            raise CocoFormatError(f"{where}: entry {number} is {kind_of(record)}, not an object")
         try:
-            record[key] = kind.read(record[key] if default is _ABSENT else record.get(key, default))
+            if not required and key not in record:
+                continue
+            value = record[key]
+            if type(value) not in kind.types or not kind.allows(value):
+                raise ValueError
+            record[key] = kind.form(value)
             values.append(record[key])
         except (KeyError, ValueError, TypeError, OverflowError):
             wrong.append(number)
     if wrong:
-        raise _refused(records, wrong, key, kind.expected, where)
+        raise _refusal(records, wrong, key, kind.expected, where)
     return values
 
 
 def entry_name(records: Sequence[Record], number: int) -> str:
     """Return what an error calls an entry: ``entry 3 (id 17)``."""
-    name = records[number].get("id", _ABSENT)
-    return f"entry {number}" + ("" if name is _ABSENT else f" (id {format_value(name)})")
-
-
-def refuse_first(bad: np.ndarray, records: Sequence[Record], key: str, expected: str, where: str) -> None:
-    """Refuse records of which ``bad`` marks any.
-
-    Raises:
-        CocoFormatError: naming the first of them.
-    """
-    if bad.any():
-        raise _refused(records, np.flatnonzero(bad).tolist(), key, expected, where)
-
-
-def _refused(records: Sequence[Record], wrong: list[int], key: str, expected: str, where: str) -> CocoFormatError:
-    record, name = records[wrong[0]], f"{where}: {entry_name(records, wrong[0])}"
-    others = f"; {len(wrong)} of {len(records)} entries are wrong" if len(wrong) > 1 else ""
-    if key not in record:
-        return CocoFormatError(f"{name} has no {key!r} (its keys: {format_names(record) or 'none'}){others}")
-    return CocoFormatError(f"{name}: {key!r} must be {expected}, not {format_value(record[key])}{others}")
+    record = records[number]
+    has_id = isinstance(record, dict) and "id" in record
+    return f"entry {number}" + (f" (id {format_value(record['id'])})" if has_id else "")
 
 
 def kind_of(value: Any) -> str:
@@ -89,63 +78,35 @@ def kind_of(value: Any) -> str:
     return kinds.get(type(value), "a number")
 
 
-def _whole(value: Any) -> int:
-    """An int, or a float that is one, as tools that keep tables of floats write it."""
-    if type(value) not in (int, float) or value != int(value) or abs(value) > _LARGEST:
-        raise ValueError
-    return int(value)
+def _refusal(records: Sequence[Record], wrong: list[int], key: str, expected: str, where: str) -> CocoFormatError:
+    record, text = records[wrong[0]], f"{where}: {entry_name(records, wrong[0])}"
+    if not isinstance(record, dict):
+        text += f" is {kind_of(record)}, not an object"
+    elif key not in record:
+        text += f" has no {key!r} (its keys: {format_names(record) or 'none'})"
+    else:
+        text += f": {key!r} must be {expected}, not {format_value(record[key])}"
+    others = f"; {len(wrong)} of {len(records)} entries are wrong" if len(wrong) > 1 else ""
+    return CocoFormatError(text + others)
 
 
-def _side(value: Any) -> int:
-    if (found := _whole(value)) < 1:
-        raise ValueError
-    return found
+def _is_four_numbers(value: Sequence[Any]) -> bool:
+    return len(value) == 4 and {*map(type, value)} <= {int, float}
 
 
-def _flag(value: Any) -> int:
-    """0 or 1; null and truth values as some tools write them."""
-    if (value is not None and type(value) not in (int, float, bool)) or value not in (None, 0, 1):
-        raise ValueError
-    return int(value or 0)
-
-
-def _number(value: Any) -> float:
-    if type(value) not in (int, float) or not math.isfinite(value):
-        raise ValueError
-    return value
-
-
-def _area(value: Any) -> float:
-    if (found := _number(value)) < 0:
-        raise ValueError
-    return found
-
-
-def _text(value: Any) -> str:
-    if not isinstance(value, str) or not value:
-        raise ValueError
-    return value
-
-
-def _box(value: Any) -> Sequence[float]:
-    if not isinstance(value, (list, tuple)) or len(value) != 4:
-        raise ValueError
-    if not all(type(number) is float or (type(number) is int and abs(number) < sys.float_info.max) for number in value):
-        raise ValueError
-    return value
-
-
-def _rle(value: Any) -> Record:
-    if not isinstance(value, dict) or not isinstance(value.get("counts"), str):
-        raise ValueError
-    return value
-
-
-WHOLE = Kind("a whole number below 2^53", _whole)
-SIDE = Kind("a whole number of pixels, at least 1", _side)
-FLAG = Kind("0 or 1", _flag)
-NUMBER = Kind("a finite number", _number)
-AREA = Kind("a finite number, at least 0", _area)
-TEXT = Kind("a text that is not empty", _text)
-BOX = Kind("[x, y, width, height] of four numbers", _box)
-RLE = Kind("a compressed RLE, {'size', 'counts' as text}", _rle)
+_NUMBERS = (int, float)
+#: Tools that keep tables of floats write whole numbers as floats; some tools write null or a truth value for a flag.
+WHOLE = Kind("a whole number below 2^53", _NUMBERS, lambda v: v == int(v) and abs(v) <= _LARGEST, int)
+SIDE = Kind("a whole number of pixels, at least 1", _NUMBERS, lambda v: v == int(v) and 1 <= v <= _LARGEST, int)
+FLAG = Kind("0 or 1", (*_NUMBERS, bool, type(None)), lambda v: v in (None, 0, 1), lambda v: int(v or 0))
+NUMBER = Kind("a finite number", _NUMBERS, math.isfinite)
+AREA = Kind("a finite number, at least 0", _NUMBERS, lambda v: math.isfinite(v) and v >= 0)
+TEXT = Kind("a text that is not blank", (str,), str.strip)
+NAME = Kind("a text of valid characters that is not blank", (str,), lambda v: v.strip() and v.encode())
+BOX = Kind("[x, y, width, height] of four numbers", (list, tuple), lambda v: _is_four_numbers(v) and [*map(float, v)])
+SOUND_BOX = Kind(
+    "[x, y, width, height] of four finite numbers, width and height at least 0",
+    (list, tuple),
+    lambda v: _is_four_numbers(v) and all(map(math.isfinite, v)) and v[2] >= 0 and v[3] >= 0,
+)
+RLE = Kind("a compressed RLE, {'size', 'counts' as text}", (dict,), lambda v: isinstance(v.get("counts"), str))

@@ -14,7 +14,7 @@ import numpy as np
 
 from nasnet_det.detection.data.coco_format import COMPLETE, read_annotations
 from nasnet_det.detection.data.labelled import find_files, split_of
-from nasnet_det.detection.data.look import CocoData, DatasetError
+from nasnet_det.detection.data.look import CocoData, DatasetError, Trouble
 from nasnet_det.detection.data.voc_folder import read_voc
 from nasnet_det.detection.data.yolo_folder import read_yolo
 from nasnet_det.safe_io.files import exists, protect
@@ -129,4 +129,6 @@ def _coco_file(path: Path, root: Path) -> CocoData:
     folders = [root / name, root / "images" / name, path.parent / "images", root / "images", path.parent, root]
     some = [image["file_name"].replace("\\", "/") for image in content["images"][:20]]
     images = max(folders, key=lambda folder: sum(exists(folder / name) for name in some))
-    return CocoData(name, content, images, f"annotation file {path}")
+    bare = Trouble("", "it has no annotations", done="It can be predicted on, but neither trained nor scored with")
+    notes = () if "annotations" in content else (bare,)
+    return CocoData(name, content, images, f"annotation file {path}", notes)

@@ -40,15 +40,15 @@ class Trouble:
 
     where: str
     what: str
-    count: int
-    total: int
-    examples: list[str]
-    done: str
+    count: int = 0
+    total: int = 0
+    examples: Sequence[str] = ()
+    done: str = ""
     fatal: bool = False
 
     def __str__(self) -> str:
         count = f"{self.count} of {self.total} " if self.total else ""
-        shown = self.examples + [""] * (self.count - len(self.examples))
+        shown = [*self.examples, *[""] * (self.count - len(self.examples))]
         examples = f": {named(shown, 3)}" if self.examples else ""
         done = f". {self.done}" if self.done else ""
         text = (f"data set {self.where}: " if self.where else "") + f"{count}{self.what}{examples}{done}"
@@ -125,7 +125,7 @@ class Look:
 
     def report(self) -> str:
         """Return a table of counts and every trouble with its first examples."""
-        return "\n".join([count_table(self.sets), *(f"- {trouble}" for trouble in self.troubles)])
+        return "\n".join([format_counts(self.sets), *(f"- {trouble}" for trouble in self.troubles)])
 
     def refuse_fatal(self) -> None:
         """Raise an error for unusable data.
@@ -137,16 +137,20 @@ class Look:
             raise DatasetError("\n".join(fatal))
 
 
-def count_table(sets: Sequence[SetLook]) -> str:
-    """Return the counts of each data set and of each of its classes as a text table."""
-    rows = list(dict.fromkeys(name for found in sets for name in found.counts))
-    lines = [["", *(found.data.name for found in sets)]]
-    lines += [[name, *(str(found.counts.get(name, "-")) for found in sets)] for name in rows]
-    widths = [max(len(line[column]) for line in lines) for column in range(len(lines[0]))]
+def count_rows(sets: Sequence[SetLook]) -> list[list[str]]:
+    """Return the table of the counts of each data set and of each of its classes; its first row names the sets."""
+    names = dict.fromkeys(name for found in sets for name in found.counts)
+    rows = [[name, *(str(found.counts.get(name, "-")) for found in sets)] for name in names]
+    return [["", *(found.data.name for found in sets)], *rows]
+
+
+def format_counts(sets: Sequence[SetLook]) -> str:
+    """Return :func:`count_rows` as text."""
+    rows = count_rows(sets)
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     return "\n".join(
-        line[0].ljust(widths[0])
-        + "".join(f"  {cell:>{width}}" for cell, width in zip(line[1:], widths[1:], strict=True))
-        for line in lines
+        row[0].ljust(widths[0]) + "".join(f"  {cell:>{width}}" for cell, width in zip(row[1:], widths[1:], strict=True))
+        for row in rows
     )
 
 
@@ -173,8 +177,8 @@ def join(
     if sets and num_classes is not None and len(known) != num_classes:
         what = f"it has {len(known)} classes ({format_names(known)}), the model {num_classes}"
         name = sets[0].data.name if not classes else "that the model was trained on"
-        troubles.append(Trouble(name, what, 0, 0, [], f"Set {key} to {len(known)}", True))
-    matched = [matching_records(found, known, troubles) for found in sets]
+        troubles.append(Trouble(name, what, done=f"Set {key} to {len(known)}", fatal=True))
+    matched = [_matching_records(found, known, troubles) for found in sets]
     learned = [record for records in matched[: len(train)] for record in records]
     judged = {found.data.name: records for found, records in zip(test, matched[len(train) :], strict=True)}
     seen = {record["file_name"] for record in learned}
@@ -188,14 +192,14 @@ def join(
     return Look(known, learned, judged, sets, sorted(different, key=lambda trouble: not trouble.fatal))
 
 
-def matching_records(found: SetLook, classes: Sequence[str], troubles: list[Trouble]) -> list[Record]:
+def _matching_records(found: SetLook, classes: Sequence[str], troubles: list[Trouble]) -> list[Record]:
     """Return a set's records with ``category_id`` counting ``classes``; adds a trouble if names differ."""
     if found.classes == list(classes):
         return found.records
     try:
-        ids = match_categories(classes, found.data.categories, "")
+        ids = match_categories(classes, found.data.categories, f"data set {found.data.name}")
     except DatasetError as error:
-        troubles.append(Trouble(found.data.name, str(error).removeprefix(": "), 0, 0, [], "", True))
+        troubles.append(Trouble("", str(error), fatal=True))
         return found.records
     position = [ids.index(category["id"]) for category in found.data.categories]
     return [

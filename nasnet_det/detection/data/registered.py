@@ -8,26 +8,22 @@ from __future__ import annotations
 
 import contextlib
 import logging
-import math
-import os
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 from detectron2.config import CfgNode
 from detectron2.data import DatasetCatalog, MetadataCatalog
-from detectron2.structures import BoxMode
 from detectron2.utils.file_io import PathManager
 
 from nasnet_det.detection.data.coco_format import COMPLETE, check_annotations, collection_paused, read_annotations
-from nasnet_det.detection.data.coco_masks import mask_area
 from nasnet_det.detection.data.columns import CocoFormatError, Record
 from nasnet_det.detection.data.datasets import SPLITS
 from nasnet_det.detection.data.inspection import look_at
-from nasnet_det.detection.data.look import CocoData, DatasetError, Look, SetLook, Trouble, count_table, join
-from nasnet_det.safe_io.values import format_names, format_value
+from nasnet_det.detection.data.look import CocoData, DatasetError, Look, SetLook, Trouble, format_counts, join
+from nasnet_det.detection.data.standard_records import as_coco_content
+from nasnet_det.safe_io.values import format_names
 
 logger = logging.getLogger(__name__)
 
@@ -40,12 +36,8 @@ def look_at_config(cfg: CfgNode, classes: Sequence[str] | None = None, training:
 
     Args:
         cfg: names them in ``DATASETS.TRAIN`` and ``DATASETS.TEST``.
-        classes: the class names of the model, in the order of its outputs, if they are known; else those of the first
-            training set.
+        classes: the class names of the model, if they are known.
         training: False to look at the test sets only.
-
-    Raises:
-        DatasetError: with every fatal trouble.
     """
     key, number = model_classes(cfg)
     if training and not cfg.DATASETS.TRAIN:
@@ -72,18 +64,12 @@ def look_at_names(
     keep_empty: bool = False,
     key: str = "MODEL.ROI_HEADS.NUM_CLASSES",
 ) -> Look:
-    """Look at registered data sets, together.
+    """Look at registered data sets, together, and log the report; the loaders of a run do not look again.
 
     Args:
         train, test: their names.
-        num_classes, classes: of the model, if they are known.
-        masks: ``INPUT.MASK_FORMAT`` if masks are used.
-        keep_empty: keep training images without objects.
-        key: the config key of ``num_classes``, for messages.
-
-    Returns:
-        what is in them and what is wrong with them; nothing of it is fatal. It is logged. Looks at single sets are
-        kept, so that the loaders of a run do not look again.
+        num_classes, classes, key: of the model: see :func:`nasnet_det.detection.data.look.join`.
+        masks, keep_empty: see :func:`nasnet_det.detection.data.inspection.look_at`.
 
     Raises:
         DatasetError: with every fatal trouble.
@@ -96,12 +82,12 @@ def look_at_names(
             try:
                 looks[training].append(_look(name, training, masks, keep_empty, num_classes))
             except DatasetError as error:
-                broken.append(Trouble("", str(error), 0, 0, [], "", True))
+                broken.append(Trouble("", str(error), fatal=True))
     look = join(looks[True], looks[False], num_classes, classes, key)
     look.troubles[:0] = broken
     look.refuse_fatal()
     if not all(id(found) in seen for found in look.sets):
-        logger.info(f"data sets:\n{count_table(look.sets)}")
+        logger.info(f"data sets:\n{format_counts(look.sets)}")
         for trouble in look.troubles:
             logger.warning(str(trouble))
     return look
@@ -139,17 +125,12 @@ def learned_classes(cfg: CfgNode) -> list[str] | None:
     """
     names: list[str] = []
     with contextlib.suppress(CocoFormatError):
-        names = class_names(cfg.DATASETS.TRAIN[0]) if cfg.DATASETS.TRAIN else []
+        names = [category["name"] for category in categories(cfg.DATASETS.TRAIN[0])] if cfg.DATASETS.TRAIN else []
     return names if len(names) == num_classes(cfg) else None
 
 
-def class_names(name: str) -> list[str]:
-    """Return the class names of a registered data set in the order of its classes; empty if none are known."""
-    return [category["name"] for category in categories(name)]
-
-
 def categories(name: str) -> list[Record]:
-    """Return ``id`` and ``name`` of each class of a registered data set, in the order of its classes.
+    """Return ``id`` and ``name`` of each class of a data set, in their order; none if it is not registered.
 
     They are those of its metadata, or else those of its annotation file.
 
@@ -180,7 +161,8 @@ def read_registered(name: str, num_classes: int | None = None) -> CocoData:
             "the module that DETECTRON2_ENV_MODULE names"
         )
     try:
-        return _from_file(name) if _is_coco_file(name) else _from_function(name, num_classes)
+        by_file = getattr(DatasetCatalog[name], "__qualname__", "").startswith("register_coco_instances.")
+        return _from_file(name) if by_file else _from_function(name, num_classes)
     except CocoFormatError as error:
         hint = ""
         if "does not exist" in str(error) and name in SPLITS:
@@ -194,9 +176,8 @@ def annotations_of(name: str) -> dict[str, Any]:
     Raises:
         DatasetError: if it is not registered, or its annotations are broken.
     """
-    known = _looks.get((name, False))
-    if known and known[0][0] == _stamp(name):
-        return known[1].data.content
+    if found := _look_as_test_set(name):
+        return found.data.content
     data = read_registered(name)
     try:
         check_annotations(data.content, data.origin)
@@ -207,8 +188,8 @@ def annotations_of(name: str) -> dict[str, Any]:
 
 def records_of(name: str) -> list[Record]:
     """Return the records of a data set that was looked at as a test set; empty if it was not."""
-    known = _looks.get((name, False))
-    return known[1].records if known and known[0][0] == _stamp(name) else []
+    found = _look_as_test_set(name)
+    return found.records if found else []
 
 
 def register(data: CocoData) -> str:
@@ -247,18 +228,18 @@ def _look(name: str, training: bool, masks: str, keep_empty: bool, num_classes: 
     return found
 
 
+def _look_as_test_set(name: str) -> SetLook | None:
+    (stamp, *_), found = _looks.get((name, False), ((None,), None))
+    return found if found and stamp == _stamp(name) else None
+
+
 def _stamp(name: str) -> Any:
     """Return a value that changes when a data set is registered again or its file is written."""
     if name not in DatasetCatalog:
         return None
     path = Path(MetadataCatalog.get(name).get("json_file") or "")
     stat = path.stat() if path.is_file() else None
-    return id(DatasetCatalog[name]), stat and (stat.st_mtime_ns, stat.st_size)
-
-
-def _is_coco_file(name: str) -> bool:
-    """Return True if the data set was registered by ``register_coco_instances``."""
-    return getattr(DatasetCatalog[name], "__qualname__", "").startswith("register_coco_instances.")
+    return DatasetCatalog[name], stat and (stat.st_mtime_ns, stat.st_size)
 
 
 def _from_file(name: str) -> CocoData:
@@ -292,56 +273,10 @@ def _from_function(name: str, num_classes: int | None) -> CocoData:
     if isinstance(function, _Prepared):
         return function.data
     try:
-        records = list(function())
+        records = [*function()]
     except Exception as error:
         reason = f"{type(error).__name__}: {error}"
         raise CocoFormatError(f"the function that it was registered with failed: {reason}") from error
     names = MetadataCatalog.get(name).get("thing_classes") or [str(number) for number in range(num_classes or 0)]
-    classes = _own_categories(name, names)
-    images: list[Record] = []
-    annotations: list[Record] = []
-    for number, record in enumerate(records):
-        if not isinstance(record, dict):
-            raise CocoFormatError(f"record {number} is {format_value(record)}, not a dictionary of detectron2's form")
-        image = {key: record[key] for key in ("width", "height") if key in record}
-        name_given = record.get("file_name", "")
-        image["file_name"] = os.fspath(name_given) if isinstance(name_given, os.PathLike) else name_given
-        images.append({"id": number + 1, **image, "image_id": record.get("image_id")})
-        where = f"record {number} ({image['file_name']})"
-        for entry in record.get("annotations") or ():
-            annotations.append(_annotation(entry, len(annotations) + 1, number + 1, classes, where))
-    _use_own_ids(images, annotations)
-    content = {"images": images, "annotations": annotations, "categories": classes}
-    check_annotations(content, "its records", required=COMPLETE, sound=False)
+    content = as_coco_content(records, _own_categories(name, names))
     return CocoData(name, content, Path(), "its records")
-
-
-def _annotation(entry: Record, number: int, image_id: int, classes: Sequence[Record], where: str) -> Record:
-    """Convert one annotation of a standard record; its box may be of any type that holds four numbers."""
-    missing = [key for key in ("bbox", "bbox_mode", "category_id") if key not in entry]
-    if missing:
-        raise CocoFormatError(f"{where} has an annotation without {', '.join(missing)}")
-    category = entry["category_id"]
-    if not isinstance(category, (int, np.integer)) or not 0 <= category < len(classes):
-        raise CocoFormatError(
-            f"{where} has category_id {format_value(category)}: it counts the {len(classes)} thing_classes from 0"
-        )
-    try:
-        box = list(map(float, entry["bbox"]))
-        if len(box) == 4 and all(map(math.isfinite, box)):
-            box = list(map(float, BoxMode.convert(box, entry["bbox_mode"], BoxMode.XYWH_ABS)))
-    except (TypeError, ValueError, AssertionError, NotImplementedError) as error:
-        raise CocoFormatError(f"{where}: bbox {format_value(entry['bbox'])}: {error}") from None
-    kept = {key: entry[key] for key in ("segmentation", "iscrowd", "ignore") if entry.get(key) is not None}
-    made = {"id": number, "image_id": image_id, "category_id": classes[int(category)]["id"], "bbox": box, **kept}
-    return made | {"area": mask_area(kept.get("segmentation"))}
-
-
-def _use_own_ids(images: list[Record], annotations: list[Record]) -> None:
-    """Number images by their ``image_id`` where those are whole numbers that are all different."""
-    own = [image.pop("image_id") for image in images]
-    if all(isinstance(number, (int, np.integer)) for number in own) and len(set(own)) == len(own):
-        for image, number in zip(images, own, strict=True):
-            image["id"] = int(number)
-        for entry in annotations:
-            entry["image_id"] = images[entry["image_id"] - 1]["id"]

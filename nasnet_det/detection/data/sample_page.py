@@ -9,7 +9,7 @@ import numpy as np
 from PIL import Image
 
 from nasnet_det.detection.data.columns import Record
-from nasnet_det.detection.data.look import Look, SetLook
+from nasnet_det.detection.data.look import Look, SetLook, count_rows
 from nasnet_det.draw.detections import Detection, draw
 from nasnet_det.draw.page import Page
 from nasnet_det.safe_io.images import ImageError, read_image
@@ -29,11 +29,8 @@ def sample_page(title: str, look: Look, samples: int = 12, seed: int = 0) -> str
     """
     page = Page(title)
     page.heading("Counts")
-    rows = dict.fromkeys(name for found in look.sets for name in found.counts)
-    page.table(
-        ["", *(found.data.name for found in look.sets)],
-        ([name, *(found.counts.get(name, "-") for found in look.sets)] for name in rows),
-    )
+    names, *rows = count_rows(look.sets)
+    page.table(names, rows)
     page.heading("Troubles")
     for trouble in look.troubles:
         page.text(str(trouble), "fatal" if trouble.fatal else "")

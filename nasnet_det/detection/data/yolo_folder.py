@@ -50,7 +50,11 @@ def read_yolo(folder: Path, root: Path) -> dict[str, CocoData]:
 
 
 def _sets(path: Path, settings: dict[str, Any]) -> dict[str, CocoData]:
-    classes, keypoints = _class_names(path, settings), settings.get("kpt_shape") or (0, 0)
+    classes, keypoints = _class_names(path, settings), settings.get("kpt_shape") or [0, 0]
+    if not isinstance(keypoints, list) or len(keypoints) != 2 or not all(type(n) is int and n >= 0 for n in keypoints):
+        raise CocoFormatError(
+            f"{path}: 'kpt_shape' must be [number of keypoints, numbers of each], not {format_value(keypoints)}"
+        )
     base = path.parent / str(settings.get("path") or "")
     if not base.is_dir():  # of the machine that wrote it
         base = path.parent
@@ -125,7 +129,7 @@ def _labelled(image: Path, classes: Sequence[str], keypoints: int) -> Labelled:
         found = yolo_annotations_to_detections(lines, (1, 1), with_masks=False)
     except ImageError:
         return Labelled(image, [], None)  # which the look at the images reports
-    except ValueError as error:
+    except (ValueError, OverflowError) as error:
         raise CocoFormatError(f"{labels}: {error}") from error
     objects: list[Object] = []
     numbers: list[int] = [] if found.class_id is None else found.class_id.tolist()

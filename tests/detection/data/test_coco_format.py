@@ -56,7 +56,14 @@ def test_a_file_of_image_information_is_read(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("group", "key", "wrong"),
-    [("images", "width", "40"), ("images", "height", 0), ("images", "file_name", ""), ("categories", "name", 3)],
+    [
+        ("images", "width", "40"),
+        ("images", "height", 0),
+        ("images", "file_name", ""),
+        ("categories", "name", 3),
+        ("categories", "name", " "),
+        ("categories", "name", "\ud800"),
+    ],
 )
 def test_what_only_some_uses_need_is_right_or_absent(tmp_path: Path, group: str, key: str, wrong: Any) -> None:
     data = annotations()
@@ -68,6 +75,15 @@ def test_what_only_some_uses_need_is_right_or_absent(tmp_path: Path, group: str,
     assert read_annotations(write(tmp_path, data))
     with pytest.raises(CocoFormatError, match=rf"{group}.*id \d.*'{key}'"):
         read_annotations(write(tmp_path, data), required=[key])
+
+
+@pytest.mark.parametrize("encoding", ["utf-8-sig", "utf-16", "utf-32"])
+def test_files_in_any_unicode_encoding_are_read(tmp_path: Path, encoding: str) -> None:
+    data = annotations()
+    data["categories"][0]["name"] = "Hühner 鶏"
+    path = tmp_path / "file.json"
+    path.write_text(json.dumps(data, ensure_ascii=False), encoding=encoding)
+    assert read_annotations(path)["categories"][0]["name"] == "Hühner 鶏"
 
 
 @pytest.mark.parametrize("value", [3.0, 3])

@@ -294,7 +294,12 @@ def test_voc_polygons_are_masks(tmp_path: Path, pictures: Path, polygon: str) ->
 
 @pytest.mark.parametrize(
     ("label", "words"),
-    [("1 0.5 0.5 0.2", "train1.txt"), ("7 0.5 0.5 0.2 0.2", "train1.txt"), ("x 0 0 1 1", "train1.txt")],
+    [
+        ("1 0.5 0.5 0.2", "train1.txt"),
+        ("7 0.5 0.5 0.2 0.2", "train1.txt"),
+        ("x 0 0 1 1", "train1.txt"),
+        (f"{10**20} 0.5 0.5 0.2 0.2", "train1.txt"),
+    ],
 )
 def test_bad_labels_name_their_file(tmp_path: Path, pictures: Path, label: str, words: str) -> None:
     write_yolo(tmp_path / "data", {"train": small("train")}, pictures)
@@ -304,7 +309,9 @@ def test_bad_labels_name_their_file(tmp_path: Path, pictures: Path, label: str, 
 
 
 @pytest.mark.parametrize(
-    "settings", ["names: [no, yes]", "names: [fox, fox]", "names: fox", "names: {1: fox}", "names: [fox, hen]\nnc: 3"]
+    "settings",
+    ["names: [no, yes]", "names: [fox, fox]", "names: fox", "names: {1: fox}", "names: [fox, hen]\nnc: 3"]
+    + [f"names: [fox, hen]\nkpt_shape: {shape}" for shape in ("17", "[17, x]", "[17]")],
 )
 def test_class_names_that_would_be_misread_are_refused(tmp_path: Path, pictures: Path, settings: str) -> None:
     write_yolo(tmp_path / "data", {"train": small("train")}, pictures)

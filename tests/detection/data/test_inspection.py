@@ -212,6 +212,7 @@ def test_sets_without_images_or_objects(folder: Path) -> None:
     data = content()
     del data["annotations"]
     assert not look(folder, data, training=False).troubles
+    has_trouble(look(folder, data), "no image has an object", fatal=True)
 
 
 def test_classes_of_one_name_are_counted_apart(folder: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -20,7 +21,7 @@ from detectron2.structures import BoxMode
 from nasnet_det.detection.data.coco_format import COMPLETE, check_annotations
 from nasnet_det.detection.data.datasets import SPLITS, datasets_root, register_coco_splits
 from nasnet_det.detection.data.look import CocoData, DatasetError
-from nasnet_det.detection.data.registered import annotations_of, categories, class_names, look_at_names
+from nasnet_det.detection.data.registered import annotations_of, categories, look_at_names
 from nasnet_det.detection.data.registered import register as register_data
 
 Register = Callable[..., None]
@@ -197,12 +198,42 @@ def test_ids_that_are_texts_are_numbered(by_function: Function) -> None:
         ({"bbox": None}, "bbox"),
         ({"bbox": [1, 2, 3, 4, 5], "bbox_mode": BoxMode.XYWHA_ABS}, "bbox"),
         ({"bbox_mode": BoxMode.XYXY_REL}, "bbox"),
+        ({"bbox": [10**400, 1, 1, 1]}, "bbox"),
         ({"iscrowd": "no"}, "iscrowd"),
     ],
 )
 def test_wrong_records_are_named(by_function: Function, change: dict[str, Any], words: str) -> None:
     with pytest.raises(DatasetError, match=f"data set function.*{words}"):
         look_at_names([by_function(entry(**change))])
+
+
+def test_numpy_numbers_and_paths_are_taken(by_function: Function, tmp_path: Path) -> None:
+    made = entry(iscrowd=np.bool_(True), category_id=np.int64(1), segmentation=[["x"]])
+    name = by_function(made, width=np.int64(40), file_name=tmp_path / "1.jpg", image_id=np.int32(7))
+    (record,) = look_at_names(test=[name]).test[name]
+    assert (record["image_id"], record["width"], record["annotations"][0]["iscrowd"]) == (7, 40, 1)
+
+
+@pytest.mark.parametrize("records", [[5], ["1.jpg"], [{"annotations": 5}], [{"annotations": [None]}], 5])
+def test_records_of_another_form_are_refused(records: Any) -> None:
+    DatasetCatalog.register("odd", lambda: records)
+    try:
+        with pytest.raises(DatasetError, match="odd"):
+            look_at_names(["odd"], num_classes=1)
+    finally:
+        DatasetCatalog.remove("odd")
+
+
+def test_a_set_registered_again_is_looked_at_again(by_function: Function, tmp_path: Path) -> None:
+    def records(number: int) -> list[dict[str, Any]]:
+        record = {"file_name": str(tmp_path / "1.jpg"), "width": 40, "height": 30}
+        return [record | {"image_id": i, "annotations": [entry()]} for i in range(number)]
+
+    name = by_function(entry())
+    for number in range(1, 6):  # each function may get the memory of the one before
+        DatasetCatalog.remove(name)
+        DatasetCatalog.register(name, functools.partial(records, number))
+        assert len(look_at_names([name]).train) == number
 
 
 def test_functions_that_fail_or_give_no_names(by_function: Function) -> None:
@@ -222,7 +253,7 @@ def test_functions_that_fail_or_give_no_names(by_function: Function) -> None:
 def test_names_come_from_the_file_before_it_is_loaded(register: Register) -> None:
     register(content() | {"categories": [{"id": 9, "name": "fox"}, {"id": 5, "name": "hen"}]})
     assert categories("made") == [{"id": 5, "name": "hen"}, {"id": 9, "name": "fox"}]
-    assert class_names("made") == ["hen", "fox"] and class_names("nowhere") == []
+    assert categories("nowhere") == []
 
 
 def test_thing_classes_that_are_not_the_files_are_refused_with_both(register: Register) -> None:
@@ -260,7 +291,7 @@ def test_data_in_memory_is_registered(tmp_path: Path) -> None:
         name = register_data(CocoData("in_memory", data, tmp_path, "memory"))
     try:
         assert len(look_at_names([name], num_classes=1).train) == 2
-        assert class_names(name) == ["person"] and len(DatasetCatalog.get(name)) == 3
+        assert [category["name"] for category in categories(name)] == ["person"] and len(DatasetCatalog.get(name)) == 3
         assert annotations_of(name)["categories"] == data["categories"]
     finally:
         DatasetCatalog.remove(name)

@@ -1,0 +1,79 @@
+"""detectron2's standard records of a data set, as functions in its catalog return them, as COCO's content."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from detectron2.structures import BoxMode
+
+from nasnet_det.detection.data.coco_format import COMPLETE, check_annotations
+from nasnet_det.detection.data.coco_masks import mask_area
+from nasnet_det.detection.data.columns import CocoFormatError, Record
+from nasnet_det.safe_io.values import format_value
+
+
+def as_coco_content(records: Sequence[Any], classes: Sequence[Record]) -> dict[str, Any]:
+    """Convert records as detectron2's ``convert_to_coco_dict`` does, with full precision.
+
+    Images keep their ``image_id`` where those are whole numbers that are all different; else they are numbered from 1.
+
+    Args:
+        records: the records; boxes may be of any type that holds four numbers.
+        classes: ``id`` and ``name`` of each class that ``category_id`` counts.
+
+    Raises:
+        CocoFormatError: naming the first record that is wrong.
+    """
+    _check_types(records, "its records")
+    ids = [_plain(record.get("image_id")) for record in records]
+    if {*map(type, ids)} != {int} or len({*ids}) < len(ids):
+        ids = list(range(1, len(records) + 1))
+    images: list[Record] = []
+    annotations: list[Record] = []
+    for number, (image_id, record) in enumerate(zip(ids, records, strict=True)):
+        image = {key: _plain(record[key]) for key in ("file_name", "width", "height") if key in record}
+        images.append({"id": image_id, **image})
+        where = f"record {number} ({image.get('file_name')})"
+        entries = record.get("annotations") or []
+        _check_types(entries, f"{where}: annotations")
+        annotations += [{"image_id": image_id, **_annotation(entry, classes, where)} for entry in entries]
+    numbered = [{"id": number, **entry} for number, entry in enumerate(annotations, start=1)]
+    content = {"images": images, "annotations": numbered, "categories": [*classes]}
+    check_annotations(content, "its records", required=COMPLETE, sound=False)
+    return content
+
+
+def _check_types(values: Any, where: str) -> None:
+    wrong = (
+        [value for value in values if not isinstance(value, dict)] if isinstance(values, (list, tuple)) else [values]
+    )
+    if wrong:
+        raise CocoFormatError(f"{where}: expected dictionaries of detectron2's form, not {format_value(wrong[0])}")
+
+
+def _annotation(entry: Record, classes: Sequence[Record], where: str) -> Record:
+    if missing := [key for key in ("bbox", "bbox_mode", "category_id") if key not in entry]:
+        raise CocoFormatError(f"{where} has an annotation without {', '.join(missing)}")
+    category = _plain(entry["category_id"])
+    if type(category) is not int or not 0 <= category < len(classes):
+        raise CocoFormatError(
+            f"{where} has category_id {format_value(category)}: it counts the {len(classes)} thing_classes from 0"
+        )
+    try:
+        box = list(map(float, entry["bbox"]))
+        box = list(map(float, BoxMode.convert(box, entry["bbox_mode"], BoxMode.XYWH_ABS)))
+    except (TypeError, ValueError, OverflowError, AssertionError, NotImplementedError) as error:
+        raise CocoFormatError(f"{where}: bbox {format_value(entry['bbox'])}: {error}") from None
+    kept = {key: _plain(entry[key]) for key in ("segmentation", "iscrowd", "ignore") if entry.get(key) is not None}
+    area = mask_area(kept.get("segmentation"))
+    return {"category_id": classes[category]["id"], "bbox": box, "area": area, **kept}
+
+
+def _plain(value: Any) -> Any:
+    """Return a path as text, and NumPy's numbers as Python's."""
+    if isinstance(value, os.PathLike):
+        return os.fspath(value)
+    return value.item() if isinstance(value, np.generic) else value
