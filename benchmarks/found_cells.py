@@ -1,170 +1,226 @@
-"""Accuracy of found cells beside NASNet-A's and random ones, all trained under one recipe on real CIFAR-10.
+"""A search's best cell beside NASNet-A's and random ones, all trained under one recipe on the whole of real CIFAR-10.
 
-    python benchmarks/found_cells.py runs/s1 --data datasets/cifar10 --child epochs=20 --seeds 0 1 --json OUT
-    python benchmarks/found_cells.py benchmarks/results/cifar_search/best_*.json --data datasets/cifar10 --json OUT
+    python benchmarks/found_cells.py runs/found datasets/cifar10 --output runs/compared --seeds 0 1 \
+        --num-cells 1 --num-filters 8 --recipe cifar_small --epochs 10
 
-CELLS are folders of searches, of which the best ``--top`` cells are taken, and genotypes in JSON. The networks, images
-and schedule are a child's (docs/search.md): 45,000 images for 20 epochs, the accuracy that of the last epoch on the
-5,000 held out, or what ``--child`` says.
-A row is written as soon as its network is trained, and the same command continues a stopped run.
+SEARCH is the folder of a search. The random cells are drawn from its space within its limits. Every cell is trained
+with every seed by ``nasnet-det train-cifar``, which gets all other options, in a folder of its own below --output; the
+test accuracy is that of the last epoch. NASNet-A and the random cells are then trained as the search's children are,
+for the rank correlation of the search's rewards with the accuracies. The same command continues a stopped run. At the
+end --output has cells.json, cells.csv and cells.png.
 """
 
 from __future__ import annotations
 
 import argparse
-import csv
-import io
 import json
 import random
-import statistics
 import sys
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
+from statistics import fmean, stdev
 from typing import Any
 
-import torch
+import numpy as np
+from matplotlib.figure import Figure
+from save_results import keep
+from training_free import rank_correlation
 
+from nasnet_det.cli import train_cifar
 from nasnet_det.cli.errors import command
+from nasnet_det.cli.options import add_output, new_parser
 from nasnet_det.cli.search_context import search_context
+from nasnet_det.cli.training_options import selected_recipe
+from nasnet_det.draw.figures import COLORS, save_figure, style_axes
 from nasnet_det.genotypes.genotype import Genotype
 from nasnet_det.genotypes.published import as_genotype
 from nasnet_det.safe_io.files import write_text
-from nasnet_det.safe_io.settings import parse_assignments
-from nasnet_det.search.child import check_child_config, train_child
-from nasnet_det.search.child_config import ChildConfig
-from nasnet_det.search.command import recipe_of
-from nasnet_det.search.records import best
-from nasnet_det.search.report import read_findings
+from nasnet_det.search.candidates import SpaceCandidates
+from nasnet_det.search.child import train_child
+from nasnet_det.search.child_config import ChildConfig, network_size
+from nasnet_det.search.limits import Demands, Limit
+from nasnet_det.search.records import Finding, best
 from nasnet_det.search.run_folder import SEARCH, SearchFolder
-from nasnet_det.search.space import SPACES
+from nasnet_det.search.space import Space
 from nasnet_det.search.strategies.base import uniform
 
 
 @dataclass(frozen=True)
 class Contender:
-    """A genotype and what to call it."""
+    """A genotype to train.
+
+    Args:
+        name: the name of its folder and in tables.
+        kind: ``found``, ``published`` or ``random``.
+        genotype: its cells.
+        reward: the search's reward, where the search trained it.
+    """
 
     name: str
     kind: str
     genotype: Genotype
+    reward: float | None = None
 
 
-def contenders(options: argparse.Namespace) -> list[Contender]:
-    """The found cells, NASNet-A, and random ones of the paper's space."""
-    chosen: list[Contender] = []
-    for place in options.cells:
-        if Path(place).is_dir():
-            _, findings, _ = read_findings(SearchFolder(Path(place)), SEARCH)
-            found = [(f"{Path(place).name} trial {f.number}", f.genotype) for f in best(findings, options.top)]
-        else:
-            found = [(Path(place).stem, as_genotype(place))]
-        chosen += [Contender(name, "found", genotype) for name, genotype in found]
-    chosen.append(Contender("NASNet-A", "published", as_genotype("nasnet_a")))
-    space, rng = SPACES["nasnet_a"], random.Random(options.random_seed)
-    for number in range(options.random):
-        chosen.append(Contender(f"random {number}", "random", space.genotype(uniform(space.sizes, rng))))
-    return chosen
+@dataclass(frozen=True)
+class Source:
+    """A search: its space, its limits, how it trains children, and its best finding."""
+
+    space: Space
+    demands: Demands
+    config: ChildConfig
+    best: Finding
+
+    @classmethod
+    def read(cls, folder: Path, data: str) -> Source:
+        """Read a search's folder.
+
+        Raises:
+            StudyError: if it is not a search's.
+        """
+        study = SearchFolder(folder).open_study(SEARCH)
+        try:
+            identity, findings = study.identity, study.findings()
+        finally:
+            study.close()
+        recipe = {key: value for key, value in identity["recipe"].items() if value is not None}
+        limits = (identity.get("demands") or {}).get("limits", {})
+        demands = Demands(tuple(Limit(name, value) for name, value in limits.items()))
+        config = ChildConfig.from_dict({**recipe, "data": data})
+        return cls(Space.from_dict(identity["space"]), demands, config, best(findings, 1)[0])
+
+    def contenders(self, count: int, seed: int) -> list[Contender]:
+        """Return the found cell, NASNet-A, and ``count`` random cells within the limits."""
+        found = self.best
+        chosen = [
+            Contender("found", "found", replace(found.genotype, name=f"trial {found.number}"), found.reward),
+            Contender("nasnet_a", "published", as_genotype("nasnet_a")),
+        ]
+        candidates, rng = SpaceCandidates(self.space, network_size(self.config), self.demands), random.Random(seed)
+        for number in range(count):
+            decisions = uniform(self.space.sizes, rng)
+            while not candidates.allowed(decisions):
+                decisions = uniform(self.space.sizes, rng)
+            chosen.append(Contender(f"random_{number}", "random", candidates.genotype(decisions)))
+        return chosen
 
 
-def run(options: argparse.Namespace) -> int:
-    """Train what is not trained yet, then print and write the table."""
-    config = ChildConfig.from_dict({**parse_assignments(options.child), "data": options.data})
-    check_child_config(config)
-    wanted = [(contender, seed) for seed in options.seeds for contender in contenders(options)]
-    setting = {"recipe": recipe_of(config), "threads": torch.get_num_threads(), "torch": torch.__version__}
-    rows = done_before(options.json, setting["recipe"])
-    for number, (contender, seed) in enumerate(wanted, 1):
-        key = (contender.name, seed, contender.genotype.to_dict())
-        if any((row["name"], row["seed"], row["genotype"]) == key for row in rows):
-            continue
-        result = train_child(contender.genotype, config, seed)
-        rows.append(
-            {
-                **{k: v for k, v in asdict(contender).items() if k != "genotype"},
-                "seed": seed,
-                "accuracy": result.reward,
-                "status": result.status,
-                "num_params": result.num_params,
-                "seconds": round(result.seconds, 1),
-                "device": result.device,
-                "genotype": contender.genotype.to_dict(),
-            }
-        )
-        words = f"{contender.name:28} seed {seed}  {100 * result.reward:6.2f} %  {result.num_params / 1e6:.3f} M"
-        print(f"{number:3}/{len(wanted)}  {words}  {result.seconds:.0f} s  {result.status}", flush=True)
-        write_text(options.json, json.dumps({**setting, "rows": rows}, indent=2) + "\n")
+def run(options: argparse.Namespace, training: Sequence[str]) -> int:
+    """Train what is not trained yet, then write and print the table."""
+    source = Source.read(options.search, options.data)
+    contenders = source.contenders(options.random, options.random_seed)
+    accuracies: dict[str, dict[int, float]] = {contender.name: {} for contender in contenders}
+    for seed in options.seeds:
+        for contender in contenders:
+            accuracies[contender.name][seed] = train(contender, options, training, seed)
+    rows = [
+        {
+            "name": contender.name,
+            "kind": contender.kind,
+            "params": int(network_size(source.config).cost(contender.genotype).params),
+            "macs": int(network_size(source.config).cost(contender.genotype).macs),
+            "reward": reward_of(contender, source.config, options.output / contender.name),
+            "accuracies": list(accuracies[contender.name].values()),
+            "accuracy": fmean(accuracies[contender.name].values()),
+            "genotype": json.dumps(contender.genotype.to_dict()),
+        }
+        for contender in contenders
+    ]
+    keep(options.output / "cells.json", {"seeds": options.seeds, **compare(rows), "rows": rows})
+    draw(rows, options.output / "cells.png")
     print(table(rows))
-    if options.csv:
-        write_text(options.csv, as_csv(rows))
     return 0
 
 
-def done_before(path: Path, recipe: dict[str, Any]) -> list[dict[str, Any]]:
-    """The rows of an earlier run under the same recipe.
-
-    Raises:
-        ValueError: if the file is of another recipe or no such file.
-    """
+def train(contender: Contender, options: argparse.Namespace, training: Sequence[str], seed: int) -> float:
+    """Train or continue a contender's run; return its test accuracy."""
+    folder = options.output / contender.name
+    path = folder / "genotype.json"
     if not path.is_file():
-        return []
-    content = json.loads(path.read_text(encoding="utf-8"))
-    if not isinstance(content, dict) or content.get("recipe") != json.loads(json.dumps(recipe)):
-        raise ValueError(f"{path} is of another recipe; give another --json")
-    rows: list[dict[str, Any]] = content["rows"]
-    return rows
+        folder.mkdir(parents=True, exist_ok=True)
+        contender.genotype.save(path)
+    asked = train_cifar.parse([options.data, "--output", str(folder), "--genotype", str(path), *training])
+    return train_cifar.train_seed(asked, selected_recipe(asked, "cifar"), seed)
+
+
+def reward_of(contender: Contender, config: ChildConfig, folder: Path) -> float:
+    """Return the search's reward of a contender, trained as a child of seed 0 if the search did not."""
+    if contender.reward is not None:
+        return contender.reward
+    path = folder / "reward.json"
+    if not path.is_file():
+        write_text(path, json.dumps(train_child(contender.genotype, config, seed=0).to_dict()) + "\n")
+    return float(json.loads(path.read_text(encoding="utf-8"))["reward"])
+
+
+def compare(rows: Sequence[dict[str, Any]]) -> dict[str, float]:
+    """Return how much the found cell's mean accuracy is above the random cells' and NASNet-A's, the standard errors of
+    these differences, and the rank correlation of rewards and accuracies.
+
+    The variance between seeds is pooled over all cells; the random cells are a sample of cells.
+    """
+    [found], [published] = ([row for row in rows if row["kind"] == kind] for kind in ("found", "published"))
+    others = [row["accuracy"] for row in rows if row["kind"] == "random"]
+    runs = len(found["accuracies"])
+    within = fmean(stdev(row["accuracies"]) ** 2 for row in rows) / runs if runs > 1 else float("nan")
+    return {
+        "found_minus_random": found["accuracy"] - fmean(others),
+        "its_error": (within + stdev(others) ** 2 / len(others)) ** 0.5,
+        "found_minus_nasnet_a": found["accuracy"] - published["accuracy"],
+        "that_error": (2 * within) ** 0.5,
+        "rank_correlation": rank_correlation(*(np.array([row[key] for row in rows]) for key in ("reward", "accuracy"))),
+    }
 
 
 def table(rows: Sequence[dict[str, Any]]) -> str:
-    """Mean and deviation over the seeds, the best first; then the kinds."""
-    lines = [f"{'cells':30}{'M params':>10}{'accuracy, %':>16}  seeds"]
-    grouped: dict[str, list[dict[str, Any]]] = {}
-    for row in rows:
-        grouped.setdefault(row["name"], []).append(row)
-    for name, group in sorted(grouped.items(), key=lambda item: -_mean(item[1])):
-        seeds = " ".join(str(row["seed"]) for row in group)
-        lines.append(f"{name:30}{group[0]['num_params'] / 1e6:10.3f}{_figure(group):>16}  {seeds}")
-    for kind in dict.fromkeys(row["kind"] for row in rows):
-        group = [row for row in rows if row["kind"] == kind]
-        lines.append(f"{'all ' + kind:40}{_figure(group):>16}")
+    """Return the table of all cells, the best first, and the comparison."""
+    lines = [f"{'cell':12}{'params':>9}{'macs':>11}{'reward':>9}  accuracy, % (seeds)"]
+    for row in sorted(rows, key=lambda row: -row["accuracy"]):
+        seeds = " ".join(f"{100 * value:.2f}" for value in row["accuracies"])
+        counts = f"{row['params']:9,}{row['macs']:11,}{100 * row['reward']:9.2f}"
+        lines.append(f"{row['name']:12}{counts}  {100 * row['accuracy']:.2f} ({seeds})")
+    found = compare(rows)
+    lines.append(
+        f"found - random: {100 * found['found_minus_random']:.2f} ± {100 * found['its_error']:.2f}; found - NASNet-A: "
+        f"{100 * found['found_minus_nasnet_a']:.2f} ± {100 * found['that_error']:.2f} (standard errors); rank "
+        f"correlation of rewards and accuracies {found['rank_correlation']:.2f}"
+    )
     return "\n".join(lines)
 
 
-def _mean(rows: Sequence[dict[str, Any]]) -> float:
-    return 100 * statistics.fmean(row["accuracy"] for row in rows)
-
-
-def _figure(rows: Sequence[dict[str, Any]]) -> str:
-    spread = 100 * statistics.stdev(row["accuracy"] for row in rows) if len(rows) > 1 else 0.0
-    return f"{_mean(rows):.2f} ± {spread:.2f}" if spread else f"{_mean(rows):.2f}"
-
-
-def as_csv(rows: Sequence[dict[str, Any]]) -> str:
-    """All rows but their genotypes."""
-    text = io.StringIO()
-    columns = [key for key in rows[0] if key != "genotype"] if rows else []
-    writer = csv.DictWriter(text, columns, extrasaction="ignore", lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(rows)
-    return text.getvalue()
+def draw(rows: Sequence[dict[str, Any]], path: Path) -> None:
+    """Draw each cell's mean accuracy, its seeds, and the standard error between them."""
+    figure = Figure(figsize=(7.2, 4.2), facecolor="white", layout="constrained")
+    axes = figure.add_subplot()
+    style_axes(axes, "", "test accuracy, %")
+    ordered = sorted(rows, key=lambda row: -row["accuracy"])
+    colors = dict(zip(("found", "published", "random"), COLORS, strict=False))
+    for place, row in enumerate(ordered):
+        values = [100 * value for value in row["accuracies"]]
+        error = stdev(values) / len(values) ** 0.5 if len(values) > 1 else 0.0
+        axes.errorbar([place], [fmean(values)], [error], fmt="o", capsize=5, color=colors[row["kind"]])
+        axes.scatter([place] * len(values), values, s=12, color=colors[row["kind"]], alpha=0.4)
+    axes.set_xticks(range(len(ordered)), [row["name"].replace("_", " ") for row in ordered], rotation=20)
+    save_figure(figure, path)
 
 
 @command
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("cells", nargs="*", metavar="CELLS", help="folders of searches, genotypes")
-    parser.add_argument("--data", required=True, metavar="FOLDER", help="CIFAR-10 (tools/prepare_cifar10.py)")
-    parser.add_argument("--top", type=int, default=3, metavar="K", help="cells of each search (3)")
+    parser = new_parser(__doc__)
+    parser.add_argument("search", type=Path, metavar="SEARCH", help="the folder of a search")
+    parser.add_argument("data", metavar="DATA", help="the folder of CIFAR-10's batches")
+    add_output(parser, "the folder of runs and results", required=True)
     parser.add_argument("--random", type=int, default=5, metavar="N", help="random cells (5)")
-    parser.add_argument("--random-seed", type=int, default=0, help="what they are drawn from (0)")
-    parser.add_argument("--seeds", type=int, nargs="+", default=[0], help="of weights and batches (0)")
-    parser.add_argument("--child", nargs="+", action="extend", default=[], metavar="KEY=VALUE", help="the recipe")
-    parser.add_argument("--json", type=Path, required=True, metavar="OUT")
-    parser.add_argument("--csv", type=Path, metavar="OUT")
-    options = parser.parse_args(argv)
+    # Not a seed that searches have, which would draw the same cells.
+    parser.add_argument("--random-seed", type=int, default=1000, help="what they are drawn from (1000)")
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1], help="of weights and batches (0 1)")
+    options, training = parser.parse_known_args(argv)
+    if options.random < 2:
+        parser.error(f"--random must be at least 2 for a deviation, got {options.random}")
     with search_context():
-        return run(options)
+        return run(options, training)
 
 
 if __name__ == "__main__":

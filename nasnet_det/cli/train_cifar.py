@@ -27,7 +27,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from nasnet_det.cli.errors import command
-from nasnet_det.cli.options import add_output, new_parser
+from nasnet_det.cli.options import add_image_size, add_output, new_parser
 from nasnet_det.cli.training_options import (
     add_execution_options,
     add_model_options,
@@ -55,6 +55,7 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument(
         "--validation-images", type=int, metavar="N", help="hold out N training images instead of using the test set"
     )
+    add_image_size(parser, "resize the images to fewer pixels (default: 32); squares only")
     parser.add_argument("--unofficial", action="store_true", help="accept other data in CIFAR-10's binary form")
     add_model_options(parser, "nasnet_a_cifar_6_at_768", num_cells=6, num_filters=32)
     add_recipe_options(parser, "cifar_paper", [name for name in recipe_names() if name.startswith("cifar")])
@@ -102,13 +103,13 @@ def make_session(options: argparse.Namespace, recipe: Recipe, seed: int) -> tupl
     Raises:
         ValueError: for data, a model, a recipe or a device that does not exist or is invalid.
     """
-    from nasnet_det.training.data.cifar10 import CLASSES, MEAN, SIDE, STD
+    from nasnet_det.training.data.cifar10 import CLASSES, MEAN, STD
     from nasnet_det.training.session import Session
 
     execution, choice = selected_execution(options), model_choice(options, "cifar")
     batches = make_batches(options, recipe, seed, execution.device)
     # timm cannot express whitening per image; run.json records it.
-    size = {"input_size": (3, SIDE, SIDE), "crop_pct": 1.0, "interpolation": "bilinear"}
+    size = {"input_size": batches.input_size, "crop_pct": 1.0, "interpolation": "bilinear"}
     session = Session(
         options.output / f"seed_{seed}",
         choice,
@@ -129,13 +130,16 @@ def make_batches(options: argparse.Namespace, recipe: Recipe, seed: int, device:
     Raises:
         DataError, RecipeError: if the images are missing, damaged or too few, or the augmentation is invalid.
     """
-    from nasnet_det.training.data.cifar10 import SIDE, split
+    from nasnet_det.training.data.cifar10 import SIDE, DataError, split
     from nasnet_det.training.data.cifar_batches import CifarAugmentation, CifarBatches, read_once
 
     augmentation = CifarAugmentation.from_mapping(recipe.augmentation)
     if recipe.aux_weight and set(augmentation.sizes) != {SIDE}:
         raise RecipeError("augmentation.sizes needs aux_weight=0: the auxiliary head is built for images of one size")
-    data = read_once(options.data, not options.unofficial)
+    height, width = options.image_size or (SIDE, SIDE)
+    if not height == width <= SIDE:
+        raise DataError(f"--image-size must be one side of at most {SIDE} pixels, got {height} x {width}")
+    data = read_once(options.data, not options.unofficial, height)
     train = validation = None
     if (held_out := options.validation_images) is not None:
         train, validation = split(len(data.train), held_out, len(data.train) - held_out, seed=0)

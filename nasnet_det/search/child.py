@@ -175,7 +175,9 @@ def batches_of(config: ChildConfig, execution: Execution, seed: int) -> CifarBat
     """
     data, train, validation = images_of(config)
     augmentation = CifarAugmentation.from_mapping(config.recipe.augmentation)
-    return CifarBatches(data, train, validation, config.batch_size, augmentation, execution.device, seed)
+    return CifarBatches(
+        data, train, validation, config.batch_size, augmentation, execution.device, seed, epochs=config.epochs
+    )
 
 
 def child_network(genotype: Genotype, config: ChildConfig, num_classes: int = len(CLASSES)) -> NASNet:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from typing import Annotated, Any, Literal
 
 import numpy as np
@@ -15,7 +15,7 @@ from nasnet_det.search.costs import NetworkSize
 from nasnet_det.search.image_data import TORCHVISION, find_images, load_images
 from nasnet_det.training.data.cifar10 import CLASSES, SIDE, Cifar10, DataError, is_cifar10, split
 from nasnet_det.training.data.cifar_batches import read_once
-from nasnet_det.training.recipe import Recipe
+from nasnet_det.training.recipe import Recipe, RecipeError
 
 _Count = Annotated[int, Field(ge=1, lt=10**9)]
 _Number = Annotated[float, Field(ge=0, lt=1e18)]
@@ -41,7 +41,7 @@ class ChildConfig:
         train_images, validation_images: how many of the training images to train and to measure on (of CIFAR-10's
             50,000 by default). The two never overlap, and a smaller number takes a part of what a larger one takes.
         split_seed: the seed of that split; the same for every child of a search.
-        image_size: the side of the images, in pixels; 32 for CIFAR-10.
+        image_size: the side of the images, in pixels; CIFAR-10's, of 32, are resized to fewer.
         stem: ``cifar`` (a 3x3 convolution) or ``imagenet`` (strided, for larger images).
         whitening: ``channel`` (mean and deviation of the data set) or ``image`` (of each image).
         stop_rules: ``(epoch, accuracy)`` pairs: a child whose best validation accuracy after that many epochs is lower
@@ -50,6 +50,8 @@ class ChildConfig:
         channels_last: the memory layout; None for what the device gains by.
         mode: ``eager``, ``compile`` or, on a CUDA device, ``graph``; see
             :class:`~nasnet_det.training.execution.Execution`.
+        recipe_settings: further settings of the training recipe, by their names in
+            :class:`~nasnet_det.training.recipe.Recipe`; ``augmentation.flip`` is one value of a mapping.
         official_data: refuse CIFAR-10 data whose MD5 sums are not the published ones.
     """
 
@@ -72,6 +74,7 @@ class ChildConfig:
     precision: Literal["auto", "float32", "bfloat16"] = "auto"
     channels_last: bool | None = None
     mode: Literal["eager", "compile", "graph"] = "eager"
+    recipe_settings: Mapping[str, Any] = field(default_factory=dict)
     official_data: bool = True
 
     @property
@@ -79,26 +82,28 @@ class ChildConfig:
         """The settings as a training recipe.
 
         Raises:
-            RecipeError: for a setting of the wrong type or range.
+            RecipeError: for a setting that is unknown, or of the wrong type or range.
         """
         augmentation: dict[str, Any] = {"whitening": self.whitening}
         if self.image_size != SIDE:
             augmentation["pad"] = min(self.image_size // 8, SIDE)
-        return Recipe.from_dict(
-            {
-                "name": "child",
-                "data": "cifar",
-                "source": "paper appendix A.1 and A.6; TF-slim nets/nasnet/nasnet.py, cifar_config",
-                "epochs": self.epochs,
-                "batch_size": self.batch_size,
-                "learning_rate": self.learning_rate,
-                "optimizer_options": {"momentum": self.momentum},
-                "weight_decay": self.weight_decay,
-                "clip_gradient_norm": self.clip_gradient_norm,
-                "augmentation": augmentation,
-            },
-            "child",
-        )
+        settings = {
+            "name": "child",
+            "data": "cifar",
+            "source": "paper appendix A.1 and A.6; TF-slim nets/nasnet/nasnet.py, cifar_config",
+            "epochs": self.epochs,
+            "batch_size": self.batch_size,
+            "learning_rate": self.learning_rate,
+            "weight_decay": self.weight_decay,
+            "clip_gradient_norm": self.clip_gradient_norm,
+        }
+        if given := settings.keys() & self.recipe_settings.keys():
+            raise RecipeError(f"recipe_settings: {min(given)} is set by the child's own settings; set it there")
+        mappings = {"optimizer_options": {"momentum": self.momentum}, "augmentation": augmentation}
+        recipe = Recipe.from_dict({**settings, **mappings}, "child").changed(self.recipe_settings)
+        if recipe.aux_weight:
+            raise RecipeError("recipe_settings: aux_weight must be 0, because children have no auxiliary head")
+        return recipe
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain values, for JSON."""
@@ -119,9 +124,11 @@ def images_of(config: ChildConfig) -> tuple[Cifar10, np.ndarray, np.ndarray]:
     if has_own_images(config.data):
         counts = config.train_images, config.validation_images
         return load_images(config.data, config.image_size, *counts, config.split_seed)
-    if config.image_size != SIDE:
-        raise DataError(f"CIFAR-10's images have {SIDE} pixels; image_size is {config.image_size}")
-    data = read_once(config.data, config.official_data)
+    if config.image_size > SIDE:
+        raise DataError(
+            f"CIFAR-10's images have {SIDE} pixels; image_size must be at most that, got {config.image_size}"
+        )
+    data = read_once(config.data, config.official_data, config.image_size)
     return data, *split(len(data.train), config.validation_images, config.train_images, config.split_seed)
 
 

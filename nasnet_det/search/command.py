@@ -24,8 +24,8 @@ from nasnet_det.search.records import MEASURED
 from nasnet_det.search.space import Space
 from nasnet_det.search.workers import ChildEvaluator, Evaluator, InProcess, Workers, WorkersError
 
-#: Child settings of release 0.3; studies of earlier releases do not record them.
-_NEW_SETTINGS = ("image_size", "stem")
+#: Child settings that studies of earlier releases do not record.
+_NEW_SETTINGS = ("image_size", "stem", "recipe_settings")
 
 
 def child_config(options: argparse.Namespace, defaults: Mapping[str, Any] | None = None) -> ChildConfig:

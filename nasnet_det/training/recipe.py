@@ -119,8 +119,16 @@ class Recipe:
         Raises:
             RecipeError: if a word is not an assignment, or its setting does not exist or is invalid.
         """
+        return self.changed(parse_assignments(assignments, RecipeError))
+
+    def changed(self, changes: Mapping[str, Any]) -> Recipe:
+        """Return this recipe with settings replaced; the key ``mapping.key`` replaces one value of a mapping.
+
+        Raises:
+            RecipeError: if a setting does not exist or is invalid.
+        """
         settings = self.to_dict()
-        for path, value in parse_assignments(assignments, RecipeError).items():
+        for path, value in changes.items():
             outer, _, inner = path.partition(".")
             if inner and isinstance(settings.get(outer), Mapping):
                 settings[outer] = {**settings[outer], inner: value}

@@ -14,6 +14,8 @@ from nasnet_det.search import child
 from nasnet_det.search.child import ChildResult, DeviceLost, check_child_config, train_child, train_to
 from nasnet_det.search.child_config import ChildConfig
 from nasnet_det.training.data.cifar10 import DataError
+from nasnet_det.training.execution import choose_execution
+from nasnet_det.training.recipe import RecipeError
 from nasnet_det.training.run import EpochReport
 from tests.helpers import ONE_BLOCK, write_cifar
 
@@ -155,14 +157,43 @@ def test_what_is_wrong_with_the_search_is_no_result(config: ChildConfig, tmp_pat
         (replace(config, train_images=201), r"250.*201 \+ 50"),
         (replace(config, official_data=True), "data_batch_1"),
         (replace(config, whitening="zca"), "whitening"),  # type: ignore[arg-type]
+        (replace(config, image_size=33), "image_size"),
+        (replace(config, recipe_settings={"augmentation.cutout": 50}), "cutout"),
     ):
         with pytest.raises(DataError, match=words):
             check_child_config(wrong, "cpu")
         with pytest.raises(DataError, match=words):
             train_child(ONE_BLOCK, wrong, seed=0, device="cpu")
+    for settings, words in (
+        ({"epochs": 3}, "epochs"),
+        ({"warmup": 1}, "warmup"),
+        ({"label_smoothing": 2}, "label_smoothing"),
+        ({"aux_weight": 0.4}, "aux_weight"),
+    ):
+        with pytest.raises(RecipeError, match=words):
+            check_child_config(replace(config, recipe_settings=settings), "cpu")
     with pytest.raises(ValueError, match="epochs"):
         check_child_config(replace(config, epochs=0), "cpu")
     check_child_config(config, "cpu")
+
+
+def test_a_child_sees_smaller_images_under_further_settings_of_the_recipe(config: ChildConfig) -> None:
+    settings = {"optimizer": "sgd", "ema_decay": 0.9, "augmentation.cutout": 4}
+    config = replace(config, image_size=12, recipe_settings=settings)
+    recipe = config.recipe
+    assert (recipe.optimizer, recipe.ema_decay, recipe.augmentation["cutout"]) == ("sgd", 0.9, 4)
+    assert recipe.augmentation["pad"] == 1
+    batches = child.batches_of(config, choose_execution("cpu"), seed=0)
+    sizes = {images.shape[1:] for images, _ in (*batches.training(0), *batches.validating())}
+    assert sizes == {(3, 12, 12)}
+    result = train_child(ONE_BLOCK, config, seed=0, device="cpu")
+    assert result.status == "ok" and ChildConfig.from_dict(json.loads(json.dumps(config.to_dict()))) == config
+
+
+def test_progressive_sizes_follow_the_childs_epochs(config: ChildConfig) -> None:
+    config = replace(config, epochs=2, recipe_settings={"augmentation.sizes": [16, 32]})
+    batches = child.batches_of(config, choose_execution("cpu"), seed=0)
+    assert [next(iter(batches.training(epoch)))[0].shape[-1] for epoch in range(2)] == [16, 32]
 
 
 def test_settings_and_results_are_plain(config: ChildConfig) -> None:

@@ -66,12 +66,14 @@ def test_cifar_over_seeds(cifar_options: list[str], tmp_path: Path, capsys: pyte
 
 def test_cifar_of_the_family_in_a_given_time(cifar_like: Path, tmp_path: Path) -> None:
     model = ["--model", "test_resnet", "--recipe", "cifar_quick", "--device", "cpu", "--set", "drop_path_rate=0"]
-    held_out = ["--validation-images", "30", "--batch-size", "10"]
+    held_out = ["--validation-images", "30", "--batch-size", "10", "--image-size", "16"]
     out = tmp_path / "runs"
     given = [str(cifar_like), "--unofficial", "--out", str(out), *model, *held_out, "--minutes", "0.01"]
     assert train_cifar(given) == 0
     described = json.loads((out / "seed_0" / "run.json").read_text())
     assert described["recipe"]["epochs"] >= 1 and described["validation_images"] == 30
+    config = timm.create_model(f"local-dir:{out / 'seed_0' / 'model'}").pretrained_cfg
+    assert tuple(config["input_size"]) == (3, 16, 16)
     assert train_cifar(given) == 0
 
 
@@ -86,6 +88,8 @@ def test_cifar_of_the_family_in_a_given_time(cifar_like: Path, tmp_path: Path) -
         (["--set", "augmentation.sizes=[24, 32]"], "aux_weight"),
         (["--batch-size", "101"], "101"),
         (["--set", "augmentation.cutout=-1"], "cutout"),
+        (["--image-size", "33"], "33"),
+        (["--image-size", "16", "24"], "16 x 24"),
         (["--set", "learning_rate=1e17", "clip_gradient_norm=0", "--epochs", "2"], "learning_rate"),
     ],
 )

@@ -11,7 +11,7 @@ deviation of each channel (``channel``), which timm's preprocessing can express 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import Annotated, Any, Literal
 
@@ -41,8 +41,9 @@ class CifarAugmentation:
         flip: mirror half of the images.
         cutout: the side of the square of zeros; 0 for none.
         whitening: ``channel`` or ``image``; validation images are whitened in the same way.
-        sizes: progressive resizing: the training images are resized to the first side in the first part of the epochs,
-            to the second in the next, and so on, in parts of equal numbers of epochs. Validation is always at 32.
+        sizes: progressive resizing of images of 32 pixels: the training images are resized to the first side in the
+            first part of the epochs, to the second in the next, and so on, in parts of equal numbers of epochs.
+            Validation is always at 32.
     """
 
     pad: Pixels = 4
@@ -210,9 +211,17 @@ class CifarBatches:
 
 
 @lru_cache(maxsize=2)
-def read_once(root: str, official: bool = True) -> Cifar10:
-    """Return :func:`load_cifar10`'s data set, cached for the next training in the same process."""
-    return load_cifar10(root, official)
+def read_once(root: str, official: bool = True, side: int = SIDE) -> Cifar10:
+    """Return :func:`load_cifar10`'s data set with images of ``side`` pixels, cached for the next training in the same
+    process."""
+    data = load_cifar10(root, official)
+    return data if side == SIDE else replace(data, train=_resized(data.train, side), test=_resized(data.test, side))
+
+
+def _resized(images: Images, side: int) -> Images:
+    parts = torch.from_numpy(images.pictures).split(_VALIDATION_BATCH)
+    small = [resize(part.float(), side).round_().clamp_(0, 255).byte() for part in parts]
+    return Images(torch.cat(small).numpy(), images.labels)
 
 
 @lru_cache(maxsize=4)
