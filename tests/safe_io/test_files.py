@@ -18,6 +18,12 @@ def test_a_file_is_replaced_whole_or_not_at_all(tmp_path: Path) -> None:
     assert path.read_text() == "one" and list(path.parent.iterdir()) == [path]
 
 
+def test_a_folder_is_not_replaced_and_named(tmp_path: Path) -> None:
+    with pytest.raises(IsADirectoryError, match=f"{tmp_path.name}'$"):
+        write_text(tmp_path, "text")
+    assert not any(tmp_path.iterdir())
+
+
 @pytest.mark.parametrize("alias", ["itself", "symbolic link", "hard link", "folder"])
 def test_inputs_are_neither_replaced_nor_deleted(tmp_path: Path, alias: str) -> None:
     source, target = tmp_path / "in" / "a.txt", tmp_path / "in" / "a.txt"

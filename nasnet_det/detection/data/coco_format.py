@@ -56,12 +56,7 @@ def read_annotations(path: str | Path, required: Collection[str] = (), sound: bo
     Raises:
         CocoFormatError: if the file is missing, is not JSON, or breaks the format.
     """
-    data = _read_json(path, "annotation file")
-    if not isinstance(data, dict):
-        raise CocoFormatError(
-            f"annotation file {path}: expected an object with 'images', 'annotations' and 'categories', "
-            f"not {kind_of(data)}" + (" (is it a results file?)" if isinstance(data, list) else "")
-        )
+    data = _read_json(path, "annotation file", dict, "an object with 'images', 'annotations' and 'categories'")
     check_annotations(data, f"annotation file {path}", required, sound)
     return data
 
@@ -112,10 +107,7 @@ def read_results(path: str | Path, annotations: Mapping[str, Any], segmentation:
     Raises:
         CocoFormatError: if the file is missing, is not JSON, or breaks the format.
     """
-    data = _read_json(path, "results file")
-    if not isinstance(data, list):
-        hint = " (is it an annotation file?)" if isinstance(data, dict) and "images" in data else ""
-        raise CocoFormatError(f"results file {path}: expected a list of detections, not {kind_of(data)}{hint}")
+    data: list[Record] = _read_json(path, "results file", list, "a list of detections")
     check_results(data, annotations, f"results file {path}", segmentation)
     return data
 
@@ -229,7 +221,7 @@ def collection_paused() -> Iterator[None]:
             gc.enable()
 
 
-def _read_json(path: str | Path, what: str) -> Any:
+def _read_json(path: str | Path, what: str, form: type, expected: str) -> Any:
     protect([path])
     try:
         content = Path(path).read_bytes()
@@ -239,9 +231,14 @@ def _read_json(path: str | Path, what: str) -> Any:
         raise CocoFormatError(f"{what} {path} cannot be read: {error.strerror}") from error
     try:
         with collection_paused():
-            return parse_json(content)
+            data = parse_json(content)
     except ValueError as error:
         raise CocoFormatError(f"{what} {path} is not JSON: {error}") from error
+    if not isinstance(data, form):
+        found = kind_of(data)
+        hint = {"a list": " (is it a results file?)", "an object": " (is it an annotation file?)"}.get(found, "")
+        raise CocoFormatError(f"{what} {path}: expected {expected}, not {found}{hint}")
+    return data
 
 
 def _refuse_unknown(records: Sequence[Record], annotations: Mapping[str, Any], name: str) -> None:

@@ -46,6 +46,8 @@ def read_yolo(folder: Path, root: Path) -> dict[str, CocoData]:
             continue
         if isinstance(settings, dict) and "names" in settings:
             return _sets(path, settings)
+        if path.name == "data.yaml":
+            raise CocoFormatError(f"{path}: expected 'names', 'train' and 'val' in it, not {format_value(settings)}")
     return {}
 
 

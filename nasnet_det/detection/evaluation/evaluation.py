@@ -96,6 +96,10 @@ def evaluate(
         check_true_masks(annotations)
     if any(entry["id"] < 1 for entry in annotations["annotations"]):
         logger.warning("annotation ids below 1, which COCO's evaluation takes for 'unmatched', are renumbered from 1")
+    if ignored := sum(bool(entry.get("ignore")) for entry in annotations["annotations"]):
+        logger.warning(
+            f"{ignored} annotations set 'ignore', which COCO's evaluation does not know: they count as objects"
+        )
     name: str = backend or next(iter(available_backends()), "pycocotools")
     coco_class, evaluator_class, masks = _load(name)
     with collection_paused(), contextlib.redirect_stdout(io.StringIO()):  # pycocotools reports to stdout

@@ -161,6 +161,14 @@ def test_ids_from_0_score_as_ids_from_1(backend: Any) -> None:
     assert found.metrics == numbered.metrics and found.metrics["AP"] > 0
 
 
+def test_marks_that_coco_does_not_know_are_told(caplog: pytest.LogCaptureFixture) -> None:
+    annotations, results = random_set(4)
+    plain = evaluate(annotations, results).metrics
+    annotations["annotations"][0]["ignore"] = 1
+    assert evaluate(annotations, results).metrics == plain
+    assert "1 annotations" in caplog.text and "'ignore'" in caplog.text
+
+
 def test_categories_of_one_name_are_kept_apart(shared: Path) -> None:
     folder = shared / "cases" / "duplicate_names"
     annotations = read_annotations(folder / "e_dupnames_gt.json")
