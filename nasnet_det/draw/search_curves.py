@@ -59,6 +59,7 @@ def draw_search_curves(
     ranks: Sequence[int] = RANKS,
     ylabel: str = "validation accuracy",
     title: str = "",
+    hours: Mapping[str, Sequence[Rewards]] | None = None,
 ) -> Figure:
     """Return the paper's figure 6: the mean reward of the best models so far, by the number of models sampled.
 
@@ -71,6 +72,7 @@ def draw_search_curves(
         ranks: the numbers of best models to average, one line style each.
         ylabel: the name of the reward.
         title: the figure's title.
+        hours: for an axis of hours instead of models, the hours passed after each model, in the form of ``runs``.
 
     Raises:
         ValueError: if a strategy has no runs, a run is empty, or a reward is not finite.
@@ -78,27 +80,31 @@ def draw_search_curves(
     """
     figure = Figure(figsize=(7.2, 4.6), facecolor="white", layout="constrained")
     axes = figure.add_subplot()
-    style_axes(axes, "number of models sampled", ylabel, title)
+    style_axes(axes, "number of models sampled" if hours is None else "hours of child training", ylabel, title)
     colors = dict(zip(runs, cycle(COLORS), strict=False))
     lines = dict(zip(ranks, cycle(LINES), strict=False))
     for strategy, its_runs in runs.items():
         length = min((len(run) for run in its_runs), default=0)
         if not length:
             raise ValueError(f"{strategy} has no runs, or an empty one")
-        sampled = np.arange(1, length + 1)
+        position = (
+            np.arange(1, length + 1)
+            if hours is None
+            else np.stack([run[:length] for run in hours[strategy]]).mean(axis=0)
+        )
         for rank, line in lines.items():
             means = np.stack([top_means(run[:length], rank) for run in its_runs])
-            axes.plot(sampled, means.mean(axis=0), line, color=colors[strategy], linewidth=1.6)
+            axes.plot(position, means.mean(axis=0), line, color=colors[strategy], linewidth=1.6)
             if len(its_runs) > 1:
                 low, high = np.percentile(means, (10, 90), axis=0)
-                axes.fill_between(sampled, low, high, color=colors[strategy], alpha=0.12, linewidth=0)
+                axes.fill_between(position, low, high, color=colors[strategy], alpha=0.12, linewidth=0)
     handles = [Line2D([], [], color=color, linewidth=3, label=name) for name, color in colors.items()]
     for rank, line in lines.items():
         label = "best model" if rank == 1 else f"mean of the best {rank}"
         handles.append(Line2D([], [], color="#444444", linestyle=line, label=label))
     axes.legend(handles=handles, loc="lower right", prop={"family": FONT, "size": 8.5})
     axes.set_xlim(left=0)
-    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+    axes.xaxis.set_major_locator(MaxNLocator(integer=hours is None))
     if path is not None:
         save_figure(figure, path)
     return figure

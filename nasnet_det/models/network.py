@@ -79,55 +79,32 @@ class NASNet(nn.Module):
     ) -> None:
         super().__init__()
         self.genotype = as_genotype(genotype)
-        stages = tuple(num_cells) if isinstance(num_cells, Iterable) else (num_cells,) * 3
-        numbers = {"stem_channels": (stem_channels, 1), "num_classes": (num_classes, 0), "in_chans": (in_chans, 1)}
-        for name, (number, least) in numbers.items():
-            if not isinstance(number, Integral) or isinstance(number, bool) or number < least:
-                raise ValueError(f"{name} is a whole number of at least {least}, not {number!r:.60}")
-        self.max_stride = _check_numbers(stages, num_filters, stem, output_stride)
-        self.num_classes, self.num_filters, self.stages = num_classes, num_filters, stages
-        self.in_chans = in_chans
+        self.stages = tuple(num_cells) if isinstance(num_cells, Iterable) else (num_cells,) * 3
+        _check_counts(stem_channels=(stem_channels, 1), num_classes=(num_classes, 0), in_chans=(in_chans, 1))
+        _check_size(self.stages, num_filters, stem, output_stride)
+        self.max_stride = output_stride
+        self.num_classes, self.num_filters, self.in_chans = num_classes, num_filters, in_chans
         self.grad_checkpointing = False
 
         if norm_layer is None:
             norm_layer = partial(nn.BatchNorm2d, eps=bn_eps, momentum=bn_momentum, device=device, dtype=dtype)
         settings = LayerSettings(norm_layer, device, dtype)
-        self.plan = plan_cells(stages, num_filters, stem, skip_reduction_layer_input)
-        if stem == "imagenet":
-            self.stem: nn.Module = StemConv(in_chans, stem_channels, settings, stride=2, valid=True)
-            first = StateShape(stem_channels, 1)
-        else:
-            self.stem = StemConv(in_chans, stem_channels, settings, stride=1, valid=False)
-            first = StateShape(stem_channels, 0)
-
+        self.plan = plan_cells(self.stages, num_filters, stem, skip_reduction_layer_input)
+        strided = stem == "imagenet"
+        self.stem: nn.Module = StemConv(in_chans, stem_channels, settings, stride=2 if strided else 1, valid=strided)
         width = self.genotype.num_inputs if self.genotype.passes_all else 1
         #: The shapes of every output: the stem convolution's, then each cell's.
-        self.out_shapes: list[tuple[StateShape, ...]] = [(first,) * width]
+        self.out_shapes: list[tuple[StateShape, ...]] = [(StateShape(stem_channels, int(strided)),) * width]
         self.cells = nn.ModuleDict()
-        for number, plan in enumerate(self.plan):
-            inputs = self._inputs(plan, self.out_shapes)
-            cell = Cell(
-                self.genotype.reduction if plan.reduces else self.genotype.normal,
-                inputs,
-                plan.filters,
-                self._scale(inputs[0], plan.reduces),
-                settings,
-                drop_prob=drop_path_rate * (number + 1) / len(self.plan),
-                passes_all=self.genotype.passes_all,
-            )
+        for number, plan in enumerate(self.plan, start=1):
+            cell = self._build_cell(plan, settings, drop_prob=drop_path_rate * number / len(self.plan))
             self.cells[plan.name] = cell
             self.out_shapes.append(cell.out_shapes)
 
         #: timm's description of the tapped outputs: the stem's two lowest, and the end of every stage.
-        self.feature_ends = [0, 1] if stem == "imagenet" else []
-        self.feature_ends += [
-            i + 1
-            for i, plan in enumerate(self.plan)
-            if plan.stage >= 0 and (i + 1 == len(self.plan) or self.plan[i + 1].stage > plan.stage)
-        ]
+        self.feature_ends = [*([0, 1] if strided else []), *self._stage_ends()]
         self.feature_info = [self._feature_info(end) for end in self.feature_ends]
-
-        self.num_features = self.head_hidden_size = self._channels(len(self.plan))
+        self.num_features = self._channels(len(self.plan))
         self.act = nn.ReLU()
         self.global_pool, self.head_drop, self.fc = create_classifier(
             self.num_features, num_classes, pool_type=global_pool, drop_rate=drop_rate, device=device, dtype=dtype
@@ -291,6 +268,17 @@ class NASNet(nn.Module):
             "blocks": [(rf"^cells\.{name}\.", (i,)) for name, i in order.items() if name not in stem],
         }
 
+    def _build_cell(self, plan: CellPlan, settings: LayerSettings, drop_prob: float) -> Cell:
+        inputs = self._inputs(plan, self.out_shapes)
+        genotype = self.genotype.reduction if plan.reduces else self.genotype.normal
+        scale = self._scale(inputs[0], plan.reduces)
+        return Cell(genotype, inputs, plan.filters, scale, settings, drop_prob, self.genotype.passes_all)
+
+    def _stage_ends(self) -> list[int]:
+        """Return the numbers of the last output of every stage."""
+        following = [plan.stage for plan in self.plan[1:]] + [len(self.stages)]
+        return [plan.output for plan, stage in zip(self.plan, following, strict=True) if 0 <= plan.stage < stage]
+
     def _forward_maps(self, x: Tensor) -> tuple[Tensor, Tensor | None]:
         """Return the activated last map, and the auxiliary head's input in training."""
         outputs = {0: self.forward_stem(x)}
@@ -360,8 +348,15 @@ def _joined(output: tuple[Tensor, ...]) -> Tensor:
     return output[0] if len(output) == 1 else torch.cat(output, dim=1)
 
 
-def _check_numbers(stages: Sequence[int], num_filters: int, stem: str, output_stride: int | None) -> int | None:
-    """Refuse numbers that make no network; give the largest stride, None for no limit."""
+def _check_counts(**counts: tuple[int, int]) -> None:
+    """Refuse a number that is not whole or below the least, given as ``name=(number, least)``."""
+    for name, (number, least) in counts.items():
+        if not isinstance(number, Integral) or isinstance(number, bool) or number < least:
+            raise ValueError(f"{name} is a whole number of at least {least}, not {number!r:.60}")
+
+
+def _check_size(stages: Sequence[int], num_filters: int, stem: str, output_stride: int | None) -> None:
+    """Refuse sizes that make no network."""
     if stem not in ("imagenet", "cifar"):
         raise ValueError(f"stem is 'imagenet' or 'cifar', not {stem!r:.60}")
     if not stages or any(type(n) is not int or n < 1 for n in stages):
@@ -373,7 +368,6 @@ def _check_numbers(stages: Sequence[int], num_filters: int, stem: str, output_st
     strides = [first * 2**i for i in range(count)]
     if output_stride is not None and output_stride not in strides:
         raise ValueError(f"output_stride is one of {strides} for this network, not {output_stride!r:.60}")
-    return output_stride
 
 
 _OLD_NAMES = re.compile(r"(^|\.)(cells\.\w+)\.(fits|joins)\.")

@@ -7,6 +7,7 @@ import io
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from itertools import accumulate
 from pathlib import Path
 from typing import Any
 
@@ -61,6 +62,12 @@ class Run:
                 rewards[finding.number] = finding.reward
             seen.add(finding.decisions)
         return rewards
+
+    @property
+    def hours(self) -> list[float]:
+        """The hours of child training up to every model, failures not counted."""
+        seconds = {finding.number: float(finding.measures.get("seconds", 0.0)) for finding in self.findings}
+        return list(accumulate(seconds.get(number, 0.0) / 3600 for number in range(self.trials)))
 
 
 def read_findings(
@@ -166,10 +173,14 @@ def write_report(runs: Sequence[Run], out: Path, draw: int = 3) -> Path:
         raise StudyError(f"{', '.join(empty)}: no child has an accuracy yet")
     out.mkdir(parents=True, exist_ok=True)
     curves: dict[str, list[list[float]]] = {}
+    hours: dict[str, list[list[float]]] = {}
     for run in runs:
         curves.setdefault(run.strategy, []).append(run.rewards)
+        hours.setdefault(run.strategy, []).append(run.hours)
     draw_search_curves(curves, out / "search_curves.png")
-    parts = ["# Search report", "", "![search curves](search_curves.png)", "", _summary(runs)]
+    draw_search_curves(curves, out / "search_hours.png", hours=hours)
+    pictures = "![by models](search_curves.png) ![by hours](search_hours.png)"
+    parts = ["# Search report", "", pictures, "", _summary(runs)]
     for run in runs:
         parts += ["", f"## {run.name}: {run.strategy}", "", _describe(run), "", _best_cells(run, out, draw)]
         if len(run.objectives) > 1:

@@ -81,7 +81,15 @@ def test_the_second_phase_ranks_and_the_report_shows(
     assert search_report([str(searched), str(tmp_path / "random"), "--out", str(report), "--draw", "1"]) == 0
     text = (report / "report.md").read_text()
     assert "Second phase: 2 retrained" in text and "| random | random | 3 |" in text
-    for name in ("search_curves.png", "s1-1.svg", "s1-1.json", "s1-search.csv", "s1-retrained.csv", "random-1.json"):
+    for name in (
+        "search_curves.png",
+        "search_hours.png",
+        "s1-1.svg",
+        "s1-1.json",
+        "s1-search.csv",
+        "s1-retrained.csv",
+        "random-1.json",
+    ):
         assert (report / name).stat().st_size > 0
     assert "retrained s1" in str(Genotype.load(report / "s1-1.json").source)
 

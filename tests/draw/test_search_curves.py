@@ -40,6 +40,13 @@ def test_a_line_is_the_mean_over_runs_up_to_the_shortest(tmp_path: Path) -> None
     assert legend == ["evolution", "random", "best model", "mean of the best 2"]
 
 
+def test_models_can_be_drawn_by_hours() -> None:
+    runs = {"guided": [[0.1, 0.3], [0.2, 0.1, 0.4]]}
+    figure = draw_search_curves(runs, ranks=(1,), hours={"guided": [[0.5, 1.0], [1.5, 2.0, 9.0]]})
+    np.testing.assert_allclose(figure.axes[0].lines[0].get_xdata(), [1.0, 1.5])
+    assert "hours" in figure.axes[0].get_xlabel()
+
+
 def test_a_strategy_without_models_is_named() -> None:
     for runs in ([], [[0.1], []]):
         with pytest.raises(ValueError, match="evolution"):
