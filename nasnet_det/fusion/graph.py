@@ -277,8 +277,7 @@ def _sequential(builder: _GraphBuilder, module: nn.Module, value: int) -> Sum:
 
 
 def _pool(builder: _GraphBuilder, module: Any, value: int) -> Sum:
-    key = (type(module), module.kernel, module.stride, module.dilation)
-    return Sum.of(builder.graph.add(module, value, key=key))
+    return Sum.of(builder.graph.add(module, value, key=module.key()))
 
 
 def _conv_norm(builder: _GraphBuilder, module: Any, value: int) -> Sum:

@@ -16,7 +16,7 @@ from nasnet_det.genotypes.genotype import Block, CellGenotype
 from nasnet_det.models.cpu_training import has_hooks
 from nasnet_det.models.drop_path import ScheduledDropPath
 from nasnet_det.models.operations import ConvNorm, LayerSettings, Scale, begins_with_relu, build_operation, fit
-from nasnet_det.models.padding import AvgPool2dSame, MaxPool2dSame
+from nasnet_det.models.padding import Pool2dSame
 
 
 class StateShape(NamedTuple):
@@ -84,9 +84,8 @@ class States(list[Tensor]):
 
     def apply(self, operation: nn.Module, state: int) -> Tensor:
         """Return an operation's result on a state; ReLU and equal pools of one state are computed once."""
-        if isinstance(operation, (AvgPool2dSame, MaxPool2dSame)) and not has_hooks(operation):
-            same = (type(operation), operation.kernel, operation.stride, operation.dilation, state)
-            return self._once(same, operation, state)
+        if isinstance(operation, Pool2dSame) and not has_hooks(operation):
+            return self._once((*operation.key(), state), operation, state)
         if begins_with_relu(operation):
             return operation(self._once(("relu", state), functional.relu, state), activated=True)
         return operation(self[state])

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from nasnet_det.genotypes.genotype import OPERATIONS
 from nasnet_det.models.cpu_training import has_hooks, is_training_on_cpu, normalize, subsample_twice
-from nasnet_det.models.padding import AvgPool2dSame, Conv2dSame, MaxPool2dSame, shift, subsample
+from nasnet_det.models.padding import AvgPool2dSame, Conv2dSame, MaxPool2dSame, Pool2dSame, shift, subsample
 
 Kernel = int | tuple[int, int]
 
@@ -210,7 +210,7 @@ def _identity(in_channels: int, out_channels: int, settings: LayerSettings, scal
 
 
 def _pool(
-    kind: type[MaxPool2dSame] | type[AvgPool2dSame],
+    kind: type[Pool2dSame],
     kernel: int,
     in_channels: int,
     out_channels: int,

@@ -94,60 +94,60 @@ class Conv2dSame(nn.Conv2d):
         return super().forward(x)
 
 
-class MaxPool2dSame(nn.Module):
-    """Max pooling with SAME padding, which is never the maximum.
+class Pool2dSame(nn.Module):
+    """A pooling layer with SAME padding, which the subclasses keep out of their result.
 
-    Maps ``(N, C, H, W)`` to ``(N, C, ceil(H/s), ceil(W/s))``.
+    Maps ``(N, C, H, W)`` to ``(N, C, ceil(H / stride), ceil(W / stride))``.
     """
 
     def __init__(self, kernel: int, stride: int = 1, dilation: int = 1) -> None:
         super().__init__()
         self.kernel, self.stride, self.dilation = kernel, stride, dilation
+        self.pads_itself = _is_symmetric(_pair(kernel), _pair(stride)) and dilation == 1
 
-    def forward(self, x: Tensor) -> Tensor:
-        window, stride = _pair(self.kernel), _pair(self.stride)
-        if _is_symmetric(window, stride) and self.dilation == 1:
-            return functional.max_pool2d(x, self.kernel, 1, self.kernel // 2)
-        # A finite value: some backends turn -inf into NaN. It is below every activation, and every window holds one.
-        # torch.fx traces this method with a proxy, whose dtype is unknown.
-        lowest = torch.finfo(torch.float16 if x.dtype is torch.float16 else torch.bfloat16).min
-        x = pad_same(x, window, stride, self.dilation, value=lowest)
-        return functional.max_pool2d(x, self.kernel, self.stride, dilation=self.dilation)
+    def key(self) -> tuple[type, int, int, int]:
+        """Return a value that is equal for layers with equal results."""
+        return type(self), self.kernel, self.stride, self.dilation
+
+    def pad(self, x: Tensor, value: float = 0.0) -> Tensor:
+        """Pad the map with ``value``."""
+        return pad_same(x, _pair(self.kernel), _pair(self.stride), self.dilation, value)
 
     def extra_repr(self) -> str:
         return f"{self.kernel}, stride={self.stride}, dilation={self.dilation}"
 
 
-class AvgPool2dSame(nn.Module):
-    """Average pooling with SAME padding, which is not counted in the mean.
-
-    Maps ``(N, C, H, W)`` to ``(N, C, ceil(H/s), ceil(W/s))``.
-    """
-
-    def __init__(self, kernel: int, stride: int = 1, dilation: int = 1) -> None:
-        super().__init__()
-        self.kernel, self.stride, self.dilation = kernel, stride, dilation
+class MaxPool2dSame(Pool2dSame):
+    """Max pooling with SAME padding, which is never the maximum."""
 
     def forward(self, x: Tensor) -> Tensor:
-        window, stride = _pair(self.kernel), _pair(self.stride)
+        if self.pads_itself:
+            return functional.max_pool2d(x, self.kernel, 1, self.kernel // 2)
+        # A finite value: some backends turn -inf into NaN. It is below every activation, and every window holds one.
+        # torch.fx traces this method with a proxy, whose dtype is unknown.
+        lowest = torch.finfo(torch.float16 if x.dtype is torch.float16 else torch.bfloat16).min
+        return functional.max_pool2d(self.pad(x, lowest), self.kernel, self.stride, dilation=self.dilation)
+
+
+class AvgPool2dSame(Pool2dSame):
+    """Average pooling with SAME padding, which is not counted in the mean."""
+
+    def forward(self, x: Tensor) -> Tensor:
         # Only in training mode, so that evaluation gives the same bits with and without gradients.
         as_convolution = self.training and is_training_on_cpu(x)
-        if _is_symmetric(window, stride) and self.dilation == 1 and not as_convolution:
+        if self.pads_itself and not as_convolution:
             return functional.avg_pool2d(x, self.kernel, 1, self.kernel // 2, count_include_pad=False)
         # Sum over the padded window, divided by the number of its positions inside the map. One channel counts them.
         ones = torch.ones_like(x[:1] if as_convolution else x[:1, :1])
         return self._mean_with_zeros(x, as_convolution) / self._mean_with_zeros(ones, as_convolution)
 
     def _mean_with_zeros(self, x: Tensor, as_convolution: bool) -> Tensor:
-        x = pad_same(x, _pair(self.kernel), _pair(self.stride), self.dilation)
+        x = self.pad(x)
         if self.dilation == 1 and not as_convolution:
             return functional.avg_pool2d(x, self.kernel, self.stride)
         positions = self.kernel * self.kernel
         weight = torch.full((x.shape[1], 1, self.kernel, self.kernel), 1.0 / positions, dtype=x.dtype, device=x.device)
         return functional.conv2d(x, weight, stride=self.stride, dilation=self.dilation, groups=x.shape[1])
-
-    def extra_repr(self) -> str:
-        return f"{self.kernel}, stride={self.stride}, dilation={self.dilation}"
 
 
 def subsample(x: Tensor, stride: int) -> Tensor:
