@@ -28,10 +28,10 @@ from save_results import keep
 from training_free import rank_correlation
 
 from nasnet_det.cli import train_cifar
-from nasnet_det.cli.errors import command
-from nasnet_det.cli.options import add_output, new_parser
-from nasnet_det.cli.search_context import search_context
-from nasnet_det.cli.training_options import selected_recipe
+from nasnet_det.cli.shared.errors import command
+from nasnet_det.cli.shared.options import add_output, new_parser
+from nasnet_det.cli.shared.search_context import search_context
+from nasnet_det.cli.shared.training_options import selected_recipe
 from nasnet_det.draw.figures import COLORS, save_figure, style_axes
 from nasnet_det.genotypes.genotype import Genotype
 from nasnet_det.genotypes.published import as_genotype

@@ -25,8 +25,8 @@ from PIL import Image
 from safetensors.torch import load_file, save
 from timm.data import resolve_data_config
 
-from nasnet_det.cli.errors import command
-from nasnet_det.cli.options import new_parser
+from nasnet_det.cli.shared.errors import command
+from nasnet_det.cli.shared.options import new_parser
 from nasnet_det.safe_io.files import replacing, write_text
 from nasnet_det.training.data.cifar10 import load_cifar10
 from nasnet_det.training.data.image_folder import Preprocessing

@@ -20,7 +20,7 @@ from unittest import mock
 
 import torch
 
-from nasnet_det.cli.processor import keep_freed_memory
+from nasnet_det.cli.shared.processor import keep_freed_memory
 from nasnet_det.genotypes.published import as_genotype
 from nasnet_det.models import cpu_training, operations, padding
 from nasnet_det.safe_io.files import write_text

@@ -14,8 +14,8 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from nasnet_det.cli.errors import command
-from nasnet_det.cli.options import add_image_size, add_output, new_parser
+from nasnet_det.cli.shared.errors import command
+from nasnet_det.cli.shared.options import add_image_size, add_output, new_parser
 
 
 def parse(argv: Sequence[str] | None) -> argparse.Namespace:

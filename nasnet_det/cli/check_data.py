@@ -14,8 +14,8 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from nasnet_det.cli.errors import command, needs
-from nasnet_det.cli.options import add_output, new_parser
+from nasnet_det.cli.shared.errors import command, needs
+from nasnet_det.cli.shared.options import add_output, new_parser
 from nasnet_det.safe_io.files import protecting, write_text
 
 

@@ -15,8 +15,8 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from nasnet_det.cli.errors import command
-from nasnet_det.cli.options import new_parser
+from nasnet_det.cli.shared.errors import command
+from nasnet_det.cli.shared.options import new_parser
 
 if TYPE_CHECKING:
     from nasnet_det.golden.comparison import Comparison

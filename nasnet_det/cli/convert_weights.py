@@ -18,8 +18,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from nasnet_det.cli.errors import command
-from nasnet_det.cli.options import new_parser
+from nasnet_det.cli.shared.errors import command
+from nasnet_det.cli.shared.options import new_parser
 
 
 def parse(argv: Sequence[str] | None) -> argparse.Namespace:

@@ -22,9 +22,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from nasnet_det.cli.detectors import RUNTIMES, load_detector
-from nasnet_det.cli.errors import command
-from nasnet_det.cli.options import add_output, new_parser
+from nasnet_det.cli.shared.detectors import RUNTIMES, load_detector
+from nasnet_det.cli.shared.errors import command
+from nasnet_det.cli.shared.options import add_output, new_parser
 from nasnet_det.safe_io.files import protecting
 
 if TYPE_CHECKING:

@@ -20,8 +20,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from nasnet_det.cli.errors import command
-from nasnet_det.cli.options import add_image_size, add_output, new_parser
+from nasnet_det.cli.shared.errors import command
+from nasnet_det.cli.shared.options import add_image_size, add_output, new_parser
 
 if TYPE_CHECKING:
     from nasnet_det.export import Program

@@ -17,8 +17,8 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from nasnet_det.cli.errors import command, needs
-from nasnet_det.cli.options import add_image_size, add_output, add_settings, new_parser
+from nasnet_det.cli.shared.errors import command, needs
+from nasnet_det.cli.shared.options import add_image_size, add_output, add_settings, new_parser
 from nasnet_det.safe_io.files import protecting
 
 

@@ -17,7 +17,7 @@ import textwrap
 from collections.abc import Sequence
 from pathlib import Path
 
-from nasnet_det.cli.errors import MISTAKE, TRACEBACK, command, exit_with
+from nasnet_det.cli.shared.errors import MISTAKE, TRACEBACK, command, exit_with
 
 #: The verbs in the groups of the help text.
 VERBS = {

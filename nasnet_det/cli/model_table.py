@@ -12,8 +12,8 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from nasnet_det.cli.errors import command
-from nasnet_det.cli.options import new_parser
+from nasnet_det.cli.shared.errors import command
+from nasnet_det.cli.shared.options import new_parser
 
 
 @command

@@ -23,9 +23,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from nasnet_det.cli.errors import command
 from nasnet_det.cli.export_model import add_model_options, make_program
-from nasnet_det.cli.options import add_output, new_parser
+from nasnet_det.cli.shared.errors import command
+from nasnet_det.cli.shared.options import add_output, new_parser
 
 if TYPE_CHECKING:
     from torch import Tensor

@@ -22,9 +22,9 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from nasnet_det.cli.detectors import RUNTIMES, load_detector
-from nasnet_det.cli.errors import command, needs
-from nasnet_det.cli.options import add_output, add_settings, new_parser, settings_as_pairs
+from nasnet_det.cli.shared.detectors import RUNTIMES, load_detector
+from nasnet_det.cli.shared.errors import command, needs
+from nasnet_det.cli.shared.options import add_output, add_settings, new_parser, settings_as_pairs
 from nasnet_det.safe_io.files import protecting
 
 

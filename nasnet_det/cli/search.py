@@ -18,9 +18,9 @@ from collections.abc import Callable, Sequence
 from contextlib import closing
 from typing import TYPE_CHECKING, Any
 
-from nasnet_det.cli.errors import command
-from nasnet_det.cli.options import add_output, add_settings, new_parser
-from nasnet_det.cli.search_context import search_context
+from nasnet_det.cli.shared.errors import command
+from nasnet_det.cli.shared.options import add_output, add_settings, new_parser
+from nasnet_det.cli.shared.search_context import search_context
 from nasnet_det.search.options import (
     add_child_options,
     add_demand_options,

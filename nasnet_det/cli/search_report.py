@@ -12,9 +12,9 @@ import argparse
 import sys
 from collections.abc import Sequence
 
-from nasnet_det.cli.errors import command
-from nasnet_det.cli.options import add_output, new_parser
-from nasnet_det.cli.search_context import search_context
+from nasnet_det.cli.shared.errors import command
+from nasnet_det.cli.shared.options import add_output, new_parser
+from nasnet_det.cli.shared.search_context import search_context
 from nasnet_det.search.options import existing_folder
 
 

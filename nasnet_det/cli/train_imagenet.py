@@ -25,9 +25,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from nasnet_det.cli.errors import command
-from nasnet_det.cli.options import add_image_size, add_output, new_parser
-from nasnet_det.cli.training_options import (
+from nasnet_det.cli.shared.errors import command
+from nasnet_det.cli.shared.options import add_image_size, add_output, new_parser
+from nasnet_det.cli.shared.training_options import (
     add_execution_options,
     add_model_options,
     add_recipe_options,

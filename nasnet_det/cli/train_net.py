@@ -17,8 +17,8 @@ import os
 import sys
 from collections.abc import Sequence
 
-from nasnet_det.cli.errors import command, explain, needs
-from nasnet_det.cli.options import add_settings, new_parser, settings_as_pairs
+from nasnet_det.cli.shared.errors import command, explain, needs
+from nasnet_det.cli.shared.options import add_settings, new_parser, settings_as_pairs
 from nasnet_det.safe_io.files import protecting
 
 

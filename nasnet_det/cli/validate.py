@@ -26,9 +26,9 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from nasnet_det.cli.errors import command
-from nasnet_det.cli.options import add_image_size, new_parser
-from nasnet_det.cli.training_options import add_execution_options, selected_execution
+from nasnet_det.cli.shared.errors import command
+from nasnet_det.cli.shared.options import add_image_size, new_parser
+from nasnet_det.cli.shared.training_options import add_execution_options, selected_execution
 from nasnet_det.safe_io.files import write_text
 
 if TYPE_CHECKING:

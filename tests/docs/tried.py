@@ -92,7 +92,7 @@ def _check_config(options: argparse.Namespace) -> None:
 
 def _check_recipe(data: str) -> Callable[[argparse.Namespace], None]:
     def check_recipe(options: argparse.Namespace) -> None:
-        from nasnet_det.cli.training_options import selected_recipe
+        from nasnet_det.cli.shared.training_options import selected_recipe
         from nasnet_det.training.models import ModelChoice
 
         selected_recipe(options, data)

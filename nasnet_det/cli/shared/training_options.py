@@ -6,7 +6,7 @@ import argparse
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from nasnet_det.cli.options import add_settings
+from nasnet_det.cli.shared.options import add_settings
 from nasnet_det.training.recipe import Recipe, RecipeError, load_recipe
 
 if TYPE_CHECKING:

@@ -12,7 +12,7 @@ import warnings
 from collections.abc import Callable, Iterator, Sequence
 from typing import TypeVar, cast
 
-from nasnet_det.cli.processor import prepare_processor
+from nasnet_det.cli.shared.processor import prepare_processor
 from nasnet_det.safe_io.files import protecting
 
 #: Exit statuses: a mistake in the input; stopped by SIGINT, as a shell gives it; the reader of the output has left.

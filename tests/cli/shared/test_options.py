@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from nasnet_det.cli.options import add_image_size, add_output, add_settings, new_parser
+from nasnet_det.cli.shared.options import add_image_size, add_output, add_settings, new_parser
 
 
 def test_every_shared_option_is_read() -> None:

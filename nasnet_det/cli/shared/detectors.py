@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from nasnet_det.cli.errors import needs
+from nasnet_det.cli.shared.errors import needs
 
 if TYPE_CHECKING:
     from nasnet_det.detection.engine.prediction import Detector

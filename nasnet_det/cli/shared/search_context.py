@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
-from nasnet_det.cli.errors import needs
+from nasnet_det.cli.shared.errors import needs
 
 
 @contextmanager

@@ -7,7 +7,7 @@ import os
 
 import pytest
 
-from nasnet_det.cli.processor import keep_freed_memory, prepare_processor
+from nasnet_det.cli.shared.processor import keep_freed_memory, prepare_processor
 
 
 class Libc:
