@@ -118,7 +118,8 @@ class _Inspection:
         self.note("annotations have a negative area", negative, "It is not used", hint)
         self.note("boxes repeat another of the same image and class", self.repeated(), "They are used")
         plain = ["".join(name.casefold().split()) for name in self.names]
-        alike = [plain.count(name) > 1 for name in plain]
+        times = Counter(plain)
+        alike = [times[name] > 1 for name in plain]
         self.note("classes have the name of another, or differ in case and spaces only", alike, "Kept apart")
 
     def repeated(self) -> np.ndarray:
