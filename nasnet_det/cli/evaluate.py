@@ -29,6 +29,7 @@ from nasnet_det.safe_io.files import protecting
 
 if TYPE_CHECKING:
     from nasnet_det.detection.data.look import CocoData
+    from nasnet_det.detection.engine.prediction import Detector
     from nasnet_det.detection.evaluation.evaluation import IouType, Scores
 
 Record = dict[str, Any]
@@ -45,7 +46,9 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--runtime", choices=RUNTIMES, help="of a package (default: its own)")
     parser.add_argument("--annotations", type=Path, metavar="FILE", help="COCO annotations")
     parser.add_argument("--results", type=Path, metavar="FILE", help="COCO results")
-    parser.add_argument("--iou-types", nargs="+", choices=("bbox", "segm"), default=["bbox"], help="boxes, masks")
+    parser.add_argument(
+        "--iou-types", nargs="+", choices=("bbox", "segm"), help="default: bbox, and segm of a detector of masks"
+    )
     parser.add_argument("--backend", choices=("faster-coco-eval", "pycocotools"), help="default: the faster installed")
     parser.add_argument("--per-category", action="store_true", help="also print the AP of each category")
     parser.add_argument("--json", type=Path, metavar="OUT", help="write the numbers, fractions of 1, as JSON")
@@ -78,7 +81,9 @@ def score(args: argparse.Namespace) -> int:
     from nasnet_det.detection.evaluation.evaluation import evaluate, table
 
     start = time.perf_counter()
-    data = detect(args) if args.detector is not None else read_data(args)
+    detector = load(args) if args.detector is not None else None
+    args.iou_types = args.iou_types or (["bbox", "segm"] if detector and detector.has_masks else ["bbox"])
+    data = detect(args, detector) if detector else read_data(args)
     annotations = data.content
     if "annotations" not in annotations:
         raise ValueError(
@@ -117,14 +122,26 @@ def read_data(args: argparse.Namespace) -> CocoData:
     return CocoData(args.annotations.stem, annotations, args.images or args.annotations.parent, origin)
 
 
-def detect(args: argparse.Namespace) -> CocoData:
-    """Run the detector; return the data that it ran on, and name its results file in ``args.results``."""
+def load(args: argparse.Namespace) -> Detector:
+    """Load the detector.
+
+    Raises:
+        ValueError: if masks are to be scored and it predicts none.
+    """
     from nasnet_det.detection.engine.quiet import quiet
-    from nasnet_det.detection.engine.scoring import detect_on_folder
 
     quiet()
     detector = load_detector(args.detector, args.weights, runtime=args.runtime)
-    data, args.results = detect_on_folder(detector, args.data, args.output)
+    if "segm" in (args.iou_types or ()) and not detector.has_masks:
+        raise ValueError(f"--iou-types segm: {args.detector} predicts boxes only")
+    return detector
+
+
+def detect(args: argparse.Namespace, detector: Detector) -> CocoData:
+    """Run the detector; return the data that it ran on, and name its results file in ``args.results``."""
+    from nasnet_det.detection.engine.scoring import detect_on_folder
+
+    data, args.results = detect_on_folder(detector, args.data, args.output, args.iou_types or ())
     print(f"results: {args.results}")
     return data
 
@@ -160,7 +177,7 @@ def submit(args: argparse.Namespace) -> int:
     """Write the server's two files."""
     from nasnet_det.detection.data.coco_format import read_results, write_submission
 
-    annotations = (detect(args) if args.detector is not None else read_data(args)).content
+    annotations = (detect(args, load(args)) if args.detector is not None else read_data(args)).content
     results = read_results(args.results, annotations)
     path, archive = write_submission(results, args.output, args.submission, args.test_set)
     images = len({result["image_id"] for result in results})

@@ -23,7 +23,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from nasnet_det.cli.export_model import add_model_options, make_program
+from nasnet_det.cli.export_model import add_model_options, is_detector, make_program
 from nasnet_det.cli.shared.errors import command
 from nasnet_det.cli.shared.options import add_output, new_parser
 
@@ -59,17 +59,37 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command; return 0 if the package is written, 1 if its outputs would differ, 2 for a mistake."""
     options = parse(argv)
-    from nasnet_det.export import PackageError, read_info
-
     if options.show:
+        from nasnet_det.export import read_info
+
         print(read_info(options.model))
-    elif options.batch_size < 1:
-        raise PackageError(f"--batch-size must be at least 1, got {options.batch_size}")
-    elif options.precision == "int8" and options.calibrate is None:
-        raise PackageError("--precision int8 needs --calibrate FOLDER: pictures like those that the model will see")
-    else:
-        package(options)
+        return 0
+    check(options)
+    package(options)
     return 0
+
+
+def check(options: argparse.Namespace) -> None:
+    """Refuse what does not go together before the model is built, and choose the device.
+
+    Raises:
+        PackageError: naming the option and what to give.
+    """
+    import torch
+
+    from nasnet_det.export import PackageError
+    from nasnet_det.export.abilities import check_ability
+
+    detector = is_detector(options.model)
+    gpu = torch.cuda.is_available() and options.runtime == "inductor"
+    options.device = options.device or ("cuda" if gpu else "cpu")
+    check_ability(options.runtime, options.precision, options.device, detector)
+    if options.batch_size < 1:
+        raise PackageError(f"--batch-size must be at least 1, got {options.batch_size}")
+    if options.precision == "int8" and options.calibrate is None:
+        raise PackageError("--precision int8 needs --calibrate FOLDER: pictures like those that the model will see")
+    if options.calibrate and detector:
+        raise PackageError("--calibrate is for classifiers and features: leave it out for a detector")
 
 
 def package(options: argparse.Namespace) -> None:
@@ -81,11 +101,16 @@ def package(options: argparse.Namespace) -> None:
 
     program = make_program(options, options.batch_size, options.any_batch)
     pictures = read_pictures(options.calibrate, program) if options.calibrate else []
-    device = options.device or ("cuda" if torch.cuda.is_available() and options.runtime == "inductor" else "cpu")
     target = options.output or Path(Path(options.model.rstrip("/")).name.partition(":")[2] or Path(options.model).stem)
     began = time.perf_counter()
     saved = save_package(
-        program, target, options.runtime, options.precision, device, pictures, lambda text: print(text, flush=True)
+        program,
+        target,
+        options.runtime,
+        options.precision,
+        options.device,
+        pictures,
+        lambda text: print(text, flush=True),
     )
     megabytes = saved.path.stat().st_size / 2**20
     print(
@@ -95,8 +120,8 @@ def package(options: argparse.Namespace) -> None:
         print(f"{name}: within {difference:.1e} of PyTorch in float32")
     if pictures:
         print(agreement(program, load_package(saved.path), pictures))
-    plain = program.model.to(device).to(memory_format=torch.channels_last)
-    slow, fast = shortest(plain, program.example.to(device)), saved.seconds[saved.info.runtime]
+    plain = program.model.to(options.device).to(memory_format=torch.channels_last)
+    slow, fast = shortest(plain, program.example.to(options.device)), saved.seconds[saved.info.runtime]
     print(f"{1000 * fast:.1f} ms; the plain network in channels_last: {1000 * slow:.1f} ms ({slow / fast:.2f} x)")
 
 
@@ -104,15 +129,13 @@ def read_pictures(folder: Path, program: Program) -> list[Tensor]:
     """Read pictures as a classifier takes them: one batch of one image each, at most :data:`MOST_PICTURES`.
 
     Raises:
-        PackageError: for a detector, whose pictures differ in size, or a folder without pictures.
+        PackageError: for a folder without pictures.
     """
     from timm.data import create_transform
 
     from nasnet_det.export import PackageError
     from nasnet_det.safe_io.images import read_image
 
-    if program.description.get("kind") == "detector":
-        raise PackageError("int8 is for classifiers and features; detectors are packaged in float32 or bfloat16")
     suffixes = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff")
     paths = sorted(path for path in folder.rglob("*") if path.suffix.lower() in suffixes)
     if not paths:

@@ -1,12 +1,14 @@
-"""Detections as pictures: boxes with their names on one image, and two detectors side by side (paper, figure 9)."""
+"""Detections as pictures: boxes with their names and masks on one image, and two detectors side by side (paper, figure
+9)."""
 
 from __future__ import annotations
 
 import colorsys
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
+import numpy as np
 from PIL import Image, ImageDraw
 
 from nasnet_det.draw.fonts import font_for, readable_names
@@ -14,23 +16,27 @@ from nasnet_det.draw.fonts import font_for, readable_names
 #: Each hue is this far round the circle from the last, so that any few in a row are far apart.
 _GOLDEN_RATIO = 0.618034
 _MARGIN = 8
+#: How much of a mask's colour covers the pixels below it, of 255.
+_MASK_OPACITY = 110
 #: Left, top, right, bottom in pixels.
 _Rectangle = tuple[float, float, float, float]
 
 
 @dataclass(frozen=True)
 class Detection:
-    """A labelled box on an image.
+    """A labelled box on an image, with a mask or without.
 
     Args:
         box: left, top, right, bottom in pixels.
         category: number of the category, which gives the colour.
         label: text drawn at the box.
+        mask: the object's pixels ``(H, W)`` of the image, boolean.
     """
 
     box: tuple[float, float, float, float]
     category: int
     label: str
+    mask: np.ndarray | None = field(default=None, compare=False)
 
 
 def detections_of(instances: Any, names: Sequence[str], threshold: float = 0.0) -> list[Detection]:
@@ -40,10 +46,13 @@ def detections_of(instances: Any, names: Sequence[str], threshold: float = 0.0) 
     """
     found, names = [], readable_names(names)
     boxes, scores = instances.pred_boxes.tensor.tolist(), instances.scores.tolist()
-    for box, score, category in zip(boxes, scores, instances.pred_classes.tolist(), strict=True):
+    masks = getattr(instances, "pred_masks", None)
+    for number, (box, score) in enumerate(zip(boxes, scores, strict=True)):
         if score >= threshold:
+            category = int(instances.pred_classes[number])
             name = names[category] if category < len(names) else f"class {category}"
-            found.append((score, Detection(tuple(box), category, f"{name} {score:.0%}")))
+            mask = None if masks is None else np.asarray(masks[number])
+            found.append((score, Detection(tuple(box), category, f"{name} {score:.0%}", mask)))
     return [detection for _, detection in sorted(found, key=lambda pair: pair[0], reverse=True)]
 
 
@@ -54,7 +63,7 @@ def colour(category: int) -> tuple[int, int, int]:
 
 
 def draw(image: Image.Image, detections: Sequence[Detection]) -> Image.Image:
-    """Return a copy of ``image`` in RGB with every detection drawn on it, the first on top.
+    """Return a copy of ``image`` in RGB with every detection drawn on it, the first on top: masks, boxes, labels.
 
     A label covers an earlier one only where no other position at its box is free.
     """
@@ -63,6 +72,10 @@ def draw(image: Image.Image, detections: Sequence[Detection]) -> Image.Image:
     side = min(picture.size)
     size, width = max(11, side // 32), max(2, side // 200)
     fonts = [font_for(detection.label, size) for detection in detections]
+    for detection in reversed(detections):
+        if detection.mask is not None:
+            cover = Image.fromarray(np.where(detection.mask, _MASK_OPACITY, 0).astype(np.uint8))
+            picture.paste(colour(detection.category), mask=cover)
     for detection in reversed(detections):
         pen.rectangle(_inside(detection.box, picture.size), outline=colour(detection.category), width=width)
     labels: list[_Rectangle] = []

@@ -5,16 +5,19 @@ detectron2; nothing else here does.
 """
 
 from nasnet_det.export import operators
+from nasnet_det.export.abilities import available
 from nasnet_det.export.hub import fetch_run, push_run_to_hub, push_to_hub, save_hub_folder
 from nasnet_det.export.package_files import PackageError, PackageInfo, description, read_info
 from nasnet_det.export.programs import ExportError, Program, classifier_program, feature_program, save_program
-from nasnet_det.export.runtimes import Package, available, load_package, save_package
+from nasnet_det.export.runner import PackagedDetector, paste_masks
+from nasnet_det.export.runtimes import Package, load_package, save_package
 
 __all__ = [
     "ExportError",
     "Package",
     "PackageError",
     "PackageInfo",
+    "PackagedDetector",
     "Program",
     "available",
     "classifier_program",
@@ -23,6 +26,7 @@ __all__ = [
     "fetch_run",
     "load_package",
     "operators",
+    "paste_masks",
     "push_run_to_hub",
     "push_to_hub",
     "read_info",

@@ -36,12 +36,8 @@ def write_inductor(program: Program, path: Path, precision: str = "float32", dev
     Raises:
         PackageError: if it cannot be compiled here.
     """
-    if precision not in DTYPES:
-        raise PackageError(f"the runtime inductor has the precisions {', '.join(DTYPES)}, not {precision!r}")
-    if program.description.get("kind") == "detector" or set(program.dynamic) - {0}:
-        raise PackageError(
-            "the runtime inductor takes no detectors and no free image sizes; use onnxruntime or openvino"
-        )
+    if set(program.dynamic) - {0}:
+        raise PackageError("the runtime inductor takes no free image sizes; use onnxruntime or openvino")
     described = program.described(
         runtime="inductor", precision=precision, device=device, torch=str(torch.__version__), needs=offered(device)
     )

@@ -22,6 +22,7 @@ def onnx_translations() -> dict[Any, Callable[..., Any]]:
     def translate_suppress(boxes: Any, scores: Any, iou_threshold: float, limit: int) -> Any:
         lowest = op.Constant(value_float=torch.finfo(torch.float32).min)
         most = op.Constant(value_ints=[limit])
+        boxes = op.Reshape(boxes, op.Constant(value_ints=[0, -1, 4]))  # OpenVINO takes no unknown last dimension
         # One row for each kept box: its set, its class (always 0) and its index.
         rows = op.NonMaxSuppression(
             boxes, op.Unsqueeze(scores, [1]), most, op.Constant(value_floats=[iou_threshold]), center_point_box=0

@@ -142,7 +142,7 @@ def readable(path: Path) -> Iterator[None]:
     except Exception as error:  # protobuf's, PyTorch's and the runtimes' have no common class
         if not isinstance(error, _MALFORMED) and type(error).__module__.partition(".")[0] == "nasnet_det":
             raise
-        reason = first_line(error)
+        reason = _reason(error)
         raise PackageError(f"{path} cannot be read as a package ({reason}); make it with nasnet-det package") from None
 
 
@@ -163,6 +163,12 @@ def refuse_pickles(path: Path) -> None:
                 torch.load(io.BytesIO(archive.read(name)), map_location="cpu", weights_only=True)
             elif parts[-1].startswith(("custom_obj_", "opaque_obj_")) or (parts[-1] == "version" and len(parts) == 1):
                 raise ValueError(f"{name} is a pickled object or of an old format, which is not read")
+
+
+def _reason(error: Exception) -> str:
+    """Return the line of an error that says what is wrong; OpenVINO's first lines name only its own source files."""
+    lines = [line for line in str(error).splitlines() if line.strip() and not line.startswith("Exception from ")]
+    return lines[0][:300] if lines else first_line(error)
 
 
 def _read_archive(path: Path) -> PackageInfo:

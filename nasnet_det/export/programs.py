@@ -6,7 +6,7 @@ import io
 import json
 import logging
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from importlib import import_module
@@ -43,6 +43,8 @@ class Program:
         outputs: the names of the outputs, in order.
         dynamic: the axes of the input whose size stays free; every other size is the example's.
         description: text and numbers stored in the file, for example how images are normalized.
+        align: called with the model's and a runtime's outputs; returns the latter in the order of the former, where
+            rounding may change it.
     """
 
     model: nn.Module
@@ -50,6 +52,7 @@ class Program:
     outputs: Sequence[str]
     dynamic: Sequence[int] = ()
     description: dict[str, Any] = field(default_factory=dict)
+    align: Callable[[Sequence[Tensor], Sequence[Tensor]], Sequence[Tensor]] = lambda _, found: found
 
     def described(self, **more: Any) -> str:
         """Return the description as JSON, with the outputs, the input's size (0 where it is free) and ``more``."""
@@ -70,7 +73,7 @@ class Program:
         with torch.no_grad():
             expected = as_list(self.model(self.example))
         errors = {}
-        for name, output, wanted in zip(self.outputs, as_list(found), expected, strict=True):
+        for name, output, wanted in zip(self.outputs, self.align(expected, as_list(found)), expected, strict=True):
             largest = wanted.double().abs().max().clamp(min=1e-30)
             errors[name] = float((output.double() - wanted.double()).abs().max() / largest)
         return errors

@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from itertools import chain
 from pathlib import Path
 from typing import Any
 
 from torch import Tensor
 
-from nasnet_det.export.package_files import PackageError
 from nasnet_det.export.programs import imported, quiet
 
 
@@ -19,16 +17,9 @@ def quantize_onnx(path: Path, calibration: Iterable[Tensor]) -> None:
     Args:
         path: the file; its metadata is kept.
         calibration: batches of images, from which the ranges of activations are taken.
-
-    Raises:
-        PackageError: without images.
     """
     quantization = imported("onnxruntime.quantization")
     onnx = imported("onnx")
-    feeds = iter([{"image": images.numpy()} for images in calibration])
-    first = next(feeds, None)
-    if first is None:
-        raise PackageError("int8 needs images to calibrate on: give a folder of pictures like those it will see")
     metadata = {entry.key: entry.value for entry in onnx.load(path, load_external_data=False).metadata_props}
 
     prepared = path.with_name(f"{path.name}.prepared")
@@ -38,7 +29,7 @@ def quantize_onnx(path: Path, calibration: Iterable[Tensor]) -> None:
             quantization.quantize_static(
                 str(prepared),
                 str(path),
-                _Feeds(chain([first], feeds)),
+                _Feeds({"image": images.numpy()} for images in calibration),
                 quant_format=quantization.QuantFormat.QDQ,
                 per_channel=True,
                 op_types_to_quantize=["Conv", "MatMul", "Gemm"],

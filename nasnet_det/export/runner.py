@@ -10,7 +10,9 @@ import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor
+from torch.nn import functional
 
+from nasnet_det.detection.data.coco_masks import rle_of
 from nasnet_det.export.package_files import PackageError
 from nasnet_det.export.runtimes import Package, load_package
 
@@ -29,24 +31,33 @@ class PackageDetections:
         pred_boxes: the boxes, in pixels of the image.
         scores: ``(D,)``.
         pred_classes: ``(D,)``.
+        pred_masks: ``(D, H, W)`` of the image's pixels, boolean; None without a mask head.
     """
 
     pred_boxes: BoxTensor
     scores: Tensor
     pred_classes: Tensor
+    pred_masks: Tensor | None = None
 
     def __len__(self) -> int:
         return len(self.scores)
 
     def to_coco(self, image_id: int) -> list[dict[str, Any]]:
-        """Return COCO results whose ``category_id`` is the number of the class."""
+        """Return COCO results whose ``category_id`` is the number of the class, with masks as compressed RLE.
+
+        Raises:
+            ModuleNotFoundError: for masks if pycocotools is not installed.
+        """
         boxes = torch.cat(
             [self.pred_boxes.tensor[:, :2], self.pred_boxes.tensor[:, 2:] - self.pred_boxes.tensor[:, :2]], 1
         )
         fields = zip(boxes.tolist(), self.scores.tolist(), self.pred_classes.tolist(), strict=True)
-        return [
+        results: list[dict[str, Any]] = [
             {"image_id": image_id, "category_id": label, "bbox": box, "score": score} for box, score, label in fields
         ]
+        for result, mask in zip(results, () if self.pred_masks is None else self.pred_masks, strict=False):
+            result["segmentation"] = rle_of(mask.numpy())
+        return results
 
 
 class PackagedDetector:
@@ -59,6 +70,7 @@ class PackagedDetector:
     Attributes:
         categories: ``id`` and ``name`` of each class; empty where they are unknown.
         num_classes: how many classes the detector tells apart.
+        has_masks: True if it predicts masks, too.
 
     Raises:
         PackageError: if the package is not one of a detector.
@@ -75,6 +87,7 @@ class PackagedDetector:
             self.shortest, self.longest = (int(side) for side in said["resize_shortest"])
         except (LookupError, TypeError, ValueError) as error:
             raise PackageError(f"{package}: its description of the detector is damaged ({error})") from None
+        self.has_masks = "masks" in self.package.info.outputs
         if len(self.categories) != self.num_classes:
             self.categories = []
 
@@ -89,13 +102,14 @@ class PackagedDetector:
         resized = self.resize(image.convert("RGB"))
         pixels = np.asarray(resized)[:, :, ::-1] if self.is_bgr else np.asarray(resized)
         tensor = torch.as_tensor(np.ascontiguousarray(pixels.transpose(2, 0, 1)).astype("float32"))
-        boxes, scores, classes, count = self.package(tensor[None])
+        boxes, scores, classes, count, *masks = self.package(tensor[None])
         number = int(count[0])
         scale = torch.tensor([width / resized.width, height / resized.height]).repeat(2)
         boxes = torch.minimum(boxes[0, :number] * scale, torch.tensor([width, height]).repeat(2)).clamp(min=0)
         kept = (boxes[:, 2:] > boxes[:, :2]).all(dim=1)
-        fields: tuple[Any, ...] = (scores[0, :number][kept], classes[0, :number][kept])
-        return PackageDetections(BoxTensor(boxes[kept]), *fields)
+        boxes, (scores, classes, *masks) = boxes[kept], (field[0, :number][kept] for field in (scores, classes, *masks))
+        pasted = [paste_masks(of_boxes, boxes, (height, width)) for of_boxes in masks]
+        return PackageDetections(BoxTensor(boxes), scores, classes, *pasted)
 
     def resize(self, image: Image.Image) -> Image.Image:
         """Resize as detectron2's ``ResizeShortestEdge``: the shortest side to a length, the longest to at most one."""
@@ -109,3 +123,23 @@ class PackagedDetector:
         if not width or not height:
             raise OSError(f"{image.width} x {image.height} pixels cannot be resized to {width} x {height}")
         return image.resize((width, height), Image.Resampling.BILINEAR)
+
+
+def paste_masks(masks: Tensor, boxes: Tensor, size: tuple[int, int]) -> Tensor:
+    """Return masks ``(D, M, M)`` in their boxes ``(D, 4)`` as those of the whole image ``(D, H, W)``: True where the
+    interpolated probability is at least 0.5.
+
+    The same as detectron2's ``paste_masks_in_image`` (``layers/mask_ops.py``), pixel by pixel.
+    """
+    pasted = torch.zeros(len(masks), *size, dtype=torch.bool)
+    for mask, box, whole in zip(masks, boxes, pasted, strict=True):
+        # The pixels around the box, and their centres from -1 to 1 across it: rows, then columns.
+        spans, centres = [], []
+        for start, stop, side in ((box[1], box[3], size[0]), (box[0], box[2], size[1])):
+            pixels = slice(max(int(start.floor()) - 1, 0), min(int(stop.ceil()) + 1, side))
+            spans.append(pixels)
+            centres.append((torch.arange(pixels.start, pixels.stop) + 0.5 - start) / (stop - start) * 2 - 1)
+        rows, columns = torch.meshgrid(*centres, indexing="ij")
+        grid = torch.stack([columns, rows], dim=-1)[None]
+        whole[tuple(spans)] = functional.grid_sample(mask[None, None], grid, align_corners=False)[0, 0] >= 0.5
+    return pasted

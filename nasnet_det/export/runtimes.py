@@ -7,7 +7,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import shutil
 import tempfile
 import time
@@ -20,15 +19,13 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from nasnet_det.export.abilities import ABILITIES, AUTO, able, available, check_ability
 from nasnet_det.export.inductor import DTYPES, load_inductor, write_inductor
 from nasnet_det.export.package_files import PackageError, PackageInfo, read_info, readable, refuse_pickles
 from nasnet_det.export.programs import Program, as_list, check, imported, quiet, write_onnx
 from nasnet_det.export.quantization import quantize_onnx
 from nasnet_det.safe_io.files import replacing
 
-#: The runtimes of packages and the suffix of their files.
-SUFFIXES = {"inductor": ".pt2", "onnxruntime": ".onnx", "openvino": ".onnx"}
-AUTO = "auto"
 #: The largest accepted difference from PyTorch's outputs in each precision, relative to the largest value. In less than
 #: float32 the difference is measured and reported, not bounded.
 TOLERANCES = {"float32": 1e-3}
@@ -115,17 +112,6 @@ def load_package(path: str | Path, runtime: str | None = None) -> Package:
         return Package(_LOADERS[runtime or info.runtime](path, info), info)
 
 
-def available(precision: str = "float32", detector: bool = False) -> list[str]:
-    """Return the runtimes that can be used here for a precision."""
-    found = [name for name in ("onnxruntime", "openvino") if importlib.util.find_spec(name)]
-    if importlib.util.find_spec("onnxscript") is None or precision == "float16":
-        found = []
-    if precision == "bfloat16" and "onnxruntime" in found:
-        found.remove("onnxruntime")  # its CPU kernels compute in float32
-    compiles = shutil.which("g++") or shutil.which("clang++")
-    return [*(["inductor"] if compiles and not detector and precision in DTYPES else []), *found]
-
-
 @dataclass(frozen=True)
 class Saved:
     """The outcome of :func:`save_package`.
@@ -157,10 +143,10 @@ def save_package(
     Args:
         program: what to package.
         path: the file, to which the suffix of the runtime is added, ``.pt2`` or ``.onnx``.
-        runtime: a key of :data:`SUFFIXES`, or ``auto`` for the fastest that is installed, each tried for a few seconds.
-        precision: ``float32``; ``bfloat16`` (inductor, openvino); ``float16`` (inductor); ``int8`` (onnxruntime,
-            openvino), which needs ``calibration``.
-        device: ``cpu``, or ``cuda`` for inductor.
+        runtime: a key of :data:`nasnet_det.export.abilities.ABILITIES`, or ``auto`` for the fastest that is installed,
+            each tried for a few seconds.
+        precision: one of the runtime's; ``int8`` needs ``calibration``.
+        device: one of the runtime's.
         calibration: batches of images like those that the model will see.
         log: gets a line for each runtime that is tried.
 
@@ -172,20 +158,13 @@ def save_package(
         ModuleNotFoundError: if the runtime is not installed.
         ExportError: if an output in float32 differs from PyTorch's.
     """
-    candidates = available(precision, program.description.get("kind") == "detector") if runtime == AUTO else [runtime]
-    if runtime == AUTO and device == "cuda":
-        candidates = [name for name in candidates if name == "inductor"]
-    if not candidates or not set(candidates) <= set(SUFFIXES):
-        raise PackageError(
-            f"no runtime can be used for {precision} on {device}: inductor needs a C++ compiler, the others "
-            "pip install 'nasnet-det[export,openvino]'"
-            if runtime == AUTO
-            else f"runtime must be one of {', '.join([*SUFFIXES, AUTO])}, got {runtime!r}"
-        )
+    candidates = _candidates(runtime, precision, device, program.description.get("kind") == "detector")
+    if precision == "int8" and not calibration:
+        raise PackageError("int8 needs images to calibrate on: give a folder of pictures like those it will see")
     with tempfile.TemporaryDirectory() as folder:
         tried: dict[str, tuple[Path, dict[str, float], float]] = {}
         for name in candidates:
-            part = Path(folder) / f"{name}{SUFFIXES[name]}"
+            part = Path(folder) / f"{name}{ABILITIES[name].suffix}"
             try:
                 differences = _write_and_check(program, part, name, precision, device, calibration)
             except PackageError as error:
@@ -208,8 +187,9 @@ def save_package(
 
 def package_path(path: str | Path, runtime: str) -> Path:
     """Return the file of a package: ``path`` with the runtime's suffix, instead of another runtime's if it has one."""
-    path, suffix = Path(path), SUFFIXES[runtime]
-    return path.with_suffix(suffix) if path.suffix in SUFFIXES.values() else path.with_name(path.name + suffix)
+    path, suffix = Path(path), ABILITIES[runtime].suffix
+    suffixes = [ability.suffix for ability in ABILITIES.values()]
+    return path.with_suffix(suffix) if path.suffix in suffixes else path.with_name(path.name + suffix)
 
 
 def shortest(package: nn.Module, images: Tensor, seconds: float = 3.0) -> float:
@@ -227,14 +207,25 @@ def shortest(package: nn.Module, images: Tensor, seconds: float = 3.0) -> float:
     return min(times)
 
 
+def _candidates(runtime: str, precision: str, device: str, detector: bool) -> list[str]:
+    """Return the runtimes to try."""
+    check_ability(runtime, precision, device, detector)
+    if runtime != AUTO:
+        return [runtime]
+    if names := available(precision, detector, device):
+        return names
+    raise PackageError(
+        f"none of {', '.join(able(precision, detector, device))} is installed: inductor needs a C++ compiler, "
+        "others pip install 'nasnet-det[export,openvino]'"
+    )
+
+
 def _write_and_check(
     program: Program, path: Path, runtime: str, precision: str, device: str, calibration: Iterable[Tensor]
 ) -> dict[str, float]:
     if runtime == "inductor":
         write_inductor(program, path, precision, device)
     else:
-        if precision == "float16" or (precision == "bfloat16" and runtime != "openvino") or device != "cpu":
-            raise PackageError(f"the runtime {runtime} does not compute in {precision} on {device}")
         imported(runtime)
         write_onnx(program, path, runtime=runtime, precision=precision)
         if precision == "int8":

@@ -11,8 +11,7 @@ from PIL import Image
 
 from nasnet_det.cli.build_backbone import main as build_backbone
 from nasnet_det.cli.main import main
-from nasnet_det.export import load_package, read_info
-from nasnet_det.export.runtimes import available
+from nasnet_det.export import available, load_package, read_info
 from tests.helpers import EVERY_STEP
 
 
@@ -65,6 +64,11 @@ def test_a_package_is_written_described_and_shown(
         (["nasnet_a_mobile", "--batch-size", "0"], "--batch-size"),
         (["nasnet_a_mobile", "--precision", "int8"], "--calibrate"),
         (["no_such_model"], "no_such_model"),
+        (["detector.yaml", "--precision", "int8"], "openvino"),
+        (["detector.yaml", "--precision", "float16"], "openvino"),
+        (["detector.safetensors", "--runtime", "inductor"], "openvino"),
+        (["detector.yaml", "--calibrate", "."], "--calibrate"),
+        (["nasnet_a_mobile", "--runtime", "openvino", "--device", "cuda"], "inductor"),
     ],
 )
 def test_mistakes_are_one_line_and_exit_code_2(

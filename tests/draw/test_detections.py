@@ -26,6 +26,15 @@ def test_a_box_is_drawn_at_its_edges_only() -> None:
     assert not np.asarray(image).any()
 
 
+def test_a_mask_is_drawn_over_its_pixels_only_and_below_boxes() -> None:
+    mask = np.zeros((150, 200), dtype=bool)
+    mask[90:110, 70:100] = True
+    image = Image.new("RGB", (200, 150), "white")
+    found = draw(image, [Detection((50, 60, 120, 130), 3, "cup 90%", mask)])
+    assert np.array_equal(changed(image, found)[65:125, 55:115], mask[65:125, 55:115])
+    assert tuple(np.asarray(found)[130, 100]) == colour(3)
+
+
 @pytest.mark.parametrize("box", [(-50, -50, 500, 500), (190, 0, 199, 10), (300, 300, 400, 400), (90, 90, 20, 20)])
 def test_boxes_beyond_the_image_are_no_error(box: tuple[float, float, float, float]) -> None:
     image = Image.new("L", (200, 150))
@@ -52,6 +61,10 @@ def test_instances_become_labelled_detections_the_best_first() -> None:
     instances = SimpleNamespace(pred_boxes=boxes, scores=scores, pred_classes=classes)
     found = detections_of(instances, ["cat", "dog"], threshold=0.5)
     assert [(d.label, d.category, d.box[0]) for d in found] == [("class 4 90%", 4, 2.0), ("dog 70%", 1, 1.0)]
+    assert all(detection.mask is None for detection in found)
+    instances.pred_masks = torch.eye(3, dtype=torch.bool).view(3, 1, 3)
+    masks = [detection.mask for detection in detections_of(instances, [], threshold=0.5)]
+    assert [mask.tolist() for mask in masks if mask is not None] == [[[False, False, True]], [[False, True, False]]]
 
 
 def test_pictures_stand_side_by_side_below_their_titles() -> None:

@@ -15,6 +15,7 @@ from torch import nn
 import nasnet_det  # noqa: F401 - registers the models
 from nasnet_det.export import (
     PackageError,
+    available,
     classifier_program,
     feature_program,
     load_package,
@@ -23,7 +24,7 @@ from nasnet_det.export import (
     save_package,
 )
 from nasnet_det.export.package_files import FORMAT
-from nasnet_det.export.runtimes import available, package_path
+from nasnet_det.export.runtimes import package_path
 from tests.helpers import EVERY_STEP
 
 ONNX = [name for name in ("onnxruntime", "openvino") if name in available()]

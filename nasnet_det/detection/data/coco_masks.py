@@ -62,6 +62,14 @@ def mask_area(mask: Any) -> float | None:
     return None
 
 
+def rle_of(mask: np.ndarray) -> dict[str, Any]:
+    """Return a boolean mask ``(H, W)`` as a compressed RLE, with text as JSON has it."""
+    from pycocotools.mask import encode
+
+    rle: dict[str, Any] = encode(np.asfortranarray(mask, dtype=np.uint8))
+    return {**rle, "counts": rle["counts"].decode()}
+
+
 def box_of_mask(mask: Any) -> list[float]:
     """Return the box around a compressed RLE as x, y, width, height."""
     from pycocotools.mask import toBbox

@@ -204,7 +204,7 @@ class _Inspection:
             if found is not None and (self.training or is_mask(mask, size)):
                 self.masks[number] = found
         without[list(self.masks)] = False
-        none = None if self.masks else Fatal("Set MODEL.MASK_ON False, or add 'segmentation'")
+        none = None if self.masks else Fatal("Set MODEL.MASK_ON False or --iou-types bbox, or add 'segmentation'")
         self.note("annotations have no usable mask", without, none or LEFT_OUT, none or CORRECT, drop=True)
         if masks == "polygon" and self.training:
             runs = [isinstance(self.masks.get(number), dict) for number in range(len(self.annotations))]

@@ -30,6 +30,10 @@ class Detector(Protocol):
     def num_classes(self) -> int:
         """The number of classes."""
 
+    @property
+    def has_masks(self) -> bool:
+        """True if it predicts masks, too."""
+
     def __call__(self, image: Image.Image) -> Any:
         """Return ``Instances`` of an RGB image, or an object with the same fields."""
 

@@ -84,6 +84,7 @@ class Predictor:
         categories: ``id`` and ``name`` of each class, as the checkpoint or else the first of ``DATASETS.TEST`` has
             them; empty where neither knows as many classes as the model.
         num_classes: how many classes the model tells apart.
+        has_masks: True if it predicts masks, too.
 
     Raises:
         ConfigError: if the config describes no detector.
@@ -91,7 +92,7 @@ class Predictor:
     """
 
     def __init__(self, cfg: CfgNode) -> None:
-        self.format, self.num_classes = cfg.INPUT.FORMAT, num_classes(cfg)
+        self.format, self.num_classes, self.has_masks = cfg.INPUT.FORMAT, num_classes(cfg), bool(cfg.MODEL.MASK_ON)
         self.model = build_detector(cfg).eval()
         stored = load_for_inference(self.model, cfg.MODEL.WEIGHTS)
         known = stored or (categories(cfg.DATASETS.TEST[0]) if cfg.DATASETS.TEST else [])

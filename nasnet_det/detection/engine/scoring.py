@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Sequence
 from pathlib import Path
 
 from tqdm import tqdm
@@ -18,7 +19,9 @@ from nasnet_det.safe_io.images import ImageError, read_image
 logger = logging.getLogger(__name__)
 
 
-def detect_on_folder(detector: Detector, root: Path, output: Path) -> tuple[CocoData, Path]:
+def detect_on_folder(
+    detector: Detector, root: Path, output: Path, iou_types: Sequence[str] = ("bbox",)
+) -> tuple[CocoData, Path]:
     """Run a detector on the validation images of a folder.
 
     Args:
@@ -26,16 +29,17 @@ def detect_on_folder(detector: Detector, root: Path, output: Path) -> tuple[Coco
         root: a folder in COCO's, YOLO's or Pascal VOC's form; where it has no split, the images are those that
             ``nasnet-det finetune`` keeps for validation.
         output: the folder of the results.
+        iou_types: ``bbox``, and ``segm`` if masks are to be scored.
 
     Returns:
         the validation data, and the file of COCO results.
 
     Raises:
-        DatasetError: for data that cannot be used, or of other classes than the detector's.
+        DatasetError: for data that cannot be used, of other classes than the detector's, or without masks to score.
     """
     _, val, names = open_dataset(root)
     classes = [str(category["name"]) for category in detector.categories] or names
-    found = look_at(val, training=False)
+    found = look_at(val, training=False, masks="bitmask" if "segm" in iou_types else "")
     look = join([], [found], detector.num_classes, classes)
     look.refuse_fatal()
     for trouble in look.troubles:
