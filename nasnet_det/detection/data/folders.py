@@ -6,14 +6,15 @@ training set by a seed.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+import contextlib
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 
-from nasnet_det.detection.data.coco_format import COMPLETE, read_annotations
-from nasnet_det.detection.data.labelled import find_files, split_of
+from nasnet_det.detection.data.coco_format import COMPLETE, named, read_annotations
+from nasnet_det.detection.data.labelled import find_files, note, split_of
 from nasnet_det.detection.data.look import CocoData, DatasetError, Trouble
 from nasnet_det.detection.data.voc_folder import read_voc
 from nasnet_det.detection.data.yolo_folder import read_yolo
@@ -76,10 +77,13 @@ def read_folder(root: str | Path) -> dict[str, CocoData]:
             return {key: replace(data, name=f"{name}_{key}") for key, data in found.items()}
     inner = [path for path in folder.iterdir() if path.is_dir() and not is_hidden(path, folder)]
     if len(inner) == 1 and root.is_dir():  # as archives are often packed
-        return read_folder(inner[0])
+        with contextlib.suppress(DatasetError):
+            return read_folder(inner[0])
+    there = named([path.relative_to(folder) for path in find_files(folder, "*", "annotations/*")], limit=5)
     raise DatasetError(
         f"{root} is in no known form: expected COCO (train.json and val.json, annotations/instances_NAME.json, or one "
-        "annotations.json), YOLO (data.yaml with names, train and val) or Pascal VOC (an .xml file for each image)"
+        "annotations.json), YOLO (data.yaml with names, train and val) or Pascal VOC (an .xml file for each image), "
+        f"found {there or 'nothing'}"
     )
 
 
@@ -120,15 +124,18 @@ def _read_coco(folder: Path, root: Path) -> dict[str, CocoData]:
         found = {"all": files[0]}
     if "train" in found:
         found.pop("all", None)
-    return {key: _coco_file(path, folder) for key, path in found.items()}
+    unused = note("JSON files are of no set, or a second one of their set", set(files) - {*found.values()}, "Unused")
+    first = next((key for key in ("train", "all", "val") if key in found), "")
+    return {key: _coco_file(path, folder, [unused] if key == first else []) for key, path in found.items()}
 
 
-def _coco_file(path: Path, root: Path) -> CocoData:
+def _coco_file(path: Path, root: Path, notes: Sequence[Trouble] = ()) -> CocoData:
     content = read_annotations(path, required=COMPLETE, sound=False)
     name = path.stem.removeprefix("instances_")
     folders = [root / name, root / "images" / name, path.parent / "images", root / "images", path.parent, root]
     some = [image["file_name"].replace("\\", "/") for image in content["images"][:20]]
     images = max(folders, key=lambda folder: sum(exists(folder / name) for name in some))
-    bare = Trouble("", "it has no annotations", done="It can be predicted on, but neither trained nor scored with")
-    notes = () if "annotations" in content else (bare,)
-    return CocoData(name, content, images, f"annotation file {path}", notes)
+    if "annotations" not in content:
+        done = "It can be predicted on, but neither trained nor scored with"
+        notes = [*notes, Trouble("", "it has no annotations", 1, done=done)]
+    return CocoData(name, content, images, f"annotation file {path}", tuple(note for note in notes if note.count))

@@ -65,6 +65,7 @@ class _Inspection:
         self.data, self.training = data, training
         self.images, self.annotations = data.content["images"], data.content.get("annotations", [])
         self.names = [str(category.get("name", category["id"])) for category in data.categories]
+        self.paths = [data.path(image) for image in self.images]
         self.sizes = [(image["width"], image["height"]) for image in self.images]
         self.boxes = np.array([entry["bbox"] for entry in self.annotations], dtype=np.float64).reshape(-1, 4)
         rows = {image["id"]: row for row, image in enumerate(self.images)}
@@ -107,8 +108,8 @@ class _Inspection:
 
     def check_entries(self) -> None:
         """Look for repeated entries, for marks that detectron2 does not know, and for classes that look alike."""
-        paths = Counter(image["file_name"] for image in self.images)
-        twice = [paths[image["file_name"]] > 1 for image in self.images]
+        listed = Counter(self.paths)
+        twice = [listed[path] > 1 for path in self.paths]
         self.note("images are listed more than once, under several ids", twice, "Each is used as listed")
         ignored = [bool(entry.get("ignore")) for entry in self.annotations]
         hint = Fatal("COCO's format has no such mark: set iscrowd to 1, or remove the annotations")
@@ -131,8 +132,7 @@ class _Inspection:
 
     def check_pictures(self) -> None:
         """Compare the images with their files: there, readable, of the annotated size, turned by EXIF or not."""
-        paths = [self.data.path(image) for image in self.images]
-        headers: list[Any] = read_headers(paths)
+        headers: list[Any] = read_headers(self.paths)
         reach = np.zeros((len(self.images), 2))  # of the boxes of each image to the right and down
         with np.errstate(invalid="ignore", over="ignore"):
             np.maximum.at(reach, self.rows, self.boxes[:, :2] + self.boxes[:, 2:])
@@ -144,7 +144,8 @@ class _Inspection:
         def sizes(row: int) -> str:
             return f"{self.image_name(row)} is {_format(headers[row].size)}, annotated as {_format(self.sizes[row])}"
 
-        self.note("images are missing", are("missing"), Fatal("Check the folder and the names"), name=paths.__getitem__)
+        hint = Fatal("Check the folder and the names")
+        self.note("images are missing", are("missing"), hint, name=self.paths.__getitem__)
         self.without("images cannot be read", are("damaged"), headers.__getitem__)
         stored, turned, unclear, exchanged = map(are, ("stored", "turned", "unclear", "exchanged"))
         if stored.sum() > turned.sum():
@@ -176,7 +177,7 @@ class _Inspection:
             empty = ~unsound & (extent == 0).any(axis=1)
             outside = ~unsound & ~empty & (np.minimum(end, size) <= np.maximum(corner, 0)).any(axis=1)
             past = ~unsound & ~outside & ((end > size + _ROUNDING) | (corner < -_ROUNDING)).any(axis=1)
-            small = ~unsound & ~empty & (extent < 1).any(axis=1)
+            small = ~unsound & ~empty & ~outside & (extent < 1).any(axis=1)
         hint = self.box_format(past, small, size)
         self.note("boxes are of negative size or not finite", unsound, LEFT_OUT, CORRECT, drop=True)
         self.note("boxes are without area", empty, LEFT_OUT, STAY, drop=True)
@@ -242,8 +243,8 @@ class _Inspection:
     def records(self) -> list[Record]:
         """Return detectron2's records, in the order of the image ids as detectron2 has them."""
         records: list[Record] = []
-        for image, unturned in zip(self.images, self.unturned, strict=True):
-            made = {"file_name": str(self.data.path(image)), "image_id": image["id"], "annotations": []}
+        for image, path, unturned in zip(self.images, self.paths, self.unturned, strict=True):
+            made = {"file_name": str(path), "image_id": image["id"], "annotations": []}
             made |= {"width": image["width"], "height": image["height"]}
             records.append(made | ({"turn": False} if unturned else {}))
         position = {category["id"]: number for number, category in enumerate(self.data.categories)}

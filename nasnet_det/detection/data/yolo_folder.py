@@ -125,9 +125,9 @@ def _labelled(image: Path, classes: Sequence[str], keypoints: int) -> Labelled:
     from supervision.dataset.formats.yolo import yolo_annotations_to_detections
 
     labels = _label_file(image)
+    lines = read_lines(labels) if labels.is_file() else []
     try:
         size = read_header(image).size
-        lines = read_lines(labels) if labels.is_file() else []
         found = yolo_annotations_to_detections(lines, (1, 1), with_masks=False)
     except ImageError:
         return Labelled(image, [], None)  # which the look at the images reports

@@ -186,6 +186,8 @@ def finetune(options: Options, resume: bool = False, log: Callable[[str], None] 
     train, val, classes = open_dataset(options.data, val_share=options.val_share or 0.2, seed=options.seed)
     val = val if options.val_share else train
     for data in (train, val):
+        if not data.content["images"]:
+            raise DatasetError(f"{data.origin} lists no image of data set {data.name}")
         if "annotations" not in data.content:
             raise DatasetError(f"{data.origin} has no 'annotations': a list of images only is not enough to train with")
     digest = _digest(train, val)

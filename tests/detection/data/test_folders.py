@@ -339,7 +339,22 @@ def test_bad_xml_names_its_file(tmp_path: Path, pictures: Path) -> None:
         open_dataset(tmp_path / "data")
 
 
+def test_other_json_files_are_named(tmp_path: Path, pictures: Path) -> None:
+    root = tmp_path / "data"
+    write_coco(root, {"train": small("train"), "val": small("val")}, pictures)
+    assert not notes_of(root)
+    for name in ("instances_train_old.json", "instances_test.json", "captions_train.json"):
+        (root / "annotations" / name).write_text("{}")
+    assert list(notes_of(root).values()) == [["instances_test.json", "instances_train_old.json"]]
+    assert not notes_of(root, "val")
+
+
 def test_a_folder_in_no_form_is_an_error(tmp_path: Path, pictures: Path) -> None:
+    (tmp_path / "root").mkdir()
+    shutil.copytree(pictures, tmp_path / "root" / "inner")
+    (tmp_path / "root" / "labels.csv").touch()
+    with pytest.raises(DatasetError, match=r"root is .*labels\.csv"):
+        open_dataset(tmp_path / "root")
     with pytest.raises(DatasetError, match="pictures"):
         open_dataset(pictures)
     with pytest.raises(DatasetError, match="nowhere"):

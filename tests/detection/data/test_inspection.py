@@ -176,7 +176,7 @@ def test_windows_and_absolute_paths(folder: Path) -> None:
 
 def test_images_listed_twice_and_ignored_annotations(folder: Path) -> None:
     data = content()
-    data["images"][1]["file_name"] = "1.jpg"
+    data["images"][1]["file_name"] = "./1.jpg"
     has_trouble(look(folder, data), "2 of 4", "1.jpg")
     has_trouble(look(folder, content(ignore=1)), "4 of 4", "ignore", fatal=True)
 

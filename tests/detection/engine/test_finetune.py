@@ -191,6 +191,9 @@ def test_what_cannot_be_started_or_resumed_changes_nothing(data: Path, tmp_path:
     (data / "val.json").write_text(json.dumps({key: content[key] for key in ("images", "categories")}))
     with pytest.raises(DatasetError, match=r"val\.json.*'annotations'"):
         finetune(options(data, tmp_path / "new"))
+    (data / "val.json").write_text(json.dumps({**content, "images": [], "annotations": []}))
+    with pytest.raises(DatasetError, match=r"val\.json.*no image"):
+        finetune(options(data, tmp_path / "new"))
     (data / "val.json").unlink()
 
     output = tmp_path / "run"
