@@ -20,7 +20,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from nasnet_det.cli.shared.errors import command
+from nasnet_det.cli.shared.errors import command, needs
 from nasnet_det.cli.shared.options import add_image_size, add_output, new_parser
 
 if TYPE_CHECKING:
@@ -91,8 +91,9 @@ def is_detector(model: str) -> bool:
 def _detector(options: argparse.Namespace) -> Program:
     if options.features or options.num_classes is not None:
         raise ValueError("--features and --num-classes are for classifiers, and this is a detector")
-    from nasnet_det.detection.engine.predictor import Predictor, load_config
-    from nasnet_det.export.detector import detector_program
+    with needs():
+        from nasnet_det.detection.engine.predictor import Predictor, load_config
+        from nasnet_det.export.detector import detector_program
 
     cfg = load_config(options.model, [*options.opts, "MODEL.DEVICE", "cpu"], options.weights or "")
     predictor = Predictor(cfg)
@@ -106,8 +107,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     add_model_options(parser)
     add_output(parser, "PATH.onnx or PATH.pt2", required=True)
     options = parser.parse_args(argv)
-    from nasnet_det.export import save_program
+    from nasnet_det.export.programs import check_format, save_program
 
+    check_format(options.output)
     for name, difference in save_program(make_program(options), options.output).items():
         print(f"{name}: within {difference:.1e} of PyTorch")
     print(options.output)

@@ -102,6 +102,7 @@ def package(options: argparse.Namespace) -> None:
     program = make_program(options, options.batch_size, options.any_batch)
     pictures = read_pictures(options.calibrate, program) if options.calibrate else []
     target = options.output or Path(Path(options.model.rstrip("/")).name.partition(":")[2] or Path(options.model).stem)
+    print("packaging; a detector takes minutes, and so does inductor", flush=True)
     began = time.perf_counter()
     saved = save_package(
         program,

@@ -61,12 +61,12 @@ def check_ability(runtime: str, precision: str, device: str, detector: bool) -> 
         return
     kind = "detectors" if detector else "classifiers and features"
     known = "; ".join(
-        f"{name} in {', '.join(one.of(detector))} on {' or '.join(one.devices)}"
+        f"{name} with {', '.join(one.of(detector))} on {' or '.join(one.devices)}"
         for name, one in ABILITIES.items()
         if one.of(detector)
     )
-    by = "any runtime" if runtime == AUTO else runtime
-    raise PackageError(f"{kind} are not packaged for {by} in {precision} on {device}; they are for {known}")
+    given = f"{'no runtime takes' if runtime == AUTO else f'{runtime} does not take'} {kind}"
+    raise PackageError(f"{given} in {precision} on {device}: choose {known}")
 
 
 def _is_installed(runtime: str) -> bool:

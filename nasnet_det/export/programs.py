@@ -119,14 +119,23 @@ def save_program(program: Program, path: str | Path) -> dict[str, float]:
     from nasnet_det.export.runtimes import load_package
 
     path = Path(path)
-    if path.suffix not in FORMATS:
-        raise ValueError(f"{path}: the path of an exported model must end in {' or '.join(FORMATS)}")
-    if path.suffix == ".onnx":
-        for needed in ("onnxscript", "onnxruntime"):
-            imported(needed)  # before the work
+    check_format(path)
     with replacing(path) as part:
         (write_onnx if path.suffix == ".onnx" else write_torch_export)(program, part)
         return check(program, load_package(part)(program.example), path)
+
+
+def check_format(path: Path) -> None:
+    """Refuse a path that :func:`save_program` would refuse.
+
+    Raises:
+        ValueError: for a path with another suffix than those of :data:`FORMATS`.
+        ModuleNotFoundError: if ONNX is wanted and ``onnxscript`` or ``onnxruntime`` is not installed.
+    """
+    if path.suffix not in FORMATS:
+        raise ValueError(f"{path}: the path of an exported model must end in {' or '.join(FORMATS)}")
+    for needed in ("onnxscript", "onnxruntime") if path.suffix == ".onnx" else ():
+        imported(needed)
 
 
 def check(program: Program, found: Any, path: Path, tolerance: float = TOLERANCE) -> dict[str, float]:

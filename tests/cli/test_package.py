@@ -83,3 +83,10 @@ def test_mistakes_are_one_line_and_exit_code_2(
     error = capsys.readouterr().err
     assert error.startswith("error: ") and named in error and error.count("\n") == 1
     assert not list(tmp_path.iterdir())
+
+
+def test_the_ending_of_an_export_is_checked_before_the_model_is_built(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["export-model", "no_such_model", "--output", str(tmp_path / "model.txt")]) == 2
+    assert "model.txt" in capsys.readouterr().err
