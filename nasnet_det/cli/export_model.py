@@ -65,6 +65,11 @@ def make_program(options: argparse.Namespace, batch_size: int = 1, any_batch: bo
         return _detector(options)
     if options.opts:
         raise ValueError("--opts changes a detector's config, and this is a classifier")
+    if Path(options.model).is_dir() and not timm.is_model(options.model):
+        raise ValueError(
+            f"{options.model} is not a detector's run folder (it has no config.yaml): give its checkpoint, or "
+            "local-dir:FOLDER for a classifier"
+        )
     ModelChoice.named(options.model)
     arguments: dict[str, Any] = {"pretrained": options.pretrained or options.model.startswith(SOURCES)}
     if options.weights:
