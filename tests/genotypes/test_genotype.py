@@ -57,7 +57,7 @@ def test_a_spoiled_genotype_is_read_or_refused_with_one_error(data: st.DataObjec
 def test_published_cells_name_their_source(name: str) -> None:
     genotype = as_genotype(name)
     assert genotype.name == name
-    assert genotype.source and "arXiv:" in genotype.source
+    assert "arXiv:" in genotype.source or "benchmarks/results/" in genotype.source
 
 
 def test_the_released_nasnet_a_cell() -> None:
