@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from importlib import resources
+from itertools import cycle, islice
 from typing import Any
 
+import numpy as np
 import torch
 from detectron2.config import CfgNode
 from detectron2.modeling import GeneralizedRCNN
 from detectron2.modeling.roi_heads import CascadeROIHeads, StandardROIHeads
+from PIL import Image
+from torch import Tensor
 
 from nasnet_det.detection.data.registered import categories as registered_categories
 from nasnet_det.detection.data.registered import num_classes
@@ -44,10 +49,25 @@ def detector_program(
     if not (height and width):
         height, width = 320, 384
     detector = exportable_detector(model)
-    example = torch.rand(batch_size, 3, height, width, generator=torch.Generator().manual_seed(0)) * 255
+    example = sample_pictures(batch_size, (height, width), cfg.INPUT.FORMAT)
     categories = categories or (registered_categories(cfg.DATASETS.TEST[0]) if cfg.DATASETS.TEST else [])
     description = {**_describe(cfg), "categories": list(categories)}
     return Program(detector, example, detector.outputs, (0, 2, 3), description, in_order_of)
+
+
+def sample_pictures(count: int, size: Size, channels: str = "RGB") -> Tensor:
+    """Return photographs of the package as detectors take them: ``(count, 3, height, width)``, float32, 0 to 255.
+
+    Random pixels would compare nothing: trained detectors find no object in them.
+    """
+    folder = resources.files("nasnet_det.detection") / "assets" / "samples"
+    files = sorted((file for file in folder.iterdir() if file.name.endswith(".jpg")), key=lambda file: file.name)
+    pictures = []
+    for file in islice(cycle(files), count):
+        with file.open("rb") as stream, Image.open(stream) as picture:
+            pixels = np.asarray(picture.convert("RGB").resize(size[::-1]), dtype=np.float32)
+        pictures.append(torch.from_numpy(pixels[..., ::-1].copy() if channels == "BGR" else pixels))
+    return torch.stack(pictures).permute(0, 3, 1, 2).contiguous()
 
 
 def exportable_detector(model: GeneralizedRCNN) -> ExportableDetector:
