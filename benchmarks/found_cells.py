@@ -24,8 +24,8 @@ from typing import Any
 
 import numpy as np
 from matplotlib.figure import Figure
+from rank_correlation import rank_correlation
 from save_results import keep
-from training_free import rank_correlation
 
 from nasnet_det.cli import train_cifar
 from nasnet_det.cli.shared.errors import command
@@ -114,12 +114,12 @@ def run(options: argparse.Namespace, training: Sequence[str]) -> int:
     for seed in options.seeds:
         for contender in contenders:
             accuracies[contender.name][seed] = train(contender, options, training, seed)
+    size = network_size(source.config)
     rows = [
         {
             "name": contender.name,
             "kind": contender.kind,
-            "params": int(network_size(source.config).cost(contender.genotype).params),
-            "macs": int(network_size(source.config).cost(contender.genotype).macs),
+            **size.cost(contender.genotype)._asdict(),
             "reward": reward_of(contender, source.config, options.output / contender.name),
             "accuracies": list(accuracies[contender.name].values()),
             "accuracy": fmean(accuracies[contender.name].values()),
@@ -166,9 +166,9 @@ def compare(rows: Sequence[dict[str, Any]]) -> dict[str, float]:
     within = fmean(stdev(row["accuracies"]) ** 2 for row in rows) / runs if runs > 1 else float("nan")
     return {
         "found_minus_random": found["accuracy"] - fmean(others),
-        "its_error": (within + stdev(others) ** 2 / len(others)) ** 0.5,
+        "found_minus_random_error": (within + stdev(others) ** 2 / len(others)) ** 0.5,
         "found_minus_nasnet_a": found["accuracy"] - published["accuracy"],
-        "that_error": (2 * within) ** 0.5,
+        "found_minus_nasnet_a_error": (2 * within) ** 0.5,
         "rank_correlation": rank_correlation(*(np.array([row[key] for row in rows]) for key in ("reward", "accuracy"))),
     }
 
@@ -181,11 +181,9 @@ def table(rows: Sequence[dict[str, Any]]) -> str:
         counts = f"{row['params']:9,}{row['macs']:11,}{100 * row['reward']:9.2f}"
         lines.append(f"{row['name']:12}{counts}  {100 * row['accuracy']:.2f} ({seeds})")
     found = compare(rows)
-    lines.append(
-        f"found - random: {100 * found['found_minus_random']:.2f} ± {100 * found['its_error']:.2f}; found - NASNet-A: "
-        f"{100 * found['found_minus_nasnet_a']:.2f} ± {100 * found['that_error']:.2f} (standard errors); rank "
-        f"correlation of rewards and accuracies {found['rank_correlation']:.2f}"
-    )
+    for name, kind in (("found_minus_random", "found - random"), ("found_minus_nasnet_a", "found - NASNet-A")):
+        lines.append(f"{kind}: {100 * found[name]:.2f}, standard error {100 * found[f'{name}_error']:.2f}")
+    lines.append(f"rank correlation of rewards and accuracies {found['rank_correlation']:.2f}")
     return "\n".join(lines)
 
 

@@ -21,7 +21,7 @@ from typing import Any
 import numpy as np
 import torch
 from nasbench301 import METRICS, Cells, DartsSpace, surrogate
-from numpy.typing import NDArray
+from rank_correlation import Floats, rank_correlation
 from torch import Tensor, nn
 
 from nasnet_det.genotypes.genotype import Genotype
@@ -31,7 +31,6 @@ from nasnet_det.search.strategies.base import uniform
 from nasnet_det.search.strategies.features import CellFeatures
 from nasnet_det.search.strategies.gaussian_process import GaussianProcess, normal_scores
 
-Floats = NDArray[np.float64]
 #: Cells that the Gaussian process learns from, of those drawn; the others are predicted.
 LEARNED = 60
 REPEATS = 30
@@ -57,17 +56,6 @@ def score(genotype: Genotype, images: Tensor) -> tuple[float, float]:
     """Return naswot and the logarithm of the number of parameters of a small network of a genotype."""
     network = NASNet(genotype=genotype, num_cells=1, num_filters=8, stem="cifar", num_classes=10)
     return naswot(network, images), float(np.log(sum(p.numel() for p in network.parameters())))
-
-
-def rank_correlation(one: Floats, other: Floats) -> float:
-    """Return Spearman's rank correlation; equal values share the mean of their ranks."""
-    return float(np.corrcoef(_ranks(one), _ranks(other))[0, 1])
-
-
-def _ranks(values: Floats) -> Floats:
-    _, which, counts = np.unique(values, return_inverse=True, return_counts=True)
-    ranks: Floats = (counts.cumsum() - (counts - 1) / 2)[which]
-    return ranks
 
 
 def held_out(features: Floats, widths: list[int], rewards: Floats) -> dict[str, float]:

@@ -243,3 +243,11 @@ DARTS_V2 = """DARTS_V2 = Genotype(
         ('skip_connect', 0), ('skip_connect', 0), ('dil_conv_3x3', 2)], normal_concat=[2, 3, 4, 5],
     reduce=[('max_pool_3x3', 0), ('max_pool_3x3', 1), ('skip_connect', 2), ('max_pool_3x3', 1), ('max_pool_3x3', 0),
         ('skip_connect', 2), ('skip_connect', 2), ('max_pool_3x3', 1)], reduce_concat=[2, 3, 4, 5])"""
+
+
+def coco_content() -> dict[str, Any]:
+    """Return COCO annotations of three images of 40 x 30 pixels, two of which show a person."""
+    images = [{"id": i, "width": 40, "height": 30, "file_name": f"{i}.jpg"} for i in (1, 2, 3)]
+    box = {"category_id": 5, "bbox": [1, 2, 10, 10], "area": 100, "iscrowd": 0}
+    boxes = [{"id": 1, "image_id": 1, **box}, {"id": 2, "image_id": 2, **box}]
+    return {"images": images, "annotations": boxes, "categories": [{"id": 5, "name": "person"}]}

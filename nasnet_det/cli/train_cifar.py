@@ -55,7 +55,7 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument(
         "--validation-images", type=int, metavar="N", help="hold out N training images instead of using the test set"
     )
-    add_image_size(parser, "resize the images to fewer pixels (default: 32); squares only")
+    add_image_size(parser, "at most 32 (the default); with fewer, augmentation.sizes has no effect")
     parser.add_argument("--unofficial", action="store_true", help="accept other data in CIFAR-10's binary form")
     add_model_options(parser, "nasnet_a_cifar_6_at_768", num_cells=6, num_filters=32)
     add_recipe_options(parser, "cifar_paper", [name for name in recipe_names() if name.startswith("cifar")])

@@ -5,11 +5,11 @@ detectron2; nothing else here does.
 """
 
 from nasnet_det.export import operators
-from nasnet_det.export.abilities import available
 from nasnet_det.export.hub import fetch_run, push_run_to_hub, push_to_hub, save_hub_folder
 from nasnet_det.export.package_files import PackageError, PackageInfo, description, read_info
 from nasnet_det.export.programs import ExportError, Program, classifier_program, feature_program, save_program
 from nasnet_det.export.runner import PackagedDetector, paste_masks
+from nasnet_det.export.runtime_support import available
 from nasnet_det.export.runtimes import Package, load_package, save_package
 
 __all__ = [

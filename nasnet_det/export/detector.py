@@ -15,7 +15,7 @@ from detectron2.modeling.roi_heads import CascadeROIHeads, StandardROIHeads
 from PIL import Image
 from torch import Tensor
 
-from nasnet_det.detection.data.registered import categories as registered_categories
+from nasnet_det.detection.data.catalog import categories as registered_categories
 from nasnet_det.detection.data.registered import num_classes
 from nasnet_det.detection.modeling.rcnn import NASNetRCNN
 from nasnet_det.detection.modeling.roi_heads import NASNetROIHeads
@@ -59,6 +59,11 @@ def sample_pictures(count: int, size: Size, channels: str = "RGB") -> Tensor:
     """Return photographs of the package as detectors take them: ``(count, 3, height, width)``, float32, 0 to 255.
 
     Random pixels would compare nothing: trained detectors find no object in them.
+
+    Args:
+        count: how many; beyond nine they repeat.
+        size: height and width to resize them to.
+        channels: ``RGB`` or ``BGR``, detectron2's ``INPUT.FORMAT``.
     """
     folder = resources.files("nasnet_det.detection") / "assets" / "samples"
     files = sorted((file for file in folder.iterdir() if file.name.endswith(".jpg")), key=lambda file: file.name)

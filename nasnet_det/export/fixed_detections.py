@@ -12,10 +12,9 @@ from collections.abc import Sequence
 
 import torch
 from detectron2.modeling import GeneralizedRCNN
-from detectron2.modeling.box_regression import Box2BoxTransform
 from torch import Tensor, nn
 
-from nasnet_det.detection.modeling.suppression import batched_nms, clip
+from nasnet_det.detection.modeling.suppression import batched_nms
 
 #: The outputs of every detector.
 OUTPUTS = ("boxes", "scores", "classes", "num_detections")
@@ -84,18 +83,6 @@ def best_of(found: Detections, limit: int) -> Detections:
     return boxes * valid[..., None], scores * valid, classes * valid, valid.sum(dim=1)
 
 
-def rescale(boxes: Tensor, size: Size, wanted: Size) -> Tensor:
-    """Scale boxes ``(N, D, 4)`` from images of one size to another and clip them."""
-    x, y = boxes[..., 0::2] * (wanted[1] / size[1]), boxes[..., 1::2] * (wanted[0] / size[0])
-    return clip(torch.stack([x, y], dim=-1).flatten(-2), wanted)
-
-
-def decode(transform: Box2BoxTransform, deltas: Tensor, anchors: Tensor) -> Tensor:
-    """Decode ``(N, A, 4)`` deltas of ``(A, 4)`` anchors."""
-    anchors = anchors[None].expand(deltas.shape[0], -1, -1).flatten(0, 1)
-    return transform.apply_deltas(deltas.flatten(0, 1), anchors).view(deltas.shape)
-
-
 def take(boxes: Tensor, indices: Tensor) -> Tensor:
     """Gather ``(N, D, 4)`` of boxes ``(N, A, 4)`` at indices ``(N, D)``."""
     return boxes.gather(1, indices[..., None].expand(-1, -1, 4))
@@ -125,8 +112,3 @@ def in_order_of(expected: Sequence[Tensor], found: Sequence[Tensor]) -> list[Ten
     images = torch.arange(len(boxes))[:, None]
     boxes, scores, classes, *masks = (field[images, nearest] for field in (boxes, scores, classes, *masks))
     return [boxes, scores, classes, count, *masks]
-
-
-def has_area(boxes: Tensor) -> Tensor:
-    """Return a mask ``(N, D)`` of the boxes that are not empty."""
-    return (boxes[..., 2] - boxes[..., 0]) * (boxes[..., 3] - boxes[..., 1]) > 0

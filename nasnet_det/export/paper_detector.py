@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import torch
+from detectron2.modeling.box_regression import Box2BoxTransform
 from torch import Tensor
 from torch._higher_order_ops.scan import scan
 from torch.nn import functional
@@ -16,10 +17,7 @@ from nasnet_det.export.fixed_detections import (
     ExportableDetector,
     Size,
     best_of,
-    decode,
     existing,
-    has_area,
-    rescale,
     suppress_by_class,
     take,
 )
@@ -53,9 +51,9 @@ class PaperDetector(ExportableDetector):
         found = suppress_by_class(boxes, scores, eligible, self.heads.nms_threshold, self.heads.per_class)
         boxes, scores, labels, valid = found
         boxes = clip(boxes, size)
-        boxes, scores, labels, count = best_of((boxes, scores, labels, valid & has_area(boxes)), self.heads.total)
+        boxes, scores, labels, count = best_of((boxes, scores, labels, valid & _has_area(boxes)), self.heads.total)
         # The limit counts labels that the data set lacks too, and what is left of a box depends on the image's size.
-        boxes, classes = rescale(boxes, size, given), self.heads.label_ids.classes[labels]
+        boxes, classes = _rescale(boxes, size, given), self.heads.label_ids.classes[labels]
         valid = existing(count, scores.shape[1]) & (classes >= 0) & (boxes[..., 2:] > boxes[..., :2]).all(dim=2)
         return best_of((boxes, scores, classes, valid), self.heads.total)
 
@@ -63,11 +61,11 @@ class PaperDetector(ExportableDetector):
         """Return ``K`` proposals ``(N, K, 4)`` and which are valid ``(N, K)``; see :meth:`NASNetRPN.best`."""
         logits, deltas = self.rpn.head(features)
         anchors = clip(self.rpn.anchor_generator([features])[0].tensor, size)
-        scores, boxes = logits.softmax(dim=2)[:, :, 1], decode(self.rpn.box_transform, deltas, anchors)
+        scores, boxes = logits.softmax(dim=2)[:, :, 1], _decode(self.rpn.box_transform, deltas, anchors)
         eligible, limit = exceed(scores, self.rpn.score_threshold), self.rpn.max_proposals[1]
         kept, valid = batched_nms(boxes, scores, eligible, self.rpn.nms_threshold, limit)
         boxes = clip(take(boxes, kept), size)
-        return boxes, valid & has_area(boxes)
+        return boxes, valid & _has_area(boxes)
 
     def classify(self, features: Tensor, proposals: Tensor, size: Size) -> tuple[Tensor, Tensor]:
         """Return boxes ``(N, K, C, 4)`` and scores ``(N, K, C)``; see :meth:`NASNetROIHeads.forward`."""
@@ -97,3 +95,20 @@ class PaperDetector(ExportableDetector):
         kernel, stride = self.heads.crop_pool
         crops = functional.max_pool2d(crops, kernel, stride) if self.heads.crop_pool != (1, 1) else crops
         return self.heads.second_stage(crops).mean(dim=(2, 3))
+
+
+def _rescale(boxes: Tensor, size: Size, wanted: Size) -> Tensor:
+    """Scale boxes ``(N, D, 4)`` from images of one size to another and clip them."""
+    x, y = boxes[..., 0::2] * (wanted[1] / size[1]), boxes[..., 1::2] * (wanted[0] / size[0])
+    return clip(torch.stack([x, y], dim=-1).flatten(-2), wanted)
+
+
+def _decode(transform: Box2BoxTransform, deltas: Tensor, anchors: Tensor) -> Tensor:
+    """Decode ``(N, A, 4)`` deltas of ``(A, 4)`` anchors."""
+    anchors = anchors[None].expand(deltas.shape[0], -1, -1).flatten(0, 1)
+    return transform.apply_deltas(deltas.flatten(0, 1), anchors).view(deltas.shape)
+
+
+def _has_area(boxes: Tensor) -> Tensor:
+    """Return a mask ``(N, D)`` of the boxes that are not empty."""
+    return (boxes[..., 2] - boxes[..., 0]) * (boxes[..., 3] - boxes[..., 1]) > 0

@@ -19,11 +19,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from nasnet_det.export.abilities import ABILITIES, AUTO, able, available, check_ability
 from nasnet_det.export.inductor import DTYPES, load_inductor, write_inductor
 from nasnet_det.export.package_files import PackageError, PackageInfo, read_info, readable, refuse_pickles
 from nasnet_det.export.programs import Program, as_list, check, imported, quiet, write_onnx
 from nasnet_det.export.quantization import quantize_onnx
+from nasnet_det.export.runtime_support import AUTO, RUNTIMES, available, check_supported, runtimes_for
 from nasnet_det.safe_io.files import replacing
 
 #: The largest accepted difference from PyTorch's outputs in each precision, relative to the largest value. In less than
@@ -143,8 +143,8 @@ def save_package(
     Args:
         program: what to package.
         path: the file, to which the suffix of the runtime is added, ``.pt2`` or ``.onnx``.
-        runtime: a key of :data:`nasnet_det.export.abilities.ABILITIES`, or ``auto`` for the fastest that is installed,
-            each tried for a few seconds.
+        runtime: a key of :data:`nasnet_det.export.runtime_support.RUNTIMES`, or ``auto`` for the fastest that is
+            installed, each tried for a few seconds.
         precision: one of the runtime's; ``int8`` needs ``calibration``.
         device: one of the runtime's.
         calibration: batches of images like those that the model will see.
@@ -164,7 +164,7 @@ def save_package(
     with tempfile.TemporaryDirectory() as folder:
         tried: dict[str, tuple[Path, dict[str, float], float]] = {}
         for name in candidates:
-            part = Path(folder) / f"{name}{ABILITIES[name].suffix}"
+            part = Path(folder) / f"{name}{RUNTIMES[name].suffix}"
             try:
                 differences = _write_and_check(program, part, name, precision, device, calibration)
             except PackageError as error:
@@ -187,8 +187,8 @@ def save_package(
 
 def package_path(path: str | Path, runtime: str) -> Path:
     """Return the file of a package: ``path`` with the runtime's suffix, instead of another runtime's if it has one."""
-    path, suffix = Path(path), ABILITIES[runtime].suffix
-    suffixes = [ability.suffix for ability in ABILITIES.values()]
+    path, suffix = Path(path), RUNTIMES[runtime].suffix
+    suffixes = [support.suffix for support in RUNTIMES.values()]
     return path.with_suffix(suffix) if path.suffix in suffixes else path.with_name(path.name + suffix)
 
 
@@ -209,13 +209,13 @@ def shortest(package: nn.Module, images: Tensor, seconds: float = 3.0) -> float:
 
 def _candidates(runtime: str, precision: str, device: str, detector: bool) -> list[str]:
     """Return the runtimes to try."""
-    check_ability(runtime, precision, device, detector)
+    check_supported(runtime, precision, device, detector)
     if runtime != AUTO:
         return [runtime]
     if names := available(precision, detector, device):
         return names
     raise PackageError(
-        f"none of {', '.join(able(precision, detector, device))} is installed: inductor needs a C++ compiler, "
+        f"none of {', '.join(runtimes_for(precision, detector, device))} is installed: inductor needs a C++ compiler, "
         "others pip install 'nasnet-det[export,openvino]'"
     )
 

@@ -34,8 +34,10 @@ def test_differences_have_their_standard_errors() -> None:
     found = found_cells.compare(rows)
     within = 0.0002 / 2  # the variance of a mean of two seeds that differ by 0.02
     assert found["found_minus_random"] == pytest.approx(0.08)
-    assert found["its_error"] == pytest.approx((within + 0.0008 / 2) ** 0.5)
-    assert (found["found_minus_nasnet_a"], found["that_error"]) == pytest.approx((0.01, (2 * within) ** 0.5))
+    assert found["found_minus_random_error"] == pytest.approx((within + 0.0008 / 2) ** 0.5)
+    assert (found["found_minus_nasnet_a"], found["found_minus_nasnet_a_error"]) == pytest.approx(
+        (0.01, (2 * within) ** 0.5)
+    )
     assert found["rank_correlation"] == pytest.approx(0.8)
 
 

@@ -11,7 +11,10 @@ from PIL import Image
 
 from nasnet_det.cli.build_backbone import main as build_backbone
 from nasnet_det.cli.main import main
+from nasnet_det.cli.package import parse
+from nasnet_det.cli.shared import detectors
 from nasnet_det.export import available, load_package, read_info
+from nasnet_det.export.runtime_support import AUTO, RUNTIMES
 from tests.helpers import EVERY_STEP
 
 
@@ -84,6 +87,16 @@ def test_mistakes_are_one_line_and_exit_code_2(
     error = capsys.readouterr().err
     assert error.startswith("error: ") and named in error and error.count("\n") == 1
     assert not list(tmp_path.iterdir())
+
+
+def test_the_commands_name_the_runtimes_that_exist() -> None:
+    with_detectors = tuple(name for name, support in RUNTIMES.items() if support.detector_precisions)
+    assert with_detectors == detectors.RUNTIMES
+    choices = {*RUNTIMES, AUTO}
+    precisions = {precision for support in RUNTIMES.values() for precision in support.precisions}
+    for option, known in (("--runtime", choices), ("--precision", precisions)):
+        for value in known:
+            assert getattr(parse(["model", option, value]), option[2:]) == value
 
 
 def test_the_ending_of_an_export_is_checked_before_the_model_is_built(

@@ -24,7 +24,7 @@ from pycocotools.mask import iou
 
 from nasnet_det.detection.engine.predictor import load_config
 from nasnet_det.export import PackageError, available, load_package, save_package
-from nasnet_det.export.detector import detector_program, exportable_detector
+from nasnet_det.export.detector import detector_program, exportable_detector, sample_pictures
 from nasnet_det.export.operators import suppress
 from nasnet_det.export.runner import PackagedDetector
 from tests.helpers import EVERY_STEP
@@ -270,6 +270,13 @@ def test_suppression_of_several_sets_is_that_of_each() -> None:
     scores = torch.tensor([[0.5, 0.9, 0.7], [0.9, 0.9, 0.1]])
     assert suppress(boxes, scores, 0.5, 3).tolist() == [[1, 2, -1], [0, 2, -1]]
     assert suppress(boxes, scores, 0.5, 1).tolist() == [[1], [0]]
+
+
+def test_examples_are_photographs_in_the_order_of_the_channels() -> None:
+    pictures = sample_pictures(11, (24, 32))
+    assert pictures.shape == (11, 3, 24, 32) and pictures.min() >= 0 and 200 < pictures.max() <= 255
+    assert not torch.equal(pictures[0], pictures[1]) and torch.equal(pictures[0], pictures[9])
+    assert torch.equal(sample_pictures(2, (24, 32), "BGR"), pictures[:2].flip(1))
 
 
 def test_what_cannot_be_exported_is_named(tmp_path: Path) -> None:

@@ -21,11 +21,11 @@ from detectron2.structures import BoxMode
 from detectron2.utils.env import seed_all_rng
 from tqdm import tqdm
 
+from nasnet_det.detection.data.catalog import register
 from nasnet_det.detection.data.coco_format import write_json
 from nasnet_det.detection.data.columns import CocoFormatError
 from nasnet_det.detection.data.folders import read_folder
 from nasnet_det.detection.data.look import CocoData
-from nasnet_det.detection.data.registered import register
 from nasnet_det.detection.engine.hooks import ChooseThreads, FixStatistics, Progress
 from nasnet_det.detection.engine.predictor import Predictor, load_config
 from nasnet_det.detection.engine.run_folder import mark_run, read_run

@@ -18,9 +18,10 @@ from detectron2.utils.env import seed_all_rng
 import nasnet_det
 from nasnet_det.detection.config import ConfigError, read_config
 from nasnet_det.detection.convert.checkpoint_files import write_safetensors
+from nasnet_det.detection.data.catalog import register
 from nasnet_det.detection.data.folders import open_dataset
 from nasnet_det.detection.data.look import CocoData, DatasetError, Look
-from nasnet_det.detection.data.registered import learned_classes, look_at_config, register
+from nasnet_det.detection.data.registered import learned_classes, look_at_config
 from nasnet_det.detection.engine.artefact import CONFIG, WEIGHTS, finish_folder
 from nasnet_det.detection.engine.hooks import (
     AverageWeights,

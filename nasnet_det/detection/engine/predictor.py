@@ -17,7 +17,8 @@ from PIL import Image
 from nasnet_det.detection.config import ConfigError, read_config
 from nasnet_det.detection.convert.checkpoint_files import read_checkpoint_file
 from nasnet_det.detection.convert.identity import CheckpointError
-from nasnet_det.detection.data.registered import categories, num_classes
+from nasnet_det.detection.data.catalog import categories
+from nasnet_det.detection.data.registered import num_classes
 from nasnet_det.detection.engine.checkpointer import load_for_inference
 from nasnet_det.detection.modeling.fused import for_inference
 from nasnet_det.detection.modeling.rcnn import build_detector

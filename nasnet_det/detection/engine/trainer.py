@@ -16,7 +16,8 @@ from detectron2.utils.events import EventStorage
 from torch import nn
 
 from nasnet_det.detection.config import ConfigError
-from nasnet_det.detection.data.registered import categories, learned_classes, look_at_config
+from nasnet_det.detection.data.catalog import categories
+from nasnet_det.detection.data.registered import learned_classes, look_at_config
 from nasnet_det.detection.data.training_data import build_test_loader, build_train_loader
 from nasnet_det.detection.engine.checkpointer import Checkpointer
 from nasnet_det.detection.engine.solver import adamw, build_optimizer

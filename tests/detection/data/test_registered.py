@@ -14,48 +14,21 @@ from PIL import Image
 
 pytest.importorskip("detectron2")
 from detectron2.data import DatasetCatalog, MetadataCatalog
-from detectron2.data.datasets import register_coco_instances
 from detectron2.data.datasets.coco import convert_to_coco_dict
 from detectron2.structures import BoxMode
 
-from nasnet_det.detection.data.coco_format import COMPLETE, check_annotations
 from nasnet_det.detection.data.datasets import SPLITS, datasets_root, register_coco_splits
-from nasnet_det.detection.data.look import CocoData, DatasetError
-from nasnet_det.detection.data.registered import annotations_of, categories, look_at_names
-from nasnet_det.detection.data.registered import register as register_data
+from nasnet_det.detection.data.look import DatasetError
+from nasnet_det.detection.data.registered import annotations_of, look_at_names
+from tests.helpers import coco_content
 
 Register = Callable[..., None]
-
-
-def content() -> dict[str, Any]:
-    images = [{"id": i, "width": 40, "height": 30, "file_name": f"{i}.jpg"} for i in (1, 2, 3)]
-    box = {"category_id": 5, "bbox": [1, 2, 10, 10], "area": 100, "iscrowd": 0}
-    boxes = [{"id": 1, "image_id": 1, **box}, {"id": 2, "image_id": 2, **box}]
-    return {"images": images, "annotations": boxes, "categories": [{"id": 5, "name": "person"}]}
-
-
-@pytest.fixture
-def register(tmp_path: Path) -> Iterator[Register]:
-    """Registers content, with empty files as images, under a name."""
-    names = []
-
-    def call(data: Any, name: str = "made") -> None:
-        for image in data.get("images", ()):
-            Image.new("RGB", (40, 30)).save(tmp_path / image["file_name"])
-        (tmp_path / f"{name}.json").write_text(json.dumps(data))
-        register_coco_instances(name, {}, str(tmp_path / f"{name}.json"), str(tmp_path))
-        names.append(name)
-
-    yield call
-    for name in names:
-        DatasetCatalog.remove(name)
-        MetadataCatalog.remove(name)
 
 
 def test_useless_boxes_and_empty_images_are_left_out_and_named(
     register: Register, caplog: pytest.LogCaptureFixture
 ) -> None:
-    data = content()
+    data = coco_content()
     for number, box in enumerate(([5, 5, 0, 10], [50, 2, 5, 5], [1, -9, 5, 5], [35, 25, 50, 50]), start=3):
         data["annotations"].append({"id": number, "image_id": 1, "category_id": 5, "bbox": box, "iscrowd": 0})
     data["annotations"][1]["iscrowd"] = 1
@@ -68,7 +41,7 @@ def test_useless_boxes_and_empty_images_are_left_out_and_named(
 
 
 def test_a_set_to_be_judged_on_stays_whole(register: Register) -> None:
-    data = content()
+    data = coco_content()
     data["annotations"][0]["bbox"] = [5, 5, 0, 10]
     register(data)
     records = look_at_names(test=["made"]).test["made"]
@@ -76,14 +49,14 @@ def test_a_set_to_be_judged_on_stays_whole(register: Register) -> None:
 
 
 def test_a_missing_image_is_an_error_that_names_it(register: Register, tmp_path: Path) -> None:
-    register(content())
+    register(coco_content())
     (tmp_path / "2.jpg").unlink()
     with pytest.raises(DatasetError, match=r"1 of 3 .*2\.jpg"):
         look_at_names(["made"])
 
 
 def test_unknown_categories_are_an_error(register: Register) -> None:
-    data = content()
+    data = coco_content()
     data["annotations"][0]["category_id"] = 6
     register(data)
     with pytest.raises(DatasetError, match=r"made\.json.*category_id .*: 6"):
@@ -91,7 +64,7 @@ def test_unknown_categories_are_an_error(register: Register) -> None:
 
 
 def test_more_classes_than_the_model_are_an_error(register: Register) -> None:
-    data = content()
+    data = coco_content()
     data["categories"].append({"id": 6, "name": "car"})
     register(data)
     with pytest.raises(DatasetError, match=r"made.*2 .*person, car.* 1\b.*MODEL\.ROI_HEADS\.NUM_CLASSES"):
@@ -100,14 +73,14 @@ def test_more_classes_than_the_model_are_an_error(register: Register) -> None:
 
 
 def test_sets_of_other_classes_are_not_mixed(register: Register) -> None:
-    register(content(), "first")
-    register(content() | {"categories": [{"id": 5, "name": "car"}]}, "second")
+    register(coco_content(), "first")
+    register(coco_content() | {"categories": [{"id": 5, "name": "car"}]}, "second")
     with pytest.raises(DatasetError, match=r"second.*car.*person"):
         look_at_names(["first", "second"])
 
 
 def test_files_that_are_not_there_or_broken(register: Register, tmp_path: Path) -> None:
-    register(content())
+    register(coco_content())
     (tmp_path / "made.json").write_text('{"images": [')
     with pytest.raises(DatasetError, match=r"made\.json"):
         look_at_names(["made"])
@@ -119,7 +92,7 @@ def test_files_that_are_not_there_or_broken(register: Register, tmp_path: Path) 
 
 
 def test_nothing_to_learn_is_an_error(register: Register) -> None:
-    register(content() | {"annotations": []})
+    register(coco_content() | {"annotations": []})
     with pytest.raises(DatasetError, match="made"):
         look_at_names(["made"])
 
@@ -250,22 +223,16 @@ def test_functions_that_fail_or_give_no_names(by_function: Function) -> None:
         DatasetCatalog.remove("broken")
 
 
-def test_names_come_from_the_file_before_it_is_loaded(register: Register) -> None:
-    register(content() | {"categories": [{"id": 9, "name": "fox"}, {"id": 5, "name": "hen"}]})
-    assert categories("made") == [{"id": 5, "name": "hen"}, {"id": 9, "name": "fox"}]
-    assert categories("nowhere") == []
-
-
 def test_thing_classes_that_are_not_the_files_are_refused_with_both(register: Register) -> None:
-    register(content())
+    register(coco_content())
     MetadataCatalog.get("made").thing_classes = ["animal"]
     with pytest.raises(DatasetError, match=r"person.*animal"):
         look_at_names(["made"])
 
 
 def test_everything_fatal_is_in_one_error(register: Register, tmp_path: Path) -> None:
-    register(content())
-    register(content() | {"categories": [{"id": 5, "name": "car"}]}, "other")
+    register(coco_content())
+    register(coco_content() | {"categories": [{"id": 5, "name": "car"}]}, "other")
     (tmp_path / "2.jpg").unlink()
     with pytest.raises(DatasetError) as error:
         look_at_names(["made"], ["other", "nowhere"], num_classes=3)
@@ -273,26 +240,10 @@ def test_everything_fatal_is_in_one_error(register: Register, tmp_path: Path) ->
 
 
 def test_a_look_is_taken_once_until_the_file_changes(register: Register, tmp_path: Path) -> None:
-    register(content())
+    register(coco_content())
     first = look_at_names(["made"]).sets[0]
     assert look_at_names(["made"]).sets[0] is first
-    changed = content()
+    changed = coco_content()
     changed["annotations"].append(changed["annotations"][0] | {"id": 3, "image_id": 3})
     (tmp_path / "made.json").write_text(json.dumps(changed))
     assert len(look_at_names(["made"]).train) == 3
-
-
-def test_data_in_memory_is_registered(tmp_path: Path) -> None:
-    for number in (1, 2, 3):
-        Image.new("RGB", (40, 30)).save(tmp_path / f"{number}.jpg")
-    data = content()
-    check_annotations(data, "made", required=COMPLETE)
-    for _ in range(2):  # the second replaces the first
-        name = register_data(CocoData("in_memory", data, tmp_path, "memory"))
-    try:
-        assert len(look_at_names([name], num_classes=1).train) == 2
-        assert [category["name"] for category in categories(name)] == ["person"] and len(DatasetCatalog.get(name)) == 3
-        assert annotations_of(name)["categories"] == data["categories"]
-    finally:
-        DatasetCatalog.remove(name)
-        MetadataCatalog.remove(name)

@@ -1,0 +1,124 @@
+"""Data sets in detectron2's catalog: registering, reading, and their class names.
+
+A data set registered from a COCO file is read from that file; one registered by a function is converted as
+detectron2's ``convert_to_coco_dict`` does.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from detectron2.data import DatasetCatalog, MetadataCatalog
+from detectron2.utils.file_io import PathManager
+
+from nasnet_det.detection.data.coco_format import COMPLETE, read_annotations
+from nasnet_det.detection.data.columns import CocoFormatError, Record
+from nasnet_det.detection.data.datasets import SPLITS
+from nasnet_det.detection.data.inspection import look_at
+from nasnet_det.detection.data.look import CocoData, DatasetError
+from nasnet_det.detection.data.standard_records import as_coco_content
+from nasnet_det.safe_io.values import format_names
+
+
+def register(data: CocoData) -> str:
+    """Register a data set with detectron2, replacing one of the same name; return the name."""
+    for catalog in (DatasetCatalog, MetadataCatalog):
+        if data.name in catalog:
+            catalog.remove(data.name)
+    DatasetCatalog.register(data.name, _Prepared(data))
+    names = [category["name"] for category in data.categories]
+    positions = {category["id"]: number for number, category in enumerate(data.categories)}
+    MetadataCatalog.get(data.name).set(thing_classes=names, thing_dataset_id_to_contiguous_id=positions)
+    return data.name
+
+
+def categories(name: str) -> list[Record]:
+    """Return ``id`` and ``name`` of each class of a data set, in their order; none if it is not registered.
+
+    They are those of its metadata, or else those of its annotation file.
+
+    Raises:
+        CocoFormatError: if that file breaks the format.
+    """
+    if name not in DatasetCatalog:
+        return []
+    metadata = MetadataCatalog.get(name)
+    known = metadata.get("thing_classes") and metadata.get("thing_dataset_id_to_contiguous_id")
+    if not known and Path(metadata.get("json_file") or "").is_file():
+        return _from_file(name).categories
+    return _own_categories(name, metadata.get("thing_classes", []))
+
+
+def read_registered(name: str, num_classes: int | None = None) -> CocoData:
+    """Return a data set of detectron2's catalog as COCO content, with boxes that may still be unsound.
+
+    Args:
+        num_classes: how many classes there are, for a function that gives no names.
+
+    Raises:
+        DatasetError: if it is not registered, its file is missing, or its content breaks the format.
+    """
+    if name not in DatasetCatalog:
+        raise DatasetError(
+            f"no data set {name!r} is registered: COCO's are {', '.join(SPLITS)}; register others with detectron2, in "
+            "the module that DETECTRON2_ENV_MODULE names"
+        )
+    try:
+        by_file = getattr(DatasetCatalog[name], "__qualname__", "").startswith("register_coco_instances.")
+        return _from_file(name) if by_file else _from_function(name, num_classes)
+    except CocoFormatError as error:
+        hint = ""
+        if "does not exist" in str(error) and name in SPLITS:
+            hint = ". Run nasnet-det prepare-coco, which says what to download where, or set DETECTRON2_DATASETS"
+        raise DatasetError(f"data set {name}: {error}{hint}") from error
+
+
+class _Prepared:
+    """The catalog function of a data set in memory."""
+
+    def __init__(self, data: CocoData) -> None:
+        self.data = data
+
+    def __call__(self) -> list[Record]:
+        return look_at(self.data, training=False).records
+
+
+def _from_file(name: str) -> CocoData:
+    metadata = MetadataCatalog.get(name)
+    path = PathManager.get_local_path(metadata.json_file)
+    content = read_annotations(path, required=COMPLETE, sound=False)
+    data = CocoData(name, content, Path(metadata.image_root), f"annotation file {path}")
+    names = [category["name"] for category in data.categories]
+    given = metadata.get("thing_classes")
+    if given is None:
+        metadata.thing_classes = names
+    elif not set(names) <= set(given):
+        raise CocoFormatError(
+            f"its categories by id are {format_names(names)}, but it was registered with thing_classes "
+            f"{format_names(given)}"
+        )
+    if metadata.get("thing_dataset_id_to_contiguous_id") is None and metadata.thing_classes == names:
+        metadata.thing_dataset_id_to_contiguous_id = {c["id"]: number for number, c in enumerate(data.categories)}
+    return data
+
+
+def _own_categories(name: str, names: Sequence[str]) -> list[Record]:
+    positions = MetadataCatalog.get(name).get("thing_dataset_id_to_contiguous_id") or {i: i for i in range(len(names))}
+    ids = {position: number for number, position in positions.items()}
+    return [{"id": ids.get(number, number), "name": text} for number, text in enumerate(names)]
+
+
+def _from_function(name: str, num_classes: int | None) -> CocoData:
+    """Convert detectron2's standard records."""
+    function = DatasetCatalog[name]
+    if isinstance(function, _Prepared):
+        return function.data
+    try:
+        records = [*function()]
+    except Exception as error:
+        reason = f"{type(error).__name__}: {error}"
+        raise CocoFormatError(f"the function that it was registered with failed: {reason}") from error
+    names = MetadataCatalog.get(name).get("thing_classes") or [str(number) for number in range(num_classes or 0)]
+    content = as_coco_content(records, _own_categories(name, names))
+    return CocoData(name, content, Path(), "its records")
