@@ -78,12 +78,12 @@ def check(options: argparse.Namespace) -> None:
     import torch
 
     from nasnet_det.export import PackageError
-    from nasnet_det.export.runtime_support import check_supported
+    from nasnet_det.export.runtime_support import check_runtime
 
     detector = is_detector(options.model)
     gpu = torch.cuda.is_available() and options.runtime == "inductor"
     options.device = options.device or ("cuda" if gpu else "cpu")
-    check_supported(options.runtime, options.precision, options.device, detector)
+    check_runtime(options.runtime, options.precision, options.device, detector)
     if options.batch_size < 1:
         raise PackageError(f"--batch-size must be at least 1, got {options.batch_size}")
     if options.precision == "int8" and options.calibrate is None:

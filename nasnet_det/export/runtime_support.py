@@ -52,7 +52,7 @@ def available(precision: str = "float32", detector: bool = False, device: str = 
     return [name for name in runtimes_for(precision, detector, device) if _is_installed(name)]
 
 
-def check_supported(runtime: str, precision: str, device: str, detector: bool) -> None:
+def check_runtime(runtime: str, precision: str, device: str, detector: bool) -> None:
     """Refuse a combination that no runtime supports.
 
     Raises:

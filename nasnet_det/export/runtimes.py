@@ -23,7 +23,7 @@ from nasnet_det.export.inductor import DTYPES, load_inductor, write_inductor
 from nasnet_det.export.package_files import PackageError, PackageInfo, read_info, readable, refuse_pickles
 from nasnet_det.export.programs import Program, as_list, check, imported, quiet, write_onnx
 from nasnet_det.export.quantization import quantize_onnx
-from nasnet_det.export.runtime_support import AUTO, RUNTIMES, available, check_supported, runtimes_for
+from nasnet_det.export.runtime_support import AUTO, RUNTIMES, available, check_runtime, runtimes_for
 from nasnet_det.safe_io.files import replacing
 
 #: The largest accepted difference from PyTorch's outputs in each precision, relative to the largest value. In less than
@@ -209,7 +209,7 @@ def shortest(package: nn.Module, images: Tensor, seconds: float = 3.0) -> float:
 
 def _candidates(runtime: str, precision: str, device: str, detector: bool) -> list[str]:
     """Return the runtimes to try."""
-    check_supported(runtime, precision, device, detector)
+    check_runtime(runtime, precision, device, detector)
     if runtime != AUTO:
         return [runtime]
     if names := available(precision, detector, device):

@@ -51,7 +51,7 @@ def classifier_of(meta: Mapping[str, Any], **arguments: Any) -> NASNet:
         raise GoldenError(f"meta.json describes no network that is built here: {first_line(error)}") from None
 
 
-def end_points(model: NASNet, x: Tensor) -> dict[str, Tensor]:
+def classifier_end_points(model: NASNet, x: Tensor) -> dict[str, Tensor]:
     """Return TF-slim's end points of images ``(N, in_chans, H, W)`` in [-1, 1].
 
     ``Stem`` (of the last stem cell), ``Cell_0``, ``Reduction_Cell_0``, ... are raw cell outputs ``(N, C, h, w)``;
@@ -92,7 +92,7 @@ def compare_classifier(folder: Path, meta: Mapping[str, Any]) -> Iterator[Compar
             f"{folder / 'image.npz'}: expected an array 'image': images, height, width, {in_chans} channels"
         )
     x = torch.from_numpy(image["image"]).float().permute(0, 3, 1, 2).contiguous()
-    found = {name: _channels_last(value) for name, value in end_points(model, x).items()}
+    found = {name: _channels_last(value) for name, value in classifier_end_points(model, x).items()}
     for name, reference in arrays_of(folder / "outputs.npz").items():
         known = {**found, "logits": found["Logits"], "logits_keras": found["Logits"]}
         if name not in known:

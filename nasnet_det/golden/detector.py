@@ -96,7 +96,7 @@ def compare_detector(folder: Path, meta: Mapping[str, Any]) -> Iterator[Comparis
     """
     recorded = DetectorFolder.read(folder, meta)
     outputs = recorded.outputs
-    found, detections = end_points(recorded.model().eval(), recorded.image)
+    found, detections = detector_end_points(recorded.model().eval(), recorded.image)
     count = int(outputs["pred.num_proposals"][0])
     if count != len(found["pred.proposal_boxes"]):
         note = f"{len(found['pred.proposal_boxes'])} proposals instead of {count}"
@@ -113,7 +113,7 @@ def compare_detector(folder: Path, meta: Mapping[str, Any]) -> Iterator[Comparis
     yield from _compare_detections(detections, outputs)
 
 
-def end_points(model: NASNetRCNN, image: Tensor) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray]]:
+def detector_end_points(model: NASNetRCNN, image: Tensor) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray]]:
     """Return the API's predictions and detections of one image ``(3, H, W)``, in its conventions."""
     images = model.preprocess_image([model.resized({"image": image})])
     features = model.backbone(images.tensor)

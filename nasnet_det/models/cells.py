@@ -15,7 +15,7 @@ from torch.nn import functional
 from nasnet_det.genotypes.genotype import Block, CellGenotype
 from nasnet_det.models.cpu_training import has_hooks
 from nasnet_det.models.drop_path import ScheduledDropPath
-from nasnet_det.models.operations import ConvNorm, LayerSettings, Scale, begins_with_relu, build_operation, fit
+from nasnet_det.models.operations import ConvNorm, LayerSettings, Scale, begins_with_relu, build_operation, projection
 from nasnet_det.models.padding import Pool2dSame
 
 
@@ -170,7 +170,7 @@ class Cell(nn.Module):
             if number == 0 and not passes_all:
                 self.preprocess.append(ConvNorm(shape.channels, filters, settings))
             else:
-                self.preprocess.append(fit(shape.channels, filters, settings, shape.scale_to(current)))
+                self.preprocess.append(projection(shape.channels, filters, settings, shape.scale_to(current)))
             channels.append(filters)
         if len(inputs) == 1 and not passes_all:
             self.preprocess.append(nn.Identity())
@@ -184,11 +184,11 @@ class Cell(nn.Module):
             self.blocks.append(made)
             channels.append(made.out_channels)
 
-        # An input that is joined must have the size and width of what the cell creates (TF: "reduction_{state}").
+        # A concatenated input must have the size and width of what the cell creates (TF: "reduction_{state}").
         self.concat_proj = nn.ModuleDict()
         for state in genotype.concat:
             if state < num_inputs and (scale.changes or channels[state] != filters):
-                self.concat_proj[str(state)] = fit(channels[state], filters, settings, scale, relu=False)
+                self.concat_proj[str(state)] = projection(channels[state], filters, settings, scale, relu=False)
                 channels[state] = filters
         self.concat = Concat()
         widths = [channels[state] for state in genotype.concat]
@@ -203,7 +203,7 @@ class Cell(nn.Module):
         one ``(N, channels, ceil(H/stride), ceil(W/stride))`` tensor, or every created state."""
         if len(inputs) < len(self.preprocess):
             inputs = (*inputs, inputs[0])
-        states = States(fit(x) for fit, x in zip(self.preprocess, inputs, strict=True))
+        states = States(project(x) for project, x in zip(self.preprocess, inputs, strict=True))
         for block in self.blocks:
             states.append(block(states))
         concat = [

@@ -194,7 +194,9 @@ def register_operation(name: str, description: str, builder: Builder) -> None:
     _BUILDERS[name] = builder
 
 
-def fit(in_channels: int, out_channels: int, settings: LayerSettings, scale: Scale, relu: bool = True) -> nn.Module:
+def projection(
+    in_channels: int, out_channels: int, settings: LayerSettings, scale: Scale, relu: bool = True
+) -> nn.Module:
     """Return the projection of a state to another size or width: factorized reduction, 1x1 convolution, or identity."""
     if scale.changes:
         return FactorizedReduction(in_channels, out_channels, settings, scale, relu)

@@ -19,7 +19,7 @@ from torch import nn
 from nasnet_det.genotypes.genotype import CellGenotype, Genotype
 from nasnet_det.models.cells import StateShape, build_combiner
 from nasnet_det.models.network import NASNet
-from nasnet_det.models.operations import ConvNorm, LayerSettings, Scale, build_operation, fit
+from nasnet_det.models.operations import ConvNorm, LayerSettings, Scale, build_operation, projection
 from nasnet_det.models.plan import Stem, plan_cells
 from nasnet_det.models.stem import StemConv
 
@@ -106,7 +106,7 @@ class NetworkSize:
         """Return the cost of a :class:`~nasnet_det.models.cells.Cell` and the shapes of its outputs."""
         current, parts, channels = inputs[0], list[Cost](), list[int]()
         for number, shape in enumerate(inputs):
-            layer = "<project>" if number == 0 and not passes_all else "<fit>"
+            layer = "<project>" if number == 0 and not passes_all else "<projection>"
             scale = current.level - shape.level + 1
             parts.append(_layer_cost(layer, shape.channels, filters, scale, self._side(shape.level)))
             channels.append(filters)
@@ -133,8 +133,8 @@ class NetworkSize:
 _LAYERS: dict[str, Callable[[int, int, Scale], nn.Module]] = {
     "<stem>": lambda i, o, scale: StemConv(i, o, _META, scale.stride, valid=scale.stride == 2),
     "<project>": lambda i, o, scale: ConvNorm(i, o, _META),
-    "<fit>": lambda i, o, scale: fit(i, o, _META, scale),
-    "<concat>": lambda i, o, scale: fit(i, o, _META, scale, relu=False),
+    "<projection>": lambda i, o, scale: projection(i, o, _META, scale),
+    "<concat>": lambda i, o, scale: projection(i, o, _META, scale, relu=False),
 }
 
 

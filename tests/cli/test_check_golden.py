@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from nasnet_det import NASNet
-from nasnet_det.golden.classifier import end_points
+from nasnet_det.golden.classifier import classifier_end_points
 from tests.weights.stored import small, stored, write_keras
 
 main = importlib.import_module("nasnet_det.cli.check_golden").main
@@ -36,7 +36,7 @@ def folder(tmp_path: Path) -> Path:
     image = np.random.default_rng(3).uniform(-1, 1, (1, 45, 70, 3)).astype(np.float32)
     np.savez(path / "image.npz", image=image)
     with torch.no_grad():
-        found = end_points(model, torch.from_numpy(image).permute(0, 3, 1, 2).contiguous())
+        found = classifier_end_points(model, torch.from_numpy(image).permute(0, 3, 1, 2).contiguous())
     maps = found["Cell_3"].permute(0, 2, 3, 1)[:, ::4, ::4].numpy()
     np.savez(
         path / "outputs.npz", logits=found["Logits"].numpy(), logits_keras=found["Logits"].numpy() + 1, Cell_3=maps

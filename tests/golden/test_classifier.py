@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from nasnet_det.golden.classifier import classifier_of, compare_classifier, end_points
+from nasnet_det.golden.classifier import classifier_end_points, classifier_of, compare_classifier
 from nasnet_det.golden.comparison import GoldenError, read_meta
 
 STORED = {
@@ -38,7 +38,7 @@ def test_parameters_and_shapes_are_those_of_tf_slim(name: str, golden: Path) -> 
     model = classifier_of(meta).eval()
     assert sum(parameter.numel() for parameter in model.parameters()) == meta["parameters_without_aux"]
     with torch.no_grad():
-        found = end_points(model, torch.zeros(2, 3, meta["input_size"], meta["input_size"]))
+        found = classifier_end_points(model, torch.zeros(2, 3, meta["input_size"], meta["input_size"]))
     for point, shape in meta["feature_shapes_nhwc"].items():
         assert sorted(found[point].shape) == sorted(shape), point
 

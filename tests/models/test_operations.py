@@ -15,7 +15,7 @@ from nasnet_det.models.operations import (
     LayerSettings,
     Scale,
     build_operation,
-    fit,
+    projection,
     register_operation,
 )
 from tests.helpers import randomize
@@ -64,8 +64,8 @@ def test_an_odd_width_gives_its_extra_channel_to_the_second_path() -> None:
 
 
 def test_fit_does_no_more_than_is_needed() -> None:
-    assert isinstance(fit(8, 8, SETTINGS, Scale()), nn.Identity)
-    assert isinstance(fit(8, 8, SETTINGS, Scale(2)), FactorizedReduction)
+    assert isinstance(projection(8, 8, SETTINGS, Scale()), nn.Identity)
+    assert isinstance(projection(8, 8, SETTINGS, Scale(2)), FactorizedReduction)
 
 
 def test_a_new_operation_can_be_registered(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from nasnet_det import NASNet
-from nasnet_det.golden.classifier import CLASSIFIER_BOUND, end_points
+from nasnet_det.golden.classifier import CLASSIFIER_BOUND, classifier_end_points
 from nasnet_det.golden.comparison import relative_error
 from nasnet_det.models.plan import slim_stages
 from nasnet_det.weights import WeightsError, read_arrays, read_state_dict
@@ -60,7 +60,7 @@ def test_equal_to_tf_slim_itself_at_any_size(kind: str, size: tuple[int, int], o
     model = network(kind, config, 7)
     model.load_state_dict(read_state_dict(model, variables))
     with torch.no_grad():
-        found = end_points(model, torch.from_numpy(images).permute(0, 3, 1, 2).contiguous())
+        found = classifier_end_points(model, torch.from_numpy(images).permute(0, 3, 1, 2).contiguous())
     assert set(expected) <= set(found)
     for name, reference in expected.items():
         value = found[name].permute(0, 2, 3, 1) if reference.ndim == 4 else found[name]
