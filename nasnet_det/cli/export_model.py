@@ -81,7 +81,7 @@ def make_program(options: argparse.Namespace, batch_size: int = 1, any_batch: bo
     try:
         model = timm.create_model(options.model, **arguments)
     except (RuntimeError, ValueError) as error:
-        raise ModelError(f"{options.model} cannot be built: {error}") from None
+        raise ModelError(f"building {options.model} failed: {error}") from None
     if not arguments["pretrained"]:
         print("random weights: give --pretrained or --weights for others", file=sys.stderr)
     program = feature_program if options.features else classifier_program

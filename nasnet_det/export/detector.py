@@ -43,7 +43,7 @@ def detector_program(
         categories: ``id`` and ``name`` of each class; those of the first of ``DATASETS.TEST`` if empty.
 
     Raises:
-        ValueError: if the detector cannot be exported.
+        ValueError: for a detector of a kind that has no export.
     """
     height, width = image_size or cfg.MODEL.NASNET.IMAGE_SIZE
     if not (height and width):
@@ -89,8 +89,8 @@ def exportable_detector(model: GeneralizedRCNN) -> ExportableDetector:
     if type(heads) in (StandardROIHeads, CascadeROIHeads):
         return PyramidDetector(model)
     raise ValueError(
-        f"a {type(model).__name__} cannot be exported: only the paper's detector and Faster, Cascade and Mask R-CNN on "
-        "a feature pyramid can, without test-time augmentation (TEST.AUG.ENABLED False)"
+        f"a {type(model).__name__} has no export: expected the paper's detector, or Faster, Cascade or Mask R-CNN on a "
+        "feature pyramid, without test-time augmentation (TEST.AUG.ENABLED False)"
     )
 
 

@@ -34,7 +34,7 @@ def write_inductor(program: Program, path: Path, precision: str = "float32", dev
         device: ``cpu`` or ``cuda``.
 
     Raises:
-        PackageError: if it cannot be compiled here.
+        PackageError: if compiling it fails here.
     """
     if set(program.dynamic) - {0}:
         raise PackageError("the runtime inductor takes no free image sizes; use onnxruntime or openvino")
@@ -56,7 +56,7 @@ def write_inductor(program: Program, path: Path, precision: str = "float32", dev
             exported = torch.export.export(model, (images,), dynamic_shapes=shapes)
             torch._inductor.aoti_compile_and_package(exported, package_path=file, inductor_configs=settings)
     except (InductorError, CppCompileError, InvalidCxxCompiler) as error:
-        raise PackageError(f"{path} cannot be compiled here: {error}") from error
+        raise PackageError(f"compiling {path} failed: {error}") from error
 
 
 def load_inductor(path: Path, info: PackageInfo) -> Any:

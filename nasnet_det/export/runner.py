@@ -121,7 +121,7 @@ class PackagedDetector:
             sides = [side * (self.longest / max(sides)) for side in sides]
         width, height = (int(side + 0.5) for side in sides)
         if not width or not height:
-            raise OSError(f"{image.width} x {image.height} pixels cannot be resized to {width} x {height}")
+            raise OSError(f"{image.width} x {image.height} pixels would be resized to {width} x {height}")
         return image.resize((width, height), Image.Resampling.BILINEAR)
 
 

@@ -26,8 +26,8 @@ def optimize_for_inference(model: Model) -> Model:
     """Return a faster copy of ``model``, in evaluation mode, that computes the same function.
 
     The outputs differ by rounding only; ``docs/speed.md`` gives the measured bounds. Modules that the fusion does not
-    know are kept unchanged, with one warning. The copy uses the channels_last memory format and cannot be trained. Its
-    parameters have other names, so load weights first and keep the original for checkpoints. The copy can be compiled,
+    know are kept unchanged, with one warning. The copy uses the channels_last memory format and is for inference only.
+    Its parameters have other names, so load weights first and keep the original for checkpoints. The copy can be compiled,
     exported, moved to a device and converted to bfloat16.
 
     Args:

@@ -38,7 +38,7 @@ def scale_and_shift(norm: nn.Module) -> tuple[Tensor, Tensor] | None:
 
 def fold(conv: nn.Conv2d, norm: nn.Module) -> tuple[Tensor, Tensor | None] | None:
     """Return the weight and bias (None for no bias) of the convolution that computes ``norm(conv(x))``, in double
-    precision, or None if ``norm`` cannot be folded."""
+    precision, or None for a norm that does not fold."""
     if type(norm) is nn.Identity:
         return conv.weight.detach().double(), None if conv.bias is None else conv.bias.detach().double()
     terms = scale_and_shift(norm)

@@ -253,7 +253,7 @@ class _GraphBuilder:
 
     def conv_norm(self, conv: nn.Conv2d, norm: nn.Module, value: int) -> Sum:
         """Return the result of a convolution and its norm: a product if the convolution is pointwise, else a node. A
-        norm that cannot be folded is a node of its own."""
+        norm that does not fold is a node of its own."""
         if type(conv) is not Conv2dSame:
             return self.norm(norm, self.unknown(conv, value))
         terms = fold(conv, norm)

@@ -87,7 +87,7 @@ class FusedNASNet(NASNet):
     def train(self, mode: bool = True) -> FusedNASNet:
         """Raise RuntimeError for training mode, since the norms are folded."""
         if mode:
-            raise RuntimeError("a network optimized for inference cannot be trained; train the original network")
+            raise RuntimeError("a network optimized for inference has no training mode; train the original network")
         super().train(False)
         return self
 

@@ -54,7 +54,7 @@ class ConcatChannels(nn.Module):
 
 
 class ContiguousNorm(nn.Module):
-    """A norm that cannot be folded, computed in the contiguous layout as in the plain network.
+    """A norm that does not fold, computed in the contiguous layout as in the plain network.
 
     PyTorch's CPU kernels for channels_last are less accurate: that of group norm takes the variance as E[x^2] - E[x]^2,
     whose error grows with the square of the mean.

@@ -44,7 +44,7 @@ def cached(
         digest: the published hash, ``ALGORITHM:HASH``. Without one, the first hash seen is recorded and compared later.
 
     Raises:
-        WeightsError: if the file cannot be downloaded or converted, has another hash than expected, or if the cached
+        WeightsError: if the download or the conversion fails, for another hash than the expected one, or if the cached
             file was changed. The cache is then unchanged.
     """
     if is_cached(target):
