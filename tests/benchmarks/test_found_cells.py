@@ -11,6 +11,7 @@ import pytest
 
 from nasnet_det.cli.search import main as search
 from nasnet_det.genotypes.genotype import Genotype
+from nasnet_det.genotypes.published import as_genotype
 from nasnet_det.search.child import ChildResult
 from nasnet_det.search.child_config import ChildConfig
 from nasnet_det.training.recipe import Recipe
@@ -72,6 +73,24 @@ def test_every_cell_is_trained_with_every_seed(tmp_path: Path, monkeypatch: pyte
     assert (tmp_path / "cells" / "cells.png").is_file()
 
 
-def test_one_random_cell_is_too_few(tmp_path: Path) -> None:
+def test_candidates_are_chosen_by_held_out_images(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    candidates = [found_cells.Contender(f"trial_{n}", "found", as_genotype("nasnet_a"), n / 10) for n in (3, 2, 1)]
+    options = argparse.Namespace(output=tmp_path, data=str(tmp_path))
+    asked = []
+
+    def train_seed(options: argparse.Namespace, recipe: Recipe, seed: int) -> float:
+        asked.append((options.output.name, options.validation_images, seed))
+        return {"trial_3": 0.6, "trial_2": 0.8, "trial_1": 0.7}[options.output.name]
+
+    monkeypatch.setattr(found_cells.train_cifar, "train_seed", train_seed)
+    found, accuracies = found_cells.select(candidates, options, ["--recipe", "cifar_small"])
+    assert found is candidates[1]
+    assert accuracies == {"trial_3": 0.6, "trial_2": 0.8, "trial_1": 0.7}
+    assert asked == [(f"trial_{n}", 5000, 100) for n in (3, 2, 1)]
+    assert found_cells.select(candidates[:1], options, []) == (candidates[0], {})
+
+
+@pytest.mark.parametrize("option", ["--random 1", "--candidates 0"])
+def test_too_few_cells_are_refused(tmp_path: Path, option: str) -> None:
     with pytest.raises(SystemExit):
-        found_cells.main([str(tmp_path), str(tmp_path), "--output", str(tmp_path / "cells"), "--random", "1"])
+        found_cells.main([str(tmp_path), str(tmp_path), "--output", str(tmp_path / "cells"), *option.split()])
