@@ -3,14 +3,12 @@
     python benchmarks/found_cells.py runs/found datasets/cifar10 --output runs/compared --seeds 0 1 \
         --num-cells 1 --num-filters 8 --recipe cifar_small --epochs 10
 
-SEARCH is the folder of a search. The random cells are drawn from its space within its limits. Every cell is trained
-with every seed by ``nasnet-det train-cifar``, which gets all other options, in a folder of its own below --output; the
-test accuracy is that of the last epoch. NASNet-A and the random cells are then trained as the search's children are,
+SEARCH is the folder of a search. Its found cell is the best of the second phase (``nasnet-det retrain-cells``) where
+there was one. The random cells are drawn from its space within its limits. Every cell is trained with every seed by
+``nasnet-det train-cifar``, which gets all other options, in a folder of its own below --output; the test accuracy is
+that of the last epoch. NASNet-A and the random cells are then trained as the search's children are,
 for the rank correlation of the search's rewards with the accuracies. The same command continues a stopped run. At the
 end --output has cells.json, cells.csv and cells.png.
-
-With --candidates K, the search's K best cells are first trained under the recipe without 5,000 of the training images,
-and the best on these is the found cell (NASNet's authors trained the 250 best of a search in full).
 """
 
 from __future__ import annotations
@@ -44,12 +42,10 @@ from nasnet_det.search.child import train_child
 from nasnet_det.search.child_config import ChildConfig, network_size
 from nasnet_det.search.limits import Demands, Limit
 from nasnet_det.search.records import Finding, best
+from nasnet_det.search.report import read_findings
 from nasnet_det.search.run_folder import SEARCH, SearchFolder
 from nasnet_det.search.space import Space
 from nasnet_det.search.strategies.base import uniform
-
-#: Training images that judge candidates, and the seed of their runs: not one of the comparison's.
-HELD_OUT, CANDIDATE_SEED = 5000, 100
 
 
 @dataclass(frozen=True)
@@ -71,12 +67,12 @@ class Contender:
 
 @dataclass(frozen=True)
 class Source:
-    """A search: its space, its limits, how it trains children, and its findings."""
+    """A search: its space, its limits, how it trains children, and its child of the found cell."""
 
     space: Space
     demands: Demands
     config: ChildConfig
-    findings: list[Finding]
+    best: Finding
 
     @classmethod
     def read(cls, folder: Path, data: str) -> Source:
@@ -94,18 +90,17 @@ class Source:
         limits = (identity.get("demands") or {}).get("limits", {})
         demands = Demands(tuple(Limit(name, value) for name, value in limits.items()))
         config = ChildConfig.from_dict({**recipe, "data": data})
-        return cls(Space.from_dict(identity["space"]), demands, config, findings)
+        children = {finding.decisions: finding for finding in best(findings, len(findings))}
+        [chosen] = best(read_findings(SearchFolder(folder))[1], 1)
+        return cls(Space.from_dict(identity["space"]), demands, config, children[chosen.decisions])
 
-    def candidates(self, count: int) -> list[Contender]:
-        """Return the search's best cells."""
-        return [
-            Contender(f"trial_{found.number}", "found", found.genotype, found.reward)
-            for found in best(self.findings, count)
-        ]
-
-    def contenders(self, found: Contender, count: int, seed: int) -> list[Contender]:
+    def contenders(self, count: int, seed: int) -> list[Contender]:
         """Return the found cell, NASNet-A, and ``count`` random cells within the limits."""
-        chosen = [replace(found, name="found"), Contender("nasnet_a", "published", as_genotype("nasnet_a"))]
+        found = self.best
+        chosen = [
+            Contender("found", "found", replace(found.genotype, name=f"trial {found.number}"), found.reward),
+            Contender("nasnet_a", "published", as_genotype("nasnet_a")),
+        ]
         candidates, rng = SpaceCandidates(self.space, network_size(self.config), self.demands), random.Random(seed)
         for number in range(count):
             decisions = uniform(self.space.sizes, rng)
@@ -118,12 +113,11 @@ class Source:
 def run(options: argparse.Namespace, training: Sequence[str]) -> int:
     """Train what is not trained yet, then write and print the table."""
     source = Source.read(options.search, options.data)
-    found, second_phase = select(source.candidates(options.candidates), options, training)
-    contenders = source.contenders(found, options.random, options.random_seed)
+    contenders = source.contenders(options.random, options.random_seed)
     accuracies: dict[str, dict[int, float]] = {contender.name: {} for contender in contenders}
     for seed in options.seeds:
         for contender in contenders:
-            accuracies[contender.name][seed] = train(contender, options.output, options.data, training, seed)
+            accuracies[contender.name][seed] = train(contender, options, training, seed)
     size = network_size(source.config)
     rows = [
         {
@@ -137,35 +131,20 @@ def run(options: argparse.Namespace, training: Sequence[str]) -> int:
         }
         for contender in contenders
     ]
-    head = {"seeds": options.seeds, "found": found.name, "second_phase": second_phase}
-    keep(options.output / "cells.json", {**head, **compare(rows), "rows": rows})
+    keep(options.output / "cells.json", {"seeds": options.seeds, **compare(rows), "rows": rows})
     draw(rows, options.output / "cells.png")
     print(table(rows))
     return 0
 
 
-def select(
-    candidates: Sequence[Contender], options: argparse.Namespace, training: Sequence[str]
-) -> tuple[Contender, dict[str, float]]:
-    """Return the candidate of the highest accuracy on held-out images, and these accuracies; a single one untrained."""
-    if len(candidates) == 1:
-        return candidates[0], {}
-    held_out = [*training, "--validation-images", str(HELD_OUT)]
-    folder = options.output / "candidates"
-    accuracies = {found.name: train(found, folder, options.data, held_out, CANDIDATE_SEED) for found in candidates}
-    for found in candidates:
-        print(f"{found.name:12}{100 * (found.reward or 0):9.2f}  {100 * accuracies[found.name]:.2f} (held-out images)")
-    return max(candidates, key=lambda found: accuracies[found.name]), accuracies
-
-
-def train(contender: Contender, output: Path, data: str, training: Sequence[str], seed: int) -> float:
-    """Train or continue a contender's run below ``output``; return its last epoch's accuracy."""
-    folder = output / contender.name
+def train(contender: Contender, options: argparse.Namespace, training: Sequence[str], seed: int) -> float:
+    """Train or continue a contender's run; return its test accuracy."""
+    folder = options.output / contender.name
     path = folder / "genotype.json"
     if not path.is_file():
         folder.mkdir(parents=True, exist_ok=True)
         contender.genotype.save(path)
-    asked = train_cifar.parse([data, "--output", str(folder), "--genotype", str(path), *training])
+    asked = train_cifar.parse([options.data, "--output", str(folder), "--genotype", str(path), *training])
     return train_cifar.train_seed(asked, selected_recipe(asked, "cifar"), seed)
 
 
@@ -235,7 +214,6 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("search", type=Path, metavar="SEARCH", help="the folder of a search")
     parser.add_argument("data", metavar="DATA", help="the folder of CIFAR-10's batches")
     add_output(parser, "the folder of runs and results", required=True)
-    parser.add_argument("--candidates", type=int, default=1, metavar="K", help="cells of the search to train first (1)")
     parser.add_argument("--random", type=int, default=5, metavar="N", help="random cells (5)")
     # Not a seed that searches have, which would draw the same cells.
     parser.add_argument("--random-seed", type=int, default=1000, help="what they are drawn from (1000)")
@@ -243,8 +221,6 @@ def main(argv: Sequence[str] | None = None) -> int:
     options, training = parser.parse_known_args(argv)
     if options.random < 2:
         parser.error(f"--random must be at least 2 for a deviation, got {options.random}")
-    if options.candidates < 1:
-        parser.error(f"--candidates must be at least 1, got {options.candidates}")
     with search_context():
         return run(options, training)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import found_cells
@@ -11,9 +12,11 @@ import pytest
 
 from nasnet_det.cli.search import main as search
 from nasnet_det.genotypes.genotype import Genotype
-from nasnet_det.genotypes.published import as_genotype
 from nasnet_det.search.child import ChildResult
 from nasnet_det.search.child_config import ChildConfig
+from nasnet_det.search.records import best
+from nasnet_det.search.report import read_findings
+from nasnet_det.search.run_folder import SearchFolder
 from nasnet_det.training.recipe import Recipe
 from tests.helpers import write_cifar
 
@@ -42,11 +45,25 @@ def test_differences_have_their_standard_errors() -> None:
     assert found["rank_correlation"] == pytest.approx(0.8)
 
 
-def test_every_cell_is_trained_with_every_seed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def _searched(tmp_path: Path, trials: int) -> tuple[Path, Path]:
     data, folder = write_cifar(tmp_path / "data", 10), tmp_path / "search"
-    options = f"--data {data} --trials 1 --workers 0 --limit params=20k --output {folder} --child official_data=false"
-    child = "num_cells=1 num_filters=2 epochs=1 image_size=8 train_images=32 validation_images=16 batch_size=32"
-    assert not search([*options.split(), *child.split(), "recipe_settings={optimizer: sgd}"])
+    options = f"--data {data} --trials {trials} --workers 0 --limit params=20k --output {folder}"
+    child = "official_data=false num_cells=1 num_filters=2 epochs=1 image_size=8 train_images=32 validation_images=16"
+    settings = ["--child", *child.split(), "batch_size=32", "recipe_settings={optimizer: sgd}"]
+    assert not search([*options.split(), *settings])
+    return data, folder
+
+
+def test_the_found_cell_is_the_best_of_the_second_phase(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    data, folder = _searched(tmp_path, 2)
+    [first, second] = best(read_findings(SearchFolder(folder))[1], 2)
+    assert found_cells.Source.read(folder, str(data)).best == first
+    monkeypatch.setattr(found_cells, "read_findings", lambda folder: ("retrained", [replace(second, number=0)], ()))
+    assert found_cells.Source.read(folder, str(data)).best == second
+
+
+def test_every_cell_is_trained_with_every_seed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    data, folder = _searched(tmp_path, 1)
     trained, children = [], []
 
     def train_seed(options: argparse.Namespace, recipe: Recipe, seed: int) -> float:
@@ -73,24 +90,6 @@ def test_every_cell_is_trained_with_every_seed(tmp_path: Path, monkeypatch: pyte
     assert (tmp_path / "cells" / "cells.png").is_file()
 
 
-def test_candidates_are_chosen_by_held_out_images(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    candidates = [found_cells.Contender(f"trial_{n}", "found", as_genotype("nasnet_a"), n / 10) for n in (3, 2, 1)]
-    options = argparse.Namespace(output=tmp_path, data=str(tmp_path))
-    asked = []
-
-    def train_seed(options: argparse.Namespace, recipe: Recipe, seed: int) -> float:
-        asked.append((options.output.name, options.validation_images, seed))
-        return {"trial_3": 0.6, "trial_2": 0.8, "trial_1": 0.7}[options.output.name]
-
-    monkeypatch.setattr(found_cells.train_cifar, "train_seed", train_seed)
-    found, accuracies = found_cells.select(candidates, options, ["--recipe", "cifar_small"])
-    assert found is candidates[1]
-    assert accuracies == {"trial_3": 0.6, "trial_2": 0.8, "trial_1": 0.7}
-    assert asked == [(f"trial_{n}", 5000, 100) for n in (3, 2, 1)]
-    assert found_cells.select(candidates[:1], options, []) == (candidates[0], {})
-
-
-@pytest.mark.parametrize("option", ["--random 1", "--candidates 0"])
-def test_too_few_cells_are_refused(tmp_path: Path, option: str) -> None:
+def test_one_random_cell_is_too_few(tmp_path: Path) -> None:
     with pytest.raises(SystemExit):
-        found_cells.main([str(tmp_path), str(tmp_path), "--output", str(tmp_path / "cells"), *option.split()])
+        found_cells.main([str(tmp_path), str(tmp_path), "--output", str(tmp_path / "cells"), "--random", "1"])
