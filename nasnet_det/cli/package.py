@@ -135,10 +135,10 @@ def read_pictures(folder: Path, program: Program) -> list[Tensor]:
     from timm.data import create_transform
 
     from nasnet_det.export import PackageError
+    from nasnet_det.safe_io.folders import find_pictures
     from nasnet_det.safe_io.images import read_image
 
-    suffixes = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff")
-    paths = sorted(path for path in folder.rglob("*") if path.suffix.lower() in suffixes)
+    paths = find_pictures(folder)
     if not paths:
         raise PackageError(f"{folder} holds no pictures to calibrate on")
     said = program.description

@@ -14,8 +14,9 @@ from contextlib import contextmanager
 from contextvars import ContextVar
 from pathlib import Path
 
-_Key = tuple[int, int]
-_protected: ContextVar[dict[_Key, Path] | None] = ContextVar("protected", default=None)
+#: What tells files apart: device and number on it.
+FileKey = tuple[int, int]
+_protected: ContextVar[dict[FileKey, Path] | None] = ContextVar("protected", default=None)
 
 
 class OverwriteError(ValueError):
@@ -44,12 +45,12 @@ def protect(paths: Iterable[str | Path]) -> None:
     for path in map(Path, paths):
         is_folder = exists(path) and path.is_dir()
         files = [entry for entry in path.iterdir() if entry.is_file()] if is_folder else [path]
-        kept.update({key: file for file in files if (key := _key(file)) is not None})
+        kept.update({key: file for file in files if (key := file_key(file)) is not None})
 
 
 def check_writable(path: str | Path) -> None:
     """Raise :class:`OverwriteError` if ``path`` is a protected input, under this or another name."""
-    if _key(path) in (_protected.get() or {}):
+    if file_key(path) in (_protected.get() or {}):
         raise OverwriteError(
             f"{path} is an input of this command and would be overwritten or deleted: give another --output"
         )
@@ -104,10 +105,10 @@ def remove(path: str | Path) -> None:
 
 def exists(path: str | Path) -> bool:
     """Return True if a path exists; False also for a name that no file can have."""
-    return _key(path) is not None
+    return file_key(path) is not None
 
 
-def _key(path: str | Path) -> _Key | None:
+def file_key(path: str | Path) -> FileKey | None:
     """Return the identity of a file, the same under all its names; None if the file does not exist."""
     try:
         status = Path(path).stat()

@@ -96,12 +96,6 @@ def read_image(path: str | os.PathLike[str], turn: bool = True) -> Image.Image:
         raise _refused(path, error) from error
 
 
-def is_hidden(path: str | os.PathLike[str], root: str | os.PathLike[str]) -> bool:
-    """Return True for a file below ``root`` that is hidden, or in a hidden folder or macOS's ``__MACOSX``."""
-    parts = Path(os.path.relpath(path, root)).parts
-    return any(part == "__MACOSX" or (part.startswith(".") and part != "..") for part in parts)
-
-
 def _open(path: str | os.PathLike[str]) -> ImageFile.ImageFile:
     if Path(path).exists() and not (Path(path).is_file() or Path(path).is_dir()):
         raise ValueError("it is a pipe or a device")  # which may never end

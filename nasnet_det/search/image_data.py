@@ -22,13 +22,13 @@ from PIL import Image, ImageOps
 from tqdm import tqdm
 
 from nasnet_det.models.plan import Stem
+from nasnet_det.safe_io.folders import IMAGE_SUFFIXES, find_pictures, is_picture, subfolders
 from nasnet_det.safe_io.images import ImageError, read_header, read_image
 from nasnet_det.safe_io.values import format_names, format_value
 from nasnet_det.training.data.cifar10 import Cifar10, DataError, Images, split
 
 logger = logging.getLogger(__name__)
 
-SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".webp", ".tif", ".tiff", ".gif", ".ppm", ".pgm")
 TRAIN, VALIDATION, TEST = ("train", "training"), ("val", "valid", "validation"), ("test", "testing")
 #: ``torchvision:NAME@FOLDER`` is a data set of torchvision, downloaded to the folder.
 TORCHVISION = "torchvision:"
@@ -296,9 +296,11 @@ def _find_folder(root: Path) -> ImageSource:
             f"folders, or {TORCHVISION}NAME"
         )
     folder = root
-    while len(inner := _folders(folder)) == 1 and not _class_images(inner[0], nested=False) and _folders(inner[0]):
+    while (
+        len(inner := subfolders(folder)) == 1 and subfolders(inner[0]) and not any(map(is_picture, inner[0].iterdir()))
+    ):
         folder = inner[0]  # an archive unpacked into a folder of its own
-    parts = {path.name.lower(): path for path in _folders(folder)}
+    parts = {path.name.lower(): path for path in subfolders(folder)}
     train, validation = (next((parts[name] for name in names if name in parts), None) for names in (TRAIN, VALIDATION))
     if train is None or not _classes(train):
         return _FolderImages(root, *_samples(_classes(folder), folder), 0)
@@ -322,7 +324,7 @@ def _samples(found: dict[str, list[Path]], folder: Path) -> tuple[list[tuple[Pat
     if not found:
         raise DataError(
             f"{folder} has no images in class folders; expected {folder}/CLASS/... or {folder}/train/CLASS/... "
-            f"with files ending in {', '.join(SUFFIXES[:4])} ..."
+            f"with files ending in {', '.join(IMAGE_SUFFIXES[:4])} ..."
         )
     classes = list(found)
     return [(path, label) for label, paths in enumerate(found.values()) for path in paths], classes
@@ -330,26 +332,5 @@ def _samples(found: dict[str, list[Path]], folder: Path) -> tuple[list[tuple[Pat
 
 def _classes(folder: Path) -> dict[str, list[Path]]:
     """Return the images of each class folder that has any."""
-    images = {path.name: _class_images(path) for path in _folders(folder)}
+    images = {path.name: find_pictures(path) for path in subfolders(folder)}
     return {name: paths for name, paths in images.items() if paths}
-
-
-def _class_images(folder: Path, nested: bool = True) -> list[Path]:
-    """Return the images of a class folder, sorted; with those of its subfolders if ``nested``."""
-    found: list[Path] = []
-    for place, folders, files in os.walk(folder):
-        folders[:] = sorted(name for name in folders if nested and not _is_ignored(name))
-        found += [Path(place, name) for name in sorted(files) if _is_image(name)]
-    return found
-
-
-def _folders(folder: Path) -> list[Path]:
-    return sorted(path for path in folder.iterdir() if path.is_dir() and not _is_ignored(path.name))
-
-
-def _is_ignored(name: str) -> bool:
-    return name.startswith(".") or name == "__MACOSX"
-
-
-def _is_image(name: str) -> bool:
-    return not _is_ignored(name) and name.lower().endswith(SUFFIXES)

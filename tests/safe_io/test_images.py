@@ -14,7 +14,7 @@ import pytest
 from PIL import Image
 
 from nasnet_det.safe_io import images
-from nasnet_det.safe_io.images import ImageError, is_hidden, read_header, read_image
+from nasnet_det.safe_io.images import ImageError, read_header, read_image
 
 RAMP = np.linspace(0, 1, 12).reshape(3, 4)
 
@@ -125,12 +125,6 @@ def test_a_truncated_picture_is_named(tmp_path: Path) -> None:
     path.write_bytes(path.read_bytes()[:2000])
     with pytest.raises(ImageError, match=r"half\.jpg"):
         read_image(path)
-
-
-def test_hidden_files(tmp_path: Path) -> None:
-    assert is_hidden(tmp_path / "__MACOSX" / "a" / "._1.jpg", tmp_path)
-    assert is_hidden(tmp_path / ".cache" / "1.jpg", tmp_path)
-    assert not is_hidden(tmp_path / "a" / "1.jpg", tmp_path)
 
 
 def test_deep_pictures_of_the_shared_cases(shared: Path) -> None:

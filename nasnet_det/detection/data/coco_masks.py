@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import numpy as np
@@ -15,16 +16,9 @@ def is_mask(mask: Any, size: list[int]) -> bool:
         size: height and width of the image.
     """
     if isinstance(mask, list):
-        polygons = all(isinstance(polygon, list) and len(polygon) % 2 == 0 for polygon in mask)
         # A first polygon of four numbers is a box to pycocotools.
-        return polygons and any(len(polygon) > 4 for polygon in mask[:1]) and all(_near(p, max(size)) for p in mask)
-    if not isinstance(mask, dict) or mask.get("size") != size or not all(type(side) is int for side in mask["size"]):
-        return False
-    counts = mask.get("counts")
-    if isinstance(counts, list):
-        return all(type(run) is int and run >= 0 for run in counts) and sum(counts) == size[0] * size[1]
-    text = counts.decode("latin-1") if isinstance(counts, bytes) else counts
-    return isinstance(text, str) and _pixels(text) == size[0] * size[1]  # with fewer, comparing them never ends
+        return bool(mask) and all(_is_polygon(polygon, size) for polygon in mask) and len(mask[0]) > 4
+    return _is_rle(mask, size)
 
 
 def training_mask(mask: Any, size: list[int]) -> Any:
@@ -35,31 +29,14 @@ def training_mask(mask: Any, size: list[int]) -> Any:
         size: height and width of the image.
     """
     if isinstance(mask, list):
-        polygons = [polygon for polygon in mask if isinstance(polygon, list) and _near(polygon, max(size))]
-        return [polygon for polygon in polygons if len(polygon) >= 6 and len(polygon) % 2 == 0] or None
-    if not is_mask(mask, size):
+        return [polygon for polygon in mask if _is_polygon(polygon, size) and len(polygon) >= 6] or None
+    if not _is_rle(mask, size):
         return None
     if isinstance(mask["counts"], list):
         from pycocotools.mask import frPyObjects
 
         return frPyObjects(mask, *size)
     return mask
-
-
-def mask_area(mask: Any) -> float | None:
-    """Return the area of polygons, by their corners, or of an RLE, in pixels; None without a valid mask."""
-    if isinstance(mask, list):
-        try:
-            corners = [np.asarray(polygon, dtype=np.float64).reshape(-1, 2).T for polygon in mask]
-        except (TypeError, ValueError):
-            return None
-        found = float(sum(abs(x @ np.roll(y, 1) - y @ np.roll(x, 1)) / 2 for x, y in corners))
-        return found if 0 < found < np.inf else None
-    if isinstance(mask, dict) and is_mask(mask, mask.get("size", [])):
-        from pycocotools.mask import area
-
-        return float(area(training_mask(mask, mask["size"])))
-    return None
 
 
 def rle_of(mask: np.ndarray) -> dict[str, Any]:
@@ -70,6 +47,13 @@ def rle_of(mask: np.ndarray) -> dict[str, Any]:
     return {**rle, "counts": rle["counts"].decode()}
 
 
+def rle_area(rle: dict[str, Any]) -> float | None:
+    """Return the number of pixels in the mask of an RLE; None if it is damaged."""
+    from pycocotools.mask import area
+
+    return float(area(training_mask(rle, rle["size"]))) if _is_rle(rle, rle["size"]) else None
+
+
 def box_of_mask(mask: Any) -> list[float]:
     """Return the box around a compressed RLE as x, y, width, height."""
     from pycocotools.mask import toBbox
@@ -77,8 +61,25 @@ def box_of_mask(mask: Any) -> list[float]:
     return list(map(float, toBbox(mask)))
 
 
-def _near(polygon: list[Any], longest: int) -> bool:
-    return all(type(number) in (int, float) and -longest <= number <= 2 * longest for number in polygon)
+def _is_polygon(polygon: Any, size: list[int]) -> bool:
+    """Return True for pairs of numbers that are at most the image's longer side outside of it."""
+    longest = max(size)
+    return (
+        isinstance(polygon, list)
+        and len(polygon) % 2 == 0
+        and all(type(number) in (int, float) and -longest <= number <= 2 * longest for number in polygon)
+    )
+
+
+def _is_rle(mask: Any, size: Any) -> bool:
+    """Return True for an RLE of as many pixels as an image of this height and width has."""
+    if not isinstance(mask, dict) or mask.get("size") != size or not all(type(side) is int for side in mask["size"]):
+        return False
+    counts, pixels = mask.get("counts"), math.prod(size)
+    if isinstance(counts, list):
+        return all(type(run) is int and run >= 0 for run in counts) and sum(counts) == pixels
+    text = counts.decode("latin-1") if isinstance(counts, bytes) else counts
+    return isinstance(text, str) and _pixels(text) == pixels  # with fewer, comparing them never ends
 
 
 def _pixels(counts: str) -> int | None:

@@ -14,12 +14,12 @@ from pathlib import Path
 import numpy as np
 
 from nasnet_det.detection.data.coco_format import COMPLETE, named, read_annotations
-from nasnet_det.detection.data.labelled import find_files, note, split_of
+from nasnet_det.detection.data.labelled import match_files, note, split_of
 from nasnet_det.detection.data.look import CocoData, DatasetError, Trouble
 from nasnet_det.detection.data.voc_folder import read_voc
 from nasnet_det.detection.data.yolo_folder import read_yolo
 from nasnet_det.safe_io.files import exists, protect
-from nasnet_det.safe_io.images import is_hidden
+from nasnet_det.safe_io.folders import subfolders
 
 #: Annotations of other tasks beside COCO's instances.
 _OTHER_TASKS = ("captions_", "person_keypoints_", "panoptic_", "stuff_", "image_info_")
@@ -75,11 +75,11 @@ def read_folder(root: str | Path) -> dict[str, CocoData]:
             for data in found.values():
                 protect(data.path(image) for image in data.content["images"])
             return {key: replace(data, name=f"{name}_{key}") for key, data in found.items()}
-    inner = [path for path in folder.iterdir() if path.is_dir() and not is_hidden(path, folder)]
+    inner = subfolders(folder)
     if len(inner) == 1 and root.is_dir():  # as archives are often packed
         with contextlib.suppress(DatasetError):
             return read_folder(inner[0])
-    there = named([path.relative_to(folder) for path in find_files(folder, "*", "annotations/*")], limit=5)
+    there = named([path.relative_to(folder) for path in match_files(folder, "*", "annotations/*")], limit=5)
     raise DatasetError(
         f"{root} is in no known form: expected COCO (train.json and val.json, annotations/instances_NAME.json, or one "
         "annotations.json), YOLO (data.yaml with names, train and val) or Pascal VOC (an .xml file for each image), "
@@ -112,7 +112,7 @@ def split(data: CocoData, val_share: float, seed: int) -> tuple[CocoData, CocoDa
 def _read_coco(folder: Path, root: Path) -> dict[str, CocoData]:
     if root.is_file():
         return {"all": _coco_file(root, folder)} if root.suffix == ".json" else {}
-    files = find_files(folder, "*.json", "annotations/*.json", "*/_annotations.coco.json")
+    files = match_files(folder, "*.json", "annotations/*.json", "*/_annotations.coco.json")
     files = [path for path in files if not path.name.startswith(_OTHER_TASKS)]
     instances = [path for path in files if path.name.startswith("instances_")]
     found: dict[str, Path] = {}

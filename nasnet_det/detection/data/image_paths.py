@@ -5,13 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-#: What is taken for an image in a folder.
-IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff", ".gif")
-
-
-def is_image(path: Path) -> bool:
-    """Return True for a path that ends like an image's and is not hidden."""
-    return path.suffix.lower() in IMAGE_SUFFIXES and not path.name.startswith(".")
+from nasnet_det.safe_io.files import exists
+from nasnet_det.safe_io.folders import is_hidden, is_picture, walk
 
 
 def find_images(inputs: Sequence[str]) -> list[Path]:
@@ -23,15 +18,28 @@ def find_images(inputs: Sequence[str]) -> list[Path]:
     found: dict[Path, Path] = {}
     for name in inputs:
         path = Path(name).expanduser()
-        if path.is_dir():
-            files = sorted(file for file in path.iterdir() if is_image(file))
-        elif path.is_file():
-            files = [path]
+        if exists(path) and path.is_dir():
+            files = sorted(file for file in path.iterdir() if is_picture(file))
         else:
-            anchor = Path(path.anchor)
-            files = sorted(file for file in anchor.glob(str(path.relative_to(anchor))) if file.is_file())
+            parts = path.relative_to(path.anchor).parts
+            files = [file for file in _matching(Path(path.anchor), parts) if file.is_file()]
         if not files:
             raise FileNotFoundError(f"{name} names no image: neither a file, nor a folder or glob with images")
         for file in files:
             found.setdefault(file.resolve(), file)
     return list(found.values())
+
+
+def _matching(folder: Path, parts: Sequence[str]) -> list[Path]:
+    """Return the paths below a folder that match the parts of a glob, in order; ``**`` is any number of folders."""
+    if not parts:
+        return [folder]
+    if exists(folder / parts[0]):
+        found = [folder / parts[0]]
+    elif parts[0] == "**":
+        found = sorted(place for place, _ in walk(folder))
+    elif set(parts[0]) & set("*?["):
+        found = sorted(path for path in folder.glob(parts[0]) if not is_hidden(path.name))
+    else:
+        found = []
+    return [path for start in found for path in _matching(start, parts[1:])]

@@ -8,10 +8,10 @@ from typing import NamedTuple
 
 from nasnet_det.detection.data.coco_format import COMPLETE, check_annotations
 from nasnet_det.detection.data.columns import CocoFormatError, Record
-from nasnet_det.detection.data.image_paths import IMAGE_SUFFIXES
 from nasnet_det.detection.data.look import EXAMPLES, CocoData, Trouble
 from nasnet_det.safe_io.files import protect
-from nasnet_det.safe_io.images import ImageError, is_hidden, read_header
+from nasnet_det.safe_io.folders import is_hidden
+from nasnet_det.safe_io.images import ImageError, read_header
 
 #: What splits are called, in folders, files and keys.
 SPLITS = {"train": ("train", "training"), "val": ("val", "valid", "validation", "minival")}
@@ -33,14 +33,10 @@ def split_of(name: str) -> str:
     return next((key for key, names in SPLITS.items() if set(words) & set(names)), "")
 
 
-def find_files(folder: Path, *patterns: str) -> list[Path]:
-    """Return the files below a folder that match glob patterns, sorted; hidden ones are left out."""
-    return sorted(path for pattern in patterns for path in folder.glob(pattern) if not is_hidden(path, folder))
-
-
-def find_pictures(folder: Path) -> list[Path]:
-    """Return the images below a folder."""
-    return [path for path in find_files(folder, "**/*") if path.suffix.lower() in IMAGE_SUFFIXES]
+def match_files(folder: Path, *patterns: str) -> list[Path]:
+    """Return the files of a folder that match glob patterns, in the patterns' order; hidden ones are left out."""
+    found = [path for pattern in patterns for path in sorted(folder.glob(pattern))]
+    return [path for path in dict.fromkeys(found) if not any(map(is_hidden, path.relative_to(folder).parts))]
 
 
 def note(what: str, paths: Iterable[Path | str], done: str, total: int = 0) -> Trouble:

@@ -8,9 +8,10 @@ from typing import Any
 
 import numpy as np
 from detectron2.structures import BoxMode
+from detectron2.structures.masks import polygon_area
 
 from nasnet_det.detection.data.coco_format import COMPLETE, check_annotations
-from nasnet_det.detection.data.coco_masks import mask_area
+from nasnet_det.detection.data.coco_masks import rle_area, rle_of
 from nasnet_det.detection.data.columns import CocoFormatError, Record
 from nasnet_det.safe_io.values import format_value
 
@@ -67,9 +68,36 @@ def _annotation(entry: Record, classes: Sequence[Record], where: str) -> Record:
         box = list(map(float, BoxMode.convert(box, entry["bbox_mode"], BoxMode.XYWH_ABS)))
     except (TypeError, ValueError, OverflowError, AssertionError, NotImplementedError) as error:
         raise CocoFormatError(f"{where}: bbox {format_value(entry['bbox'])}: {error}") from None
-    kept = {key: _plain(entry[key]) for key in ("segmentation", "iscrowd", "ignore") if entry.get(key) is not None}
-    area = mask_area(kept.get("segmentation"))
-    return {"category_id": classes[category]["id"], "bbox": box, "area": area, **kept}
+    kept = {key: _plain(entry[key]) for key in ("iscrowd", "ignore") if entry.get(key) is not None}
+    if entry.get("segmentation") is not None:
+        kept |= _segmentation(entry["segmentation"])
+    return {"category_id": classes[category]["id"], "bbox": box, **kept}
+
+
+def _segmentation(given: Any) -> Record:
+    """Return ``segmentation`` in the types of JSON, and its ``area``.
+
+    As detectron2 does, it takes polygons flat or as pairs of x and y, an RLE, and pixels as ``(H, W)``, of any array
+    type. A mask of another form is returned unchanged, for the look at the masks to report.
+    """
+    try:
+        if isinstance(given, (list, tuple)):
+            polygons = [np.asarray(polygon, dtype=np.float64).ravel() for polygon in given]
+            area = float(sum(polygon_area(polygon[0::2], polygon[1::2]) for polygon in polygons))
+            return {
+                "segmentation": [polygon.tolist() for polygon in polygons],
+                "area": area if 0 < area < np.inf else None,
+            }
+        if not isinstance(given, dict):
+            given = rle_of(np.asarray(given) != 0)
+        counts = given["counts"]
+        rle = {
+            "size": list(map(int, given["size"])),
+            "counts": counts.decode() if isinstance(counts, bytes) else counts,
+        }
+        return {"segmentation": rle, "area": rle_area(rle)}
+    except (KeyError, TypeError, ValueError, RuntimeError):
+        return {"segmentation": given}
 
 
 def _plain(value: Any) -> Any:

@@ -10,19 +10,17 @@ from typing import Any
 import numpy as np
 
 from nasnet_det.detection.data.columns import CocoFormatError
-from nasnet_det.detection.data.image_paths import IMAGE_SUFFIXES
 from nasnet_det.detection.data.labelled import (
     SPLITS,
     Labelled,
     as_coco,
-    find_files,
-    find_pictures,
     note,
     read_lines,
     split_of,
 )
 from nasnet_det.detection.data.look import CocoData, Trouble
 from nasnet_det.safe_io.files import protect
+from nasnet_det.safe_io.folders import IMAGE_SUFFIXES, find_files, find_pictures
 
 
 def read_voc(folder: Path, root: Path) -> dict[str, CocoData]:
@@ -35,7 +33,7 @@ def read_voc(folder: Path, root: Path) -> dict[str, CocoData]:
     Raises:
         CocoFormatError: naming the file that is wrong.
     """
-    files = find_files(folder, "**/*.xml") if root.is_dir() else []
+    files = [path for path in find_files(folder) if path.suffix == ".xml"] if root.is_dir() else []
     labelled = {path: entry for path in files if (entry := _labelled(path)) is not None}
     if not labelled:
         return {}

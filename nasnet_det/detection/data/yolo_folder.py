@@ -15,13 +15,13 @@ from nasnet_det.detection.data.labelled import (
     Labelled,
     Object,
     as_coco,
-    find_files,
-    find_pictures,
+    match_files,
     note,
     read_lines,
     read_text,
 )
 from nasnet_det.detection.data.look import CocoData
+from nasnet_det.safe_io.folders import find_files, find_pictures
 from nasnet_det.safe_io.images import ImageError, read_header
 from nasnet_det.safe_io.values import format_names, format_value, parse_yaml
 
@@ -36,7 +36,7 @@ def read_yolo(folder: Path, root: Path) -> dict[str, CocoData]:
     Raises:
         CocoFormatError: naming the file that is wrong.
     """
-    files = [root] if root.is_file() else find_files(folder, "data.yaml", "*.yaml", "*.yml")
+    files = [root] if root.is_file() else match_files(folder, "data.yaml", "*.yaml", "*.yml")
     for path in files:
         try:
             settings = parse_yaml(read_text(path))
@@ -82,7 +82,11 @@ def _set(
     notes = [note("images have no label file", bare, "They are used as images without objects", len(images))]
     pictures = {image for folder in {image.parent for image in images} for image in find_pictures(folder)}
     labels = {
-        file for folder in {_label_file(image).parent for image in pictures} for file in find_files(folder, "**/*.txt")
+        file
+        for folder in {_label_file(image).parent for image in pictures}
+        if folder.is_dir()
+        for file in find_files(folder)
+        if file.suffix == ".txt"
     }
     lone = labels - known - {_label_file(image) for image in pictures}
     known |= labels

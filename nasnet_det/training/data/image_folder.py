@@ -16,12 +16,14 @@ from typing import Any
 import numpy as np
 import torch
 from PIL import Image
-from timm.data import create_dataset, create_transform
+from timm.data import create_transform
 from timm.data.random_erasing import RandomErasing
+from timm.utils.misc import natural_key
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler, default_collate
 
-from nasnet_det.safe_io.images import ImageError, is_hidden, read_image
+from nasnet_det.safe_io.folders import find_pictures
+from nasnet_det.safe_io.images import ImageError, read_image
 from nasnet_det.training.data.cifar10 import DataError
 from nasnet_det.training.seeds import epoch_order, own_randomness, seed_step
 
@@ -114,18 +116,12 @@ class Pictures(Dataset):
     ) -> None:
         if not root.is_dir():
             raise DataError(f"{root} is not a folder; an ImageNet folder has images in train/CLASS/ and val/CLASS/")
-        try:
-            reader = create_dataset("", root=str(root), search_split=False).reader
-        except RuntimeError as error:
-            raise DataError(str(error)) from None
-        names = {label: name for name, label in reader.class_to_idx.items()}
-        visible = [(path, names[label]) for path, label in reader.samples if not is_hidden(path, root)]
-        kept = {name for _, name in visible}
-        self.classes = [name for name in reader.class_to_idx if name in kept]
-        number = {name: label for label, name in enumerate(self.classes)}
-        self.samples = [(path, number[name]) for path, name in visible]
-        if not self.samples:
+        paths = sorted((path for path in find_pictures(root) if path.parent != root), key=_natural)
+        if not paths:
             raise DataError(f"{root} has no images in class folders")
+        self.classes = sorted({path.parent.name for path in paths}, key=natural_key)
+        number = {name: label for label, name in enumerate(self.classes)}
+        self.samples = [(path, number[path.parent.name]) for path in paths]
         if classes is not None:
             self._relabel(classes, root)
         self.transform, self.seed, self.strict = transform, seed, strict
@@ -161,6 +157,11 @@ class Pictures(Dataset):
             )
         self.samples = [(path, number[self.classes[label]]) for path, label in self.samples]
         self.classes = list(classes)
+
+
+def _natural(path: Path) -> list[str | int]:
+    """Return timm's key of the order of images."""
+    return natural_key(str(path))
 
 
 class _Order(Sampler[Key]):

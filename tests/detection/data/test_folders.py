@@ -359,3 +359,19 @@ def test_a_folder_in_no_form_is_an_error(tmp_path: Path, pictures: Path) -> None
         open_dataset(pictures)
     with pytest.raises(DatasetError, match="nowhere"):
         open_dataset(tmp_path / "nowhere")
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_links_to_folders_are_followed(tmp_path: Path, pictures: Path, form: str) -> None:
+    root = tmp_path / "data"
+    FORMS[form](root, {split: small(split) for split in ("train", "val")}, pictures)
+    wanted = {split: essence(data) for split, data in read_folder(root).items()}
+    linked = tmp_path / "linked" / "data"
+    linked.mkdir(parents=True)
+    for path in root.iterdir():
+        (linked / path.name).symlink_to(path)
+    for path in [path for path in root.glob("*/*") if path.is_dir()]:
+        path.rename(tmp_path / f"{path.parent.name}-{path.name}")
+        path.symlink_to(tmp_path / f"{path.parent.name}-{path.name}")
+    (next(path for path in root.iterdir() if path.is_dir()) / "circle").symlink_to(root)
+    assert {split: essence(data) for split, data in read_folder(linked).items()} == wanted

@@ -10,12 +10,15 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
 pytest.importorskip("detectron2")
 from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.data.datasets.coco import convert_to_coco_dict
+from detectron2.data.detection_utils import annotations_to_instances
 from detectron2.structures import BoxMode
+from pycocotools.mask import encode
 
 from nasnet_det.detection.data.datasets import SPLITS, datasets_root, register_coco_splits
 from nasnet_det.detection.data.look import DatasetError
@@ -185,6 +188,41 @@ def test_numpy_numbers_and_paths_are_taken(by_function: Function, tmp_path: Path
     name = by_function(made, width=np.int64(40), file_name=tmp_path / "1.jpg", image_id=np.int32(7))
     (record,) = look_at_names(test=[name]).test[name]
     assert (record["image_id"], record["width"], record["annotations"][0]["iscrowd"]) == (7, 40, 1)
+
+
+SQUARE = [5.0, 5.0, 20.0, 5.0, 20.0, 25.0, 5.0, 25.0]
+PIXELS = np.zeros((30, 40), dtype=bool)
+PIXELS[5:25, 5:20] = True
+
+
+@pytest.mark.parametrize(
+    "mask",
+    [
+        [np.array(SQUARE)],
+        [np.array(SQUARE, dtype=np.float32).reshape(-1, 2)],
+        [torch.tensor(SQUARE)],
+        [tuple(SQUARE)],
+        ([*map(int, SQUARE)],),
+        encode(np.asfortranarray(PIXELS, dtype=np.uint8)),
+        {"size": (30, 40), "counts": encode(np.asfortranarray(PIXELS, dtype=np.uint8))["counts"].decode()},
+        PIXELS,
+        torch.from_numpy(PIXELS).to(torch.uint8),
+    ],
+)
+def test_masks_are_taken_in_every_form_that_detectron2_takes(by_function: Function, mask: Any) -> None:
+    name = by_function(entry(segmentation=mask))
+    (record,) = look_at_names([name], masks="bitmask").train
+    assert annotations_of(name)["annotations"][0]["area"] == 300
+    json.dumps(annotations_of(name))  # of JSON's types
+    masks = annotations_to_instances(record["annotations"], (30, 40), mask_format="bitmask").gt_masks
+    assert (masks.tensor[0].numpy() == PIXELS).all()
+
+
+@pytest.mark.parametrize("mask", ["x", 5, [["x"]], [[1, 2, 3]], [[None]], {"size": 5}, {}, PIXELS.T, PIXELS[None]])
+def test_masks_that_detectron2_does_not_take_are_reported(by_function: Function, mask: Any) -> None:
+    name = by_function(entry(segmentation=mask), entry(segmentation=[SQUARE]))
+    look = look_at_names([name], masks="bitmask")
+    assert len(look.train[0]["annotations"]) == 1 and "no usable mask" in look.report()
 
 
 @pytest.mark.parametrize("records", [[5], ["1.jpg"], [{"annotations": 5}], [{"annotations": [None]}], 5])
