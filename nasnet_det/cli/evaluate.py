@@ -175,7 +175,8 @@ def report(
 
 def submit(args: argparse.Namespace) -> int:
     """Write the server's two files."""
-    from nasnet_det.detection.data.coco_format import read_results, write_submission
+    from nasnet_det.detection.data.coco_format import read_results
+    from nasnet_det.detection.evaluation.submission import write_submission
 
     annotations = (detect(args, load(args)) if args.detector is not None else read_data(args)).content
     results = read_results(args.results, annotations)

@@ -9,8 +9,9 @@ import pytest
 
 pytest.importorskip("pycocotools")
 
-from nasnet_det.detection.data.coco_format import CocoFormatError, read_annotations, read_results, write_submission
+from nasnet_det.detection.data.coco_format import CocoFormatError, read_annotations, read_results
 from nasnet_det.detection.evaluation.evaluation import available_backends, evaluate
+from nasnet_det.detection.evaluation.submission import write_submission
 from tests.fuzz.conftest import Fuzz
 from tests.fuzz.engine import Case
 from tests.fuzz.mutate import json_of, spoil_bytes, spoil_value

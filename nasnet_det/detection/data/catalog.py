@@ -27,9 +27,7 @@ def register(data: CocoData) -> str:
         if data.name in catalog:
             catalog.remove(data.name)
     DatasetCatalog.register(data.name, _Prepared(data))
-    names = [category["name"] for category in data.categories]
-    positions = {category["id"]: number for number, category in enumerate(data.categories)}
-    MetadataCatalog.get(data.name).set(thing_classes=names, thing_dataset_id_to_contiguous_id=positions)
+    MetadataCatalog.get(data.name).set(thing_classes=data.names, thing_dataset_id_to_contiguous_id=_positions(data))
     return data.name
 
 
@@ -69,7 +67,7 @@ def read_registered(name: str, num_classes: int | None = None) -> CocoData:
         return _from_file(name) if by_file else _from_function(name, num_classes)
     except CocoFormatError as error:
         hint = ""
-        if "does not exist" in str(error) and name in SPLITS:
+        if name in SPLITS and not Path(MetadataCatalog.get(name).json_file).exists():
             hint = ". Run nasnet-det prepare-coco, which says what to download where, or set DETECTRON2_DATASETS"
         raise DatasetError(f"data set {name}: {error}{hint}") from error
 
@@ -89,18 +87,20 @@ def _from_file(name: str) -> CocoData:
     path = PathManager.get_local_path(metadata.json_file)
     content = read_annotations(path, required=COMPLETE, sound=False)
     data = CocoData(name, content, Path(metadata.image_root), f"annotation file {path}")
-    names = [category["name"] for category in data.categories]
-    given = metadata.get("thing_classes")
-    if given is None:
-        metadata.thing_classes = names
-    elif not set(names) <= set(given):
+    if metadata.get("thing_classes") is None:
+        metadata.thing_classes = data.names
+    elif not set(data.names) <= set(metadata.thing_classes):
         raise CocoFormatError(
-            f"its categories by id are {format_names(names)}, but it was registered with thing_classes "
-            f"{format_names(given)}"
+            f"its categories by id are {format_names(data.names)}, but it was registered with thing_classes "
+            f"{format_names(metadata.thing_classes)}"
         )
-    if metadata.get("thing_dataset_id_to_contiguous_id") is None and metadata.thing_classes == names:
-        metadata.thing_dataset_id_to_contiguous_id = {c["id"]: number for number, c in enumerate(data.categories)}
+    if metadata.get("thing_dataset_id_to_contiguous_id") is None and metadata.thing_classes == data.names:
+        metadata.thing_dataset_id_to_contiguous_id = _positions(data)
     return data
+
+
+def _positions(data: CocoData) -> dict[int, int]:
+    return {category["id"]: number for number, category in enumerate(data.categories)}
 
 
 def _own_categories(name: str, names: Sequence[str]) -> list[Record]:

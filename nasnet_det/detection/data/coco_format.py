@@ -1,4 +1,4 @@
-"""COCO's files: annotations, results, and submissions to the test server.
+"""COCO's files of annotations and results.
 
 Content is checked on reading, column by column (:mod:`nasnet_det.detection.data.columns`). Format reference:
 cocodataset.org, "Data format" and "Results format".
@@ -9,9 +9,8 @@ from __future__ import annotations
 import gc
 import json
 import math
-import zipfile
 from collections import Counter
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -32,9 +31,8 @@ from nasnet_det.detection.data.columns import (
     Record,
     check_column,
     entry_name,
-    kind_of,
 )
-from nasnet_det.safe_io.files import protect, replacing, write_text
+from nasnet_det.safe_io.files import protect, write_text
 from nasnet_det.safe_io.values import format_names, format_value, parse_json
 
 #: The keys of each list besides ``id`` that only some uses need; where an entry has them they must be right.
@@ -78,8 +76,8 @@ def check_annotations(data: dict[str, Any], name: str, required: Collection[str]
     for group in ("images", "categories", *(["annotations"] if "annotations" in data else [])):
         records, where = data.get(group), f"{name}, {group}"
         if not isinstance(records, list):
-            found = kind_of(records) if group in data else f"nothing (the keys are {format_names(data) or 'none'})"
-            raise CocoFormatError(f"{where}: expected a list of '{group}', not {found}")
+            found = format_value(records) if group in data else f"only {format_names(data) or 'nothing'}"
+            raise CocoFormatError(f"{where}: expected a list '{group}', not {found}")
         ids = Counter(check_column(records, "id", WHOLE, where))
         if len(ids) < len(records):
             raise CocoFormatError(f"{where}: id is not unique: {named([i for i, n in ids.items() if n > 1])}")
@@ -124,7 +122,7 @@ def check_results(
     check_column(results, "score", NUMBER, name)
     if segmentation:
         check_column(results, "segmentation", RLE, name)
-        _check_masks(results, annotations, "a compressed RLE", lambda number: f"{name}: entry {number}")
+        _check_masks(results, annotations, "a compressed RLE", name)
     else:
         check_column(results, "bbox", SOUND_BOX, name)
 
@@ -139,53 +137,8 @@ def check_true_masks(annotations: Mapping[str, Any]) -> None:
         CocoFormatError: naming the first annotation without a mask, with one that is damaged or far outside its image,
             or of an image of unknown size.
     """
-    entries = annotations["annotations"]
     forms = "polygons [[x, y, x, y, x, y, ...], ...], or an RLE"
-    _check_masks(entries, annotations, forms, lambda number: f"annotation {entries[number]['id']}")
-
-
-def write_submission(
-    results: Sequence[Record], folder: str | Path, algorithm: str, test_set: str = "test-dev2017"
-) -> tuple[Path, Path]:
-    """Write a submission to COCO's server: ``detections_SET_ALGORITHM_results.json`` and a zip of it.
-
-    Both hold the 100 best detections of each image, as the server evaluates no more.
-
-    Args:
-        results: checked detections.
-        folder: the folder of both files.
-        algorithm: the name displayed on the server.
-        test_set: ``test-dev2017``, ``test-challenge2017`` or ``val2017``.
-
-    Returns:
-        the paths of the JSON and of the zip.
-
-    Raises:
-        ValueError: if the algorithm's name has other characters than a file's name should.
-    """
-    if not algorithm or not all(c.isalnum() or c in "-.+" for c in algorithm):
-        raise ValueError(
-            f"an algorithm's name for the server holds letters, digits, '-', '.' and '+', not {algorithm!r}"
-        )
-    name = f"detections_{test_set}_{algorithm}_results.json"
-    path = Path(folder) / name
-    write_json(path, best_per_image(results, 100))
-    archive = path.with_suffix(".zip")
-    with replacing(archive) as part, zipfile.ZipFile(part, "w", zipfile.ZIP_DEFLATED) as file:
-        file.write(path, name)
-    return path, archive
-
-
-def best_per_image(results: Iterable[Record], limit: int) -> list[Record]:
-    """Return the ``limit`` best detections of every image, images in the order of their first detection."""
-    images: dict[int, list[Record]] = {}
-    for result in results:
-        images.setdefault(result["image_id"], []).append(result)
-    return [
-        result
-        for found in images.values()
-        for result in sorted(found, key=lambda result: result["score"], reverse=True)[:limit]
-    ]
+    _check_masks(annotations["annotations"], annotations, forms, "annotations")
 
 
 def category_labels(categories: Sequence[Record]) -> dict[int, str]:
@@ -224,20 +177,14 @@ def collection_paused() -> Iterator[None]:
 def _read_json(path: str | Path, what: str, form: type, expected: str) -> Any:
     protect([path])
     try:
-        content = Path(path).read_bytes()
-    except FileNotFoundError as error:
-        raise CocoFormatError(f"{what} {path} does not exist") from error
+        with collection_paused():
+            data = parse_json(Path(path).read_bytes())
     except OSError as error:
         raise CocoFormatError(f"{what} {path} cannot be read: {error.strerror}") from error
-    try:
-        with collection_paused():
-            data = parse_json(content)
     except ValueError as error:
         raise CocoFormatError(f"{what} {path} is not JSON: {error}") from error
     if not isinstance(data, form):
-        found = kind_of(data)
-        hint = {"a list": " (is it a results file?)", "an object": " (is it an annotation file?)"}.get(found, "")
-        raise CocoFormatError(f"{what} {path}: expected {expected}, not {found}{hint}")
+        raise CocoFormatError(f"{what} {path}: expected {expected}, not {format_value(data)}")
     return data
 
 
@@ -254,20 +201,18 @@ def _refuse_unknown(records: Sequence[Record], annotations: Mapping[str, Any], n
             )
 
 
-def _check_masks(
-    entries: Sequence[Record], annotations: Mapping[str, Any], forms: str, name: Callable[[int], str]
-) -> None:
-    """Refuse entries without a mask of the size of their image; ``name`` returns what an error calls an entry."""
+def _check_masks(entries: Sequence[Record], annotations: Mapping[str, Any], forms: str, where: str) -> None:
+    """Refuse entries without a mask of the size of their image."""
     sizes = {image["id"]: [image.get("height"), image.get("width")] for image in annotations["images"]}
     for number, entry in enumerate(entries):
         size, image, mask = sizes[entry["image_id"]], f"image {entry['image_id']}", entry.get("segmentation")
         if None in size or size[0] * size[1] >= 1 << 32:  # RLE counts in 32 bits
             raise CocoFormatError(
-                f"{name(number)}: the height and width of {image} are {size} in the annotation file, expected numbers "
-                "of pixels, fewer than 2^32 in all"
+                f"{where}: {entry_name(entries, number)}: the height and width of {image} are {size} in the annotation "
+                "file, expected numbers of pixels, fewer than 2^32 in all"
             )
         if not is_mask(mask, size):
             raise CocoFormatError(
-                f"{name(number)}: 'segmentation' must be {forms} of the size of {image}, {size}, not "
-                f"{format_value(mask)}"
+                f"{where}: {entry_name(entries, number)}: 'segmentation' must be {forms} of the size of {image}, "
+                f"{size}, not {format_value(mask)}"
             )

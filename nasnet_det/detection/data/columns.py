@@ -72,16 +72,10 @@ def entry_name(records: Sequence[Record], number: int) -> str:
     return f"entry {number}" + (f" (id {format_value(record['id'])})" if has_id else "")
 
 
-def kind_of(value: Any) -> str:
-    """Return JSON's word for a value's type."""
-    kinds = {dict: "an object", list: "a list", str: "a text", type(None): "null", bool: "a truth value"}
-    return kinds.get(type(value), "a number")
-
-
 def _refusal(records: Sequence[Record], wrong: list[int], key: str, expected: str, where: str) -> CocoFormatError:
     record, text = records[wrong[0]], f"{where}: {entry_name(records, wrong[0])}"
     if not isinstance(record, dict):
-        text += f" is {kind_of(record)}, not an object"
+        text += f": expected an object, not {format_value(record)}"
     elif key not in record:
         text += f" has no {key!r} (its keys: {format_names(record) or 'none'})"
     else:

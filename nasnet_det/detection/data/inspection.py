@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Hashable, Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -53,9 +53,8 @@ def look_at(data: CocoData, training: bool, masks: str = "", keep_empty: bool = 
     look.check_boxes()
     if masks:
         look.check_masks(masks)
-    counts = look.count(bool(masks))
-    look.check_objects(counts, keep_empty)
-    return SetLook(data, look.names, look.records(), counts, look.troubles)
+    look.check_objects(keep_empty)
+    return SetLook(data, look.records(), look.counts(bool(masks)), look.troubles)
 
 
 class _Inspection:
@@ -64,17 +63,21 @@ class _Inspection:
     def __init__(self, data: CocoData, training: bool) -> None:
         self.data, self.training = data, training
         self.images, self.annotations = data.content["images"], data.content.get("annotations", [])
-        self.names = [str(category.get("name", category["id"])) for category in data.categories]
         self.paths = [data.path(image) for image in self.images]
         self.sizes = [(image["width"], image["height"]) for image in self.images]
         self.boxes = np.array([entry["bbox"] for entry in self.annotations], dtype=np.float64).reshape(-1, 4)
-        rows = {image["id"]: row for row, image in enumerate(self.images)}
-        self.rows = np.array([rows[entry["image_id"]] for entry in self.annotations], dtype=np.int64)
         self.crowd = np.array([entry["iscrowd"] for entry in self.annotations], dtype=bool)
+        self.rows = self.positions("image_id", self.images)
+        self.classes = self.positions("category_id", data.categories)
         self.used, self.kept = np.ones(len(self.images), dtype=bool), np.ones(len(self.annotations), dtype=bool)
         self.unturned = np.zeros(len(self.images), dtype=bool)
         self.masks: dict[int, Any] = {}
         self.troubles = [replace(note, where=data.name) for note in data.notes]
+
+    def positions(self, key: str, entries: Sequence[Record]) -> np.ndarray:
+        """Return the position in ``entries`` of the id that each annotation names in ``key``."""
+        position = {entry["id"]: number for number, entry in enumerate(entries)}
+        return np.array([position[entry[key]] for entry in self.annotations], dtype=np.int64)
 
     def note(
         self,
@@ -83,7 +86,6 @@ class _Inspection:
         training: str,
         test: str | None = None,
         name: Callable[[int], object] | None = None,
-        drop: bool = False,
     ) -> None:
         """Report trouble, if there is any.
 
@@ -92,43 +94,32 @@ class _Inspection:
             marks: True for each entry of this list that is concerned.
             training, test: how it is handled in a training set, and in a test set where that differs.
             name: returns the description of an entry in the report.
-            drop: leave the entries out of the records.
         """
-        names: dict[str, Callable[[int], object]] = {"images": self.image_name, "classes": self.names.__getitem__}
+        names: dict[str, Callable[[int], object]] = {"images": self.image_name, "classes": self.data.names.__getitem__}
         name = name or names.get(what.split()[0], self.box_name)
         marks = np.asarray(marks, dtype=bool)
-        numbers = np.flatnonzero(marks)
+        numbers = np.flatnonzero(marks).tolist()
         done = training if self.training or test is None else test
-        if len(numbers):
-            examples = [str(name(int(number))) for number in numbers[:EXAMPLES]]
-            total, fatal = len(marks), isinstance(done, Fatal)
-            self.troubles.append(Trouble(self.data.name, what, len(numbers), total, examples, str(done), fatal))
-        if drop:
-            (self.used if what.startswith("images") else self.kept)[numbers] = False
+        if numbers:
+            examples = [str(name(number)) for number in numbers[:EXAMPLES]]
+            fatal = isinstance(done, Fatal)
+            self.troubles.append(Trouble(self.data.name, what, len(numbers), len(marks), examples, str(done), fatal))
 
     def check_entries(self) -> None:
         """Look for repeated entries, for marks that detectron2 does not know, and for classes that look alike."""
-        listed = Counter(self.paths)
-        twice = [listed[path] > 1 for path in self.paths]
-        self.note("images are listed more than once, under several ids", twice, "Each is used as listed")
-        ignored = [bool(entry.get("ignore")) for entry in self.annotations]
+        self.note("images are listed more than once, under several ids", _shared(self.paths), "Each is used as listed")
+        ignored = [entry.get("ignore") for entry in self.annotations]
         hint = Fatal("COCO's format has no such mark: set iscrowd to 1, or remove the annotations")
         self.note("annotations set 'ignore'", ignored, hint)
         negative = [entry["area"] < 0 for entry in self.annotations]
         hint = Fatal("COCO's scores leave them out: correct or remove 'area'")
         self.note("annotations have a negative area", negative, "It is not used", hint)
-        self.note("boxes repeat another of the same image and class", self.repeated(), "They are used")
-        plain = ["".join(name.casefold().split()) for name in self.names]
-        times = Counter(plain)
-        alike = [times[name] > 1 for name in plain]
+        keys = np.column_stack([self.rows, self.classes, self.boxes])
+        repeated = np.ones(len(keys), dtype=bool)
+        repeated[np.unique(keys, axis=0, return_index=True)[1]] = False
+        self.note("boxes repeat another of the same image and class", repeated, "They are used")
+        alike = _shared(["".join(name.casefold().split()) for name in self.data.names])
         self.note("classes have the name of another, or differ in case and spaces only", alike, "Kept apart")
-
-    def repeated(self) -> np.ndarray:
-        """Return True for the annotations that equal an earlier one in image, class and box."""
-        classes = np.array([entry["category_id"] for entry in self.annotations], dtype=np.float64)
-        keys = np.column_stack([self.rows, classes, self.boxes])
-        first = np.unique(keys, axis=0, return_index=True)[1]
-        return ~np.isin(np.arange(len(keys)), first)
 
     def check_pictures(self) -> None:
         """Compare the images with their files: there, readable, of the annotated size, turned by EXIF or not."""
@@ -136,18 +127,15 @@ class _Inspection:
         reach = np.zeros((len(self.images), 2))  # of the boxes of each image to the right and down
         with np.errstate(invalid="ignore", over="ignore"):
             np.maximum.at(reach, self.rows, self.boxes[:, :2] + self.boxes[:, 2:])
-        kinds = [_compare(*triple) for triple in zip(headers, self.sizes, reach, strict=True)]
-
-        def are(kind: str) -> np.ndarray:
-            return np.array([found == kind for found in kinds], dtype=bool)
+        kinds = np.array([_compare(*triple) for triple in zip(headers, self.sizes, reach, strict=True)], dtype=str)
 
         def sizes(row: int) -> str:
             return f"{self.image_name(row)} is {_format(headers[row].size)}, annotated as {_format(self.sizes[row])}"
 
         hint = Fatal("Check the folder and the names")
-        self.note("images are missing", are("missing"), hint, name=self.paths.__getitem__)
-        self.without("images cannot be read", are("damaged"), headers.__getitem__)
-        stored, turned, unclear, exchanged = map(are, ("stored", "turned", "unclear", "exchanged"))
+        self.note("images are missing", kinds == "missing", hint, name=self.paths.__getitem__)
+        self.leave_out("images cannot be read", kinds == "damaged", headers.__getitem__)
+        stored, turned, unclear = kinds == "stored", kinds == "turned", kinds == "unclear"
         if stored.sum() > turned.sum():
             stored |= unclear
         elif not turned.any():
@@ -155,17 +143,20 @@ class _Inspection:
             self.note(what, unclear, "Their annotations are taken to be of the upright image")
         self.unturned = stored
         self.note("images are annotated without their EXIF orientation", stored, "They are read unturned")
+        exchanged = kinds == "exchanged"
         self.note("images have width and height exchanged", exchanged, "The images' own sizes are used")
         for row in np.flatnonzero(exchanged):
             self.sizes[row] = self.images[row]["width"], self.images[row]["height"] = headers[row].size
-        self.without("images are of another size than annotated", are("other"), sizes)
+        self.leave_out("images are of another size than annotated", kinds == "other", sizes)
 
-    def without(self, what: str, marks: np.ndarray, name: Callable[[int], object]) -> None:
+    def leave_out(self, what: str, marks: np.ndarray, name: Callable[[int], object]) -> None:
         """Leave images out of training; in a test set they are kept, and count as without detections."""
         done = LEFT_OUT if self.training else "They count as without detections"
         if 2 * marks.sum() > len(marks):
             done = Fatal("Too many to go without: correct them")
-        self.note(what, marks, done, name=name, drop=self.training)
+        self.note(what, marks, done, name=name)
+        if self.training:
+            self.used &= ~marks
 
     def check_boxes(self) -> None:
         """Look for boxes that show nothing, and for signs of another box format."""
@@ -179,11 +170,12 @@ class _Inspection:
             past = ~unsound & ~outside & ((end > size + _ROUNDING) | (corner < -_ROUNDING)).any(axis=1)
             small = ~unsound & ~empty & ~outside & (extent < 1).any(axis=1)
         hint = self.box_format(past, small, size)
-        self.note("boxes are of negative size or not finite", unsound, LEFT_OUT, CORRECT, drop=True)
-        self.note("boxes are without area", empty, LEFT_OUT, STAY, drop=True)
-        self.note("boxes are outside their image", outside, LEFT_OUT, STAY, drop=True)
+        self.note("boxes are of negative size or not finite", unsound, LEFT_OUT, CORRECT)
+        self.note("boxes are without area", empty, LEFT_OUT, STAY)
+        self.note("boxes are outside their image", outside, LEFT_OUT, STAY)
         self.note("boxes reach past their image", past, f"They are cut at its edges{hint}")
         self.note("boxes are under a pixel wide or high", small, f"They are used{hint}")
+        self.kept &= ~(unsound | empty | outside)
 
     def box_format(self, past: np.ndarray, small: np.ndarray, size: np.ndarray) -> str:
         """Return a question where nearly all boxes make sense in another format only."""
@@ -201,12 +193,12 @@ class _Inspection:
         without = self.kept & ~self.crowd if self.training else np.ones_like(self.kept)
         for number in np.flatnonzero(without).tolist():
             mask, size = self.annotations[number].get("segmentation"), [*self.sizes[self.rows[number]][::-1]]
-            found = training_mask(mask, size)
-            if found is not None and (self.training or is_mask(mask, size)):
-                self.masks[number] = found
-        without[list(self.masks)] = False
+            found = training_mask(mask, size) if self.training or is_mask(mask, size) else None
+            if found is not None:
+                self.masks[number], without[number] = found, False
         none = None if self.masks else Fatal("Set MODEL.MASK_ON False or --iou-types bbox, or add 'segmentation'")
-        self.note("annotations have no usable mask", without, none or LEFT_OUT, none or CORRECT, drop=True)
+        self.note("annotations have no usable mask", without, none or LEFT_OUT, none or CORRECT)
+        self.kept &= ~without
         if masks == "polygon" and self.training:
             runs = [isinstance(self.masks.get(number), dict) for number in range(len(self.annotations))]
             self.note("annotations have their mask as RLE", runs, Fatal("Set INPUT.MASK_FORMAT bitmask"))
@@ -216,29 +208,29 @@ class _Inspection:
         """True for the annotations to learn or to find."""
         return self.kept & ~self.crowd & self.used[self.rows]
 
-    def count(self, masks: bool) -> dict[str, int]:
-        """Return the counts of the table: images, boxes, crowds, masks, and the boxes of each class."""
-        rows = self.rows[self.objects]
-        counts = {"images": len(self.images), "images with objects": len(np.unique(rows)), "boxes": len(rows)}
-        counts |= {"crowds": int(self.crowd.sum())} | ({"masks": len(rows)} if masks else {})
-        of_class = Counter(self.annotations[number]["category_id"] for number in np.flatnonzero(self.objects))
-        return counts | {
-            f"  {label}": of_class[number] for number, label in category_labels(self.data.categories).items()
-        }
-
-    def check_objects(self, counts: dict[str, int], keep_empty: bool) -> None:
+    def check_objects(self, keep_empty: bool) -> None:
         """Look for images and classes without objects; training leaves such images out unless they are wanted."""
         if not self.images:
             self.troubles.append(Trouble(self.data.name, "no image is listed", fatal=True))
-        elif not counts["boxes"] and (self.training or "annotations" in self.data.content):
+        elif not self.objects.any() and (self.training or "annotations" in self.data.content):
             done = "" if self.training else "All scores will be undefined"
             self.troubles.append(Trouble(self.data.name, "no image has an object", done=done, fatal=self.training))
-        if self.training and not keep_empty:
-            empty = np.bincount(self.rows[self.objects], minlength=len(self.images)) == 0
-            self.note("images are without objects", self.used & empty, LEFT_OUT, drop=True)
-        if self.training and counts["boxes"]:
-            labels = category_labels(self.data.categories).values()
-            self.note("classes have no box", [not counts[f"  {label}"] for label in labels], "")
+        if not self.training:
+            return
+        if self.objects.any():
+            self.note("classes have no box", ~np.isin(np.arange(len(self.data.names)), self.classes[self.objects]), "")
+        if not keep_empty:
+            empty = self.used & ~np.isin(np.arange(len(self.images)), self.rows[self.objects])
+            self.note("images are without objects", empty, LEFT_OUT)
+            self.used &= ~empty
+
+    def counts(self, masks: bool) -> dict[str, int]:
+        """Return the rows of the table: images, boxes, crowds, masks, and the boxes of each class."""
+        rows, classes = self.rows[self.objects], self.classes[self.objects]
+        counts = {"images": len(self.images), "images with objects": len(np.unique(rows)), "boxes": len(rows)}
+        counts |= {"crowds": int(self.crowd.sum())} | ({"masks": len(rows)} if masks else {})
+        labels = category_labels(self.data.categories).values()
+        return counts | {f"  {label}": int((classes == number).sum()) for number, label in enumerate(labels)}
 
     def records(self) -> list[Record]:
         """Return detectron2's records, in the order of the image ids as detectron2 has them."""
@@ -247,11 +239,10 @@ class _Inspection:
             made = {"file_name": str(path), "image_id": image["id"], "annotations": []}
             made |= {"width": image["width"], "height": image["height"]}
             records.append(made | ({"turn": False} if unturned else {}))
-        position = {category["id"]: number for number, category in enumerate(self.data.categories)}
         for number in np.flatnonzero(self.kept).tolist():
             entry = self.annotations[number]
             made = {"bbox": entry["bbox"], "bbox_mode": _XYWH, "iscrowd": entry["iscrowd"]}
-            made |= {"category_id": position[entry["category_id"]]}
+            made |= {"category_id": int(self.classes[number])}
             made |= {"segmentation": self.masks[number]} if number in self.masks else {}
             records[self.rows[number]]["annotations"].append(made)
         return sorted((records[row] for row in np.flatnonzero(self.used)), key=lambda record: record["image_id"])
@@ -262,6 +253,12 @@ class _Inspection:
     def box_name(self, number: int) -> str:
         row = self.rows[number]
         return f"{self.annotations[number]['bbox']} in {self.image_name(row)} ({_format(self.sizes[row])})"
+
+
+def _shared(values: Sequence[Hashable]) -> list[bool]:
+    """Return True for each value that occurs more than once."""
+    count = Counter(values)
+    return [count[value] > 1 for value in values]
 
 
 def _compare(header: ImageHeader | OSError, size: tuple[int, int], reach: np.ndarray) -> str:

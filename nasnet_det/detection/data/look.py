@@ -78,6 +78,11 @@ class CocoData:
         """The categories by ascending id: the order of detectron2's classes."""
         return sorted(self.content["categories"], key=lambda category: category["id"])
 
+    @property
+    def names(self) -> list[str]:
+        """The names of :attr:`categories`."""
+        return [str(category.get("name", category["id"])) for category in self.categories]
+
     def path(self, image: Mapping[str, Any]) -> Path:
         """Return the path of an image; backslashes are separators if that file exists."""
         path = self.folder / image["file_name"]
@@ -86,20 +91,18 @@ class CocoData:
         return path
 
 
-@dataclass
+@dataclass(eq=False)
 class SetLook:
     """The result of a look at one data set.
 
     Args:
         data: the data set.
-        classes: the names of its categories by ascending id.
-        records: detectron2's records of the images, in the order of their ids; ``category_id`` counts ``classes``.
+        records: detectron2's records of the images, in the order of their ids; ``category_id`` counts the categories.
         counts: the rows of the report's table.
         troubles: the problems found.
     """
 
     data: CocoData
-    classes: list[str]
     records: list[Record]
     counts: dict[str, int]
     troubles: list[Trouble]
@@ -172,7 +175,7 @@ def join(
         key: the config key of ``num_classes``, for messages.
     """
     sets = [*train, *test]
-    known = list(classes or next((found.classes for found in sets), []))
+    known = list(classes or next((found.data.names for found in sets), []))
     troubles = [trouble for found in sets for trouble in found.troubles]
     if sets and num_classes is not None and len(known) != num_classes:
         what = f"it has {len(known)} classes ({format_names(known)}), the model {num_classes}"
@@ -194,7 +197,7 @@ def join(
 
 def _matching_records(found: SetLook, classes: Sequence[str], troubles: list[Trouble]) -> list[Record]:
     """Return a set's records with ``category_id`` counting ``classes``; adds a trouble if names differ."""
-    if found.classes == list(classes):
+    if found.data.names == list(classes):
         return found.records
     try:
         ids = match_categories(classes, found.data.categories, f"data set {found.data.name}")

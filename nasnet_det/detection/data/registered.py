@@ -67,7 +67,7 @@ def look_at_names(
     Raises:
         DatasetError: with every fatal trouble.
     """
-    before = [found for _, found in _looks.values()]
+    before = {found for _, found in _looks.values()}
     broken: list[Trouble] = []
     looks: dict[bool, list[SetLook]] = {True: [], False: []}
     for training, names in ((True, train), (False, test)):
@@ -79,7 +79,7 @@ def look_at_names(
     look = join(looks[True], looks[False], num_classes, classes, key)
     look.troubles[:0] = broken
     look.refuse_fatal()
-    if not all(any(found is old for old in before) for found in look.sets):
+    if not before.issuperset(look.sets):
         logger.info(f"data sets:\n{format_counts(look.sets)}")
         for trouble in look.troubles:
             logger.warning(str(trouble))

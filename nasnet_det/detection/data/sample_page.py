@@ -49,7 +49,7 @@ def drawn_samples(found: SetLook, samples: int, seed: int) -> Iterator[tuple[Ima
         record = found.records[number]
         try:
             name = "/".join(Path(record["file_name"]).parts[-2:])
-            yield draw_record(record, found.classes), f"{name} ({record['width']} x {record['height']})"
+            yield draw_record(record, found.data.names), f"{name} ({record['width']} x {record['height']})"
         except ImageError:  # which the troubles name, unless it is cut off in its pixels
             continue
 

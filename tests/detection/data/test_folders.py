@@ -115,7 +115,7 @@ def essence(data: CocoData) -> dict[str, Any]:
         Path(record["file_name"]).name: (
             record["width"],
             record["height"],
-            sorted((found.classes[entry["category_id"]], *entry["bbox"]) for entry in record["annotations"]),
+            sorted((data.names[entry["category_id"]], *entry["bbox"]) for entry in record["annotations"]),
         )
         for record in found.records
     }

@@ -53,7 +53,7 @@ def has_trouble(found: SetLook, *words: str, fatal: bool = False) -> None:
 
 def test_sound_data_is_without_trouble(folder: Path) -> None:
     found = look(folder, content())
-    assert found.troubles == [] and found.classes == ["hen"] and len(found.records) == 4
+    assert found.troubles == [] and found.data.names == ["hen"] and len(found.records) == 4
     assert found.records[0]["file_name"] == str(folder / "1.jpg")
     assert found.records[0]["annotations"] == [{"bbox": [2, 3, 10, 10], "bbox_mode": 1, "iscrowd": 0, "category_id": 0}]
     assert found.counts == {"images": 4, "images with objects": 4, "boxes": 4, "crowds": 0, "  hen": 4}

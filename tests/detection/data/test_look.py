@@ -15,11 +15,10 @@ from nasnet_det.detection.data.look import CocoData, DatasetError, Look, SetLook
 def made(name: str, classes: list[str], ids: list[int] | None = None) -> SetLook:
     """One image of the name with a box of each class."""
     categories = [{"id": i, "name": c} for i, c in zip(ids or range(1, 1 + len(classes)), classes, strict=True)]
-    ordered = [category["name"] for category in sorted(categories, key=lambda category: category["id"])]
     boxes = [{"category_id": number} for number in range(len(classes))]
     record = {"file_name": name, "image_id": 1, "annotations": boxes}
     data = CocoData(name, {"images": [], "annotations": [], "categories": categories}, Path(), name)
-    return SetLook(data, ordered, [record], {"boxes": len(boxes)}, [])
+    return SetLook(data, [record], {"boxes": len(boxes)}, [])
 
 
 def names(look: Look, records: list[dict[str, Any]]) -> list[str]:
@@ -92,7 +91,7 @@ def test_shared_cases_can_be_used(shared: Path, case: str) -> None:
     for split in ("train", "val"):
         annotations = read_annotations(folder / f"{split}.json", required=COMPLETE, sound=False)
         looks.append(look_at(CocoData(split, annotations, folder / "images", split), split == "train"))
-    look = join(looks[:1], looks[1:], num_classes=len(looks[0].classes))
+    look = join(looks[:1], looks[1:], num_classes=len(looks[0].data.names))
     look.refuse_fatal()
     assert len(look.train) == looks[0].counts["images"] and looks[0].counts["boxes"] > 0
     drawn = {record["file_name"]: names(look, [record]) for record in look.train}
