@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import contextlib
 import os
+import unicodedata
 from collections.abc import Iterator
 from pathlib import Path
 
-from nasnet_det.safe_io.files import FileKey, file_key
+from nasnet_det.safe_io.files import FileKey, exists, file_key
 
-#: The endings of files that are taken for images in a folder, in lower case.
-IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff", ".gif", ".ppm", ".pgm")
+#: The endings of files that are taken for images in a folder, in lower case; Pillow reads the last with plugins only.
+IMAGE_SUFFIXES = (
+    *(".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff", ".gif", ".ppm", ".pgm"),
+    *(".jpe", ".jfif", ".jp2", ".avif", ".heic", ".heif"),
+)
 
 
 def is_hidden(name: str) -> bool:
@@ -54,6 +58,20 @@ def find_files(folder: Path) -> list[Path]:
 def find_pictures(folder: Path) -> list[Path]:
     """Return the images below a folder, sorted: see :func:`walk`."""
     return [path for path in find_files(folder) if is_picture(path)]
+
+
+def find_path(folder: Path, name: str) -> Path:
+    """Return the path of a file that an annotation file or a list names.
+
+    The name may be of another system: backslashes are separators, and accents written in another form of Unicode, if
+    a file of that name exists.
+    """
+    names = [name]
+    if not name.isascii() or "\\" in name:
+        plain = name.replace("\\", "/")
+        names += [plain, *(unicodedata.normalize(form, plain) for form in ("NFC", "NFD"))]
+        names = [other for other in names if exists(folder / other)] or names
+    return folder / names[0]
 
 
 def subfolders(folder: Path) -> list[Path]:

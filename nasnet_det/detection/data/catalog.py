@@ -18,7 +18,7 @@ from nasnet_det.detection.data.datasets import SPLITS
 from nasnet_det.detection.data.inspection import look_at
 from nasnet_det.detection.data.look import CocoData, DatasetError
 from nasnet_det.detection.data.standard_records import as_coco_content
-from nasnet_det.safe_io.values import format_names
+from nasnet_det.safe_io.values import format_names, format_value
 
 
 def register(data: CocoData) -> str:
@@ -45,7 +45,7 @@ def categories(name: str) -> list[Record]:
     known = metadata.get("thing_classes") and metadata.get("thing_dataset_id_to_contiguous_id")
     if not known and Path(metadata.get("json_file") or "").is_file():
         return _from_file(name).categories
-    return _own_categories(name, metadata.get("thing_classes", []))
+    return _own_categories(name)
 
 
 def read_registered(name: str, num_classes: int | None = None) -> CocoData:
@@ -83,18 +83,25 @@ class _Prepared:
 
 
 def _from_file(name: str) -> CocoData:
-    metadata = MetadataCatalog.get(name)
+    metadata, classes = MetadataCatalog.get(name), _thing_classes(name)
     path = PathManager.get_local_path(metadata.json_file)
     content = read_annotations(path, required=COMPLETE, sound=False)
     data = CocoData(name, content, Path(metadata.image_root), f"annotation file {path}")
-    if metadata.get("thing_classes") is None:
+    if not classes:
         metadata.thing_classes = data.names
-    elif not set(data.names) <= set(metadata.thing_classes):
+    elif not set(data.names) <= set(classes):
         raise CocoFormatError(
             f"its categories by id are {format_names(data.names)}, but it was registered with thing_classes "
-            f"{format_names(metadata.thing_classes)}"
+            f"{format_names(classes)}"
         )
-    if metadata.get("thing_dataset_id_to_contiguous_id") is None and metadata.thing_classes == data.names:
+    if metadata.get("thing_dataset_id_to_contiguous_id") is not None:
+        given = {category["id"]: category["name"] for category in _own_categories(name)}
+        if wrong := [category for category in data.categories if given.get(category["id"]) != category["name"]]:
+            raise CocoFormatError(
+                f"category {wrong[0]['id']} is {wrong[0]['name']!r} in its file, but {given.get(wrong[0]['id'])!r} by "
+                "the thing_dataset_id_to_contiguous_id and thing_classes that it was registered with"
+            )
+    elif metadata.thing_classes == data.names:
         metadata.thing_dataset_id_to_contiguous_id = _positions(data)
     return data
 
@@ -103,10 +110,29 @@ def _positions(data: CocoData) -> dict[int, int]:
     return {category["id"]: number for number, category in enumerate(data.categories)}
 
 
-def _own_categories(name: str, names: Sequence[str]) -> list[Record]:
-    positions = MetadataCatalog.get(name).get("thing_dataset_id_to_contiguous_id") or {i: i for i in range(len(names))}
-    ids = {position: number for number, position in positions.items()}
-    return [{"id": ids.get(number, number), "name": text} for number, text in enumerate(names)]
+def _thing_classes(name: str) -> list[str]:
+    """Return the class names of a data set's metadata; none if it has none.
+
+    Raises:
+        CocoFormatError: if they are not a list.
+    """
+    classes = MetadataCatalog.get(name).get("thing_classes") or []
+    if not isinstance(classes, (list, tuple)):
+        raise CocoFormatError(f"its thing_classes must be a list of class names, not {format_value(classes)}")
+    return [*classes]
+
+
+def _own_categories(name: str, classes: Sequence[str] = ()) -> list[Record]:
+    """Return the categories of a data set's metadata, with these names if it has none."""
+    classes = _thing_classes(name) or classes
+    given = MetadataCatalog.get(name).get("thing_dataset_id_to_contiguous_id") or {}
+    ids = {position: number for number, position in given.items()} or {i: i for i in range(len(classes))}
+    if set(ids) != set(range(len(classes))):
+        raise CocoFormatError(
+            f"its thing_dataset_id_to_contiguous_id must count its {len(classes)} thing_classes from 0, not "
+            f"{format_value(given)}"
+        )
+    return [{"id": ids[position], "name": text} for position, text in enumerate(classes)]
 
 
 def _from_function(name: str, num_classes: int | None) -> CocoData:
@@ -119,6 +145,6 @@ def _from_function(name: str, num_classes: int | None) -> CocoData:
     except Exception as error:
         reason = f"{type(error).__name__}: {error}"
         raise CocoFormatError(f"the function that it was registered with failed: {reason}") from error
-    names = MetadataCatalog.get(name).get("thing_classes") or [str(number) for number in range(num_classes or 0)]
-    content = as_coco_content(records, _own_categories(name, names))
+    classes = _own_categories(name, [str(number) for number in range(num_classes or 0)])
+    content = as_coco_content(records, classes)
     return CocoData(name, content, Path(), "its records")

@@ -49,13 +49,14 @@ def read_annotations(path: str | Path, required: Collection[str] = (), sound: bo
         required, sound: see :func:`check_annotations`.
 
     Returns:
-        the file's content: ``images``, ``categories`` and, where there are any, ``annotations``.
+        the file's content: ``images``, ``categories`` by ascending id and, where there are any, ``annotations``.
 
     Raises:
         CocoFormatError: if the file is missing, is not JSON, or breaks the format.
     """
     data = _read_json(path, "annotation file", dict, "an object with 'images', 'annotations' and 'categories'")
     check_annotations(data, f"annotation file {path}", required, sound)
+    data["categories"].sort(key=lambda category: category["id"])
     return data
 
 
@@ -142,10 +143,11 @@ def check_true_masks(annotations: Mapping[str, Any]) -> None:
 
 
 def category_labels(categories: Sequence[Record]) -> dict[int, str]:
-    """Return a label of each category by its id: its name, with the id where several have that name."""
-    names = {category["id"]: str(category.get("name", category["id"])) for category in categories}
-    count = Counter(names.values())
-    return {number: name if count[name] == 1 else f"{name} (id {number})" for number, name in names.items()}
+    """Return a label of each category by its id, no two the same: its name, with the id where several have it."""
+    labels = {category["id"]: str(category.get("name", category["id"])) for category in categories}
+    while len(count := Counter(labels.values())) < len(labels):
+        labels = {number: text if count[text] == 1 else f"{text} (id {number})" for number, text in labels.items()}
+    return labels
 
 
 def write_json(path: str | Path, data: Any) -> None:

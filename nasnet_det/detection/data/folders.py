@@ -14,12 +14,13 @@ from pathlib import Path
 import numpy as np
 
 from nasnet_det.detection.data.coco_format import COMPLETE, named, read_annotations
+from nasnet_det.detection.data.columns import CocoFormatError
 from nasnet_det.detection.data.labelled import match_files, note, split_of
 from nasnet_det.detection.data.look import CocoData, DatasetError, Trouble
 from nasnet_det.detection.data.voc_folder import read_voc
 from nasnet_det.detection.data.yolo_folder import read_yolo
 from nasnet_det.safe_io.files import exists, protect
-from nasnet_det.safe_io.folders import subfolders
+from nasnet_det.safe_io.folders import find_path, subfolders
 
 #: Annotations of other tasks beside COCO's instances.
 _OTHER_TASKS = ("captions_", "person_keypoints_", "panoptic_", "stuff_", "image_info_")
@@ -69,12 +70,11 @@ def read_folder(root: str | Path) -> dict[str, CocoData]:
     if not root.exists():
         raise DatasetError(f"{root} does not exist")
     folder = root if root.is_dir() else root.parent
-    for read in (_read_coco, read_yolo, read_voc):
-        if found := read(folder, root):
-            name = root.resolve().name if root.is_dir() else root.stem
-            for data in found.values():
-                protect(data.path(image) for image in data.content["images"])
-            return {key: replace(data, name=f"{name}_{key}") for key, data in found.items()}
+    if found := _first_form(folder, root):
+        name = root.resolve().name if root.is_dir() else root.stem
+        for data in found.values():
+            protect(data.path(image) for image in data.content["images"])
+        return {key: replace(data, name=f"{name}_{key}") for key, data in found.items()}
     inner = subfolders(folder)
     if len(inner) == 1 and root.is_dir():  # as archives are often packed
         with contextlib.suppress(DatasetError):
@@ -85,6 +85,28 @@ def read_folder(root: str | Path) -> dict[str, CocoData]:
         "annotations.json), YOLO (data.yaml with names, train and val) or Pascal VOC (an .xml file for each image), "
         f"found {there or 'nothing'}"
     )
+
+
+def _first_form(folder: Path, root: Path) -> dict[str, CocoData]:
+    """Return the sets of a folder in the first form that can be read; none if it is in no form.
+
+    Raises:
+        CocoFormatError: if there are files of a form, but none can be read; those beside data of another are noted.
+    """
+    errors: list[str] = []
+    for read in (_read_coco, read_yolo, read_voc, _read_lone_file):
+        try:
+            found = read(folder, root)
+        except CocoFormatError as error:
+            errors.append(str(error))
+            continue
+        if found:
+            first = next(iter(found))
+            unread = tuple(Trouble("", error, done="It is not used") for error in errors)
+            return found | {first: replace(found[first], notes=found[first].notes + unread)}
+    if errors:
+        raise CocoFormatError("\n".join(dict.fromkeys(errors)))
+    return {}
 
 
 def split(data: CocoData, val_share: float, seed: int) -> tuple[CocoData, CocoData]:
@@ -120,8 +142,6 @@ def _read_coco(folder: Path, root: Path) -> dict[str, CocoData]:
         name = path.parent.name if path.name == "_annotations.coco.json" else path.stem
         found.setdefault(split_of(name) or ("all" if name in ("annotations", "instances") else ""), path)
     found.pop("", None)
-    if not found and len(files) == 1:
-        found = {"all": files[0]}
     if "train" in found:
         found.pop("all", None)
     unused = note("JSON files are of no set, or a second one of their set", set(files) - {*found.values()}, "Unused")
@@ -129,13 +149,21 @@ def _read_coco(folder: Path, root: Path) -> dict[str, CocoData]:
     return {key: _coco_file(path, folder, [unused] if key == first else []) for key, path in found.items()}
 
 
+def _read_lone_file(folder: Path, root: Path) -> dict[str, CocoData]:
+    files = match_files(folder, "*.json", "annotations/*.json") if root.is_dir() else []
+    return {"all": _coco_file(files[0], folder)} if len(files) == 1 else {}
+
+
 def _coco_file(path: Path, root: Path, notes: Sequence[Trouble] = ()) -> CocoData:
     content = read_annotations(path, required=COMPLETE, sound=False)
     name = path.stem.removeprefix("instances_")
-    folders = [root / name, root / "images" / name, path.parent / "images", root / "images", path.parent, root]
-    some = [image["file_name"].replace("\\", "/") for image in content["images"][:20]]
-    images = max(folders, key=lambda folder: sum(exists(folder / name) for name in some))
+    inner = [name, f"images/{name}", "images", "data", "."]
+    folders = [above / folder for above in (root, path.parent) for folder in inner if (above / folder).is_dir()]
+    some = [image["file_name"] for image in content["images"][:20]]
+    images = max(folders, key=lambda folder: sum(exists(find_path(folder, name)) for name in some))
+    found = [note for note in notes if note.count]
     if "annotations" not in content:
-        done = "It can be predicted on, but neither trained nor scored with"
-        notes = [*notes, Trouble("", "it has no annotations", 1, done=done)]
-    return CocoData(name, content, images, f"annotation file {path}", tuple(note for note in notes if note.count))
+        found.append(
+            Trouble("", "it has no annotations", done="It can be predicted on, but neither trained nor scored with")
+        )
+    return CocoData(name, content, images, f"annotation file {path}", tuple(found))

@@ -168,20 +168,20 @@ class _Inspection:
             empty = ~unsound & (extent == 0).any(axis=1)
             outside = ~unsound & ~empty & (np.minimum(end, size) <= np.maximum(corner, 0)).any(axis=1)
             past = ~unsound & ~outside & ((end > size + _ROUNDING) | (corner < -_ROUNDING)).any(axis=1)
-            small = ~unsound & ~empty & ~outside & (extent < 1).any(axis=1)
+            small = ~unsound & ~empty & ~outside & ((extent <= 1).any(axis=1) | (end <= 2).all(axis=1))
         hint = self.box_format(past, small, size)
         self.note("boxes are of negative size or not finite", unsound, LEFT_OUT, CORRECT)
         self.note("boxes are without area", empty, LEFT_OUT, STAY)
         self.note("boxes are outside their image", outside, LEFT_OUT, STAY)
         self.note("boxes reach past their image", past, f"They are cut at its edges{hint}")
-        self.note("boxes are under a pixel wide or high", small, f"They are used{hint}")
+        self.note("boxes are about a pixel wide or high, or less", small, f"They are used{hint}")
         self.kept &= ~(unsound | empty | outside)
 
     def box_format(self, past: np.ndarray, small: np.ndarray, size: np.ndarray) -> str:
         """Return a question where nearly all boxes make sense in another format only."""
         with np.errstate(invalid="ignore"):
             ordered = (self.boxes[:, 2:] >= self.boxes[:, :2]).all(axis=1) & (self.boxes[:, 2:] <= size + 1).all(axis=1)
-            in_unit = (self.boxes >= 0).all(axis=1) & (self.boxes <= 1).all(axis=1)
+            in_unit = (self.boxes >= -1).all(axis=1) & (self.boxes[:, :2] + self.boxes[:, 2:] <= 2).all(axis=1)
         if small.any() and in_unit.mean() > 0.9:
             return "; are they given in shares of the image, 0 to 1? COCO's are in pixels"
         if past.any() and past.mean() > 0.1 and ordered.mean() > 0.95:

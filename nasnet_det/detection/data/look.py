@@ -13,7 +13,7 @@ from typing import Any
 
 from nasnet_det.detection.data.coco_format import named
 from nasnet_det.detection.data.columns import Record
-from nasnet_det.safe_io.files import exists
+from nasnet_det.safe_io.folders import find_path
 from nasnet_det.safe_io.values import format_names
 
 #: So many examples of each trouble are kept.
@@ -61,7 +61,8 @@ class CocoData:
 
     Args:
         name: the data set's name.
-        content: checked ``images``, ``categories`` and, unless it is a test set without truth, ``annotations``.
+        content: checked ``images``, ``categories`` in the order of the classes and, unless it is a test set without
+            truth, ``annotations``.
         folder: the folder that the images' ``file_name`` is relative to.
         origin: what the annotations were read from, for messages.
         notes: troubles found in reading, such as label files without an image.
@@ -75,20 +76,18 @@ class CocoData:
 
     @property
     def categories(self) -> list[Record]:
-        """The categories by ascending id: the order of detectron2's classes."""
-        return sorted(self.content["categories"], key=lambda category: category["id"])
+        """The categories in the order of the classes."""
+        categories: list[Record] = self.content["categories"]
+        return categories
 
     @property
     def names(self) -> list[str]:
-        """The names of :attr:`categories`."""
+        """The names of the classes."""
         return [str(category.get("name", category["id"])) for category in self.categories]
 
     def path(self, image: Mapping[str, Any]) -> Path:
-        """Return the path of an image; backslashes are separators if that file exists."""
-        path = self.folder / image["file_name"]
-        if "\\" in image["file_name"] and not exists(path):
-            return self.folder / image["file_name"].replace("\\", "/")
-        return path
+        """Return the path of an image."""
+        return find_path(self.folder, image["file_name"])
 
 
 @dataclass(eq=False)
@@ -216,20 +215,19 @@ def match_categories(classes: Sequence[str], categories: Sequence[Record], where
 
     Args:
         classes: the model's class names in the order of its outputs.
-        categories: ``id`` and ``name`` of an annotation file's categories.
+        categories: ``id`` and ``name`` of a data set's categories, in the order of its classes.
         where: the annotations' name in errors.
 
     Raises:
         DatasetError: if a category is not among the classes, or names do not tell them apart.
     """
-    ordered = sorted(categories, key=lambda category: category["id"])
-    names = [str(category.get("name", category["id"])) for category in ordered]
+    names = [str(category.get("name", category["id"])) for category in categories]
     if names == list(classes):
-        return [category["id"] for category in ordered]
+        return [category["id"] for category in categories]
     if not set(names) <= set(classes) or len(set(classes)) < len(classes) or len(set(names)) < len(names):
         raise DatasetError(
             f"{where}: its classes are {format_names(names)}; the model's are {format_names(classes)}: give both the "
             "same names"
         )
-    ids = {name: category["id"] for name, category in zip(names, ordered, strict=True)}
+    ids = {name: category["id"] for name, category in zip(names, categories, strict=True)}
     return [ids.get(name) for name in classes]

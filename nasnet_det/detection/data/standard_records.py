@@ -61,7 +61,8 @@ def _annotation(entry: Record, classes: Sequence[Record], where: str) -> Record:
     category = _plain(entry["category_id"])
     if type(category) is not int or not 0 <= category < len(classes):
         raise CocoFormatError(
-            f"{where} has category_id {format_value(category)}: it counts the {len(classes)} thing_classes from 0"
+            f"{where} has category_id {format_value(category)}: it counts the {len(classes)} thing_classes of the data "
+            "set's metadata from 0"
         )
     try:
         box = list(map(float, entry["bbox"]))
@@ -101,7 +102,7 @@ def _segmentation(given: Any) -> Record:
 
 
 def _plain(value: Any) -> Any:
-    """Return a path as text, and NumPy's numbers as Python's."""
+    """Return a path as text, and a number of NumPy or torch as Python's."""
     if isinstance(value, os.PathLike):
         return os.fspath(value)
-    return value.item() if isinstance(value, np.generic) else value
+    return value.item() if getattr(value, "ndim", None) == 0 else value

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -38,13 +38,18 @@ def read_voc(folder: Path, root: Path) -> dict[str, CocoData]:
     if not labelled:
         return {}
     classes = sorted({name for entry in labelled.values() for name, *_ in entry.objects})
-    lists = {key: _listed(folder, names) for key, names in SPLITS.items()}
+    lists = {key: _listed(folder, names) for key, names in (SPLITS | {"all": ("trainval",)}).items()}
     groups: dict[str, list[Path]] = {}
     for path in labelled:
-        listed = next((key for key, stems in lists.items() if path.stem in stems), "")
         named = "" if any(lists.values()) else split_of(path.parent.relative_to(folder).as_posix())
-        groups.setdefault(listed or named or "all", []).append(path)
-    unused = groups.pop("all", []) if "train" in groups else []
+        for key in [key for key, stems in lists.items() if path.stem in stems] or [named]:
+            groups.setdefault(key, []).append(path)
+    rest = groups.pop("", [])
+    if "train" in groups:
+        groups.pop("all", None)
+    elif rest:
+        groups.setdefault("all", rest)
+    unused = set(labelled).difference(*groups.values())
     notes = _notes(labelled, unused, {stem for stems in lists.values() for stem in stems})
     first = next(key for key in ("train", "all", "val") if key in groups)
     return {
@@ -53,7 +58,7 @@ def read_voc(folder: Path, root: Path) -> dict[str, CocoData]:
     }
 
 
-def _notes(labelled: Mapping[Path, Labelled], unused: Sequence[Path], listed: set[str]) -> list[Trouble]:
+def _notes(labelled: Mapping[Path, Labelled], unused: Collection[Path], listed: set[str]) -> list[Trouble]:
     """Return the files without a partner."""
     used = {entry.image for entry in labelled.values()}
     pictures = {image for folder in {path.parent for path in used if path.is_file()} for image in find_pictures(folder)}

@@ -21,9 +21,13 @@ from nasnet_det.detection.data.labelled import (
     read_text,
 )
 from nasnet_det.detection.data.look import CocoData
-from nasnet_det.safe_io.folders import find_files, find_pictures
+from nasnet_det.safe_io.files import exists
+from nasnet_det.safe_io.folders import find_files, find_path, find_pictures
 from nasnet_det.safe_io.images import ImageError, read_header
 from nasnet_det.safe_io.values import format_names, format_value, parse_yaml
+
+#: Coordinates of more sides of the image than this are in pixels.
+_FARTHEST = 2.0
 
 
 def read_yolo(folder: Path, root: Path) -> dict[str, CocoData]:
@@ -38,8 +42,9 @@ def read_yolo(folder: Path, root: Path) -> dict[str, CocoData]:
     """
     files = [root] if root.is_file() else match_files(folder, "data.yaml", "*.yaml", "*.yml")
     for path in files:
+        text = read_text(path)
         try:
-            settings = parse_yaml(read_text(path))
+            settings = parse_yaml(text)
         except ValueError as error:
             if path.name == "data.yaml":
                 raise CocoFormatError(f"{path} is not YAML: {error}") from None
@@ -97,11 +102,13 @@ def _set(
 def _class_names(path: Path, settings: dict[str, Any]) -> list[str]:
     names = settings["names"]
     if isinstance(names, dict):
-        if set(names) != set(range(len(names))):
+        numbered = {str(number): name for number, name in names.items()}
+        numbers = [str(number) for number in range(len(names))]
+        if set(numbered) != set(numbers):
             raise CocoFormatError(
                 f"{path}: the keys of 'names' must be 0 to {len(names) - 1}, not {format_names(names)}"
             )
-        names = [names[number] for number in range(len(names))]
+        names = [numbered[number] for number in numbers]
     if not isinstance(names, list) or not names or not all(type(name) in (str, int) for name in names):
         raise CocoFormatError(
             f"{path}: 'names' must be a list of class names, or a mapping from numbers to names, not "
@@ -116,12 +123,13 @@ def _class_names(path: Path, settings: dict[str, Any]) -> list[str]:
 
 def _images_of(base: Path, entry: str, path: Path) -> list[Path]:
     """Return the images of an entry of ``data.yaml``: a folder, or a list of files; Roboflow's begin with ``../``."""
-    place = next((p for p in (base / entry, base / entry.lstrip("./"), path.parent / entry) if p.exists()), None)
+    named = [find_path(base, entry), find_path(base, entry.lstrip("./\\")), find_path(path.parent, entry)]
+    place = next(filter(exists, named), None)
     if place is None:
         raise CocoFormatError(f"{path} names {entry}, which is not in {base}")
     if place.is_dir():
         return find_pictures(place)
-    return [place.parent / line for line in read_lines(place)]
+    return [find_path(place.parent, line) for line in read_lines(place)]
 
 
 def _labelled(image: Path, classes: Sequence[str], keypoints: int) -> Labelled:
@@ -143,9 +151,10 @@ def _labelled(image: Path, classes: Sequence[str], keypoints: int) -> Labelled:
         if not 0 <= number < len(classes):
             raise CocoFormatError(f"{labels}: class {number} is not one of data.yaml's, 0 to {len(classes) - 1}")
         values = list(map(float, line.split()[1:]))
-        corners, polygons = _outline(
-            values[:4] if len(values) == 4 + keypoints else values, np.array(size, dtype=np.float64)
-        )
+        values = values[:4] if len(values) == 4 + keypoints else values
+        if max(values[:4]) > _FARTHEST:
+            raise CocoFormatError(f"{labels}: {line!r}: expected shares of the image, 0 to 1, not pixels")
+        corners, polygons = _outline(values, np.array(size, dtype=np.float64))
         low, high = corners.min(axis=0), corners.max(axis=0)
         objects.append((classes[number], [*low, *(high - low)], polygons))
     return Labelled(image, objects, size)

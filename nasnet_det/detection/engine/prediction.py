@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import unicodedata
 from collections.abc import Mapping, Sequence
 from pathlib import Path, PurePosixPath
 from typing import Any, NamedTuple, Protocol
@@ -13,7 +14,7 @@ from nasnet_det.detection.data.coco_format import named, read_annotations, write
 from nasnet_det.detection.data.columns import CocoFormatError, Record
 from nasnet_det.draw.detections import detections_of, draw, side_by_side
 from nasnet_det.safe_io.files import check_writable, protect, replacing
-from nasnet_det.safe_io.images import read_image
+from nasnet_det.safe_io.images import read_header, read_image
 
 #: The results file of each detector.
 RESULTS = ("results.json", "results_compared.json")
@@ -94,7 +95,7 @@ def predict_images(
     skipped = []
     for path, picture in tqdm(list(zip(paths, pictures, strict=True)), unit="image", disable=None):
         try:
-            image = read_image(path)
+            image = read_image(path, index.is_upright(path))
             image_id = index.id_of(path, image.size)
             found = [detector(image) for detector in detectors]
         except (OSError, KeyError) as error:
@@ -151,6 +152,18 @@ class ImageIndex:
         self.known = annotations
         self._entries = {} if annotations is None else _match(paths, annotations["images"])
 
+    def is_upright(self, path: Path) -> bool:
+        """Return False for an image whose size in the annotations is that without its EXIF orientation.
+
+        Raises:
+            ImageError: if the image cannot be read.
+        """
+        if path not in self._entries:
+            return True
+        header, entry = read_header(path), self._entries[path]
+        annotated = entry.get("width"), entry.get("height")
+        return annotated == header.size or annotated != header.stored_size
+
     def id_of(self, path: Path, size: tuple[int, int]) -> int:
         """Return the id of an image of ``size`` (width, height).
 
@@ -176,15 +189,19 @@ def _match(paths: Sequence[Path], entries: Sequence[Record]) -> dict[Path, Recor
     """Return the entry of each image that has one; see :class:`ImageIndex`."""
     by_name: dict[str, list[Record]] = {}
     for entry in entries:
-        by_name.setdefault(_parts(entry)[-1], []).append(entry)
+        by_name.setdefault(_parts(entry["file_name"])[-1], []).append(entry)
     found: dict[Path, list[Record]] = {}
     for path in paths:
-        parts = path.absolute().parts
-        ends = [entry for entry in by_name.get(path.name, []) if parts[-len(_parts(entry)) :] == _parts(entry)]
-        most = max((len(_parts(entry)) for entry in ends), default=0)
-        found[path] = [entry for entry in ends if len(_parts(entry)) == most]
+        parts = _parts(path.absolute())
+        ends = [
+            entry
+            for entry in by_name.get(parts[-1], [])
+            if parts[-len(_parts(entry["file_name"])) :] == _parts(entry["file_name"])
+        ]
+        most = max((len(_parts(entry["file_name"])) for entry in ends), default=0)
+        found[path] = [entry for entry in ends if len(_parts(entry["file_name"])) == most]
     taken = {entry["id"] for matches in found.values() for entry in matches}
-    by_base_name = {path: by_name.get(path.name, []) for path, matches in found.items() if not matches}
+    by_base_name = {path: by_name.get(_parts(path)[-1], []) for path, matches in found.items() if not matches}
     for path, matches in by_base_name.items():
         found[path] = [entry for entry in matches if entry["id"] not in taken]
     return _one_to_one(found)
@@ -206,8 +223,8 @@ def _one_to_one(found: Mapping[Path, list[Record]]) -> dict[Path, Record]:
     return {path: matches[0] for path, matches in found.items() if matches}
 
 
-def _parts(entry: Record) -> tuple[str, ...]:
-    parts = PurePosixPath(str(entry["file_name"]).replace("\\", "/")).parts
+def _parts(name: str | Path) -> tuple[str, ...]:
+    parts = PurePosixPath(unicodedata.normalize("NFC", str(name)).replace("\\", "/")).parts
     return tuple(part for part in parts if part != ".") or ("",)
 
 
@@ -234,7 +251,7 @@ class Catalog:
             self._classes = detector.categories or [{"id": number, "name": f"class {number - 1}"} for number in numbers]
             self.categories = self._classes if detector.categories else []
         else:
-            self.categories = sorted(index.known["categories"], key=lambda category: category["id"])
+            self.categories = index.known["categories"]
             self._classes = _categories_of_classes(self.categories, detector)
         self.names = [str(category["name"]) for category in self._classes]
 

@@ -67,7 +67,7 @@ class CocoEvaluator(DatasetEvaluator):
         self.annotations = read_annotations(file) if file else annotations_of(dataset_name)
         categories = self.annotations["categories"]
         self._known = {category["id"] for category in categories}
-        self.category_ids: list[int | None] = list(category_ids or sorted(self._known))
+        self.category_ids: list[int | None] = list(category_ids or [category["id"] for category in categories])
         if classes is not None and category_ids is None:
             self.category_ids = match_categories(classes, categories, f"data set {dataset_name}")
         self.reset()

@@ -14,6 +14,7 @@ from nasnet_det.detection.data import coco_format
 from nasnet_det.detection.data.coco_format import (
     COMPLETE,
     CocoFormatError,
+    category_labels,
     check_annotations,
     check_results,
     check_true_masks,
@@ -188,6 +189,12 @@ def test_garbage_collection_goes_on_afterwards() -> None:
         assert not coco_format.gc.isenabled()
         raise RuntimeError
     assert coco_format.gc.isenabled()
+
+
+def test_no_two_categories_have_one_label() -> None:
+    names = {7: "hen", 8: "hen", 9: "hen (id 7)", 10: "fox"}
+    labels = category_labels([{"id": number, "name": name} for number, name in names.items()])
+    assert len(set(labels.values())) == 4 and labels[10] == "fox" and "8" in labels[8]
 
 
 def test_named() -> None:

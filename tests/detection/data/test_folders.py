@@ -202,11 +202,13 @@ def write_one(root: Path, form: str, pictures: Path) -> Path:
         ("one file", "annotations.json", "images"),
         ("roboflow", "train/_annotations.coco.json", "train"),
         ("packed", "inner/train.json", "inner/images"),
+        ("fiftyone", "labels.json", "data"),
+        ("label studio", "result.json", "."),
     ],
 )
 def test_layouts_of_coco(tmp_path: Path, pictures: Path, layout: str, annotations: str, folder: str) -> None:
     root = tmp_path / "root"
-    shutil.copytree(pictures, root / folder)
+    shutil.copytree(pictures, root / folder, dirs_exist_ok=True)
     (root / annotations).parent.mkdir(exist_ok=True)
     (root / annotations).write_text(json.dumps(small("train")))
     train, val, _ = open_dataset(root)
@@ -226,6 +228,34 @@ def test_yolo_lists_polygons_and_another_machines_path(tmp_path: Path, pictures:
     assert entry["bbox"] == pytest.approx([10, 3, 10, 9])
     assert entry["segmentation"] == [pytest.approx([10, 3, 20, 3, 20, 12])]
     assert len(found["val"].content["images"]) == 4
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        "train: images\\train\nval: images\\val\nnames: [fox, hen]",
+        "train: ../images/train\nval: [list.txt]\nnames: {'0': fox, '1': hen}",
+    ],
+)
+def test_yolo_settings_of_other_systems_and_tools(tmp_path: Path, pictures: Path, settings: str) -> None:
+    root = tmp_path / "root"
+    write_yolo(root, {split: small(split) for split in ("train", "val")}, pictures)
+    wanted = {split: essence(data) for split, data in read_folder(root).items()}
+    (root / "data.yaml").write_text(settings)
+    (root / "list.txt").write_bytes(b"\xef\xbb\xbfimages\\val\\val1.png\r\nimages\\val\\val2.png\r\n")
+    assert {split: essence(data) for split, data in read_folder(root).items()} == wanted
+
+
+@pytest.mark.parametrize(("form", "name"), [("yolo", "notes.json"), ("yolo", "val_log.json"), ("voc", "train.json")])
+def test_json_files_of_other_tools_hide_no_form(tmp_path: Path, pictures: Path, form: str, name: str) -> None:
+    root = tmp_path / "root"
+    FORMS[form](root, {split: small(split) for split in ("train", "val")}, pictures)
+    (root / name).write_text('{"categories": []}')
+    found = read_folder(root)
+    assert [len(found[split].content["annotations"]) for split in ("train", "val")] == [2, 2]
+    (next(root.glob("labels/train/*"), None) or next(root.glob("Annotations/*"))).write_text("0 <")
+    with pytest.raises(CocoFormatError, match=r"\.(txt|xml): "):
+        read_folder(root)
 
 
 def notes_of(root: Path, split: str = "train") -> dict[str, list[str]]:
@@ -272,6 +302,30 @@ def test_voc_files_without_a_partner_are_named(tmp_path: Path, pictures: Path) -
 
 
 @pytest.mark.parametrize(
+    ("lists", "expected"),
+    [
+        ({"trainval": ["train1", "val1"], "test": ["val2"]}, {"all": ["train1", "val1"]}),
+        (
+            {"train": ["train1"], "val": ["val1"], "trainval": ["train1", "val1"]},
+            {"train": ["train1"], "val": ["val1"]},
+        ),
+        ({"train": ["train1", "val1"], "val": ["val1"]}, {"train": ["train1", "val1"], "val": ["val1"]}),
+        ({"val": ["val1"]}, {"val": ["val1"], "all": ["train1", "train2", "val2"]}),
+    ],
+)
+def test_voc_lists_are_kept_to(tmp_path: Path, pictures: Path, lists: Any, expected: Any) -> None:
+    root = tmp_path / "data"
+    write_voc(root, {split: small(split) for split in ("train", "val")}, pictures)
+    shutil.rmtree(root / "ImageSets")
+    (root / "ImageSets" / "Main").mkdir(parents=True)
+    for name, stems in lists.items():
+        (root / "ImageSets" / "Main" / f"{name}.txt").write_text("\n".join(stems))
+    found = read_folder(root)
+    names = {key: sorted(Path(i["file_name"]).stem for i in data.content["images"]) for key, data in found.items()}
+    assert names == expected
+
+
+@pytest.mark.parametrize(
     "polygon",
     [
         "<x1>2</x1><y1>3</y1><x2>10</x2><y2>3</y2><x3>10</x3><y3>12.5</y3>",
@@ -299,6 +353,7 @@ def test_voc_polygons_are_masks(tmp_path: Path, pictures: Path, polygon: str) ->
         ("7 0.5 0.5 0.2 0.2", "train1.txt"),
         ("x 0 0 1 1", "train1.txt"),
         (f"{10**20} 0.5 0.5 0.2 0.2", "train1.txt"),
+        ("1 20 15 10 8", "train1.txt"),
     ],
 )
 def test_bad_labels_name_their_file(tmp_path: Path, pictures: Path, label: str, words: str) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import unicodedata
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -91,8 +92,8 @@ def test_boxes_in_another_format_are_asked_about(folder: Path) -> None:
     found = look(folder, content(*corners))
     has_trouble(found, "2 of 4", "x0, y0, x1, y1")
     assert boxes(found) == corners
-    found = look(folder, content(*[[0.1, 0.2, 0.3, 0.4]] * 4))
-    has_trouble(found, "4 of 4", "0 to 1")
+    for box in ([0.1, 0.2, 0.3, 0.4], [0, 0, 1, 1], [-0.9, -0.8, 1.4, 1.4]):  # the last as Pascal VOC counts from 1
+        has_trouble(look(folder, content(*[box] * 4)), "4 of 4", "0 to 1")
 
 
 def test_a_few_odd_boxes_raise_no_question(folder: Path) -> None:
@@ -172,6 +173,15 @@ def test_windows_and_absolute_paths(folder: Path) -> None:
     data["images"][1]["file_name"] = str(folder / "2.jpg")
     found = look(folder, data)
     assert [Path(record["file_name"]) for record in found.records[:2]] == [folder / "sub" / "1.jpg", folder / "2.jpg"]
+
+
+@pytest.mark.parametrize("forms", [("NFC", "NFD"), ("NFD", "NFC")])
+def test_names_in_another_form_of_unicode(folder: Path, forms: tuple[str, str]) -> None:
+    listed, stored = (unicodedata.normalize(form, "hühner.jpg") for form in forms)
+    (folder / "1.jpg").rename(folder / stored)
+    data = content()
+    data["images"][0]["file_name"] = listed
+    assert look(folder, data).records[0]["file_name"] == str(folder / stored)
 
 
 def test_images_listed_twice_and_ignored_annotations(folder: Path) -> None:

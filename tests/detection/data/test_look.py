@@ -15,6 +15,7 @@ from nasnet_det.detection.data.look import CocoData, DatasetError, Look, SetLook
 def made(name: str, classes: list[str], ids: list[int] | None = None) -> SetLook:
     """One image of the name with a box of each class."""
     categories = [{"id": i, "name": c} for i, c in zip(ids or range(1, 1 + len(classes)), classes, strict=True)]
+    categories.sort(key=lambda category: category["id"])
     boxes = [{"category_id": number} for number in range(len(classes))]
     record = {"file_name": name, "image_id": 1, "annotations": boxes}
     data = CocoData(name, {"images": [], "annotations": [], "categories": categories}, Path(), name)
@@ -76,7 +77,7 @@ def test_the_report_counts_every_set() -> None:
 
 
 def test_categories_of_a_model() -> None:
-    categories = [{"id": 5, "name": "fox"}, {"id": 2, "name": "hen"}]
+    categories = [{"id": 2, "name": "hen"}, {"id": 5, "name": "fox"}]
     assert match_categories(["hen", "cow", "fox"], categories, "x") == [2, None, 5]
     twins = [{"id": 1, "name": "hen"}, {"id": 2, "name": "hen"}]
     assert match_categories(["hen", "hen"], twins, "x") == [1, 2]

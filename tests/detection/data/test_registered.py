@@ -20,6 +20,7 @@ from detectron2.data.detection_utils import annotations_to_instances
 from detectron2.structures import BoxMode
 from pycocotools.mask import encode
 
+from nasnet_det.detection.data.catalog import categories
 from nasnet_det.detection.data.datasets import SPLITS, datasets_root, register_coco_splits
 from nasnet_det.detection.data.look import DatasetError
 from nasnet_det.detection.data.registered import annotations_of, look_at_names
@@ -184,7 +185,7 @@ def test_wrong_records_are_named(by_function: Function, change: dict[str, Any], 
 
 
 def test_numpy_numbers_and_paths_are_taken(by_function: Function, tmp_path: Path) -> None:
-    made = entry(iscrowd=np.bool_(True), category_id=np.int64(1), segmentation=[["x"]])
+    made = entry(iscrowd=np.bool_(True), category_id=torch.tensor(1), segmentation=[["x"]])
     name = by_function(made, width=np.int64(40), file_name=tmp_path / "1.jpg", image_id=np.int32(7))
     (record,) = look_at_names(test=[name]).test[name]
     assert (record["image_id"], record["width"], record["annotations"][0]["iscrowd"]) == (7, 40, 1)
@@ -247,6 +248,26 @@ def test_a_set_registered_again_is_looked_at_again(by_function: Function, tmp_pa
         assert len(look_at_names([name]).train) == number
 
 
+def test_the_order_of_classes_is_that_of_the_metadata(by_function: Function) -> None:
+    name = by_function(entry(category_id=0))
+    MetadataCatalog.get(name).thing_dataset_id_to_contiguous_id = {9: 0, 4: 1}
+    look = look_at_names([name])
+    assert look.classes == ["hen", "fox"] == [category["name"] for category in categories(name)]
+    assert look.train[0]["annotations"][0]["category_id"] == 0
+    assert annotations_of(name)["annotations"][0]["category_id"] == 9
+
+
+@pytest.mark.parametrize(
+    "metadata",
+    [{"thing_classes": "hen"}, {"thing_dataset_id_to_contiguous_id": {7: 0}, "thing_classes": ["hen", "fox"]}],
+)
+def test_metadata_that_name_no_classes_are_refused(by_function: Function, metadata: dict[str, Any]) -> None:
+    name = by_function(entry(category_id=0), classes=None)
+    MetadataCatalog.get(name).set(**metadata)
+    with pytest.raises(DatasetError, match=f"{name}.*{next(iter(metadata))}"):
+        look_at_names([name])
+
+
 def test_functions_that_fail_or_give_no_names(by_function: Function) -> None:
     assert look_at_names([by_function(entry(), classes=None)], num_classes=2).classes == ["0", "1"]
     with pytest.raises(DatasetError, match="width"):
@@ -263,8 +284,18 @@ def test_functions_that_fail_or_give_no_names(by_function: Function) -> None:
 
 def test_thing_classes_that_are_not_the_files_are_refused_with_both(register: Register) -> None:
     register(coco_content())
+    file = MetadataCatalog.get("made").json_file
     MetadataCatalog.get("made").thing_classes = ["animal"]
     with pytest.raises(DatasetError, match=r"person.*animal"):
+        look_at_names(["made"])
+    MetadataCatalog.remove("made")
+    MetadataCatalog.get("made").set(
+        json_file=file,
+        image_root=".",
+        thing_classes=["animal", "person"],
+        thing_dataset_id_to_contiguous_id={5: 0, 6: 1},
+    )
+    with pytest.raises(DatasetError, match=r"5.*person.*animal"):
         look_at_names(["made"])
 
 

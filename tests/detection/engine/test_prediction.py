@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import unicodedata
 from pathlib import Path
 from typing import Any
 
@@ -67,6 +68,24 @@ def test_pictures_of_one_name_have_their_own_ids(tmp_path: Path, listed: tuple[s
     file = annotations(tmp_path / "a.json", *listed)
     predict_images([Finder()], paths, tmp_path / "out", file)
     assert [image_id for image_id, _ in results(tmp_path / "out")] == expected
+
+
+@pytest.mark.parametrize(("size", "expected"), [((40, 30), (40, 30)), ((30, 40), (30, 40))])
+def test_pictures_are_turned_as_they_are_annotated(tmp_path: Path, size: Any, expected: Any) -> None:
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    Image.new("RGB", (40, 30)).save(tmp_path / "1.jpg", exif=exif)
+    file = annotations(tmp_path / "a.json", "1.jpg", width=size[0], height=size[1])
+    predict_images([Finder()], [tmp_path / "1.jpg"], tmp_path / "out", file)
+    (image,) = json.loads((tmp_path / "out" / "images.json").read_text())["images"]
+    assert (image["width"], image["height"]) == expected
+
+
+def test_names_in_another_form_of_unicode(tmp_path: Path) -> None:
+    paths = pictures(tmp_path, unicodedata.normalize("NFD", "hühner/1.png"))
+    file = annotations(tmp_path / "a.json", unicodedata.normalize("NFC", "hühner/1.png"), "1.png")
+    predict_images([Finder()], paths, tmp_path / "out", file)
+    assert results(tmp_path / "out") == [(10, 2)]
 
 
 @pytest.mark.parametrize("listed", [("1.png",), ("x/1.png", "y/1.png")])
