@@ -77,6 +77,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def score(args: argparse.Namespace) -> int:
     """Print the twelve numbers of each IoU type, and write them and a report where asked."""
+    from nasnet_det.detection.data.boxes import format_question
     from nasnet_det.detection.data.coco_format import check_results, read_results, write_json
     from nasnet_det.detection.evaluation.evaluation import evaluate, table
 
@@ -93,6 +94,10 @@ def score(args: argparse.Namespace) -> int:
     results = read_results(args.results, annotations, segmentation="bbox" not in args.iou_types)
     if len(args.iou_types) > 1:
         check_results(results, annotations, f"results file {args.results}", segmentation=True)
+    if "bbox" in args.iou_types:
+        for origin, entries in ((data.origin, annotations["annotations"]), (f"results file {args.results}", results)):
+            if question := format_question(entries, annotations["images"]):
+                print(f"note: {origin}: {question}", file=sys.stderr)
     scores = {iou_type: evaluate(annotations, results, iou_type, args.backend) for iou_type in args.iou_types}
     print(table(scores))
     backend = next(iter(scores.values())).backend

@@ -49,6 +49,13 @@ def test_a_fault_of_the_user_is_a_line_and_status_2(files: tuple[Path, Path], ca
     assert "'segmentation'" in capsys.readouterr().err
 
 
+def test_boxes_in_another_format_are_asked_about(files: tuple[Path, Path], capsys: pytest.CaptureFixture) -> None:
+    results = json.loads(files[1].read_text())
+    files[1].write_text(json.dumps([results[0] | {"bbox": [11, 12, 39, 29]}]))
+    assert run(*files) == 0
+    assert "results.json" in (error := capsys.readouterr().err) and "x0, y0, x1, y1" in error
+
+
 def test_a_test_set_is_made_into_a_submission(files: tuple[Path, Path], capsys: pytest.CaptureFixture) -> None:
     data = json.loads(files[0].read_text())
     del data["annotations"]

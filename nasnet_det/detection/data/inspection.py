@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 from tqdm.contrib.concurrent import thread_map
 
+from nasnet_det.detection.data.boxes import ROUNDING, mark_boxes
 from nasnet_det.detection.data.coco_format import category_labels
 from nasnet_det.detection.data.coco_masks import is_mask, training_mask
 from nasnet_det.detection.data.columns import Record
@@ -24,8 +25,6 @@ from nasnet_det.safe_io.images import ImageError, ImageHeader, read_header
 _XYWH = 1
 #: Reading this many headers takes long enough for a progress bar.
 _MANY = 2000
-#: A box may end this many pixels past its image, as rounding makes it.
-_ROUNDING = 1.0
 
 
 class Fatal(str):
@@ -160,33 +159,14 @@ class _Inspection:
 
     def check_boxes(self) -> None:
         """Look for boxes that show nothing, and for signs of another box format."""
-        size = np.array(self.sizes, dtype=np.float64).reshape(-1, 2)[self.rows]
-        corner, extent = self.boxes[:, :2], self.boxes[:, 2:]
-        with np.errstate(invalid="ignore", over="ignore"):
-            end = corner + extent
-            unsound = ~np.isfinite(self.boxes).all(axis=1) | (extent < 0).any(axis=1)
-            empty = ~unsound & (extent == 0).any(axis=1)
-            outside = ~unsound & ~empty & (np.minimum(end, size) <= np.maximum(corner, 0)).any(axis=1)
-            past = ~unsound & ~outside & ((end > size + _ROUNDING) | (corner < -_ROUNDING)).any(axis=1)
-            small = ~unsound & ~empty & ~outside & ((extent <= 1).any(axis=1) | (end <= 2).all(axis=1))
-        hint = self.box_format(past, small, size)
-        self.note("boxes are of negative size or not finite", unsound, LEFT_OUT, CORRECT)
-        self.note("boxes are without area", empty, LEFT_OUT, STAY)
-        self.note("boxes are outside their image", outside, LEFT_OUT, STAY)
-        self.note("boxes reach past their image", past, f"They are cut at its edges{hint}")
-        self.note("boxes are about a pixel wide or high, or less", small, f"They are used{hint}")
-        self.kept &= ~(unsound | empty | outside)
-
-    def box_format(self, past: np.ndarray, small: np.ndarray, size: np.ndarray) -> str:
-        """Return a question where nearly all boxes make sense in another format only."""
-        with np.errstate(invalid="ignore"):
-            ordered = (self.boxes[:, 2:] >= self.boxes[:, :2]).all(axis=1) & (self.boxes[:, 2:] <= size + 1).all(axis=1)
-            in_unit = (self.boxes >= -1).all(axis=1) & (self.boxes[:, :2] + self.boxes[:, 2:] <= 2).all(axis=1)
-        if small.any() and in_unit.mean() > 0.9:
-            return "; are they given in shares of the image, 0 to 1? COCO's are in pixels"
-        if past.any() and past.mean() > 0.1 and ordered.mean() > 0.95:
-            return "; are they given as x0, y0, x1, y1? COCO's are x, y, width, height"
-        return ""
+        found = mark_boxes(self.boxes, np.array(self.sizes, dtype=np.float64).reshape(-1, 2)[self.rows])
+        question = f"; {found.question}" if found.question else ""
+        self.note("boxes are of negative size or not finite", found.unsound, LEFT_OUT, CORRECT)
+        self.note("boxes are without area", found.empty, LEFT_OUT, STAY)
+        self.note("boxes are outside their image", found.outside, LEFT_OUT, STAY)
+        self.note("boxes reach past their image", found.past, f"They are cut at its edges{question}")
+        self.note("boxes are about a pixel wide or high, or less", found.small, f"They are used{question}")
+        self.kept &= ~(found.unsound | found.empty | found.outside)
 
     def check_masks(self, masks: str) -> None:
         """Look for masks that are absent, damaged, or of a form that the mask format cannot have."""
@@ -272,7 +252,7 @@ def _compare(header: ImageHeader | OSError, size: tuple[int, int], reach: np.nda
         return "missing" if isinstance(header, FileNotFoundError) else "damaged"
 
     def fits(sides: tuple[int, int]) -> bool:
-        return bool((reach <= np.asarray(sides) + _ROUNDING).all())
+        return bool((reach <= np.asarray(sides) + ROUNDING).all())
 
     if size == header.size:
         if header.orientation == 1:
