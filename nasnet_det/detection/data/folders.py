@@ -7,7 +7,7 @@ training set by a seed.
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
 
@@ -15,7 +15,7 @@ import numpy as np
 
 from nasnet_det.detection.data.coco_format import COMPLETE, named, read_annotations
 from nasnet_det.detection.data.columns import CocoFormatError
-from nasnet_det.detection.data.labelled import match_files, note, split_of
+from nasnet_det.detection.data.labelled import add_notes, match_files, note, split_of
 from nasnet_det.detection.data.look import CocoData, DatasetError, Trouble
 from nasnet_det.detection.data.voc_folder import read_voc
 from nasnet_det.detection.data.yolo_folder import read_yolo
@@ -101,9 +101,7 @@ def _first_form(folder: Path, root: Path) -> dict[str, CocoData]:
             errors.append(str(error))
             continue
         if found:
-            first = next(iter(found))
-            unread = tuple(Trouble("", error, done="It is not used") for error in errors)
-            return found | {first: replace(found[first], notes=found[first].notes + unread)}
+            return add_notes(found, [Trouble("", error, done="It is not used") for error in errors])
     if errors:
         raise CocoFormatError("\n".join(dict.fromkeys(errors)))
     return {}
@@ -134,8 +132,7 @@ def split(data: CocoData, val_share: float, seed: int) -> tuple[CocoData, CocoDa
 def _read_coco(folder: Path, root: Path) -> dict[str, CocoData]:
     if root.is_file():
         return {"all": _coco_file(root, folder)} if root.suffix == ".json" else {}
-    files = match_files(folder, "*.json", "annotations/*.json", "*/_annotations.coco.json")
-    files = [path for path in files if not path.name.startswith(_OTHER_TASKS)]
+    files = _json_files(folder)
     instances = [path for path in files if path.name.startswith("instances_")]
     found: dict[str, Path] = {}
     for path in instances or files:
@@ -145,25 +142,26 @@ def _read_coco(folder: Path, root: Path) -> dict[str, CocoData]:
     if "train" in found:
         found.pop("all", None)
     unused = note("JSON files are of no set, or a second one of their set", set(files) - {*found.values()}, "Unused")
-    first = next((key for key in ("train", "all", "val") if key in found), "")
-    return {key: _coco_file(path, folder, [unused] if key == first else []) for key, path in found.items()}
+    return add_notes({key: _coco_file(path, folder) for key, path in found.items()}, unused) if found else {}
 
 
 def _read_lone_file(folder: Path, root: Path) -> dict[str, CocoData]:
-    files = match_files(folder, "*.json", "annotations/*.json") if root.is_dir() else []
+    files = _json_files(folder) if root.is_dir() else []
     return {"all": _coco_file(files[0], folder)} if len(files) == 1 else {}
 
 
-def _coco_file(path: Path, root: Path, notes: Sequence[Trouble] = ()) -> CocoData:
+def _json_files(folder: Path) -> list[Path]:
+    files = match_files(folder, "*.json", "annotations/*.json", "*/_annotations.coco.json")
+    return [path for path in files if not path.name.startswith(_OTHER_TASKS)]
+
+
+def _coco_file(path: Path, root: Path) -> CocoData:
     content = read_annotations(path, required=COMPLETE, sound=False)
     name = path.stem.removeprefix("instances_")
     inner = [name, f"images/{name}", "images", "data", "."]
     folders = [above / folder for above in (root, path.parent) for folder in inner if (above / folder).is_dir()]
     some = [image["file_name"] for image in content["images"][:20]]
     images = max(folders, key=lambda folder: sum(exists(find_path(folder, name)) for name in some))
-    found = [note for note in notes if note.count]
-    if "annotations" not in content:
-        found.append(
-            Trouble("", "it has no annotations", done="It can be predicted on, but neither trained nor scored with")
-        )
-    return CocoData(name, content, images, f"annotation file {path}", tuple(found))
+    done = "It can be predicted on, but neither trained nor scored with"
+    notes = () if "annotations" in content else (Trouble("", "it has no annotations", done=done),)
+    return CocoData(name, content, images, f"annotation file {path}", notes)

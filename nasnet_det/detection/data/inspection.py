@@ -107,7 +107,7 @@ class _Inspection:
     def check_entries(self) -> None:
         """Look for repeated entries, for marks that detectron2 does not know, and for classes that look alike."""
         self.note("images are listed more than once, under several ids", _shared(self.paths), "Each is used as listed")
-        ignored = [entry.get("ignore") for entry in self.annotations]
+        ignored = [bool(entry.get("ignore")) for entry in self.annotations]
         hint = Fatal("COCO's format has no such mark: set iscrowd to 1, or remove the annotations")
         self.note("annotations set 'ignore'", ignored, hint)
         negative = [entry["area"] < 0 for entry in self.annotations]

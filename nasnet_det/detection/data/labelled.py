@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple
 
@@ -39,10 +40,16 @@ def match_files(folder: Path, *patterns: str) -> list[Path]:
     return [path for path in dict.fromkeys(found) if not any(map(is_hidden, path.relative_to(folder).parts))]
 
 
-def note(what: str, paths: Iterable[Path | str], done: str, total: int = 0) -> Trouble:
-    """Return a trouble of these files; its data set is named later."""
+def note(what: str, paths: Iterable[Path | str], done: str, total: int = 0) -> list[Trouble]:
+    """Return the trouble of these files, if there are any; its data set is named later."""
     names = sorted(map(str, paths))
-    return Trouble("", what, len(names), total, names[:EXAMPLES], done)
+    return [Trouble("", what, len(names), total, names[:EXAMPLES], done)] if names else []
+
+
+def add_notes(sets: Mapping[str, CocoData], notes: Iterable[Trouble]) -> dict[str, CocoData]:
+    """Return the sets of a folder with the troubles of all of it, which are told with the set to train on."""
+    key = next(key for key in ("train", "all", "val") if key in sets)
+    return {**sets, key: replace(sets[key], notes=(*sets[key].notes, *notes))}
 
 
 def read_text(path: Path) -> str:
@@ -72,7 +79,7 @@ def as_coco(
         labelled: the images.
         classes: the classes by ascending id.
         origin: the file or folder that they were read from.
-        notes: troubles, of which those without a file are left out.
+        notes: troubles found in reading.
     """
     images: list[Record] = []
     annotations: list[Record] = []
@@ -97,4 +104,4 @@ def as_coco(
         "categories": [{"id": ids[name], "name": name} for name in classes],
     }
     check_annotations(content, str(origin), required=COMPLETE, sound=False)
-    return CocoData("", content, Path(), str(origin), tuple(note for note in notes if note.count))
+    return CocoData("", content, Path(), str(origin), tuple(notes))

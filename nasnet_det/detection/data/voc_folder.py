@@ -13,6 +13,7 @@ from nasnet_det.detection.data.columns import CocoFormatError
 from nasnet_det.detection.data.labelled import (
     SPLITS,
     Labelled,
+    add_notes,
     as_coco,
     note,
     read_lines,
@@ -51,11 +52,8 @@ def read_voc(folder: Path, root: Path) -> dict[str, CocoData]:
         groups.setdefault("all", rest)
     unused = set(labelled).difference(*groups.values())
     notes = _notes(labelled, unused, {stem for stems in lists.values() for stem in stems})
-    first = next(key for key in ("train", "all", "val") if key in groups)
-    return {
-        key: as_coco([labelled[path] for path in paths], classes, folder, notes if key == first else ())
-        for key, paths in groups.items()
-    }
+    sets = {key: as_coco([labelled[path] for path in paths], classes, folder) for key, paths in groups.items()}
+    return add_notes(sets, notes)
 
 
 def _notes(labelled: Mapping[Path, Labelled], unused: Collection[Path], listed: set[str]) -> list[Trouble]:
@@ -64,9 +62,9 @@ def _notes(labelled: Mapping[Path, Labelled], unused: Collection[Path], listed: 
     pictures = {image for folder in {path.parent for path in used if path.is_file()} for image in find_pictures(folder)}
     absent = listed - {path.stem for path in labelled}
     return [
-        note("annotation files are in neither the training nor the validation set", unused, "Unused", len(labelled)),
-        note("images have no annotation file", pictures - used, "Unused", len(pictures)),
-        note("images of the lists in ImageSets have no annotation file", absent, "Unused"),
+        *note("annotation files are in neither the training nor the validation set", unused, "Unused", len(labelled)),
+        *note("images have no annotation file", pictures - used, "Unused", len(pictures)),
+        *note("images of the lists in ImageSets have no annotation file", absent, "Unused"),
     ]
 
 

@@ -84,7 +84,7 @@ def _set(
     """Return a data set of images; ``known`` gets the label files that were looked at for it."""
     labelled = [_labelled(image, classes, math.prod(keypoints)) for image in images]
     bare = [image for image in images if not _label_file(image).is_file()]
-    notes = [note("images have no label file", bare, "They are used as images without objects", len(images))]
+    notes = note("images have no label file", bare, "They are used as images without objects", len(images))
     pictures = {image for folder in {image.parent for image in images} for image in find_pictures(folder)}
     labels = {
         file
@@ -95,7 +95,7 @@ def _set(
     }
     lone = labels - known - {_label_file(image) for image in pictures}
     known |= labels
-    notes.append(note("label files have no image", [path for path in lone if not _is_other_text(path)], "Unused"))
+    notes += note("label files have no image", [path for path in lone if not _is_other_text(path)], "Unused")
     return as_coco(labelled, classes, origin, notes)
 
 
