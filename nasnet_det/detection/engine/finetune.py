@@ -264,7 +264,7 @@ def _weights(options: Options, log: Callable[[str], None]) -> str:
         if options.weights == "published":
             raise
         reason = str(error).partition(";")[0]
-        log(f"note: training starts from random weights, as the published ones cannot be had ({reason})")
+        log(f"note: training starts from random weights, as the published ones are not available ({reason})")
         return ""
     return "published"
 

@@ -118,7 +118,7 @@ class DetectorTrainer(DefaultTrainer):
         nasnet, weights = self.cfg.MODEL.NASNET, self.cfg.MODEL.WEIGHTS or self.cfg.MODEL.NASNET.PRETRAINED
         frozen = nasnet.NORM == "FrozenBN" and not weights
         remedy = (
-            "random weights cannot be trained with MODEL.NASNET.NORM FrozenBN: set it to BN, or give weights"
+            "random weights do not train with MODEL.NASNET.NORM FrozenBN: set it to BN, or give weights"
             if frozen
             else f"lower SOLVER.BASE_LR (now {self.cfg.SOLVER.BASE_LR:g}) or raise SOLVER.WARMUP_ITERS "
             f"(now {self.cfg.SOLVER.WARMUP_ITERS}), and start again or --resume from the last checkpoint"
