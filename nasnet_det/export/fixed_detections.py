@@ -14,7 +14,7 @@ import torch
 from detectron2.modeling import GeneralizedRCNN
 from torch import Tensor, nn
 
-from nasnet_det.detection.modeling.suppression import batched_nms
+from nasnet_det.detection.modeling.suppression import batched_nms, stable_topk
 
 #: The outputs of every detector.
 OUTPUTS = ("boxes", "scores", "classes", "num_detections")
@@ -92,7 +92,7 @@ def best_first(scores: Tensor, valid: Tensor, limit: int) -> Tensor:
     """Return the indices of the ``limit`` best valid scores of each image, of equal scores the earlier first, and of
     others after them."""
     lowest = torch.full_like(scores, torch.finfo(scores.dtype).min)
-    return scores.where(valid, lowest).sort(dim=1, descending=True, stable=True).indices[:, :limit]
+    return stable_topk(scores.where(valid, lowest), limit)
 
 
 def existing(count: Tensor, length: int) -> Tensor:

@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 
-from nasnet_det.detection.modeling.suppression import suppress
+from nasnet_det.detection.modeling.suppression import stable_topk, suppress
 
 
 def onnx_translations() -> dict[Any, Callable[..., Any]]:
@@ -15,7 +15,7 @@ def onnx_translations() -> dict[Any, Callable[..., Any]]:
 
     - ``nasnet_det::suppress`` becomes ``NonMaxSuppression`` and a ``TopK`` over what it kept, since runtimes return the
       kept boxes in different orders;
-    - stable sorting becomes ``TopK``, which returns the earlier of equal values first.
+    - ``nasnet_det::stable_topk`` becomes ``TopK``.
     """
     from onnxscript import opset18 as op
 
@@ -37,9 +37,8 @@ def onnx_translations() -> dict[Any, Callable[..., Any]]:
         values, indices = op.TopK(op.Concat(kept, fillers, axis=1), most, axis=1, largest=1, sorted=1)
         return op.Where(op.Greater(values, lowest), indices, op.Constant(value_int=-1))
 
-    def translate_sort(x: Any, stable: bool, dim: int = -1, descending: bool = False) -> Any:
-        del stable
-        size = op.Gather(op.Shape(x), op.Constant(value_ints=[dim]), axis=0)
-        return op.TopK(x, size, axis=dim, largest=int(descending), sorted=1)
+    def translate_topk(scores: Any, limit: int) -> Any:
+        size = op.Min(op.Shape(scores, start=1, end=2), op.Constant(value_ints=[limit]))
+        return op.TopK(scores, size, axis=1, largest=1, sorted=1)[1]
 
-    return {suppress._opoverload: translate_suppress, torch.ops.aten.sort.stable: translate_sort}
+    return {suppress._opoverload: translate_suppress, stable_topk._opoverload: translate_topk}

@@ -138,16 +138,19 @@ def check_format(path: Path) -> None:
         imported(needed)
 
 
-def check(program: Program, found: Any, path: Path, tolerance: float = TOLERANCE) -> dict[str, float]:
+def check(program: Program, found: Any, name: object, tolerance: float = TOLERANCE) -> dict[str, float]:
     """Return the differences of outputs from PyTorch's.
+
+    Args:
+        name: what an error calls the exported model.
 
     Raises:
         ExportError: if one exceeds ``tolerance``.
     """
     errors = program.differences(found)
-    wrong = {name: error for name, error in errors.items() if not error <= tolerance}
+    wrong = {output: error for output, error in errors.items() if not error <= tolerance}
     if wrong:
-        raise ExportError(f"{path}: the exported model's outputs differ from PyTorch's by {wrong}")
+        raise ExportError(f"{name}: the exported model's outputs differ from PyTorch's by {wrong}")
     return errors
 
 

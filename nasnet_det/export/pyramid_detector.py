@@ -13,7 +13,7 @@ from detectron2.structures import Boxes
 from torch import Tensor
 from torch.nn import functional
 
-from nasnet_det.detection.modeling.suppression import batched_nms, clip
+from nasnet_det.detection.modeling.suppression import batched_nms, clip, stable_topk
 from nasnet_det.export.fixed_detections import (
     Detections,
     ExportableDetector,
@@ -83,7 +83,8 @@ class PyramidDetector(ExportableDetector):
             own = level_deltas.unflatten(1, (-1, 4)).permute(0, 3, 4, 1, 2).flatten(1, 3)
             # Fillers after the anchors, so that a level of fewer anchors than the limit has as many candidates too.
             scores = functional.pad(scores, (0, limit), value=torch.finfo(scores.dtype).min)
-            scores, best = scores.topk(limit, dim=1)
+            best = stable_topk(scores, limit)
+            scores = scores.gather(1, best)
             usable, best = (best < own.shape[1]) & scores.isfinite(), best.clamp(max=own.shape[1] - 1)
             best_anchors = anchors.tensor[best.flatten()]
             boxes = self.rpn.box2box_transform.apply_deltas(take(own, best).flatten(0, 1), best_anchors)

@@ -21,7 +21,7 @@ from torch import Tensor, nn
 
 from nasnet_det.export.inductor import DTYPES, load_inductor, write_inductor
 from nasnet_det.export.package_files import PackageError, PackageInfo, read_info, readable, refuse_pickles
-from nasnet_det.export.programs import Program, as_list, check, imported, quiet, write_onnx
+from nasnet_det.export.programs import ExportError, Program, as_list, check, imported, quiet, write_onnx
 from nasnet_det.export.quantization import quantize_onnx
 from nasnet_det.export.runtime_support import AUTO, RUNTIMES, available, check_runtime, runtimes_for
 from nasnet_det.safe_io.files import replacing
@@ -156,7 +156,7 @@ def save_package(
     Raises:
         PackageError: if no runtime can be used, or the combination does not exist.
         ModuleNotFoundError: if the runtime is not installed.
-        ExportError: if an output in float32 differs from PyTorch's.
+        ExportError: if an output in float32 differs from PyTorch's; ``auto`` leaves such a runtime out.
     """
     candidates = _candidates(runtime, precision, device, program.description.get("kind") == "detector")
     if precision == "int8" and not calibration:
@@ -167,7 +167,7 @@ def save_package(
             part = Path(folder) / f"{name}{RUNTIMES[name].suffix}"
             try:
                 differences = _write_and_check(program, part, name, precision, device, calibration)
-            except PackageError as error:
+            except (PackageError, ExportError) as error:
                 if runtime != AUTO:
                     raise
                 log(f"{name}: left out ({error})")
@@ -231,7 +231,7 @@ def _write_and_check(
         if precision == "int8":
             quantize_onnx(path, calibration)
     found = [output.float().cpu() for output in as_list(load_package(path)(program.example.to(device)))]
-    return check(program, found, path, TOLERANCES.get(precision, float("inf")))
+    return check(program, found, runtime, TOLERANCES.get(precision, float("inf")))
 
 
 def _load_onnxruntime(path: Path, info: PackageInfo) -> Callable[[Tensor], Any]:
@@ -254,13 +254,28 @@ def _load_openvino(path: Path, info: PackageInfo) -> Callable[[Tensor], Any]:
     settings["INFERENCE_NUM_THREADS"] = str(torch.get_num_threads())
     # Read from memory: the frontend chooses the format by a path's suffix.
     core = openvino.Core()
-    compiled = core.compile_model(core.read_model(path.read_bytes(), b""), "CPU", settings)
+    model = core.read_model(path.read_bytes(), b"")
+    _order_equal_values(model)
+    compiled = core.compile_model(model, "CPU", settings)
 
     def run(images: Tensor) -> Any:
         outputs = compiled([images.contiguous().numpy()])
         return _tensors([outputs[index] for index in range(len(compiled.outputs))])
 
     return run
+
+
+def _order_equal_values(model: Any) -> None:
+    """Make each TopK of an OpenVINO model return the earlier of equal values first.
+
+    ONNX defines this order, which OpenVINO's reader of ONNX files does not ask for.
+    """
+    from openvino import opset11
+    from openvino.utils import replace_node
+
+    for node in model.get_ops():
+        if node.get_type_name() == "TopK":
+            replace_node(node, opset11.topk(*node.input_values(), **{**node.get_attributes(), "stable": True}))
 
 
 def _load_inductor(path: Path, info: PackageInfo) -> Callable[[Tensor], Any]:

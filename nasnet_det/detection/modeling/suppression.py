@@ -52,6 +52,27 @@ def _(boxes: Tensor, scores: Tensor, iou_threshold: float, limit: int) -> Tensor
     return boxes.new_empty((boxes.shape[0], limit), dtype=torch.int64)
 
 
+@torch.library.custom_op("nasnet_det::stable_topk", mutates_args=())
+def stable_topk(scores: Tensor, limit: int) -> Tensor:
+    """Return the indices of the ``limit`` largest of ``N`` scores of each of B sets, of equal scores the earlier first.
+
+    ``torch.topk`` has no rule for equal scores, of which a network gives many where its units are inactive over a whole
+    area. ONNX's TopK has this one.
+
+    Args:
+        scores: ``(B, N)``.
+
+    Returns:
+        indices ``(B, min(limit, N))``.
+    """
+    return scores.argsort(dim=1, descending=True, stable=True)[:, :limit].contiguous()
+
+
+@stable_topk.register_fake
+def _(scores: Tensor, limit: int) -> Tensor:
+    return scores.new_empty((scores.shape[0], torch.sym_min(limit, scores.shape[1])), dtype=torch.int64)
+
+
 def _suppress_one(boxes: Tensor, scores: Tensor, iou_threshold: float, limit: int) -> Tensor:
     """Suppress within one set, at first only its best boxes: those kept do not depend on the rest."""
     stop = min(len(boxes), max(1000, 4 * limit))
@@ -98,7 +119,7 @@ class Found(NamedTuple):
     def first(self, limit: int) -> Found:
         """Return the ``limit`` best valid candidates, best first, of equal scores the earlier; then invalid ones."""
         lowest = torch.full_like(self.scores, torch.finfo(self.scores.dtype).min)
-        order = self.scores.where(self.valid, lowest).argsort(descending=True, stable=True)[:limit]
+        order = stable_topk(self.scores.where(self.valid, lowest)[None], limit)[0]
         return Found(*(field[order] for field in self))
 
     def existing(self) -> Found:
