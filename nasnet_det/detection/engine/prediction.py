@@ -13,11 +13,13 @@ from tqdm import tqdm
 from nasnet_det.detection.data.coco_format import named, read_annotations, write_json
 from nasnet_det.detection.data.columns import CocoFormatError, Record
 from nasnet_det.draw.detections import detections_of, draw, side_by_side
-from nasnet_det.safe_io.files import check_writable, protect, replacing
+from nasnet_det.safe_io.files import OverwriteError, check_writable, exists, protect, replacing
 from nasnet_det.safe_io.images import read_header, read_image
 
 #: The results file of each detector.
 RESULTS = ("results.json", "results_compared.json")
+#: The comment in each picture written, which tells them from a user's own.
+_COMMENT = b"drawn by nasnet-det predict"
 
 
 class Detector(Protocol):
@@ -70,7 +72,7 @@ def predict_images(
     Args:
         detectors: one, or two to be compared; each gets its own results file.
         paths: the images, of which those that cannot be used are skipped and named.
-        output: the folder for everything; an input is never written over.
+        output: the folder for everything; only pictures of an earlier prediction are written over.
         annotations: a COCO file whose image and category ids to use.
         threshold: least score that is drawn; results keep all.
         titles: a heading for each of two detectors.
@@ -80,13 +82,12 @@ def predict_images(
 
     Raises:
         CocoFormatError: if the annotations do not go with the images or with the detector's classes.
-        OverwriteError: if an output file would replace an input.
+        OverwriteError: if an output file would replace an input, or a picture that was not written by this.
         PredictionError: if no image could be used.
     """
     protect(paths)
     pictures = [output / name for name in picture_names(paths)]
-    for path in (*pictures, output / "images.json", *(output / name for name in RESULTS)):
-        check_writable(path)
+    _check_outputs(output, pictures)
     index = ImageIndex(
         paths, None if annotations is None else read_annotations(annotations, required=["file_name", "name"])
     )
@@ -108,7 +109,9 @@ def predict_images(
             catalog.add(instances, image_id)
             drawn.append(draw(image, detections_of(instances, catalog.names, threshold)))
         with replacing(picture) as part:
-            (drawn[0] if len(drawn) == 1 else side_by_side(drawn, titles)).save(part, format="JPEG", quality=92)
+            (drawn[0] if len(drawn) == 1 else side_by_side(drawn, titles)).save(
+                part, format="JPEG", quality=92, comment=_COMMENT
+            )
 
     if len(skipped) == len(paths):
         raise PredictionError(f"none of {len(paths)} images could be used: {named(skipped)}")
@@ -116,6 +119,28 @@ def predict_images(
     for catalog, name in zip(catalogs, RESULTS, strict=False):
         write_json(output / name, catalog.results)
     return Predictions([catalog.results for catalog in catalogs], len(paths) - len(skipped), skipped)
+
+
+def _check_outputs(output: Path, pictures: Sequence[Path]) -> None:
+    """Refuse to write over inputs, and over pictures and results that are not of an earlier prediction."""
+    listed, results, compared = (output / name for name in ("images.json", *RESULTS))
+    for path in (*pictures, listed, results, compared):
+        check_writable(path)
+    foreign = [path for path in pictures if exists(path) and not _is_drawn(path)]
+    if exists(listed) != exists(results):  # an earlier prediction leaves both
+        foreign.append(listed if exists(listed) else results)
+    if foreign:
+        raise OverwriteError(
+            f"{foreign[0]} is not of an earlier prediction and would be overwritten: give another --output"
+        )
+
+
+def _is_drawn(path: Path) -> bool:
+    try:
+        with Image.open(path) as picture:
+            return picture.info.get("comment") == _COMMENT
+    except Exception:  # Pillow's many readers raise anything for a damaged file
+        return False
 
 
 def picture_names(paths: Sequence[Path]) -> list[str]:

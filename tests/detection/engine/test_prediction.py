@@ -150,6 +150,20 @@ def test_pictures_are_never_written_over(tmp_path: Path) -> None:
     assert {path: path.read_bytes() for path in tmp_path.iterdir()} == before
 
 
+@pytest.mark.parametrize("name", ["1.jpg", "images.json", "results.json"])
+def test_files_of_others_are_not_written_over(tmp_path: Path, name: str) -> None:
+    paths = pictures(tmp_path / "in", "1.png")
+    for number in (1, 2, 1):  # an earlier prediction is replaced
+        predict_images([Finder()] * number, paths, tmp_path / "out", titles=("a", "b"))
+    (tmp_path / "mine").mkdir()
+    own = tmp_path / "mine" / name
+    Image.new("RGB", (9, 9)).save(own, format="JPEG")
+    before = own.read_bytes()
+    with pytest.raises(OverwriteError, match=name):
+        predict_images([Finder()], paths, tmp_path / "mine")
+    assert own.read_bytes() == before and len([*own.parent.iterdir()]) == 1
+
+
 def test_names_of_pictures_are_distinct_whatever_the_file_system() -> None:
     paths = [Path("a/x.png"), Path("b/x.jpg"), Path("c/X.png"), Path("x-2.png")]
     names = picture_names(paths)
