@@ -332,5 +332,9 @@ def _samples(found: dict[str, list[Path]], folder: Path) -> tuple[list[tuple[Pat
 
 def _classes(folder: Path) -> dict[str, list[Path]]:
     """Return the images of each class folder that has any."""
-    images = {path.name: find_pictures(path) for path in subfolders(folder)}
-    return {name: paths for name, paths in images.items() if paths}
+    found: dict[str, list[Path]] = {}
+    for path in find_pictures(folder):
+        first, *inner = path.relative_to(folder).parts
+        if inner:
+            found.setdefault(first, []).append(path)
+    return found

@@ -131,6 +131,11 @@ def test_folders_that_macos_or_a_tool_adds_are_no_classes(tmp_path: Path) -> Non
     for folder in ("b", "a", ".hidden", "__MACOSX/a"):
         (tmp_path / folder).mkdir(parents=True)
         Image.new("RGB", (8, 8)).save(tmp_path / folder / "1.png")
+    (tmp_path / "b").rename(tmp_path / ".stored")
+    (tmp_path / "b").symlink_to(tmp_path / ".stored")
+    for folder in ("a", ".stored"):
+        (tmp_path / folder / "up").symlink_to(tmp_path)
+    Image.new("RGB", (8, 8)).save(tmp_path / "stray.png")
     found = Pictures(tmp_path, lambda picture: picture)
     assert found.classes == ["a", "b"]
     assert [Path(path).parent.name for path, _ in found.samples] == ["a", "b"]
