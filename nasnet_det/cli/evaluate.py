@@ -82,6 +82,10 @@ def score(args: argparse.Namespace) -> int:
     from nasnet_det.detection.evaluation.evaluation import evaluate, table
 
     start = time.perf_counter()
+    if args.report:
+        from nasnet_det.detection.evaluation.report import check_folder
+
+        check_folder(args.report)
     detector = load(args) if args.detector is not None else None
     args.iou_types = args.iou_types or (["bbox", "segm"] if detector and detector.has_masks else ["bbox"])
     data = detect(args, detector) if detector else read_data(args)

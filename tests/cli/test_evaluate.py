@@ -49,6 +49,17 @@ def test_a_fault_of_the_user_is_a_line_and_status_2(files: tuple[Path, Path], ca
     assert "'segmentation'" in capsys.readouterr().err
 
 
+def test_a_page_of_the_user_is_not_written_over(files: tuple[Path, Path], capsys: pytest.CaptureFixture) -> None:
+    page = files[0].parent / "site" / "index.html"
+    page.parent.mkdir()
+    page.write_text("mine")
+    assert run(*files, "--report", str(page.parent)) == 2
+    assert str(page) in capsys.readouterr().err and page.read_text() == "mine"
+    page.unlink()
+    for _ in range(2):  # an earlier report is replaced
+        assert run(*files, "--report", str(page.parent)) == 0
+
+
 def test_boxes_in_another_format_are_asked_about(files: tuple[Path, Path], capsys: pytest.CaptureFixture) -> None:
     results = json.loads(files[1].read_text())
     files[1].write_text(json.dumps([results[0] | {"bbox": [11, 12, 39, 29]}]))

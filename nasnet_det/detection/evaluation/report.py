@@ -26,7 +26,7 @@ from nasnet_det.detection.evaluation.evaluation import METRICS, IouType, Scores,
 from nasnet_det.draw.detections import Detection, draw, side_by_side
 from nasnet_det.draw.evaluation import draw_confusion, draw_costs, draw_precision_recall
 from nasnet_det.draw.page import Page
-from nasnet_det.safe_io.files import write_text
+from nasnet_det.safe_io.files import OverwriteError, exists, write_text
 from nasnet_det.safe_io.images import ImageError, read_image
 
 #: Detections of at least this score are drawn, and count in the confusion matrix.
@@ -68,8 +68,12 @@ def write_report(
 
     Returns:
         the page.
+
+    Raises:
+        OverwriteError: if the folder has a page that is no report.
     """
     folder = Path(folder)
+    check_folder(folder)
     labels = category_labels(annotations["categories"])
     ids = sorted(labels)
     analysis = analyse_errors(annotations, results, iou_type)
@@ -87,6 +91,12 @@ def write_report(
     write_json(folder / "errors.json", {"AP50": analysis.ap, "counts": analysis.counts, "costs": analysis.costs})
     write_text(folder / "index.html", str(page))
     return folder / "index.html"
+
+
+def check_folder(folder: Path) -> None:
+    """Raise OverwriteError if a folder has an ``index.html`` without the ``errors.json`` of a report."""
+    if exists(folder / "index.html") and not exists(folder / "errors.json"):
+        raise OverwriteError(f"{folder / 'index.html'} is no report and would be overwritten: give another folder")
 
 
 def _add_errors(page: Page, folder: Path, analysis: ErrorAnalysis) -> None:
