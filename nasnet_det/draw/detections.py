@@ -38,6 +38,13 @@ class Detection:
     label: str
     mask: np.ndarray | None = field(default=None, compare=False)
 
+    @classmethod
+    def scaled(cls, box: Sequence[float], scale: tuple[float, float], category: int, label: str) -> Detection:
+        """Build from a box as COCO has it, x, y, width, height, on an image scaled in width and height."""
+        x, y, width, height = box
+        corners = (x * scale[0], y * scale[1], (x + width) * scale[0], (y + height) * scale[1])
+        return cls(corners, category, label)
+
 
 def detections_of(instances: Any, names: Sequence[str], threshold: float = 0.0) -> list[Detection]:
     """Return detectron2's ``Instances`` of at least ``threshold`` as detections labelled ``name 87%``, the best first.
@@ -60,6 +67,13 @@ def colour(category: int) -> tuple[int, int, int]:
     """Return the RGB colour of a category, always the same."""
     red, green, blue = colorsys.hsv_to_rgb(category * _GOLDEN_RATIO % 1.0, 0.75, 0.95)
     return round(255 * red), round(255 * green), round(255 * blue)
+
+
+def shrink(image: Image.Image, side: int) -> tuple[float, float]:
+    """Scale an image in place to at most ``side`` pixels; return its new width and height as shares of the old."""
+    width, height = image.size
+    image.thumbnail((side, side))
+    return image.width / width, image.height / height
 
 
 def draw(image: Image.Image, detections: Sequence[Detection]) -> Image.Image:

@@ -8,8 +8,10 @@ from typing import Any
 
 import numpy as np
 from matplotlib.figure import Figure
+from matplotlib.font_manager import FontProperties
 
 from nasnet_det.draw.figures import COLORS, FONT, save_figure, style_axes
+from nasnet_det.draw.fonts import font_for, readable_names
 
 
 def draw_precision_recall(precision: np.ndarray, path: str | Path | None = None) -> Figure:
@@ -66,8 +68,12 @@ def draw_confusion(matrix: np.ndarray, names: Sequence[str], path: str | Path | 
             axes.text(column, row, str(count), ha="center", va="center", fontsize=7, color=color, family=FONT)
     text: dict[str, Any] = {"family": FONT, "size": 8, "parse_math": False}
     ticks = np.arange(len(matrix))
+    names = readable_names(names)
     axes.set_xticks(ticks, [*names, "not found"], rotation=90, **text)
     axes.set_yticks(ticks, [*names, "background"], **text)
+    for label in (*axes.get_xticklabels(), *axes.get_yticklabels()):
+        if not label.get_text().isascii():
+            label.set_fontproperties(FontProperties(fname=str(font_for(label.get_text(), 8).path), size=8))
     axes.set_xlabel("detected as", family=FONT)
     axes.set_ylabel("annotated as", family=FONT)
     return _saved(figure, path)

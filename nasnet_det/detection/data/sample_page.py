@@ -10,7 +10,8 @@ from PIL import Image
 
 from nasnet_det.detection.data.columns import Record
 from nasnet_det.detection.data.look import Look, SetLook, count_rows
-from nasnet_det.draw.detections import Detection, draw
+from nasnet_det.draw.detections import Detection, draw, shrink
+from nasnet_det.draw.fonts import readable_names
 from nasnet_det.draw.page import Page
 from nasnet_det.safe_io.images import ImageError, read_image
 
@@ -61,12 +62,9 @@ def draw_record(record: Record, classes: list[str]) -> Image.Image:
         ImageError: if the image cannot be read.
     """
     image = read_image(record["file_name"], record.get("turn", True))
-    width, height = image.size
-    image.thumbnail((_SIDE, _SIDE))
-    share = image.width / width, image.height / height
-    objects = []
-    for entry in record["annotations"]:
-        x, y, w, h = entry["bbox"]
-        box = (x * share[0], y * share[1], (x + w) * share[0], (y + h) * share[1])
-        objects.append(Detection(box, entry["category_id"], classes[entry["category_id"]]))
+    scale, names = shrink(image, _SIDE), readable_names(classes)
+    objects = [
+        Detection.scaled(entry["bbox"], scale, entry["category_id"], names[entry["category_id"]])
+        for entry in record["annotations"]
+    ]
     return draw(image, objects)

@@ -23,8 +23,9 @@ from nasnet_det.detection.evaluation.errors import (
     confusion_matrix,
 )
 from nasnet_det.detection.evaluation.evaluation import METRICS, IouType, Scores, mean_precision
-from nasnet_det.draw.detections import Detection, draw, side_by_side
+from nasnet_det.draw.detections import Detection, draw, shrink, side_by_side
 from nasnet_det.draw.evaluation import draw_confusion, draw_costs, draw_precision_recall
+from nasnet_det.draw.fonts import readable_names
 from nasnet_det.draw.page import Page
 from nasnet_det.safe_io.files import OverwriteError, exists, write_text
 from nasnet_det.safe_io.images import ImageError, read_image
@@ -87,7 +88,8 @@ def write_report(
     if records:
         page.heading("The worst pictures")
         page.text(f"Those with the most missed objects and false detections with a score of {_SURE} or more.", "note")
-        page.sheet(worst_pictures(analysis.images, records, labels, number), wide=True)
+        drawn = dict(zip(ids, readable_names([labels[number] for number in ids]), strict=True))
+        page.sheet(worst_pictures(analysis.images, records, drawn, number), wide=True)
     write_json(folder / "errors.json", {"AP50": analysis.ap, "counts": analysis.counts, "costs": analysis.costs})
     write_text(folder / "index.html", str(page))
     return folder / "index.html"
@@ -170,9 +172,7 @@ def worst_pictures(
             picture = read_image(record["file_name"], record.get("turn", True))
         except ImageError:
             continue
-        size = picture.size
-        picture.thumbnail((_SIDE, _SIDE))
-        scale = picture.width / size[0], picture.height / size[1]
+        scale = shrink(picture, _SIDE)
         objects = zip(image.objects, image.missed, strict=True)
         missed = [_drawn(entry, labels, scale) for entry, gone in objects if gone]
         false = [_drawn(entry, labels, scale, kind) for entry, kind in image.judged(_SURE) if kind in KINDS]
@@ -185,10 +185,9 @@ def _badness(image: JudgedImage) -> int:
 
 
 def _drawn(entry: Record, labels: Mapping[int, str], scale: tuple[float, float], kind: str = "") -> Detection:
-    x, y, width, height = entry["bbox"] if "bbox" in entry else box_of_mask(entry["segmentation"])
-    box = (x * scale[0], y * scale[1], (x + width) * scale[0], (y + height) * scale[1])
+    box = entry["bbox"] if "bbox" in entry else box_of_mask(entry["segmentation"])
     label = labels[entry["category_id"]] + (f" {entry['score']:.0%} {kind}" if kind else "")
-    return Detection(box, entry["category_id"], label)
+    return Detection.scaled(box, scale, entry["category_id"], label)
 
 
 def _percent(value: float) -> str:

@@ -50,6 +50,15 @@ def test_numbers_are_written(files: Path) -> None:
         assert list(csv.reader(file))[1:3] == [["hen", "1", "0", "0"], ["<fox & $co>", "1", "0", "0"]]
 
 
+@pytest.mark.filterwarnings("error:Glyph", "error:constrained_layout")
+@pytest.mark.parametrize("name", ["鶏", "\U0001f414", "he\nn\x07", "x" * 3000, "$\\frac"])
+def test_names_that_no_font_has_are_drawn_as_numbers(files: Path, name: str) -> None:
+    annotations = json.loads((files / "val.json").read_text())
+    annotations["categories"][0]["name"] = name
+    (files / "val.json").write_text(json.dumps(annotations))
+    assert run(files, "--images", str(files)) == 0
+
+
 def test_a_browser_shows_the_page(files: Path) -> None:
     assert run(files, "--images", str(files)) == 0
     text, pictures = shown(files / "report" / "index.html")
