@@ -219,15 +219,17 @@ def _best_cells(run: Run, out: Path, count: int) -> str:
     """Draw and export the best, and write all children's measures as CSV; return the table of the best."""
     _write_csv(out / f"{run.name}-search.csv", run.findings)
     ranked = best(run.retrained or run.findings, count)
+    trials = {finding.decisions: finding.number for finding in best(run.findings, len(run.findings))}
     lines = ["| rank | trial | accuracy | parameters | genotype | picture |", "|---|---|---|---|---|---|"]
     for rank, finding in enumerate(ranked, start=1):
         stem = f"{run.name}-{rank}"
-        source = f"{'retrained' if run.retrained else 'search'} {run.name}, trial {finding.number}"
+        trial = trials.get(finding.decisions, finding.number)
+        source = f"{'retrained' if run.retrained else 'search'} {run.name}, trial {trial}"
         genotype = replace(finding.genotype, name=stem, source=source)
         genotype.save(out / f"{stem}.json")
         draw_genotype(genotype, out / f"{stem}.svg")
         lines.append(
-            f"| {rank} | {finding.number} | {finding.reward:.4f} | {_parameters(finding)} "
+            f"| {rank} | {trial} | {finding.reward:.4f} | {_parameters(finding)} "
             f"| [{stem}.json]({stem}.json) | [{stem}.svg]({stem}.svg) |"
         )
     return "\n".join(lines)

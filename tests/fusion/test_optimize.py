@@ -88,7 +88,8 @@ def test_norms_that_stay_are_accurate_in_channels_last(norm: nn.Module) -> None:
 
 @pytest.mark.parametrize("name", PUBLISHED)
 def test_published_cells(name: str) -> None:
-    network = randomize(NASNet(name, **SMALL))
+    # Of a few classes, all logits may be small beside what rounding leaves.
+    network = randomize(NASNet(name, **{**SMALL, "num_classes": 100}))
     fused = optimize_for_inference(network)
     x = torch.randn(2, 3, 75, 64)
     with torch.no_grad():
