@@ -71,7 +71,7 @@ def write_report(
         the page.
 
     Raises:
-        OverwriteError: if the folder has a page that is no report.
+        OverwriteError: if the folder has a page of something else.
     """
     folder = Path(folder)
     check_folder(folder)
@@ -98,7 +98,9 @@ def write_report(
 def check_folder(folder: Path) -> None:
     """Raise OverwriteError if a folder has an ``index.html`` without the ``errors.json`` of a report."""
     if exists(folder / "index.html") and not exists(folder / "errors.json"):
-        raise OverwriteError(f"{folder / 'index.html'} is no report and would be overwritten: give another folder")
+        raise OverwriteError(
+            f"{folder / 'index.html'} is not of a report and would be overwritten: give another folder"
+        )
 
 
 def _add_errors(page: Page, folder: Path, analysis: ErrorAnalysis) -> None:
