@@ -60,7 +60,7 @@ CPU = "--workers 0 --device cpu"
 CHILD = "official_data=false epochs=1 num_filters=4 num_cells=1 batch_size=16 train_images=32 validation_images=32"
 SPACE = "--blocks 1 --operations identity conv_1x1 avg_pool_3x3"
 SEARCH = Row(r"tools/search\.py", more=f"{CPU} --trials 2 {SPACE} --child {CHILD}")
-RETRAIN = Row(r"tools/retrain_cells\.py", swaps=((r"--child( \S+=\S+)+", ""),), more=f"{CPU} --top 2")
+RETRAIN = Row(r"tools/retrain_cells\.py", swaps=((r"--child .+", ""),), more=f"{CPU} --top 2")
 IMAGENET = "--epochs 1 --batch-size 8 --image-size 96 --set learning_rate=0.01"
 DETECTOR = (
     "MODEL.DEVICE cpu MODEL.NASNET.NUM_CELLS 1 MODEL.NASNET.NUM_FILTERS 8 "
