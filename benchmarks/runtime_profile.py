@@ -1,46 +1,48 @@
-"""The time that TorchInductor's and OpenVINO's packages spend in each kind of layer.
+"""The time that TorchInductor's and OpenVINO's packages spend in each kind of convolution.
 
     OMP_NUM_THREADS=1 python benchmarks/runtime_profile.py --model nasnet_a_mobile --json OUT
 
-Both run the network that their packages hold, in float32, batch 1, and take turns. A turn is ``--calls`` calls, of
-which the shortest is ``whole call``, and one more under the runtime's own profiler: PyTorch's, which sees oneDNN's
-convolutions and every generated kernel, or OpenVINO's counters. ``ms`` is the median over the turns of the time in
-layers of a kind, and ``GFLOP/s`` the plain network's arithmetic in its convolutions of that kind over this time.
-Weights are random.
+Packages of one network, in float32, batch 1, take turns. A turn is ``--calls`` calls, of which the shortest is ``whole
+call``, and one more with oneDNN's log or OpenVINO's counters on. ``ms`` is the median over the turns, ``GFLOP/s`` the
+plain network's arithmetic in its convolutions of that kind over this time, and ``all the rest`` what the convolutions
+leave of the whole call. Weights are random.
 """
 
 from __future__ import annotations
 
 import argparse
+import ctypes
+import os
+import re
 import sys
 import tempfile
 import time
 from collections import Counter
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from statistics import median
 from typing import Any
 
 import timm
 import torch
-from inference import MATRIX, SIDE, compiled
+from inference import MATRIX, SIDE
 from save_results import keep
 from torch import Tensor, nn
 
-from nasnet_det.export import classifier_program, save_package
-from nasnet_det.fusion import optimize_for_inference
+from nasnet_det.export import classifier_program, load_package, save_package
 
 POINTWISE, DEPTHWISE, DENSE = "pointwise convolutions", "depthwise convolutions", "other convolutions"
-POOLS, OTHER = "pools and what is fused with them", "sums, ReLU, copies and others"
-OUTSIDE, WHOLE = "outside kernels", "whole call"
-KINDS = (POINTWISE, DEPTHWISE, DENSE, POOLS, OTHER, OUTSIDE, WHOLE)
+REST, WHOLE = "all the rest", "whole call"
+KINDS = (POINTWISE, DEPTHWISE, DENSE, REST, WHOLE)
 Times = dict[str, float]
+#: A line of oneDNN's log: a convolution's groups, size of the kernel and time in milliseconds.
+_LOGGED = re.compile(r"exec,cpu,convolution,.*,(?:g(\d+))?mb.*?kh(\d+).*,([\d.]+)$", re.MULTILINE)
 
 
-def kind_of_weight(shape: Iterable[int]) -> str:
-    """Return the kind of a convolution by the shape of its weight, (out, in / groups, height, width)."""
-    _, inputs, *kernel = shape
-    return POINTWISE if set(kernel) == {1} else DEPTHWISE if inputs == 1 else DENSE
+def kind_of(side: int, groups: int) -> str:
+    """Return the kind of a convolution."""
+    return POINTWISE if side == 1 else DEPTHWISE if groups > 1 else DENSE
 
 
 def arithmetic(model: nn.Module, images: Tensor) -> Counter[str]:
@@ -49,7 +51,8 @@ def arithmetic(model: nn.Module, images: Tensor) -> Counter[str]:
 
     def count(module: nn.Module, inputs: Any, output: Tensor) -> None:
         assert isinstance(module, nn.Conv2d)
-        found[kind_of_weight(module.weight.shape)] += 2 * output.numel() * module.weight[0].numel()
+        kind = kind_of(max(module.kernel_size), module.groups)
+        found[kind] += 2 * output.numel() * module.weight[0].numel()
 
     hooks = [m.register_forward_hook(count) for m in model.modules() if isinstance(m, nn.Conv2d)]
     model(images)
@@ -58,59 +61,69 @@ def arithmetic(model: nn.Module, images: Tensor) -> Counter[str]:
     return found
 
 
-def inductor(model: nn.Module, images: Tensor) -> tuple[Callable[[], Any], Callable[[], Times]]:
-    """Return one call of the fused network as Inductor compiles it, and one that is profiled."""
-    import torch._inductor.config
-
-    torch._inductor.config.cpp.enable_kernel_profile = True
-    network, images = compiled(optimize_for_inference(model)), images.contiguous(memory_format=torch.channels_last)
+def inductor(path: Path, images: Tensor) -> tuple[Callable[[], Any], Callable[[], Times]]:
+    """Return one call of a package, and one that gives the times that oneDNN logs."""
+    package = load_package(path)
 
     def profiled() -> Times:
-        with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU], record_shapes=True) as profile:
-            network(images)
-        times: Counter[str] = Counter()
-        for event in profile.events() or ():
-            if "convolution" in event.name:  # of an image, perhaps what is added to it, and the weight
-                kind = kind_of_weight([shape for shape in event.input_shapes if len(shape) == 4][-1])
-            elif event.name.startswith(("graph_", "mkl::")):
-                kind = POOLS if "pool" in event.name else OTHER
-            else:
-                continue
-            times[kind] += event.self_cpu_time_total / 1e3
-        return dict(times)
+        with tempfile.TemporaryFile() as log:
+            with printed_to(log.fileno()), torch.backends.mkldnn.verbose(torch.backends.mkldnn.VERBOSE_ON):
+                package(images)
+            log.seek(0)
+            return logged_times(log.read().decode())
 
-    return lambda: network(images), profiled
+    return lambda: package(images), profiled
 
 
-def openvino(model: nn.Module, images: Tensor, folder: Path) -> tuple[Callable[[], Any], Callable[[], Times]]:
-    """Return one call of the package's network in OpenVINO, and one that is profiled."""
+def logged_times(log: str) -> Times:
+    """Return the time of each kind of convolution in oneDNN's log."""
+    times: Counter[str] = Counter()
+    for groups, side, milliseconds in _LOGGED.findall(log):
+        times[kind_of(int(side), int(groups or 1))] += float(milliseconds)
+    return dict(times)
+
+
+@contextmanager
+def printed_to(descriptor: int) -> Iterator[None]:
+    """Send what C code prints to a file descriptor."""
+    flush = ctypes.CDLL(None).fflush
+    sys.stdout.flush(), flush(None)
+    before = os.dup(1)
+    os.dup2(descriptor, 1)
+    try:
+        yield
+    finally:
+        flush(None)
+        os.dup2(before, 1)
+        os.close(before)
+
+
+def openvino(path: Path, images: Tensor) -> tuple[Callable[[], Any], Callable[[], Times]]:
+    """Return one call of a package, and one of its network that gives the times that OpenVINO counts."""
     import openvino as ov
 
-    path = save_package(classifier_program(model, images.shape[2:]), folder / "model", "openvino").path
-    settings = {"PERFORMANCE_HINT": "LATENCY", "INFERENCE_PRECISION_HINT": "f32"}
+    package = load_package(path)
+    settings = {"PERFORMANCE_HINT": "LATENCY", "INFERENCE_PRECISION_HINT": "f32", "PERF_COUNT": True}
     settings["INFERENCE_NUM_THREADS"] = str(torch.get_num_threads())
-    requests = [
-        ov.Core().compile_model(str(path), "CPU", {**settings, "PERF_COUNT": counted}).create_infer_request()
-        for counted in (False, True)
-    ]
+    request = ov.Core().compile_model(str(path), "CPU", settings).create_infer_request()
 
     def profiled() -> Times:
-        requests[1].infer([images.numpy()])
+        request.infer([images.numpy()])
         times: Counter[str] = Counter()
-        for node in requests[1].profiling_info:
-            times[kind_of_node(node.node_type, node.exec_type)] += node.real_time.total_seconds() * 1e3
+        for node in request.profiling_info:
+            if kind := kind_of_node(node.node_type, node.exec_type):
+                times[kind] += node.real_time.total_seconds() * 1e3
         return dict(times)
 
-    return lambda: requests[0].infer([images.numpy()]), profiled
+    return lambda: package(images), profiled
 
 
 def kind_of_node(layer: str, kernel: str) -> str:
-    """Return the kind of a node of OpenVINO by its layer and its kernel, such as ``brgconv_avx512_1x1_f32``."""
+    """Return the kind of a convolution of OpenVINO by its layer and its kernel, such as ``brgconv_avx512_1x1_f32``;
+    nothing for other nodes."""
     if layer == "GroupConvolution" or "_dw" in kernel:
         return DEPTHWISE
-    if layer == "Convolution":
-        return POINTWISE if "1x1" in kernel else DENSE
-    return POOLS if "Pool" in layer else OTHER
+    return "" if layer != "Convolution" else POINTWISE if "1x1" in kernel else DENSE
 
 
 def matrix_rate() -> float:
@@ -133,14 +146,18 @@ def measure(model_name: str, turns: int, calls: int) -> list[dict[str, Any]]:
     images = torch.randn(1, *model.default_cfg["input_size"])
     operations = arithmetic(model, images)
     with tempfile.TemporaryDirectory() as folder:
-        runtimes = {"openvino": openvino(model, images, Path(folder)), "inductor": inductor(model, images)}
+        program = classifier_program(model, images.shape[2:])
+        runtimes = {
+            name: profiler(save_package(program, Path(folder) / name, name).path, images)
+            for name, profiler in (("openvino", openvino), ("inductor", inductor))
+        }
         found: dict[str, list[Times]] = {name: [] for name in runtimes}
         for call, profiled in runtimes.values():
             call(), profiled()
         for _ in range(turns):
             for name, (call, profiled) in runtimes.items():
-                whole, kernels = min(clock(call) for _ in range(calls)), profiled()
-                found[name].append({**kernels, OUTSIDE: whole - sum(kernels.values()), WHOLE: whole})
+                whole, convolutions = min(clock(call) for _ in range(calls)), profiled()
+                found[name].append({**convolutions, REST: whole - sum(convolutions.values()), WHOLE: whole})
     rows = []
     for name, turns_of_it in found.items():
         for kind in KINDS:
@@ -153,11 +170,11 @@ def measure(model_name: str, turns: int, calls: int) -> list[dict[str, Any]]:
 def table(rows: list[dict[str, Any]]) -> str:
     """Return the rows as text, the runtimes side by side."""
     names = list(dict.fromkeys(row["runtime"] for row in rows))
-    lines = [f"{'':36}" + "".join(f"{name + ' ms':>15}{'GFLOP/s':>9}" for name in names)]
+    lines = [f"{'':24}" + "".join(f"{name + ' ms':>15}{'GFLOP/s':>9}" for name in names)]
     for kind in KINDS:
         cells = [row for row in rows if row["kind"] == kind]
         figures = (f"{row['ms']:15.2f}" + (f"{row['gflops']:9.1f}" if row["gflops"] else " " * 9) for row in cells)
-        lines.append(f"{kind:36}" + "".join(figures))
+        lines.append(f"{kind:24}" + "".join(figures))
     return "\n".join(lines)
 
 
