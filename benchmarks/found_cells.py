@@ -6,8 +6,8 @@
 SEARCH is the folder of a search. Its found cell is the best of the second phase (``nasnet-det retrain-cells``) where
 there was one. The random cells are drawn from its space within its limits. Every cell is trained with every seed by
 ``nasnet-det train-cifar``, which gets all other options, in a folder of its own below --output; the test accuracy is
-that of the last epoch. NASNet-A and the random cells are then trained as the search's children are,
-for the rank correlation of the search's rewards with the accuracies. The same command continues a stopped run. At the
+that of the last epoch. NASNet-A and the random cells are then trained as the search's children are, for the rank
+correlation of the search's rewards with the accuracies. The same command continues a stopped run. At the
 end --output has cells.json, cells.csv and cells.png.
 """
 
@@ -41,7 +41,7 @@ from nasnet_det.search.candidates import SpaceCandidates
 from nasnet_det.search.child import train_child
 from nasnet_det.search.child_config import ChildConfig, network_size
 from nasnet_det.search.limits import Demands, Limit
-from nasnet_det.search.records import Finding, best
+from nasnet_det.search.records import Finding, best, by_architecture
 from nasnet_det.search.report import read_findings
 from nasnet_det.search.run_folder import SEARCH, SearchFolder
 from nasnet_det.search.space import Space
@@ -90,9 +90,9 @@ class Source:
         limits = (identity.get("demands") or {}).get("limits", {})
         demands = Demands(tuple(Limit(name, value) for name, value in limits.items()))
         config = ChildConfig.from_dict({**recipe, "data": data})
-        children = {finding.decisions: finding for finding in best(findings, len(findings))}
         [chosen] = best(read_findings(SearchFolder(folder))[1], 1)
-        return cls(Space.from_dict(identity["space"]), demands, config, children[chosen.decisions])
+        child = by_architecture(findings)[chosen.decisions]
+        return cls(Space.from_dict(identity["space"]), demands, config, child)
 
     def contenders(self, count: int, seed: int) -> list[Contender]:
         """Return the found cell, NASNet-A, and ``count`` random cells within the limits."""

@@ -31,6 +31,7 @@ from save_results import keep
 from torch import Tensor, nn
 
 from nasnet_det.export import classifier_program, load_package, save_package
+from nasnet_det.export.runtimes import openvino_settings
 
 POINTWISE, DEPTHWISE, DENSE = "pointwise convolutions", "depthwise convolutions", "other convolutions"
 REST, WHOLE = "all the rest", "whole call"
@@ -103,8 +104,7 @@ def openvino(path: Path, images: Tensor) -> tuple[Callable[[], Any], Callable[[]
     import openvino as ov
 
     package = load_package(path)
-    settings = {"PERFORMANCE_HINT": "LATENCY", "INFERENCE_PRECISION_HINT": "f32", "PERF_COUNT": True}
-    settings["INFERENCE_NUM_THREADS"] = str(torch.get_num_threads())
+    settings = {**openvino_settings("float32"), "PERF_COUNT": True}
     request = ov.Core().compile_model(str(path), "CPU", settings).create_infer_request()
 
     def profiled() -> Times:

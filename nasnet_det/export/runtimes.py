@@ -249,20 +249,26 @@ def _load_onnxruntime(path: Path, info: PackageInfo) -> Callable[[Tensor], Any]:
 
 def _load_openvino(path: Path, info: PackageInfo) -> Callable[[Tensor], Any]:
     openvino = imported("openvino")
-    hint = "bf16" if info.precision == "bfloat16" else "f32"  # otherwise it chooses by the processor
-    settings = {"PERFORMANCE_HINT": "LATENCY", "INFERENCE_PRECISION_HINT": hint}
-    settings["INFERENCE_NUM_THREADS"] = str(torch.get_num_threads())
     # Read from memory: the frontend chooses the format by a path's suffix.
     core = openvino.Core()
     model = core.read_model(path.read_bytes(), b"")
     _order_equal_values(model)
-    compiled = core.compile_model(model, "CPU", settings)
+    compiled = core.compile_model(model, "CPU", openvino_settings(info.precision))
 
     def run(images: Tensor) -> Any:
         outputs = compiled([images.contiguous().numpy()])
         return _tensors([outputs[index] for index in range(len(compiled.outputs))])
 
     return run
+
+
+def openvino_settings(precision: str) -> dict[str, str]:
+    """Return OpenVINO's settings for a package of one of the runtime's precisions, on PyTorch's number of threads."""
+    return {
+        "PERFORMANCE_HINT": "LATENCY",
+        "INFERENCE_PRECISION_HINT": "bf16" if precision == "bfloat16" else "f32",  # else it chooses by the processor
+        "INFERENCE_NUM_THREADS": str(torch.get_num_threads()),
+    }
 
 
 def _order_equal_values(model: Any) -> None:

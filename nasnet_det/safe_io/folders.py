@@ -52,7 +52,7 @@ def walk(folder: Path, above: frozenset[FileKey] = frozenset()) -> Iterator[tupl
 
 def find_files(folder: Path) -> list[Path]:
     """Return the files below a folder, sorted: see :func:`walk`."""
-    return sorted(place / name for place, names in walk(folder) for name in names)
+    return sorted(parent / name for parent, names in walk(folder) for name in names)
 
 
 def find_pictures(folder: Path) -> list[Path]:

@@ -121,15 +121,20 @@ def measured(result: ChildResult) -> bool:
     return result.status in MEASURED and math.isfinite(result.reward)
 
 
-def best(findings: Sequence[Finding], count: int) -> list[Finding]:
-    """Return the best ``count`` architectures, each once with its best child, as the paper's figure 6 counts models.
+def by_architecture(findings: Sequence[Finding]) -> dict[Decisions, Finding]:
+    """Return the best child of each architecture, the best first.
 
     Those trained for more epochs come first, then those of higher accuracy; of equals the earlier.
     """
     unique: dict[Decisions, Finding] = {}
     for finding in sorted(findings, key=lambda f: (-f.epochs, -f.reward, f.number)):
         unique.setdefault(finding.decisions, finding)
-    return list(unique.values())[:count]
+    return unique
+
+
+def best(findings: Sequence[Finding], count: int) -> list[Finding]:
+    """Return the best ``count`` of :func:`by_architecture`, as the paper's figure 6 counts models."""
+    return list(by_architecture(findings).values())[:count]
 
 
 def front(findings: Sequence[Finding], objectives: Sequence[str]) -> list[Finding]:

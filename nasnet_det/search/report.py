@@ -15,7 +15,7 @@ from nasnet_det.draw import draw_genotype, draw_search_curves
 from nasnet_det.draw.pareto import draw_front
 from nasnet_det.safe_io.files import write_text
 from nasnet_det.search.limits import ACCURACY, format_measure
-from nasnet_det.search.records import Finding, best, front
+from nasnet_det.search.records import Finding, best, by_architecture, front
 from nasnet_det.search.run_folder import RETRAINED, SEARCH, SearchFolder
 from nasnet_det.search.rungs import pareto_front
 from nasnet_det.search.storage import StudyError
@@ -219,11 +219,11 @@ def _best_cells(run: Run, out: Path, count: int) -> str:
     """Draw and export the best, and write all children's measures as CSV; return the table of the best."""
     _write_csv(out / f"{run.name}-search.csv", run.findings)
     ranked = best(run.retrained or run.findings, count)
-    trials = {finding.decisions: finding.number for finding in best(run.findings, len(run.findings))}
+    children = by_architecture(run.findings)
     lines = ["| rank | trial | accuracy | parameters | genotype | picture |", "|---|---|---|---|---|---|"]
     for rank, finding in enumerate(ranked, start=1):
         stem = f"{run.name}-{rank}"
-        trial = trials.get(finding.decisions, finding.number)
+        trial = children.get(finding.decisions, finding).number
         source = f"{'retrained' if run.retrained else 'search'} {run.name}, trial {trial}"
         genotype = replace(finding.genotype, name=stem, source=source)
         genotype.save(out / f"{stem}.json")
@@ -238,7 +238,7 @@ def _best_cells(run: Run, out: Path, count: int) -> str:
 def _second_phase(run: Run, out: Path) -> str:
     """Return the ranking of the second phase against the search's."""
     _write_csv(out / f"{run.name}-retrained.csv", run.retrained)
-    before = {finding.decisions: finding for finding in best(run.findings, len(run.findings))}
+    before = by_architecture(run.findings)
     earlier_rank = {decisions: place for place, decisions in enumerate(before, start=1)}
     lines = [
         f"Second phase: {len(run.retrained)} retrained.",

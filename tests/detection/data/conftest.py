@@ -1,4 +1,4 @@
-"""Data sets in detectron2's catalog, removed after each test."""
+"""Pictures of small data sets, and data sets in detectron2's catalog, removed after each test."""
 
 from __future__ import annotations
 
@@ -30,3 +30,16 @@ def register(tmp_path: Path) -> Iterator[Callable[..., None]]:
     for name in names:
         DatasetCatalog.remove(name)
         MetadataCatalog.remove(name)
+
+
+@pytest.fixture
+def pictures(tmp_path: Path) -> Path:
+    """The pictures of two small sets, in one folder."""
+    from tests.detection.data.forms import small
+
+    folder = tmp_path / "pictures"
+    folder.mkdir()
+    for split in ("train", "val"):
+        for image in small(split)["images"]:
+            Image.new("RGB", (40, 30)).save(folder / image["file_name"])
+    return folder

@@ -1,0 +1,88 @@
+"""Folders in Pascal VOC's form."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+pytest.importorskip("supervision")
+from nasnet_det.detection.data.columns import CocoFormatError
+from nasnet_det.detection.data.folders import open_dataset, read_folder
+from nasnet_det.detection.data.inspection import look_at
+from tests.detection.data.forms import notes_of, small, write_voc
+
+
+def test_voc_files_without_a_partner_are_named(tmp_path: Path, pictures: Path) -> None:
+    root = tmp_path / "data"
+    write_voc(root, {split: small(split) for split in ("train", "val")}, pictures)
+    assert not notes_of(root)
+    shutil.copy(pictures / "train1.png", root / "JPEGImages" / "extra.png")
+    (root / "ImageSets" / "Main" / "train.txt").write_text("train1.png\nnowhere")
+    assert sorted(notes_of(root).values()) == [["extra.png"], ["nowhere"], ["train2.xml"]]
+
+
+@pytest.mark.parametrize(
+    ("lists", "expected"),
+    [
+        ({"trainval": ["train1", "val1"], "test": ["val2"]}, {"all": ["train1", "val1"]}),
+        (
+            {"train": ["train1"], "val": ["val1"], "trainval": ["train1", "val1"]},
+            {"train": ["train1"], "val": ["val1"]},
+        ),
+        ({"train": ["train1", "val1"], "val": ["val1"]}, {"train": ["train1", "val1"], "val": ["val1"]}),
+        ({"val": ["val1"]}, {"val": ["val1"], "all": ["train1", "train2", "val2"]}),
+    ],
+)
+def test_voc_lists_are_kept_to(tmp_path: Path, pictures: Path, lists: Any, expected: Any) -> None:
+    root = tmp_path / "data"
+    write_voc(root, {split: small(split) for split in ("train", "val")}, pictures)
+    shutil.rmtree(root / "ImageSets")
+    (root / "ImageSets" / "Main").mkdir(parents=True)
+    for name, stems in lists.items():
+        (root / "ImageSets" / "Main" / f"{name}.txt").write_text("\n".join(stems))
+    found = read_folder(root)
+    names = {key: sorted(Path(i["file_name"]).stem for i in data.content["images"]) for key, data in found.items()}
+    assert names == expected
+
+
+@pytest.mark.parametrize(
+    "polygon",
+    [
+        "<x1>2</x1><y1>3</y1><x2>10</x2><y2>3</y2><x3>10</x3><y3>12.5</y3>",
+        "<pt> <x>2</x><y>3</y> </pt><pt><x>10</x><y>3</y></pt><pt><x>10</x><y>12.5</y></pt><username>me</username>",
+    ],
+)
+def test_voc_polygons_are_masks(tmp_path: Path, pictures: Path, polygon: str) -> None:
+    root = tmp_path / "data"
+    write_voc(root, {"train": small("train")}, pictures)
+    path = root / "Annotations" / "train1.xml"
+    path.write_text(path.read_text().replace("</object>", f"<polygon>{polygon}</polygon></object>"))
+    data = read_folder(root)["train"]
+    assert [entry.get("segmentation") for entry in data.content["annotations"]] == [[[1, 2, 9, 2, 9, 11.5]], None]
+    found = look_at(data, training=True, masks="polygon")
+    assert [len(record["annotations"]) for record in found.records] == [1] and found.counts["masks"] == 1
+    path.write_text(path.read_text().replace("12.5", "none"))
+    with pytest.raises(CocoFormatError, match=r"train1\.xml"):
+        read_folder(root)
+
+
+def test_voc_sizes_are_compared_with_the_pictures(tmp_path: Path, pictures: Path) -> None:
+    root = tmp_path / "data"
+    write_voc(root, {"train": small("train")}, pictures)
+    for name, size in (("train1", (80, 60)), ("train2", (0, 0))):
+        path = root / "Annotations" / f"{name}.xml"
+        text = "<size><width>{}</width><height>{}</height></size>".format(*size)
+        path.write_text(path.read_text().replace("</filename>", f"</filename>{text}"))
+    (trouble,) = look_at(read_folder(root)["train"], training=False).troubles
+    assert trouble.count == 1 and "80 x 60" in str(trouble)
+
+
+def test_bad_xml_names_its_file(tmp_path: Path, pictures: Path) -> None:
+    write_voc(tmp_path / "data", {"train": small("train")}, pictures)
+    path = tmp_path / "data" / "Annotations" / "train1.xml"
+    path.write_text(path.read_text().replace("<xmin>", "<left>").replace("</xmin>", "</left>"))
+    with pytest.raises(CocoFormatError, match=r"train1\.xml"):
+        open_dataset(tmp_path / "data")

@@ -1,0 +1,100 @@
+"""Folders in YOLO's form."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import pytest
+
+pytest.importorskip("supervision")
+from nasnet_det.detection.data.columns import CocoFormatError
+from nasnet_det.detection.data.folders import open_dataset, read_folder
+from tests.detection.data.forms import essence, notes_of, small, write_yolo
+
+
+def test_yolo_lists_polygons_and_another_machines_path(tmp_path: Path, pictures: Path) -> None:
+    root = tmp_path / "root"
+    shutil.copytree(pictures, root / "images")
+    (root / "labels").mkdir()
+    (root / "labels" / "train1.txt").write_text("1 0.25 0.1 0.5 0.1 0.5 0.4\n")
+    (root / "train.txt").write_text("images/train1.png\n./images/train2.png\n")
+    (root / "data.yaml").write_text("path: /home/else\ntrain: train.txt\nval: images\nnames: {0: fox, 1: hen}\n")
+    found = read_folder(root)
+    (entry,) = found["train"].content["annotations"]
+    assert entry["bbox"] == pytest.approx([10, 3, 10, 9])
+    assert entry["segmentation"] == [pytest.approx([10, 3, 20, 3, 20, 12])]
+    assert len(found["val"].content["images"]) == 4
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        "train: images\\train\nval: images\\val\nnames: [fox, hen]",
+        "train: ../images/train\nval: [list.txt]\nnames: {'0': fox, '1': hen}",
+    ],
+)
+def test_yolo_settings_of_other_systems_and_tools(tmp_path: Path, pictures: Path, settings: str) -> None:
+    root = tmp_path / "root"
+    write_yolo(root, {split: small(split) for split in ("train", "val")}, pictures)
+    wanted = {split: essence(data) for split, data in read_folder(root).items()}
+    (root / "data.yaml").write_text(settings)
+    (root / "list.txt").write_bytes(b"\xef\xbb\xbfimages\\val\\val1.png\r\nimages\\val\\val2.png\r\n")
+    assert {split: essence(data) for split, data in read_folder(root).items()} == wanted
+
+
+def test_yolo_files_without_a_partner_are_named(tmp_path: Path, pictures: Path) -> None:
+    root = tmp_path / "data"
+    write_yolo(root, {split: small(split) for split in ("train", "val")}, pictures)
+    assert not notes_of(root)
+    labels = root / "labels" / "train"
+    (labels / "train1.txt").rename(labels / "other.txt")
+    (labels / "deeper").mkdir()
+    (labels / "deeper" / "lost.txt").touch()
+    (labels / "classes.txt").write_text("fox\nhen\n")
+    found = notes_of(root)
+    assert sorted(found.values()) == [["lost.txt", "other.txt"], ["train1.png"]]
+    assert not notes_of(root, "val")
+    # A list of images may leave some to another split.
+    (root / "train.txt").write_text("images/train/train2.png")
+    (root / "data.yaml").write_text("train: train.txt\nval: images/val\nnames: [fox, hen]")
+    assert list(notes_of(root).values()) == [["lost.txt", "other.txt"]]
+
+
+@pytest.mark.parametrize("inside", [True, False])
+def test_yolo_folders_are_found_from_anywhere(
+    tmp_path: Path, pictures: Path, monkeypatch: pytest.MonkeyPatch, inside: bool
+) -> None:
+    write_yolo(tmp_path / "data", {"train": small("train")}, pictures)
+    monkeypatch.chdir(tmp_path / "data" if inside else tmp_path)
+    data = read_folder("." if inside else "data")["train"]
+    assert len(data.content["annotations"]) == 2 and not data.notes
+
+
+@pytest.mark.parametrize(
+    "label",
+    [
+        "1 0.5 0.5 0.2",
+        "7 0.5 0.5 0.2 0.2",
+        "x 0 0 1 1",
+        f"{10**20} 0.5 0.5 0.2 0.2",
+        "1 20 15 10 8",
+    ],
+)
+def test_bad_labels_name_their_file(tmp_path: Path, pictures: Path, label: str) -> None:
+    write_yolo(tmp_path / "data", {"train": small("train")}, pictures)
+    (tmp_path / "data" / "labels" / "train" / "train1.txt").write_text(label)
+    with pytest.raises(CocoFormatError, match=r"train1\.txt"):
+        open_dataset(tmp_path / "data")
+
+
+@pytest.mark.parametrize(
+    "settings",
+    ["nc: 2", "names: [no, yes]", "names: [fox, fox]", "names: fox", "names: {1: fox}", "names: [fox, hen]\nnc: 3"]
+    + [f"names: [fox, hen]\nkpt_shape: {shape}" for shape in ("17", "[17, x]", "[17]")],
+)
+def test_class_names_that_would_be_misread_are_refused(tmp_path: Path, pictures: Path, settings: str) -> None:
+    write_yolo(tmp_path / "data", {"train": small("train")}, pictures)
+    (tmp_path / "data" / "data.yaml").write_text(f"train: images/train\n{settings}\n")
+    with pytest.raises(CocoFormatError, match=r"data\.yaml.*n"):
+        read_folder(tmp_path / "data")
