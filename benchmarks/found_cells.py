@@ -42,8 +42,8 @@ from nasnet_det.search.child import train_child
 from nasnet_det.search.child_config import ChildConfig, network_size
 from nasnet_det.search.limits import Demands, Limit
 from nasnet_det.search.records import Finding, best, by_architecture
-from nasnet_det.search.report import read_findings
-from nasnet_det.search.run_folder import SEARCH, SearchFolder
+from nasnet_det.search.report import read_run
+from nasnet_det.search.run_folder import SearchFolder
 from nasnet_det.search.space import Space
 from nasnet_det.search.strategies.base import uniform
 
@@ -81,17 +81,14 @@ class Source:
         Raises:
             StudyError: if it is not a search's.
         """
-        study = SearchFolder(folder).open_study(SEARCH)
-        try:
-            identity, findings = study.identity, study.findings()
-        finally:
-            study.close()
+        run = read_run(SearchFolder(folder))
+        identity = run.identity
         recipe = {key: value for key, value in identity["recipe"].items() if value is not None}
         limits = (identity.get("demands") or {}).get("limits", {})
         demands = Demands(tuple(Limit(name, value) for name, value in limits.items()))
         config = ChildConfig.from_dict({**recipe, "data": data})
-        [chosen] = best(read_findings(SearchFolder(folder))[1], 1)
-        child = by_architecture(findings)[chosen.decisions]
+        [chosen] = best(run.children(run.phase), 1)
+        child = by_architecture(run.findings)[chosen.decisions]
         return cls(Space.from_dict(identity["space"]), demands, config, child)
 
     def contenders(self, count: int, seed: int) -> list[Contender]:

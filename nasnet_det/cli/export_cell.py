@@ -6,7 +6,8 @@
     nasnet-det export-cell runs/s4 --trial 17 --output my_cell.json   # any trial
 
 Such a file is what timm.create_model('nasnet', genotype='my_cell.json') and the detectors' configs take. Cells are
-ranked by the second phase (nasnet-det retrain-cells) where there was one, else by the search.
+ranked by the second phase (nasnet-det retrain-cells) where there was one, else by the search; trials are numbered as in
+the search.
 """
 
 from __future__ import annotations
@@ -14,7 +15,6 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Sequence
-from dataclasses import replace
 
 from nasnet_det.cli.shared.errors import command
 from nasnet_det.cli.shared.options import add_output, new_parser
@@ -44,30 +44,30 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
 def export(options: argparse.Namespace) -> int:
     """Write the files."""
     from nasnet_det.search.records import best, front
-    from nasnet_det.search.report import describe_values, read_findings
+    from nasnet_det.search.report import named_genotype, read_run
     from nasnet_det.search.run_folder import SEARCH, SearchFolder
     from nasnet_det.search.storage import StudyError
 
+    run = read_run(SearchFolder(options.folder), options.storage)
     # Trial numbers and fronts are those of the search.
-    phase = SEARCH if options.trial is not None or options.front else options.phase
-    phase, findings, objectives = read_findings(SearchFolder(options.folder), phase, options.storage)
+    phase = SEARCH if options.trial is not None or options.front else options.phase or run.phase
+    findings = run.children(phase)
     if options.trial is not None:
         found = [finding for finding in findings if finding.number == options.trial]
         if not found:
             raise StudyError(f"trial {options.trial} of {options.folder} does not exist or has no accuracy")
     else:
-        found = front(findings, objectives) if options.front else best(findings, options.top)
+        found = front(findings, run.objectives) if options.front else best(findings, options.top)
     if not found:
-        raise StudyError(f"no child of {options.folder} has an accuracy yet")
+        raise StudyError(f"no child of {options.folder} has an accuracy yet in phase {phase}")
     single = not options.front and options.top == 1
     if not options.front and options.trial is None and len(found) < options.top:
         print(f"there are only {len(found)}", file=sys.stderr)
     for rank, finding in enumerate(found, start=1):
         path = options.output if single else options.output.with_stem(f"{options.output.stem}-{rank}")
-        values = describe_values(finding, objectives)
-        source = f"{phase} {options.folder.resolve().name}, trial {finding.number}, {values}"
-        replace(finding.genotype, name=path.stem, source=source).save(path)
-        print(f"{path}  {source}")
+        genotype = named_genotype(run, phase, finding, path.stem)
+        genotype.save(path)
+        print(f"{path}  {genotype.source}")
     return 0
 
 

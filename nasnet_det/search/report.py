@@ -6,6 +6,7 @@ import csv
 import io
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from contextlib import closing
 from dataclasses import dataclass, replace
 from itertools import accumulate
 from pathlib import Path
@@ -13,13 +14,13 @@ from typing import Any
 
 from nasnet_det.draw import draw_genotype, draw_search_curves
 from nasnet_det.draw.pareto import draw_front
+from nasnet_det.genotypes.genotype import Genotype
 from nasnet_det.safe_io.files import write_text
 from nasnet_det.search.limits import ACCURACY, format_measure
 from nasnet_det.search.records import Finding, best, by_architecture, front
 from nasnet_det.search.run_folder import RETRAINED, SEARCH, SearchFolder
 from nasnet_det.search.rungs import pareto_front
 from nasnet_det.search.storage import StudyError
-from nasnet_det.search.study import Study
 
 #: The groups whose mean the paper's figure 6 shows.
 RANKS = (1, 5, 25)
@@ -36,7 +37,7 @@ class Run:
         trials: the number of trials with a result.
         failures: the number of those without an accuracy, by status.
         findings: those with one.
-        retrained: those of the second phase.
+        retrained: those of the second phase, with the numbers of the search's trials.
         identity: the study's.
         objectives: the study's.
     """
@@ -64,39 +65,20 @@ class Run:
         return rewards
 
     @property
+    def phase(self) -> str:
+        """The phase that ranks the cells: ``retrained`` if a child of the second phase has an accuracy, else
+        ``search``."""
+        return RETRAINED if self.retrained else SEARCH
+
+    def children(self, phase: str) -> Sequence[Finding]:
+        """Return the children of a phase, ``search`` or ``retrained``."""
+        return self.retrained if phase == RETRAINED else self.findings
+
+    @property
     def hours(self) -> list[float]:
         """The hours of child training up to every model, failures not counted."""
         seconds = {finding.number: float(finding.measures.get("seconds", 0.0)) for finding in self.findings}
         return list(accumulate(seconds.get(number, 0.0) / 3600 for number in range(self.trials)))
-
-
-def read_findings(
-    folder: SearchFolder, phase: str | None = None, storage: str | None = None
-) -> tuple[str, list[Finding], tuple[str, ...]]:
-    """Return a phase with its children and objectives: the second phase if it has any children, else the search.
-
-    Args:
-        folder: the search's.
-        phase: ``search`` or ``retrained`` for that phase.
-        storage: the database URL, where it needs a password.
-
-    Raises:
-        StudyError: if the study does not exist.
-    """
-    for candidate in (phase,) if phase else (RETRAINED, SEARCH):
-        try:
-            study = folder.open_study(candidate, storage)
-        except StudyError:
-            if candidate == SEARCH or phase:
-                raise
-            continue
-        try:
-            findings, objectives = study.findings(), study.objectives
-        finally:
-            study.close()
-        if findings or candidate == SEARCH or phase:
-            return candidate, findings, objectives
-    raise AssertionError("the search is always tried last")
 
 
 def describe_values(finding: Finding, objectives: Sequence[str]) -> str:
@@ -104,6 +86,12 @@ def describe_values(finding: Finding, objectives: Sequence[str]) -> str:
     values = finding.values or (finding.reward,)
     words = [f"{name} {format_measure(name, value)}" for name, value in zip(objectives, values, strict=False)]
     return ", ".join(words) + ("" if finding.complete else f" after {finding.epochs} epochs")
+
+
+def named_genotype(run: Run, phase: str, finding: Finding, name: str) -> Genotype:
+    """Return a child's genotype with a name, and a source that gives the phase that chose it and the search's trial."""
+    values = describe_values(finding, run.objectives)
+    return replace(finding.genotype, name=name, source=f"{phase} {run.name}, trial {finding.number}, {values}")
 
 
 def describe_front(found: Sequence[Finding], objectives: Sequence[str]) -> str:
@@ -133,27 +121,31 @@ def draw_front_of(
 def read_run(folder: SearchFolder, storage: str | None = None) -> Run:
     """Return a search and its second phase.
 
+    Args:
+        folder: the search's.
+        storage: the database URL, where it needs a password.
+
     Raises:
         StudyError: if the folder is not a search's.
     """
-    study = folder.open_study(SEARCH, storage)
-    try:
+    with closing(folder.open_study(SEARCH, storage)) as study:
         statuses, findings, identity, objectives = study.statuses(), study.findings(), study.identity, study.objectives
-    finally:
-        study.close()
     try:
-        second: Study | None = folder.open_study(RETRAINED, storage)
+        second = folder.open_study(RETRAINED, storage)
     except StudyError:
-        second = None
-    retrained: list[Finding] = []
-    if second is not None:
-        try:
-            retrained = second.findings()
-        finally:
-            second.close()
+        retrained = []
+    else:
+        with closing(second):
+            retrained = _numbered_as_in(findings, second.findings())
     failures = Counter(status for status in statuses if status not in ("ok", "stopped_early", "stopped", "kept"))
     name = folder.path.resolve().name
     return Run(name, identity["strategy"]["name"], len(statuses), failures, findings, retrained, identity, objectives)
+
+
+def _numbered_as_in(search: Sequence[Finding], retrained: Sequence[Finding]) -> list[Finding]:
+    """Return a second phase's children with the numbers of the search's trials of their architectures."""
+    trials = by_architecture(search)
+    return [replace(finding, number=trials.get(finding.decisions, finding).number) for finding in retrained]
 
 
 def write_report(runs: Sequence[Run], out: Path, draw: int = 3) -> Path:
@@ -218,18 +210,15 @@ def _describe(run: Run) -> str:
 def _best_cells(run: Run, out: Path, count: int) -> str:
     """Draw and export the best, and write all children's measures as CSV; return the table of the best."""
     _write_csv(out / f"{run.name}-search.csv", run.findings)
-    ranked = best(run.retrained or run.findings, count)
-    children = by_architecture(run.findings)
+    ranked = best(run.children(run.phase), count)
     lines = ["| rank | trial | accuracy | parameters | genotype | picture |", "|---|---|---|---|---|---|"]
     for rank, finding in enumerate(ranked, start=1):
         stem = f"{run.name}-{rank}"
-        trial = children.get(finding.decisions, finding).number
-        source = f"{'retrained' if run.retrained else 'search'} {run.name}, trial {trial}"
-        genotype = replace(finding.genotype, name=stem, source=source)
+        genotype = named_genotype(run, run.phase, finding, stem)
         genotype.save(out / f"{stem}.json")
         draw_genotype(genotype, out / f"{stem}.svg")
         lines.append(
-            f"| {rank} | {trial} | {finding.reward:.4f} | {_parameters(finding)} "
+            f"| {rank} | {finding.number} | {finding.reward:.4f} | {_parameters(finding)} "
             f"| [{stem}.json]({stem}.json) | [{stem}.svg]({stem}.svg) |"
         )
     return "\n".join(lines)

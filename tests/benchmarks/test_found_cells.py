@@ -15,7 +15,7 @@ from nasnet_det.genotypes.genotype import Genotype
 from nasnet_det.search.child import ChildResult
 from nasnet_det.search.child_config import ChildConfig
 from nasnet_det.search.records import best
-from nasnet_det.search.report import read_findings
+from nasnet_det.search.report import read_run
 from nasnet_det.search.run_folder import SearchFolder
 from nasnet_det.training.recipe import Recipe
 from tests.helpers import write_cifar
@@ -56,9 +56,10 @@ def _searched(tmp_path: Path, trials: int) -> tuple[Path, Path]:
 
 def test_the_found_cell_is_the_best_of_the_second_phase(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     data, folder = _searched(tmp_path, 2)
-    [first, second] = best(read_findings(SearchFolder(folder))[1], 2)
+    searched = read_run(SearchFolder(folder))
+    [first, second] = best(searched.findings, 2)
     assert found_cells.Source.read(folder, str(data)).best == first
-    monkeypatch.setattr(found_cells, "read_findings", lambda folder: ("retrained", [replace(second, number=0)], ()))
+    monkeypatch.setattr(found_cells, "read_run", lambda folder: replace(searched, retrained=[second]))
     assert found_cells.Source.read(folder, str(data)).best == second
 
 

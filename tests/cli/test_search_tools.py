@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import runpy
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -91,7 +92,15 @@ def test_the_second_phase_ranks_and_the_report_shows(
         "random-1.json",
     ):
         assert (report / name).stat().st_size > 0
-    assert "retrained s1" in str(Genotype.load(report / "s1-1.json").source)
+    assert export_cell([str(searched), "--top", "2", "--out", str(tmp_path / "cell.json")]) == 0
+    cells = [Genotype.load(tmp_path / f"cell-{rank}.json") for rank in (1, 2)]
+    assert Genotype.load(report / "s1-1.json").source == cells[0].source
+    for cell in cells:  # the search's numbers
+        source, trial = str(cell.source), tmp_path / "trial.json"
+        assert source.startswith("retrained s1, trial ")
+        number = source.split("trial ")[1].split(",")[0]
+        assert export_cell([str(searched), "--trial", number, "--out", str(trial)]) == 0
+        assert Genotype.load(trial) == replace(cell, name="trial", source=Genotype.load(trial).source)
 
 
 @pytest.mark.parametrize(
