@@ -1,12 +1,14 @@
-"""Walks through folders of images: links to folders are followed, hidden files are left out."""
+"""Walks through folders of images, and searches for images by name; hidden files are left out, links are followed."""
 
 from __future__ import annotations
 
 import contextlib
 import os
 import unicodedata
-from collections.abc import Iterator
+from collections import Counter
+from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 from nasnet_det.safe_io.files import FileKey, exists, file_key
 
@@ -77,3 +79,68 @@ def find_path(folder: Path, name: str) -> Path:
 def subfolders(folder: Path) -> list[Path]:
     """Return the folders directly in a folder, sorted, without hidden ones."""
     return sorted(path for path in folder.iterdir() if path.is_dir() and not is_hidden(path.name))
+
+
+def bare_name(name: str) -> str:
+    """Return a file's name without the ending of an image, equal for all letter cases and forms of Unicode."""
+    stem, _, ending = name.rpartition(".")
+    is_image = f".{ending.lower()}" in IMAGE_SUFFIXES
+    return unicodedata.normalize("NFC", stem if is_image else name).casefold()
+
+
+class Listings:
+    """The names in folders, each read once, for a search for images whose names are not written exactly."""
+
+    def __init__(self) -> None:
+        self._names: dict[Path, dict[str, list[str]]] = {}
+
+    def has(self, path: Path) -> bool:
+        """Return True if a path exists."""
+        return path.name in self._like(path) or exists(path)
+
+    def fitting(self, path: Path) -> list[Path]:
+        """Return the images whose paths differ from ``path`` in letter case or in the ending of an image only."""
+        path = Path(str(path).replace("\\", "/"))
+        folders = [Path(path.anchor)]
+        for part in path.relative_to(path.anchor).parts[:-1]:
+            exact = [folder / part for folder in folders if exists(folder / part)]
+            folders = exact or [folder / name for folder in folders for name in self._like(folder / part)]
+        found = [folder / name for folder in folders for name in self._like(folder / path.name)]
+        return sorted(file for file in found if is_picture(file))
+
+    def _like(self, path: Path) -> list[str]:
+        """Return the names in the folder of ``path`` that have its bare name."""
+        folder = path.parent
+        if folder not in self._names:
+            names = self._names[folder] = {}
+            with contextlib.suppress(OSError, ValueError):
+                for entry in folder.iterdir():
+                    names.setdefault(bare_name(entry.name), []).append(entry.name)
+        return self._names[folder].get(bare_name(path.name), [])
+
+
+class FoundImages(NamedTuple):
+    """The files of images that an annotation file or a list names.
+
+    Args:
+        paths: of each name; as named for one that is not found.
+        fitting: for each name without a file, those that :meth:`Listings.fitting` finds instead; a single one is the
+            image's path, unless it is the file of another name, too.
+    """
+
+    paths: list[Path]
+    fitting: list[list[Path]]
+
+    @property
+    def renamed(self) -> list[bool]:
+        """True for each image that is found under another name."""
+        return [files == [path] for path, files in zip(self.paths, self.fitting, strict=True)]
+
+
+def find_named(folder: Path, names: Sequence[str]) -> FoundImages:
+    """Find the images that an annotation file or a list names, relative to a folder."""
+    listings, paths = Listings(), [find_path(folder, name) for name in names]
+    fitting = {path: listings.fitting(path) for path in {*paths} if not listings.has(path)}
+    claims = Counter({*paths} - {*fitting}) + Counter(file for files in fitting.values() for file in files)
+    only = {path: files[0] for path, files in fitting.items() if len(files) == 1 and claims[files[0]] == 1}
+    return FoundImages([only.get(path, path) for path in paths], [fitting.get(path, []) for path in paths])

@@ -97,6 +97,7 @@ ROWS = (
     Row(r"tools/predict\.py", why="takes trained weights; run at toy size on own-data.md and from-cell-to-detector.md"),
     Row(r"benchmarks/inference\.py", why="minutes on a quiet machine"),
     Row(r"benchmarks/gpu\.py", why="minutes on a GPU; tests/benchmarks/test_gpu.py runs it at toy size"),
+    Row(r"look_at_config\(cfg\)", why="takes COCO; tests/detection/data/test_registered.py looks at small sets"),
     Row(r"DETECTRON2/tools/", why="days on GPUs; tests/cli/test_train_net.py runs these scripts"),
     Row(r"tools/train_cifar\.py", why="hours on a GPU; run at toy size on from-cell-to-detector.md"),
     Row(r"tools/train_imagenet\.py", why="days on GPUs; run at toy size on from-cell-to-detector.md and timm.md"),

@@ -1,4 +1,4 @@
-"""Walks through folders: hidden ones, links, links in a circle."""
+"""Walks through folders, hidden ones, links, links in a circle; images whose names are written in another way."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from nasnet_det.safe_io.folders import find_files, find_pictures, is_hidden, subfolders
+from nasnet_det.safe_io.folders import find_files, find_named, find_pictures, is_hidden, subfolders
 
 
 @pytest.fixture
@@ -46,3 +46,35 @@ def test_links_in_circles_end(folder: Path) -> None:
         (folder / "a" / f"up{number}").symlink_to(folder)
         (folder / "b" / f"self{number}").symlink_to(".")
     assert names(folder, find_pictures(folder)) == ["a/1.jpg", "b/2.PNG"]
+
+
+@pytest.mark.parametrize("listed", ["a/1.png", "A/1.JPG", "a/1.JPEG", "a/1", "A\\1.tif", "./A/./1.webp"])
+def test_images_are_found_by_names_in_another_letter_case_or_with_another_ending(folder: Path, listed: str) -> None:
+    for start, name in ((folder, listed), (Path(), str(folder / listed))):
+        found = find_named(start, [name, str(folder / "b" / "2.PNG")])
+        assert found.paths == [folder / "a" / "1.jpg", folder / "b" / "2.PNG"] and found.renamed == [True, False]
+
+
+@pytest.mark.parametrize(
+    ("stored", "listed"),
+    [
+        (["x.jpg", "x.png"], ["x.bmp"]),  # one of two
+        (["x.jpg", "X.bmp"], ["X.jpg"]),
+        (["x.jpg"], ["x.jpg", "x.png"]),  # the file of another name
+        (["x.jpg"], ["x.png", "x.bmp"]),  # one for two
+        (["x.txt", "._x.jpg"], ["x.jpg"]),  # no images
+        (["x.1.jpg"], ["x.2.jpg"]),
+    ],
+)
+def test_images_that_may_be_others_are_not_guessed(tmp_path: Path, stored: list[str], listed: list[str]) -> None:
+    for name in stored:
+        (tmp_path / name).touch()
+    found = find_named(tmp_path, listed)
+    assert found.paths == [tmp_path / name for name in listed] and not any(found.renamed)
+    pictures = {tmp_path / name for name in stored if not name.endswith(".txt") and not name.startswith(".")}
+    for name, files in zip(listed, found.fitting, strict=True):
+        assert set(files) == (set() if name in stored or name == "x.2.jpg" else pictures)
+
+
+def test_one_image_under_two_ids_is_found_for_both(folder: Path) -> None:
+    assert find_named(folder, ["a/1.png", "a/1.png"]).paths == [folder / "a" / "1.jpg"] * 2

@@ -7,7 +7,7 @@ training set by a seed.
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -20,7 +20,7 @@ from nasnet_det.detection.data.look import CocoData, DatasetError, Trouble
 from nasnet_det.detection.data.voc_folder import read_voc
 from nasnet_det.detection.data.yolo_folder import read_yolo
 from nasnet_det.safe_io.files import exists, protect
-from nasnet_det.safe_io.folders import find_path, subfolders
+from nasnet_det.safe_io.folders import find_named, subfolders
 
 #: Annotations of other tasks beside COCO's instances.
 _OTHER_TASKS = ("captions_", "person_keypoints_", "panoptic_", "stuff_", "image_info_")
@@ -73,7 +73,7 @@ def read_folder(root: str | Path) -> dict[str, CocoData]:
     if found := _first_form(folder, root):
         name = root.resolve().name if root.is_dir() else root.stem
         for data in found.values():
-            protect(data.path(image) for image in data.content["images"])
+            protect(data.find_images().paths)
         return {key: replace(data, name=f"{name}_{key}") for key, data in found.items()}
     inner = subfolders(folder)
     if len(inner) == 1 and root.is_dir():  # as archives are often packed
@@ -161,7 +161,14 @@ def _coco_file(path: Path, root: Path) -> CocoData:
     inner = [name, f"images/{name}", "images", "data", "."]
     folders = [above / folder for above in (root, path.parent) for folder in inner if (above / folder).is_dir()]
     some = [image["file_name"] for image in content["images"][:20]]
-    images = max(folders, key=lambda folder: sum(exists(find_path(folder, name)) for name in some))
+    images = max(folders, key=lambda folder: _count_found(folder, some))
     done = "It can be predicted on, but neither trained nor scored with"
     notes = () if "annotations" in content else (Trouble("", "it has no annotations", done=done),)
     return CocoData(name, content, images, f"annotation file {path}", notes)
+
+
+def _count_found(folder: Path, names: Sequence[str]) -> tuple[int, int]:
+    """Return how many images a folder has, and how many of them under their very names."""
+    found = find_named(folder, names)
+    there = sum(map(exists, found.paths))
+    return there, there - sum(found.renamed)

@@ -14,10 +14,10 @@ from numpy.typing import ArrayLike
 from tqdm.contrib.concurrent import thread_map
 
 from nasnet_det.detection.data.boxes import ROUNDING, mark_boxes
-from nasnet_det.detection.data.coco_format import category_labels
+from nasnet_det.detection.data.coco_format import category_labels, named
 from nasnet_det.detection.data.coco_masks import is_mask, training_mask
 from nasnet_det.detection.data.columns import Record
-from nasnet_det.detection.data.look import EXAMPLES, CocoData, SetLook, Trouble
+from nasnet_det.detection.data.look import EXAMPLES, RENAMED, CocoData, SetLook, Trouble
 from nasnet_det.safe_io.files import exists
 from nasnet_det.safe_io.images import ImageError, ImageHeader, read_header
 
@@ -62,7 +62,8 @@ class _Inspection:
     def __init__(self, data: CocoData, training: bool) -> None:
         self.data, self.training = data, training
         self.images, self.annotations = data.content["images"], data.content.get("annotations", [])
-        self.paths = [data.path(image) for image in self.images]
+        self.found = data.find_images()
+        self.paths = self.found.paths
         self.sizes = [(image["width"], image["height"]) for image in self.images]
         self.boxes = np.array([entry["bbox"] for entry in self.annotations], dtype=np.float64).reshape(-1, 4)
         self.crowd = np.array([entry["iscrowd"] for entry in self.annotations], dtype=bool)
@@ -131,8 +132,16 @@ class _Inspection:
         def sizes(row: int) -> str:
             return f"{self.image_name(row)} is {_format(headers[row].size)}, annotated as {_format(self.sizes[row])}"
 
+        def missing(row: int) -> str:
+            files = named([path.name for path in self.found.fitting[row]])
+            return f"{self.paths[row]}" + (f" (is it {files}?)" if files else "")
+
+        def other_name(row: int) -> str:
+            return f"{self.image_name(row)} as {self.paths[row].name}"
+
         hint = Fatal("Check the folder and the names")
-        self.note("images are missing", kinds == "missing", hint, name=self.paths.__getitem__)
+        self.note("images are missing", kinds == "missing", hint, name=missing)
+        self.note(RENAMED, self.found.renamed, "They are used", name=other_name)
         self.leave_out("images cannot be read", kinds == "damaged", headers.__getitem__)
         stored, turned, unclear = kinds == "stored", kinds == "turned", kinds == "unclear"
         if stored.sum() > turned.sum():

@@ -21,11 +21,19 @@ Object = tuple[str, list[float], list[list[float]]]
 
 
 class Labelled(NamedTuple):
-    """An image with its objects, and the width and height that it is annotated with, if known."""
+    """An image with its objects.
+
+    Args:
+        image: its file.
+        objects: its objects.
+        size: the width and height that it is annotated with, if known.
+        named: its path in the list of images, if that differs from its file's.
+    """
 
     image: Path
     objects: list[Object]
     size: tuple[int, int] | None
+    named: Path | None = None
 
 
 def split_of(name: str) -> str:
@@ -84,12 +92,12 @@ def as_coco(
     images: list[Record] = []
     annotations: list[Record] = []
     ids = {name: number for number, name in enumerate(classes, start=1)}
-    for number, (path, objects, size) in enumerate(labelled, start=1):
+    for number, (path, objects, size, listed) in enumerate(labelled, start=1):
         try:
             width, height = size or read_header(path).size
         except ImageError:  # which the look at the images reports
             width = height = 1
-        images.append({"id": number, "file_name": str(path), "width": width, "height": height})
+        images.append({"id": number, "file_name": str(listed or path), "width": width, "height": height})
         for name, box, polygons in objects:
             entry = {
                 "id": len(annotations) + 1,

@@ -6,18 +6,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from nasnet_det.detection.data.coco_format import named
 from nasnet_det.detection.data.columns import Record
-from nasnet_det.safe_io.folders import find_path
+from nasnet_det.safe_io.folders import FoundImages, find_named
 from nasnet_det.safe_io.values import format_names
 
 #: So many examples of each trouble are kept.
 EXAMPLES = 20
+#: The trouble of images that :func:`nasnet_det.safe_io.folders.find_named` finds under another name.
+RENAMED = "images are stored in another letter case or format than listed"
 
 
 class DatasetError(ValueError):
@@ -85,9 +87,9 @@ class CocoData:
         """The names of the classes."""
         return [str(category.get("name", category["id"])) for category in self.categories]
 
-    def path(self, image: Mapping[str, Any]) -> Path:
-        """Return the path of an image."""
-        return find_path(self.folder, image["file_name"])
+    def find_images(self) -> FoundImages:
+        """Return the paths of the images."""
+        return find_named(self.folder, [image["file_name"] for image in self.content["images"]])
 
 
 @dataclass(eq=False)

@@ -15,13 +15,14 @@ from nasnet_det.detection.data.labelled import (
     Labelled,
     add_notes,
     as_coco,
+    match_files,
     note,
     read_lines,
     split_of,
 )
 from nasnet_det.detection.data.look import CocoData, Trouble
 from nasnet_det.safe_io.files import protect
-from nasnet_det.safe_io.folders import IMAGE_SUFFIXES, find_files, find_pictures
+from nasnet_det.safe_io.folders import IMAGE_SUFFIXES, Listings, find_files, find_pictures
 
 
 def read_voc(folder: Path, root: Path) -> dict[str, CocoData]:
@@ -35,11 +36,13 @@ def read_voc(folder: Path, root: Path) -> dict[str, CocoData]:
         CocoFormatError: naming the file that is wrong.
     """
     files = [path for path in find_files(folder) if path.suffix == ".xml"] if root.is_dir() else []
-    labelled = {path: entry for path in files if (entry := _labelled(path)) is not None}
+    listings = Listings()
+    labelled = {path: entry for path in files if (entry := _labelled(path, listings)) is not None}
     if not labelled:
         return {}
     classes = sorted({name for entry in labelled.values() for name, *_ in entry.objects})
-    lists = {key: _listed(folder, names) for key, names in (SPLITS | {"all": ("trainval",)}).items()}
+    stems = {path.stem for path in labelled}
+    lists = {key: _listed(folder, names, stems) for key, names in (SPLITS | {"all": ("trainval",)}).items()}
     groups: dict[str, list[Path]] = {}
     for path in labelled:
         named = "" if any(lists.values()) else split_of(path.parent.relative_to(folder).as_posix())
@@ -68,14 +71,32 @@ def _notes(labelled: Mapping[Path, Labelled], unused: Collection[Path], listed: 
     ]
 
 
-def _listed(folder: Path, names: Sequence[str]) -> set[str]:
-    """Return the base names of the images that ``ImageSets/Main`` lists for a split."""
-    files = [folder / "ImageSets" / "Main" / f"{name}.txt" for name in names]
-    lines = [Path(line) for file in files if file.is_file() for line in read_lines(file)]
-    return {line.stem if line.suffix.lower() in IMAGE_SUFFIXES else line.name for line in lines}
+def _listed(folder: Path, names: Sequence[str], known: Collection[str]) -> set[str]:
+    """Return the base names of the images that ``ImageSets/Main`` lists for a split.
+
+    The lists of single classes (``dog_train.txt``) count where they are the only ones. As in VOC's development kit,
+    such a list has all images of the split: lines ``NAME 1`` are those with the class, ``-1`` those without it, and
+    ``0`` those that show it with difficulty.
+
+    Args:
+        folder: the folder of ``ImageSets``.
+        names: what the split is called.
+        known: the base names of the annotation files.
+    """
+    for form in ("", "*_"):
+        if files := match_files(folder, *(f"ImageSets/Main/{form}{name}.txt" for name in names)):
+            return {_base_name(line, known) for file in files for line in read_lines(file)}
+    return set()
 
 
-def _labelled(path: Path) -> Labelled | None:
+def _base_name(line: str, known: Collection[str]) -> str:
+    """Return the base name of the image of a line: all of it, or what is before the flag of a class."""
+    paths = [Path(line), Path(re.sub(r"\s+(-1|0|1)$", "", line))]
+    names = [path.stem if path.suffix.lower() in IMAGE_SUFFIXES else path.name for path in paths]
+    return next((name for name in names if name in known), names[-1])
+
+
+def _labelled(path: Path, listings: Listings) -> Labelled | None:
     """Return the image and objects of a file; None for XML of another kind."""
     from defusedxml.ElementTree import parse
     from supervision.dataset.formats.pascal_voc import detections_from_xml_obj
@@ -85,7 +106,7 @@ def _labelled(path: Path) -> Labelled | None:
         element = parse(path).getroot()
         if element.tag != "annotation":
             return None
-        image = _image(path, element.findtext("filename") or "")
+        image, named = _image(path, element.findtext("filename") or "", listings)
         sides = [int(float(element.findtext(f"size/{name}") or 0)) for name in ("width", "height")]
         polygons = [_polygons(entry) for entry in element.findall("object")]
         found, names = detections_from_xml_obj(element, [], (1, 1))
@@ -95,7 +116,7 @@ def _labelled(path: Path) -> Labelled | None:
     labels = [names[number] for number in ([] if found.class_id is None else found.class_id.tolist())]
     boxes = np.concatenate([corners[:, :2], corners[:, 2:] - corners[:, :2]], axis=1).tolist()
     objects = list(zip(labels, boxes, polygons, strict=True))
-    return Labelled(image, objects, (sides[0], sides[1]) if min(sides) > 0 else None)
+    return Labelled(image, objects, (sides[0], sides[1]) if min(sides) > 0 else None, named)
 
 
 def _polygons(entry: Any) -> list[list[float]]:
@@ -108,10 +129,20 @@ def _polygons(entry: Any) -> list[list[float]]:
     return polygons
 
 
-def _image(path: Path, name: str) -> Path:
-    """Return the image of a file: by the name in it or by its own, beside it or in a sister folder."""
+def _image(path: Path, name: str, listings: Listings) -> tuple[Path, Path]:
+    """Return the image of an annotation file, and its path as named, which may be written otherwise.
+
+    The image has the name in the file or the file's own, and is beside it or in a sister folder.
+    """
     folders = [path.parent, *(path.parent.parent / name for name in ("JPEGImages", "images", "Images"))]
-    base = Path(name.replace("\\", "/")).name or f"{path.stem}.jpg"
-    names = [base, *(path.stem + suffix for suffix in (*IMAGE_SUFFIXES, ".JPG", ".JPEG", ".PNG"))]
-    found = (folder / name for name in names for folder in folders)
-    return next((image for image in found if image.is_file()), path.parent / base)
+    base = Path(name.replace("\\", "/")).name
+    for text in filter(None, (base, path.stem)):
+        named = [folder / text for folder in folders]
+        if exact := next(filter(Path.is_file, named), None):
+            return exact, exact
+        for place, files in ((place, listings.fitting(place)) for place in named):
+            if files:
+                image = files[0] if len(files) == 1 else place
+                return image, place if text == base else image
+    missing = path.parent / (base or f"{path.stem}.jpg")
+    return missing, missing

@@ -20,9 +20,9 @@ from nasnet_det.detection.data.labelled import (
     read_lines,
     read_text,
 )
-from nasnet_det.detection.data.look import CocoData
+from nasnet_det.detection.data.look import CocoData, Trouble
 from nasnet_det.safe_io.files import exists
-from nasnet_det.safe_io.folders import find_files, find_path, find_pictures
+from nasnet_det.safe_io.folders import find_files, find_named, find_path, find_pictures
 from nasnet_det.safe_io.images import ImageError, read_header
 from nasnet_det.safe_io.values import format_names, format_value, parse_yaml
 
@@ -79,24 +79,33 @@ def _sets(path: Path, settings: dict[str, Any]) -> dict[str, CocoData]:
 
 
 def _set(
-    images: Sequence[Path], classes: Sequence[str], keypoints: Sequence[int], origin: Path, known: set[Path]
+    listed: Sequence[Path], classes: Sequence[str], keypoints: Sequence[int], origin: Path, known: set[Path]
 ) -> CocoData:
     """Return a data set of images; ``known`` gets the label files that were looked at for it."""
+    images = find_named(Path(), list(map(str, listed))).paths
     labelled = [_labelled(image, classes, math.prod(keypoints)) for image in images]
-    bare = [image for image in images if not _label_file(image).is_file()]
-    notes = note("images have no label file", bare, "They are used as images without objects", len(images))
+    labelled = [entry._replace(named=path) for entry, path in zip(labelled, listed, strict=True)]
+    return as_coco(labelled, classes, origin, _notes(images, known))
+
+
+def _notes(images: Sequence[Path], known: set[Path]) -> list[Trouble]:
+    """Return the images and label files without exactly one partner."""
+    users: dict[Path, list[Path]] = {}
+    for image in images:
+        users.setdefault(_label_file(image), []).append(image)
+    bare = [image for file, those in users.items() if not file.is_file() for image in those]
+    shared = [image for file, those in users.items() if file.is_file() and len(those) > 1 for image in those]
     pictures = {image for folder in {image.parent for image in images} for image in find_pictures(folder)}
-    labels = {
-        file
-        for folder in {_label_file(image).parent for image in pictures}
-        if folder.is_dir()
-        for file in find_files(folder)
-        if file.suffix == ".txt"
-    }
-    lone = labels - known - {_label_file(image) for image in pictures}
+    partners = {_label_file(image) for image in pictures}
+    folders = {file.parent for file in partners if file.parent.is_dir()}
+    labels = {file for folder in folders for file in find_files(folder) if file.suffix == ".txt"}
+    lone = [file for file in labels - known - partners if not _is_other_text(file)]
     known |= labels
-    notes += note("label files have no image", [path for path in lone if not _is_other_text(path)], "Unused")
-    return as_coco(labelled, classes, origin, notes)
+    return [
+        *note("images have no label file", bare, "They are used as images without objects", len(images)),
+        *note("images share a label file with another", shared, "Each has all its objects", len(images)),
+        *note("label files have no image", lone, "Unused"),
+    ]
 
 
 def _class_names(path: Path, settings: dict[str, Any]) -> list[str]:

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import unicodedata
-from collections.abc import Mapping, Sequence
-from pathlib import Path, PurePosixPath
+from collections.abc import Sequence
+from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
 from PIL import Image
@@ -12,9 +11,10 @@ from tqdm import tqdm
 
 from nasnet_det.detection.data.coco_format import named, read_annotations, write_json
 from nasnet_det.detection.data.columns import CocoFormatError, Record
+from nasnet_det.detection.data.image_index import ImageIndex
 from nasnet_det.draw.detections import detections_of, draw, side_by_side
 from nasnet_det.safe_io.files import OverwriteError, check_writable, exists, protect, replacing
-from nasnet_det.safe_io.images import read_header, read_image
+from nasnet_det.safe_io.images import read_image
 
 #: The results file of each detector.
 RESULTS = ("results.json", "results_compared.json")
@@ -152,105 +152,6 @@ def picture_names(paths: Sequence[Path]) -> list[str]:
             name, number = f"{path.stem}-{number}.jpg", number + 1
         names[name.lower()] = name
     return list(names.values())
-
-
-class ImageIndex:
-    """Ids of images: numbered from 1, or those of an annotation file.
-
-    An image belongs to the entry whose ``file_name`` its path ends with, the longest where there are several; else to
-    the only entry, and the only image, of its base name.
-
-    Args:
-        paths: all images.
-        annotations: checked COCO content, or None to number the images.
-
-    Attributes:
-        images: ``id``, ``file_name``, ``width`` and ``height`` of those added.
-        known: the annotations.
-
-    Raises:
-        CocoFormatError: if two images belong to one entry, or an image to two.
-    """
-
-    def __init__(self, paths: Sequence[Path], annotations: dict[str, Any] | None) -> None:
-        self.images: list[Record] = []
-        self.known = annotations
-        self._entries = {} if annotations is None else _match(paths, annotations["images"])
-
-    def is_upright(self, path: Path) -> bool:
-        """Return False for an image whose size in the annotations is that without its EXIF orientation.
-
-        Raises:
-            ImageError: if the image cannot be read.
-        """
-        if path not in self._entries:
-            return True
-        header, entry = read_header(path), self._entries[path]
-        annotated = entry.get("width"), entry.get("height")
-        return annotated == header.size or annotated != header.stored_size
-
-    def id_of(self, path: Path, size: tuple[int, int]) -> int:
-        """Return the id of an image of ``size`` (width, height).
-
-        Raises:
-            KeyError: if the annotations lack it, or have it in another size.
-        """
-        if self.known is None:
-            return len(self.images) + 1
-        if path not in self._entries:
-            raise KeyError("not in the annotations")
-        entry = self._entries[path]
-        annotated = entry.get("width"), entry.get("height")
-        if None not in annotated and set(annotated) != set(size):
-            raise KeyError(f"{size[0]} x {size[1]} pixels, {annotated[0]} x {annotated[1]} in the annotations")
-        return entry["id"]
-
-    def add(self, image_id: int, path: Path, size: tuple[int, int]) -> None:
-        """Add an image that was predicted on."""
-        self.images.append({"id": image_id, "file_name": str(path), "width": size[0], "height": size[1]})
-
-
-def _match(paths: Sequence[Path], entries: Sequence[Record]) -> dict[Path, Record]:
-    """Return the entry of each image that has one; see :class:`ImageIndex`."""
-    by_name: dict[str, list[Record]] = {}
-    for entry in entries:
-        by_name.setdefault(_parts(entry["file_name"])[-1], []).append(entry)
-    found: dict[Path, list[Record]] = {}
-    for path in paths:
-        parts = _parts(path.absolute())
-        ends = [
-            entry
-            for entry in by_name.get(parts[-1], [])
-            if parts[-len(_parts(entry["file_name"])) :] == _parts(entry["file_name"])
-        ]
-        most = max((len(_parts(entry["file_name"])) for entry in ends), default=0)
-        found[path] = [entry for entry in ends if len(_parts(entry["file_name"])) == most]
-    taken = {entry["id"] for matches in found.values() for entry in matches}
-    by_base_name = {path: by_name.get(_parts(path)[-1], []) for path, matches in found.items() if not matches}
-    for path, matches in by_base_name.items():
-        found[path] = [entry for entry in matches if entry["id"] not in taken]
-    return _one_to_one(found)
-
-
-def _one_to_one(found: Mapping[Path, list[Record]]) -> dict[Path, Record]:
-    owners: dict[int, Path] = {}
-    for path, matches in found.items():
-        if len(matches) > 1:
-            names = named([f"{entry['file_name']} (id {entry['id']})" for entry in matches])
-            raise CocoFormatError(
-                f"image {path} may be any of {names} in the annotations: give paths that end with their file_name"
-            )
-        if matches and owners.setdefault(matches[0]["id"], path) is not path:
-            raise CocoFormatError(
-                f"images {owners[matches[0]['id']]} and {path} are both {matches[0]['file_name']} in the annotations: "
-                "file_name must tell them apart, as camA/0001.jpg and camB/0001.jpg do"
-            )
-    return {path: matches[0] for path, matches in found.items() if matches}
-
-
-def _parts(name: str | Path) -> tuple[str, ...]:
-    parts = PurePosixPath(unicodedata.normalize("NFC", str(name)).replace("\\", "/")).parts
-    return tuple(part for part in parts if part != ".") or ("",)
 
 
 class Catalog:

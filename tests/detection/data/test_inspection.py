@@ -175,6 +175,24 @@ def test_windows_and_absolute_paths(folder: Path) -> None:
     assert [Path(record["file_name"]) for record in found.records[:2]] == [folder / "sub" / "1.jpg", folder / "2.jpg"]
 
 
+@pytest.mark.parametrize("training", [True, False])
+def test_images_under_another_name_are_used_and_told_once(folder: Path, training: bool) -> None:
+    data = content()
+    for image, name in zip(data["images"], ("1.JPG", "2.png", "3.jpg", "4"), strict=True):
+        image["file_name"] = name
+    found = look(folder, data, training)
+    assert [Path(record["file_name"]).name for record in found.records] == ["1.jpg", "2.jpg", "3.jpg", "4.jpg"]
+    (trouble,) = found.troubles
+    assert (trouble.count, trouble.total, trouble.fatal) == (3, 4, False) and "1.JPG" in str(trouble)
+
+
+def test_images_of_which_several_may_be_meant_are_missing(folder: Path) -> None:
+    Image.new("RGB", (40, 30)).save(folder / "1.png")
+    data = content()
+    data["images"][0]["file_name"] = "1.bmp"
+    has_trouble(look(folder, data), "1 of 4", "1.bmp", "1.jpg, 1.png", fatal=True)
+
+
 @pytest.mark.parametrize("forms", [("NFC", "NFD"), ("NFD", "NFC")])
 def test_names_in_another_form_of_unicode(folder: Path, forms: tuple[str, str]) -> None:
     listed, stored = (unicodedata.normalize(form, "hühner.jpg") for form in forms)
@@ -233,7 +251,7 @@ def test_classes_of_one_name_are_counted_apart(folder: Path) -> None:
     assert (counts["  hen (id 7)"], counts["  hen (id 8)"]) == (3, 1)
 
 
-@pytest.mark.parametrize("name", ["a" * 5000, "2.jpg\0", "~/2.jpg", "2.JPG", "2.jpg ", "http://host/2.jpg"])
+@pytest.mark.parametrize("name", ["a" * 5000, "2.jpg\0", "~/2.jpg", "2.csv", "2.jpg ", "http://host/2.jpg"])
 def test_names_that_are_no_file_are_named(folder: Path, name: str) -> None:
     data = content()
     data["images"][1]["file_name"] = name

@@ -49,6 +49,50 @@ def test_voc_lists_are_kept_to(tmp_path: Path, pictures: Path, lists: Any, expec
 
 
 @pytest.mark.parametrize(
+    "lists",
+    [
+        {"train": "train1  1\ntrain2 -1\nval1  0"},
+        {"fox_train": "train1 1\ntrain2 -1\n", "hen_train": "train2 1\nval1 0\n"},
+        {"train": "train1.png\ntrain2.png 1\nval1.png -1", "fox_train": "val2 1"},
+    ],
+)
+def test_voc_lists_of_classes_hold_all_images_of_the_set(tmp_path: Path, pictures: Path, lists: Any) -> None:
+    root = tmp_path / "data"
+    write_voc(root, {split: small(split) for split in ("train", "val")}, pictures)
+    for path in (root / "ImageSets" / "Main").iterdir():
+        path.unlink()
+    for name, text in lists.items():
+        (root / "ImageSets" / "Main" / f"{name}.txt").write_text(text)
+    images = read_folder(root)["train"].content["images"]
+    assert [Path(image["file_name"]).stem for image in images] == ["train1", "train2", "val1"]
+
+
+def test_voc_names_that_end_like_a_flag_are_whole(tmp_path: Path, pictures: Path) -> None:
+    root = tmp_path / "data"
+    write_voc(root, {"train": small("train")}, pictures)
+    (root / "Annotations" / "train1.xml").rename(root / "Annotations" / "train 1.xml")
+    (root / "ImageSets" / "Main" / "train.txt").write_text("train 1\ntrain2 1\nnowhere -1")
+    assert list(notes_of(root).values()) == [["nowhere"]]
+
+
+@pytest.mark.parametrize(("named", "renamed"), [("train1.jpg", 1), ("TRAIN1.png", 1), ("", 0), ("photo.jpg", 0)])
+def test_voc_files_may_name_their_image_in_another_way(
+    tmp_path: Path, pictures: Path, named: str, renamed: int
+) -> None:
+    root = tmp_path / "data"
+    write_voc(root, {"train": small("train")}, pictures)
+    path = root / "Annotations" / "train1.xml"
+    path.write_text(path.read_text().replace("train1.png", named))
+    found = look_at(read_folder(root)["train"], training=False)
+    assert [Path(record["file_name"]).name for record in found.records] == ["train1.png", "train2.png"]
+    assert [trouble.count for trouble in found.troubles] == [1] * renamed
+    shutil.copy(pictures / "train1.png", root / "JPEGImages" / "train1.bmp")
+    if named != "TRAIN1.png":
+        found = look_at(read_folder(root)["train"], training=False)
+        assert any(trouble.fatal and "train1.bmp, train1.png" in str(trouble) for trouble in found.troubles)
+
+
+@pytest.mark.parametrize(
     "polygon",
     [
         "<x1>2</x1><y1>3</y1><x2>10</x2><y2>3</y2><x3>10</x3><y3>12.5</y3>",

@@ -10,6 +10,7 @@ import pytest
 pytest.importorskip("supervision")
 from nasnet_det.detection.data.columns import CocoFormatError
 from nasnet_det.detection.data.folders import open_dataset, read_folder
+from nasnet_det.detection.data.inspection import look_at
 from tests.detection.data.forms import essence, notes_of, small, write_yolo
 
 
@@ -98,3 +99,23 @@ def test_class_names_that_would_be_misread_are_refused(tmp_path: Path, pictures:
     (tmp_path / "data" / "data.yaml").write_text(f"train: images/train\n{settings}\n")
     with pytest.raises(CocoFormatError, match=r"data\.yaml.*n"):
         read_folder(tmp_path / "data")
+
+
+def test_yolo_images_of_one_label_file_are_named(tmp_path: Path, pictures: Path) -> None:
+    root = tmp_path / "data"
+    write_yolo(root, {split: small(split) for split in ("train", "val")}, pictures)
+    shutil.copy(root / "images" / "train" / "train1.png", root / "images" / "train" / "train1.jpg")
+    assert list(notes_of(root).values()) == [["train1.jpg", "train1.png"]]
+    assert not notes_of(root, "val")
+
+
+def test_yolo_lists_may_name_images_in_another_way(tmp_path: Path, pictures: Path) -> None:
+    root = tmp_path / "data"
+    write_yolo(root, {split: small(split) for split in ("train", "val")}, pictures)
+    wanted = essence(read_folder(root)["train"])
+    (root / "data.yaml").write_text("train: train.txt\nval: images/val\nnames: [fox, hen]")
+    (root / "train.txt").write_text("images/train/TRAIN1.png\nimages/train/train2.jpg")
+    found = look_at(read_folder(root)["train"], training=False)
+    assert {Path(record["file_name"]).name for record in found.records} == set(wanted)
+    assert [len(record["annotations"]) for record in found.records] == [1, 1]
+    assert [trouble.count for trouble in found.troubles] == [2]
