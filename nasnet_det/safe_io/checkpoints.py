@@ -8,12 +8,14 @@ that it averages, and the prefixes that wrappers add to parameter names are remo
 from __future__ import annotations
 
 import logging
+import re
 import zipfile
 from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import numpy as np
 import torch
 
 logger = logging.getLogger(__name__)
@@ -27,10 +29,12 @@ KERAS_3 = (
 #: Keys and module names under which tools keep a moving average of the weights, then the weights themselves.
 _AVERAGES = ("state_dict_ema", "model_ema", "ema_state_dict", "ema_model", "ema", "average")
 _WEIGHTS = ("state_dict", "model", "model_state_dict", "module", "net", "network")
-#: What DistributedDataParallel, torch.compile and Lightning modules put before parameter names.
-_PREFIXES = ("module.", "_orig_mod.", "model.", "net.", "network.")
-#: Counters that torch.optim.swa_utils.AveragedModel and timm's ModelEma keep beside the averaged weights.
-_COUNTERS = ("n_averaged", "updates")
+#: What DistributedDataParallel and Lightning modules put before parameter names.
+_PREFIXES = ("module.", "model.", "net.", "network.")
+#: What torch.compile, FSDP, activation checkpointing and Fabric put into parameter names, wherever a module is wrapped.
+_WRAPPERS = re.compile(r"\b(_orig_mod|_fsdp_wrapped_module|_checkpoint_wrapped_module|_forward_module)\.")
+#: Counters that PyTorch's AveragedModel, timm, MMEngine and ema-pytorch keep beside averaged weights.
+_COUNTERS = ("n_averaged", "updates", "steps", "step", "initted")
 
 
 class StateDict(NamedTuple):
@@ -106,7 +110,7 @@ def find_state_dict(data: Any, averaged: bool = True) -> StateDict:
         if not inner:
             break
         names.append(inner[0])
-        others += inner[1:]
+        others += [key for key in keys if key != inner[0] and isinstance(data.get(key), Mapping) and data[key]]
         data = data[inner[0]]
     if not isinstance(data, Mapping) or (isinstance(data, _Placeholder) and not data):
         raise ValueError(f"it holds {_describe(data)}, not a state dict: save model.state_dict()")
@@ -114,7 +118,7 @@ def find_state_dict(data: Any, averaged: bool = True) -> StateDict:
         raise ValueError("its state dict has keys that are not parameter names")
     tensors, member = _unwrap(data)
     name = ".".join([*names, *([member] if member else [])])
-    skipped = [f"{other!r}" for other in others if other in _WEIGHTS]
+    skipped = [f"{other!r}" for other in others if averaged or other in _WEIGHTS]
     if skipped or member in _AVERAGES:
         logger.warning(f"took the weights in {name!r}" + (f", not those in {', '.join(skipped)}" if skipped else ""))
     elif name not in ("", "model"):
@@ -123,7 +127,10 @@ def find_state_dict(data: Any, averaged: bool = True) -> StateDict:
 
 
 def _is_filled(value: Any) -> bool:
-    return isinstance(value, Mapping) and bool(value)
+    """Return True for a mapping that holds values by name; torch_ema's averages, for one, are a list."""
+    return isinstance(value, Mapping) and any(
+        isinstance(item, (Mapping, torch.Tensor, np.ndarray)) for item in value.values()
+    )
 
 
 def _unwrap(state: Mapping[str, Any]) -> tuple[dict[str, Any], str]:
@@ -132,7 +139,7 @@ def _unwrap(state: Mapping[str, Any]) -> tuple[dict[str, Any], str]:
     Returns:
         the tensors, and the name of the network that was chosen among several.
     """
-    tensors = {name.replace("_orig_mod.", ""): value for name, value in state.items() if name not in _COUNTERS}
+    tensors = {_WRAPPERS.sub("", name): value for name, value in state.items() if name not in _COUNTERS}
     for member in (*_AVERAGES, "model"):
         chosen = {name: value for name, value in tensors.items() if name.startswith(f"{member}.")}
         if chosen:

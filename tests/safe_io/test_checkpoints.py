@@ -34,6 +34,19 @@ def prefixed(state: dict[str, Any], prefix: str) -> dict[str, Any]:
         ({"model": RAW, "ema": {"module": AVERAGE, "updates": 9}}, "ema.module", True),  # RT-DETR
         ({"model_state_dict": prefixed(RAW, "module._orig_mod.")}, "model_state_dict", False),
         ({"state_dict": prefixed(RAW, "_orig_mod.module.")}, "state_dict", False),
+        ({"stem._fsdp_wrapped_module._checkpoint_wrapped_module.weight": RAW["stem.weight"]}, "", False),
+        ({"model": prefixed(RAW, "_forward_module.model.")}, "model", False),  # Fabric
+        (
+            {"state_dict": RAW, "ema_state_dict": {"steps": 5, **prefixed(AVERAGE, "module.")}},
+            "ema_state_dict",
+            True,
+        ),  # MMEngine
+        (
+            {"step": 5, "initted": 1, **prefixed(RAW, "online_model."), **prefixed(AVERAGE, "ema_model.")},
+            "ema_model",
+            True,
+        ),
+        ({"model": RAW, "ema": {"decay": 0.9, "shadow_params": [AVERAGE["stem.weight"]]}}, "model", False),  # torch_ema
         ({"state_dict": {**prefixed(RAW, "model."), "criterion.weight": 1}}, "state_dict.model", False),  # Lightning
         ({"state_dict": {**prefixed(RAW, "model."), **prefixed(AVERAGE, "ema.module.")}}, "state_dict.ema", True),
         ({"model": RAW, "average": AVERAGE, "optimizer": {"state": {}}}, "average", True),  # nasnet-det train-imagenet
@@ -51,8 +64,9 @@ def test_a_run_is_resumed_from_the_raw_weights() -> None:
     assert found.name == "model" and not found.tensors["stem.weight"].any()
 
 
-def test_the_choice_between_two_is_reported(caplog: pytest.LogCaptureFixture) -> None:
-    find_state_dict({"state_dict": RAW, "state_dict_ema": AVERAGE})
+@pytest.mark.parametrize("average", [AVERAGE, {"shadow_params": [AVERAGE["stem.weight"]]}])
+def test_the_choice_between_two_is_reported(caplog: pytest.LogCaptureFixture, average: dict[str, Any]) -> None:
+    find_state_dict({"state_dict": RAW, "state_dict_ema": average})
     assert "'state_dict_ema'" in caplog.text and "'state_dict'" in caplog.text
 
 
