@@ -8,6 +8,7 @@ that it averages, and the prefixes that wrappers add to parameter names are remo
 from __future__ import annotations
 
 import logging
+import pickle
 import re
 import zipfile
 from collections.abc import Mapping
@@ -70,7 +71,7 @@ def load_torch(path: str | Path) -> Any:
 
     Raises:
         ValueError: for a file of Keras 3.
-        pickle.UnpicklingError: if the file needs a function or a module that PyTorch blocks.
+        pickle.UnpicklingError: if the file is incomplete, or needs a function or a module that PyTorch blocks.
         Exception: almost any other, if the file is damaged.
     """
     if _is_keras_3(path):
@@ -81,8 +82,13 @@ def load_torch(path: str | Path) -> Any:
     placeholders: list[Any] = [
         (type(name.rpartition(".")[2], (_Placeholder,), {}), name) for name in dict.fromkeys(unknown)
     ]
-    with Path(path).open("rb") as file, torch.serialization.safe_globals(placeholders):
-        return torch.load(file, map_location="cpu", weights_only=True)  # by a path it would go by the ending
+    try:
+        with Path(path).open("rb") as file, torch.serialization.safe_globals(placeholders):
+            return torch.load(file, map_location="cpu", weights_only=True)  # by a path it would go by the ending
+    except (pickle.UnpicklingError, LookupError, EOFError):  # PyTorch advises weights_only=False
+        raise pickle.UnpicklingError(
+            "it is incomplete, or requires code to be loaded; nothing in it was executed: save model.state_dict()"
+        ) from None
 
 
 def _is_keras_3(path: str | Path) -> bool:

@@ -115,3 +115,20 @@ def file_key(path: str | Path) -> FileKey | None:
     except (OSError, ValueError):
         return None
     return status.st_dev, status.st_ino
+
+
+def other_content(path: str | Path) -> str:
+    """Return what a file is, if it is one of those that are often there in place of another; else an empty text.
+
+    They are empty files, pointers of Git LFS, and the web pages that a download without access leaves.
+    """
+    try:
+        with Path(path).open("rb") as file:
+            head = file.read(100).lstrip(b"\xef\xbb\xbf \r\n\t").lower()
+    except (OSError, ValueError):
+        return ""
+    if not head:
+        return "it is empty"
+    if head.startswith(b"version https://git-lfs"):
+        return "it is a pointer of Git LFS, not the file itself: run git lfs pull"
+    return "it is a web page: download the file again" if head.startswith((b"<!doctype html", b"<html")) else ""

@@ -15,6 +15,8 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageFile, UnidentifiedImageError
 
+from nasnet_det.safe_io.files import other_content
+
 logger = logging.getLogger(__name__)
 
 _ORIENTATION = 0x0112
@@ -148,7 +150,7 @@ def _refused(path: str | os.PathLike[str], error: Exception) -> ImageError:
     if isinstance(error, FileNotFoundError):
         return ImageError(f"{name} does not exist")
     if isinstance(error, UnidentifiedImageError):
-        reason = "it is empty" if Path(path).stat().st_size == 0 else "it is of no known image format"
+        reason = other_content(path) or "it is of no known image format"
     elif isinstance(error, OSError) and error.strerror:
         reason = error.strerror
     else:

@@ -25,7 +25,7 @@ import torch
 from safetensors import SafetensorError
 
 from nasnet_det.safe_io.checkpoints import KERAS_3, find_state_dict, load_torch
-from nasnet_det.safe_io.files import protect
+from nasnet_det.safe_io.files import other_content, protect
 from nasnet_det.safe_io.values import first_line, format_names, format_value
 from nasnet_det.weights.formats.tf_slim import VARIABLES, preferred
 from nasnet_det.weights.layout import Arrays, WeightsError
@@ -196,8 +196,9 @@ def _reader(path: Path) -> Callable[[Path], Arrays]:
     if head.startswith((b"PK", b"\x80")) and (head.startswith(b"\x80") or zipfile.is_zipfile(path)):
         return _read_torch
     raise WeightsError(
-        f"{path}: not a file with weights, or its beginning is damaged; expected safetensors, a PyTorch file, a Keras "
-        ".h5, a frozen TensorFlow graph (.pb) or a TensorFlow checkpoint with its .index beside it"
+        f"{path}: {other_content(path) or 'not a file with weights, or its beginning is damaged'}; expected "
+        "safetensors, a PyTorch file, a Keras .h5, a frozen TensorFlow graph (.pb) or a TensorFlow checkpoint with its "
+        ".index beside it"
     )
 
 
@@ -308,11 +309,7 @@ def _read_safetensors(path: Path) -> dict[str, np.ndarray]:
 def _read_torch(path: Path) -> dict[str, np.ndarray]:
     try:
         tensors = find_state_dict(load_torch(path)).tensors
-    except pickle.UnpicklingError:
-        raise WeightsError(
-            f"{path}: is incomplete, or requires code to be loaded; nothing in it was executed: save model.state_dict()"
-        ) from None
-    except ValueError as error:
+    except (pickle.UnpicklingError, ValueError) as error:
         raise WeightsError(f"{path}: {error}") from None
     if others := [name for name, value in tensors.items() if not torch.is_tensor(value)]:
         kind = type(tensors[others[0]]).__name__

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from nasnet_det.safe_io.files import OverwriteError, protect, protecting, remove, replacing, write_text
+from nasnet_det.safe_io.files import OverwriteError, other_content, protect, protecting, remove, replacing, write_text
 
 
 def test_a_file_is_replaced_whole_or_not_at_all(tmp_path: Path) -> None:
@@ -51,3 +51,19 @@ def test_protection_is_added_within_a_command_and_ends_with_it(tmp_path: Path) -
         with pytest.raises(OverwriteError):
             write_text(tmp_path / "a", "2")
     write_text(tmp_path / "a", "2")
+
+
+@pytest.mark.parametrize(
+    ("content", "word"),
+    [
+        (b"", "empty"),
+        (b"version https://git-lfs.github.com/spec/v1\noid sha256:1\nsize 9\n", "git lfs pull"),
+        (b"\xef\xbb\xbf\n<!DOCTYPE HTML>", "web page"),
+        (b"<html lang=en>", "web page"),
+    ],
+)
+def test_files_in_place_of_others_are_told(tmp_path: Path, content: bytes, word: str) -> None:
+    (tmp_path / "model.pth").write_bytes(content)
+    assert word in other_content(tmp_path / "model.pth")
+    (tmp_path / "model.pth").write_bytes(b"PK\x03\x04" + content)
+    assert other_content(tmp_path / "model.pth") == other_content(tmp_path / "nowhere") == ""

@@ -18,7 +18,7 @@ from torch import Tensor
 
 from nasnet_det.detection.convert.identity import CheckpointError
 from nasnet_det.safe_io.checkpoints import find_state_dict, load_torch
-from nasnet_det.safe_io.files import replacing
+from nasnet_det.safe_io.files import other_content, replacing
 from nasnet_det.safe_io.pickles import from_pickle
 from nasnet_det.safe_io.values import first_line, format_value, parse_json
 
@@ -84,7 +84,7 @@ def _read_safetensors(file: str) -> dict[str, Any]:
 
 def refused(file: str, error: BaseException) -> CheckpointError:
     """Return the error for a file that its reader fails on."""
-    reason = first_line(error)
+    reason = other_content(file) or first_line(error)
     return CheckpointError(
         f"{file} is not a checkpoint that can be read ({reason}): give one that training saved or "
         "nasnet-det convert-detector wrote"

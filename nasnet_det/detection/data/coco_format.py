@@ -32,7 +32,7 @@ from nasnet_det.detection.data.columns import (
     check_column,
     entry_name,
 )
-from nasnet_det.safe_io.files import protect, write_text
+from nasnet_det.safe_io.files import other_content, protect, write_text
 from nasnet_det.safe_io.values import format_names, format_value, parse_json
 
 #: The keys of each list besides ``id`` that only some uses need; where an entry has them they must be right.
@@ -184,7 +184,7 @@ def _read_json(path: str | Path, what: str, form: type, expected: str) -> Any:
     except OSError as error:
         raise CocoFormatError(f"{what} {path} cannot be read: {error.strerror}") from error
     except ValueError as error:
-        raise CocoFormatError(f"{what} {path} is not JSON: {error}") from error
+        raise CocoFormatError(f"{what} {path} is not JSON: {other_content(path) or error}") from error
     if not isinstance(data, form):
         raise CocoFormatError(f"{what} {path}: expected {expected}, not {format_value(data)}")
     return data

@@ -130,3 +130,13 @@ def test_the_average_of_a_run_predicts(tmp_path: Path) -> None:
     model = Heads(2)
     load_for_inference(model, str(tmp_path / "model.pth"))
     assert torch.equal(model.cls_score.weight, average.cls_score.weight)
+
+
+@pytest.mark.parametrize("name", ["model.pth", "model.safetensors", "model.pkl"])
+@pytest.mark.parametrize(
+    ("content", "word"), [(b"version https://git-lfs.github.com/spec/v1\n", "git lfs"), (b"", "empty")]
+)
+def test_files_in_place_of_a_checkpoint_are_told(tmp_path: Path, name: str, content: bytes, word: str) -> None:
+    (tmp_path / name).write_bytes(content)
+    with pytest.raises(CheckpointError, match=rf"{name}.*{word}"):
+        Checkpointer(Heads(3)).load(str(tmp_path / name))
