@@ -51,11 +51,14 @@ def mark_boxes(boxes: np.ndarray, sizes: np.ndarray) -> BoxMarks:
         in_unit = (corner >= -1).all(axis=1) & (end <= 2).all(axis=1)  # Pascal VOC's pixels count from 1
         small = ~unsound & ~empty & ~outside & ((extent <= 1).any(axis=1) | in_unit)
         ordered = (extent >= corner).all(axis=1) & (extent <= sizes + 1).all(axis=1)
+        around = (corner - extent / 2 >= -ROUNDING).all(axis=1) & (corner + extent / 2 <= sizes + ROUNDING).all(axis=1)
     question = ""
     if small.any() and in_unit.mean() > 0.9:
         question = "are they given in shares of the image, 0 to 1? COCO's are in pixels"
     elif past.any() and past.mean() > 0.1 and ordered.mean() > 0.95:
         question = "are they given as x0, y0, x1, y1? COCO's are x, y, width, height"
+    elif past.any() and past.mean() > 0.1 and around.mean() > 0.95:
+        question = "are they given by their centres? COCO's x, y are those of the upper left corner"
     return BoxMarks(unsound, empty, outside, past, small, question)
 
 

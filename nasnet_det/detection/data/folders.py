@@ -24,6 +24,8 @@ from nasnet_det.safe_io.folders import find_named, subfolders
 
 #: Annotations of other tasks beside COCO's instances.
 _OTHER_TASKS = ("captions_", "person_keypoints_", "panoptic_", "stuff_", "image_info_")
+#: The files of Roboflow and FiftyOne, whose set is the name of their folder.
+_NAMED_BY_FOLDER = ("_annotations.coco.json", "labels.json")
 
 
 def open_dataset(root: str | Path, val_share: float = 0.2, seed: int = 0) -> tuple[CocoData, CocoData, list[str]]:
@@ -132,43 +134,62 @@ def split(data: CocoData, val_share: float, seed: int) -> tuple[CocoData, CocoDa
 def _read_coco(folder: Path, root: Path) -> dict[str, CocoData]:
     if root.is_file():
         return {"all": _coco_file(root, folder)} if root.suffix == ".json" else {}
-    files = _json_files(folder)
-    instances = [path for path in files if path.name.startswith("instances_")]
     found: dict[str, Path] = {}
-    for path in instances or files:
-        name = path.parent.name if path.name == "_annotations.coco.json" else path.stem
+    for path in _main_files(folder):
+        name = path.parent.name if path.name in _NAMED_BY_FOLDER and path.parent != folder else path.stem
         found.setdefault(split_of(name) or ("all" if name in ("annotations", "instances") else ""), path)
     found.pop("", None)
     if "train" in found:
         found.pop("all", None)
-    unused = note("JSON files are of no set, or a second one of their set", set(files) - {*found.values()}, "Unused")
-    return add_notes({key: _coco_file(path, folder) for key, path in found.items()}, unused) if found else {}
+    return _coco_files(found, folder)
 
 
 def _read_lone_file(folder: Path, root: Path) -> dict[str, CocoData]:
-    files = _json_files(folder) if root.is_dir() else []
-    return {"all": _coco_file(files[0], folder)} if len(files) == 1 else {}
+    files = _main_files(folder) if root.is_dir() else []
+    return _coco_files({"all": files[0]} if len(files) == 1 else {}, folder)
+
+
+def _main_files(folder: Path) -> list[Path]:
+    """Return the JSON files that may be a set: those of instances, where there are such, else all."""
+    files = _json_files(folder)
+    return [path for path in files if path.name.startswith("instances_")] or files
 
 
 def _json_files(folder: Path) -> list[Path]:
-    files = match_files(folder, "*.json", "annotations/*.json", "*/_annotations.coco.json")
+    files = match_files(folder, "*.json", "annotations/*.json", *(f"*/{name}" for name in _NAMED_BY_FOLDER))
     return [path for path in files if not path.name.startswith(_OTHER_TASKS)]
+
+
+def _coco_files(found: Mapping[str, Path], folder: Path) -> dict[str, CocoData]:
+    sets = {key: _coco_file(path, folder) for key, path in found.items()}
+    unused = {*_json_files(folder)} - {*found.values()}
+    notes = note("JSON files are of no set, or a second one of their set", unused, "Unused")
+    return add_notes(sets, notes) if sets else {}
 
 
 def _coco_file(path: Path, root: Path) -> CocoData:
     content = read_annotations(path, required=COMPLETE, sound=False)
     name = path.stem.removeprefix("instances_")
-    inner = [name, f"images/{name}", "images", "data", "."]
-    folders = [above / folder for above in (root, path.parent) for folder in inner if (above / folder).is_dir()]
-    some = [image["file_name"] for image in content["images"][:20]]
-    images = max(folders, key=lambda folder: _count_found(folder, some))
+    images = _image_folder(name, [root, path.parent], [image["file_name"] for image in content["images"][:20]])
     done = "It can be predicted on, but neither trained nor scored with"
     notes = () if "annotations" in content else (Trouble("", "it has no annotations", done=done),)
     return CocoData(name, content, images, f"annotation file {path}", notes)
 
 
-def _count_found(folder: Path, names: Sequence[str]) -> tuple[int, int]:
-    """Return how many images a folder has, and how many of them under their very names."""
-    found = find_named(folder, names)
-    there = sum(map(exists, found.paths))
-    return there, there - sum(found.renamed)
+def _image_folder(name: str, roots: Sequence[Path], images: Sequence[str]) -> Path:
+    """Return the folder with the most of some images: one of the usual names, else any in the folder of the data.
+
+    Args:
+        name: of the set.
+        roots: the folder of the data and that of the annotation file.
+        images: names of images, relative to the folder.
+    """
+
+    def count(folder: Path) -> tuple[int, int]:
+        found = find_named(folder, images)
+        there = sum(map(exists, found.paths))
+        return there, there - sum(found.renamed)
+
+    usual = [root / inner for root in roots for inner in (name, f"images/{name}", "images", "data", ".")]
+    best = max(filter(Path.is_dir, usual), key=count)
+    return best if count(best)[0] else max([best, *subfolders(roots[0])], key=count)

@@ -100,6 +100,8 @@ def write_one(root: Path, form: str, pictures: Path) -> Path:
         ("packed", "inner/train.json", "inner/images"),
         ("fiftyone", "labels.json", "data"),
         ("label studio", "result.json", "."),
+        ("cvat", "annotations/instances_default.json", "images/default"),
+        ("any folder", "annotations.json", "photos"),
     ],
 )
 def test_layouts_of_coco(tmp_path: Path, pictures: Path, layout: str, annotations: str, folder: str) -> None:
@@ -122,6 +124,20 @@ def test_json_files_of_other_tools_hide_no_form(tmp_path: Path, pictures: Path, 
     (next(root.glob("labels/train/*"), None) or next(root.glob("Annotations/*"))).write_text("0 <")
     with pytest.raises(CocoFormatError, match=r"\.(txt|xml): "):
         read_folder(root)
+
+
+def test_sets_in_fiftyones_folders(tmp_path: Path, pictures: Path) -> None:
+    for split, folder in (("train", "train"), ("val", "validation")):
+        shutil.copytree(pictures, tmp_path / "root" / folder / "data")
+        (tmp_path / "root" / folder / "labels.json").write_text(json.dumps(small(split)))
+    for split, data in read_folder(tmp_path / "root").items():
+        assert len(essence(data)) == 2 and all(name.startswith(split) for name in essence(data))
+
+
+def test_a_lone_file_of_instances_is_the_set(tmp_path: Path, pictures: Path) -> None:
+    write_coco(tmp_path / "data", {"default": small("train"), "train": small("train")}, pictures)
+    (tmp_path / "data" / "annotations" / "instances_train.json").rename(tmp_path / "data" / "labels.json")
+    assert list(notes_of(tmp_path / "data", "all").values()) == [["labels.json"]]
 
 
 def test_other_json_files_are_named(tmp_path: Path, pictures: Path) -> None:
