@@ -246,6 +246,10 @@ def check_supported(cfg: CfgNode) -> None:
             f"MODEL.PIXEL_STD is {list(model.PIXEL_STD)}, but the weights of MODEL.NASNET.PRETRAINED expect RGB in "
             "[-1, 1]: set MODEL.PIXEL_MEAN and PIXEL_STD [127.5, 127.5, 127.5] and INPUT.FORMAT RGB, as base.yaml does"
         )
+    if cfg.INPUT.FORMAT not in ("RGB", "BGR"):
+        raise ConfigError(
+            f"INPUT.FORMAT is {cfg.INPUT.FORMAT!r}: expected RGB or BGR, as all networks here take colours"
+        )
     if model.KEYPOINT_ON:
         raise ConfigError("MODEL.KEYPOINT_ON is True, but keypoints are not supported: set MODEL.KEYPOINT_ON False")
     if model.LOAD_PROPOSALS:

@@ -175,16 +175,16 @@ def join(
         classes: the model's class names, if they are known; else those of the first training set.
         key: the config key of ``num_classes``, for messages.
     """
-    sets = [*train, *test]
+    sets = list(dict.fromkeys([*train, *test]))
     known = list(classes or next((found.data.names for found in sets), []))
     troubles = [trouble for found in sets for trouble in found.troubles]
     if sets and num_classes is not None and len(known) != num_classes:
         what = f"it has {len(known)} classes ({format_names(known)}), the model {num_classes}"
         name = sets[0].data.name if not classes else "that the model was trained on"
         troubles.append(Trouble(name, what, done=f"Set {key} to {len(known)}", fatal=True))
-    matched = [_matching_records(found, known, troubles) for found in sets]
-    learned = [record for records in matched[: len(train)] for record in records]
-    judged = {found.data.name: records for found, records in zip(test, matched[len(train) :], strict=True)}
+    matched = {found: _matching_records(found, known, troubles) for found in sets}
+    learned = [record for found in train for record in matched[found]]
+    judged = {found.data.name: matched[found] for found in test}
     seen = {record["file_name"] for record in learned}
     for name, records in judged.items():
         both = [record["file_name"] for record in records if record["file_name"] in seen]

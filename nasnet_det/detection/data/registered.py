@@ -33,8 +33,9 @@ def look_at_config(cfg: CfgNode, classes: Sequence[str] | None = None, training:
         training: False to look at the test sets only.
     """
     key, number = model_classes(cfg)
-    if training and not cfg.DATASETS.TRAIN:
-        raise DatasetError("DATASETS.TRAIN names no data set")
+    needed = "TRAIN" if training else "TEST"
+    if not cfg.DATASETS[needed]:
+        raise DatasetError(f"DATASETS.{needed} names no data set")
     if not classes and not training:
         classes = learned_classes(cfg)
     return look_at_names(
@@ -60,7 +61,7 @@ def look_at_names(
     """Look at registered data sets, together, and log the report; the loaders of a run do not look again.
 
     Args:
-        train, test: their names.
+        train, test: their names; a training set that is named several times is trained on as often.
         num_classes, classes, key: of the model: see :func:`nasnet_det.detection.data.look.join`.
         masks, keep_empty: see :func:`nasnet_det.detection.data.inspection.look_at`.
 
@@ -71,7 +72,7 @@ def look_at_names(
     broken: list[Trouble] = []
     looks: dict[bool, list[SetLook]] = {True: [], False: []}
     for training, names in ((True, train), (False, test)):
-        for name in dict.fromkeys(names):
+        for name in names if training else dict.fromkeys(names):
             try:
                 looks[training].append(_look(name, training, masks, keep_empty, num_classes))
             except DatasetError as error:

@@ -209,6 +209,8 @@ def check_solver(cfg: CfgNode) -> None:
             f"SOLVER.AMP.ENABLED is True, but MODEL.DEVICE is {cfg.MODEL.DEVICE}, and mixed precision needs a GPU: set "
             "SOLVER.AMP.ENABLED False"
         )
+    if solver.MAX_ITER < 1:
+        raise ConfigError(f"SOLVER.MAX_ITER is {solver.MAX_ITER}: expected at least 1; --eval-only trains nothing")
     reference, batch = solver.REFERENCE_WORLD_SIZE, solver.IMS_PER_BATCH
     if reference and batch % reference:
         raise ConfigError(

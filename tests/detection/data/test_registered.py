@@ -23,7 +23,7 @@ from pycocotools.mask import encode
 from nasnet_det.detection.data.catalog import categories
 from nasnet_det.detection.data.datasets import SPLITS, datasets_root, register_coco_splits
 from nasnet_det.detection.data.look import DatasetError
-from nasnet_det.detection.data.registered import annotations_of, look_at_names
+from nasnet_det.detection.data.registered import annotations_of, look_at_config, look_at_names
 from tests.helpers import coco_content
 
 Register = Callable[..., None]
@@ -74,6 +74,21 @@ def test_more_classes_than_the_model_are_an_error(register: Register) -> None:
     with pytest.raises(DatasetError, match=r"made.*2 .*person, car.* 1\b.*MODEL\.ROI_HEADS\.NUM_CLASSES"):
         look_at_names(["made"], num_classes=1)
     assert look_at_names(["made"], num_classes=2)
+
+
+def test_a_training_set_named_twice_is_trained_on_twice(register: Register) -> None:
+    register(coco_content(), "first")
+    register(coco_content(), "second")
+    look = look_at_names(["first", "first", "second"], ["second", "second"])
+    assert [record["image_id"] for record in look.train] == [1, 2] * 3 and len(look.test["second"]) == 3
+    assert len(look.sets) == 3  # two to train on, one to test on
+
+
+@pytest.mark.parametrize(("key", "training"), [("TRAIN", True), ("TEST", False)])
+def test_a_config_without_data_is_refused(small_config: Callable[..., Any], key: str, training: bool) -> None:
+    cfg = small_config("fpn_mobile.yaml", **{f"DATASETS__{key}": ()})
+    with pytest.raises(DatasetError, match=rf"DATASETS\.{key}"):
+        look_at_config(cfg, training=training)
 
 
 def test_sets_of_other_classes_are_not_mixed(register: Register) -> None:
