@@ -46,6 +46,8 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     add_settings(parser, "changes of the config: MODEL.ROI_HEADS.SCORE_THRESH_TEST=0.1")
     parser.add_argument("--opts", nargs="+", default=[], metavar="KEY VALUE", help="the same in detectron2's form")
     args = parser.parse_args(argv)
+    if not 0 <= args.threshold <= 1:
+        parser.error(f"--threshold is a score from 0 to 1, not {args.threshold}")
     args.opts = [*settings_as_pairs(args.set), *args.opts]
     if args.config_file is None:
         args.config_file, *args.input = args.input

@@ -16,7 +16,7 @@ from nasnet_det.detection import add_nasnet_config
 from nasnet_det.genotypes.genotype import Genotype
 from nasnet_det.genotypes.published import PUBLISHED, names_file
 from nasnet_det.safe_io.files import protect
-from nasnet_det.safe_io.values import check_extent
+from nasnet_det.safe_io.values import check_extent, format_value
 
 #: Keys of ``MODEL.NASNET`` that older versions wrote into a run's ``config.yaml`` and that have no effect any more.
 REMOVED_KEYS = ("CUDA_GRAPHS",)
@@ -70,6 +70,8 @@ def read_config(path: str | Path, opts: Sequence[Any] = ()) -> CfgNode:
     protect([file])
     try:
         loaded = cfg.load_yaml_with_base(str(file))
+        if not isinstance(loaded, dict):
+            raise ValueError(f"expected keys and values, as {_GENOTYPE}, not {format_value(loaded)}: is it a config?")
         check_extent(loaded)  # before anything expands its aliases
         _merge(cfg, file, loaded)
         cfg.merge_from_list(_without_genotype(cfg, opts))

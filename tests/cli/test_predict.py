@@ -119,3 +119,10 @@ def test_faults_of_the_user_are_a_line(
     assert main([*detector, "--output", str(tmp_path / "out"), *arguments]) == 2
     error = capsys.readouterr().err
     assert "error: " in error and words in error and "Traceback" not in error
+
+
+@pytest.mark.parametrize("threshold", ["50", "-1", "nan"])
+def test_a_threshold_that_is_no_score_is_refused(capsys: pytest.CaptureFixture, threshold: str) -> None:
+    with pytest.raises(SystemExit):
+        main(["detector", "a.jpg", "--threshold", threshold])
+    assert "--threshold" in capsys.readouterr().err

@@ -146,9 +146,10 @@ def test_what_does_not_fit_is_named(tmp_path: Path) -> None:
         read_config(CONFIGS / "fpn_mobile.yaml", ["MODEL.NASNET.NUM_FILTERS", "many"])
     with pytest.raises(ConfigError, match=r"nowhere\.yaml"):
         read_config(tmp_path / "nowhere.yaml")
-    (tmp_path / "broken.yaml").write_text("MODEL: [1\n")
-    with pytest.raises(ConfigError, match=r"broken\.yaml"):
-        read_config(tmp_path / "broken.yaml")
+    for content in (b"MODEL: [1\n", b"hello", b"", b"- 1\n", b"\x89HDF\r\n\x1a\n\x00"):
+        (tmp_path / "broken.yaml").write_bytes(content)
+        with pytest.raises(ConfigError, match=r"broken\.yaml"):
+            read_config(tmp_path / "broken.yaml")
 
 
 def test_a_config_runs_no_code(tmp_path: Path) -> None:

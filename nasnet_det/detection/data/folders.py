@@ -133,7 +133,7 @@ def split(data: CocoData, val_share: float, seed: int) -> tuple[CocoData, CocoDa
 
 def _read_coco(folder: Path, root: Path) -> dict[str, CocoData]:
     if root.is_file():
-        return {"all": _coco_file(root, folder)} if root.suffix == ".json" else {}
+        return {"all": _coco_file(root, folder)} if root.suffix.lower() == ".json" else {}
     found: dict[str, Path] = {}
     for path in _main_files(folder):
         name = path.parent.name if path.name in _NAMED_BY_FOLDER and path.parent != folder else path.stem

@@ -35,7 +35,7 @@ def read_voc(folder: Path, root: Path) -> dict[str, CocoData]:
     Raises:
         CocoFormatError: naming the file that is wrong.
     """
-    files = [path for path in find_files(folder) if path.suffix == ".xml"] if root.is_dir() else []
+    files = [path for path in find_files(folder) if path.suffix.lower() == ".xml"] if root.is_dir() else []
     listings = Listings()
     labelled = {path: entry for path in files if (entry := _labelled(path, listings)) is not None}
     if not labelled:

@@ -26,7 +26,7 @@ from nasnet_det.safe_io.folders import find_files, find_named, find_path, find_p
 from nasnet_det.safe_io.images import ImageError, read_header
 from nasnet_det.safe_io.values import format_names, format_value, parse_yaml
 
-#: Coordinates of more sides of the image than this are in pixels.
+#: Coordinates of so many sides of the image are in pixels, or no coordinates.
 _FARTHEST = 2.0
 
 
@@ -161,8 +161,10 @@ def _labelled(image: Path, classes: Sequence[str], keypoints: int) -> Labelled:
             raise CocoFormatError(f"{labels}: class {number} is not one of data.yaml's, 0 to {len(classes) - 1}")
         values = list(map(float, line.split()[1:]))
         values = values[:4] if len(values) == 4 + keypoints else values
-        if max(values[:4]) > _FARTHEST:
-            raise CocoFormatError(f"{labels}: {line!r}: expected shares of the image, 0 to 1, not pixels")
+        if max(values) >= _FARTHEST:
+            raise CocoFormatError(
+                f"{labels}: {line!r}: expected shares of the image, 0 to 1, not pixels; keypoints need 'kpt_shape'"
+            )
         corners, polygons = _outline(values, np.array(size, dtype=np.float64))
         low, high = corners.min(axis=0), corners.max(axis=0)
         objects.append((classes[number], [*low, *(high - low)], polygons))

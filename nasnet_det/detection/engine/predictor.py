@@ -72,7 +72,10 @@ def _config_of_checkpoint(path: Path, opts: Sequence[Any]) -> CfgNode:
     with tempfile.TemporaryDirectory() as folder:
         file = Path(folder) / "config.yaml"
         file.write_text(text, encoding="utf-8")
-        return read_config(file, opts)
+        try:
+            return read_config(file, opts)
+        except ConfigError as error:
+            raise ConfigError(str(error).replace(str(file), f"of {path}")) from None
 
 
 class Predictor:

@@ -80,6 +80,7 @@ def test_yolo_folders_are_found_from_anywhere(
         "x 0 0 1 1",
         f"{10**20} 0.5 0.5 0.2 0.2",
         "1 20 15 10 8",
+        "1 0.5 0.5 0.2 0.2 0.4 0.4 2 0.6 0.6 1",
     ],
 )
 def test_bad_labels_name_their_file(tmp_path: Path, pictures: Path, label: str) -> None:
