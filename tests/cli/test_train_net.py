@@ -58,6 +58,8 @@ def test_train_then_evaluate_then_resume(
     assert tool.main(arguments(tiny_coco, output)) == 0
     state = torch.load(output / "model_final.pth", weights_only=True)
     assert state["trainer"]["iteration"] == 1
+    log = (output / "log.txt").read_text()
+    assert "images with objects" in log and "AP75" in log  # the look at the data, and COCO's numbers
     results = output / "inference" / "coco_instances_results.json"
     assert isinstance(json.loads(results.read_text()), list)
     results.unlink()

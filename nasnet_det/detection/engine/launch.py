@@ -107,6 +107,7 @@ def setup(args: argparse.Namespace) -> CfgNode:
         _check_output(output, cfg.MODEL.WEIGHTS, args.resume)
     output.mkdir(parents=True, exist_ok=True)
     setup_logger(str(output), distributed_rank=rank, name="fvcore")
+    setup_logger(str(output), distributed_rank=rank, name="nasnet_det", enable_propagation=True)
     logger = setup_logger(str(output), distributed_rank=rank)
     logger.info(f"process {rank} of {comm.get_world_size()}; {args}\n{collect_env_info()}\n{cfg.dump()}")
     saved = output / "config.yaml"
