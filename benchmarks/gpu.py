@@ -1,13 +1,14 @@
-"""Measure everything that was never measured on a GPU, in at most nine minutes on one GPU.
+"""Measure inference, the paper's detector and training on one GPU, in at most nine minutes.
 
     python benchmarks/gpu.py --output gpu [--cifar DATA]
     python benchmarks/gpu.py --device cpu --quick --output gpu
 
-The parts, in this order: inference of ``nasnet_a_mobile`` and ``nasnet_a_large`` at batch 1 and 64, eager and compiled,
-plain and fused; the paper's detector at 1200 x 1200 with 300 proposals by stage, plain and fused; training steps; four
-minutes of ``cifar_quick`` (on random images without ``--cifar``; its accuracy is then meaningless). Each part runs in a
-process of its own with a time limit; what the limit leaves out is named. DIR/gpu.json and gpu.csv hold the rows,
-DIR/gpu.md the table.
+The parts: inference of ``nasnet_a_mobile`` and ``nasnet_a_large``, plain and fused, at batch 1 and 64, eager and
+compiled (at batch 1 with CUDA graphs); the paper's detector at 1200 x 1200 with 300 proposals, plain and fused;
+training steps; then four minutes of ``cifar_quick`` (on random images without ``--cifar``; its accuracy is then
+meaningless). Compiling takes most of the time, so all parts but the last prepare side by side and measure in turn. Each
+part runs in a process of its own with a time limit; what the limit leaves out is named. DIR/gpu.json and gpu.csv hold
+the rows, DIR/gpu.md the table.
 ``peak MiB`` is what PyTorch allocated on a GPU since the row began, and the process's peak resident set on a CPU.
 ``--quick`` tries every part on small networks.
 """
@@ -22,13 +23,16 @@ import resource
 import sys
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from contextlib import AbstractContextManager
+from dataclasses import dataclass, replace
+from multiprocessing.connection import wait
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import timm
 import torch
+from filelock import FileLock
 from save_results import keep
 
 import nasnet_det
@@ -36,9 +40,9 @@ from nasnet_det.fusion import optimize_for_inference
 from nasnet_det.safe_io.files import write_text
 from nasnet_det.training.data.cifar10 import TEST_BATCH, TRAIN_BATCHES, Images, to_binary
 
-#: Seconds of the whole run, and of each part.
+#: Seconds of the whole run, and of all parts before the last.
 LIMIT = 540
-LIMITS = {"mobile": 75, "large": 100, "detector": 45, "training": 50, "cifar": 255}
+SIDE_BY_SIDE_LIMIT = 265
 SMALL = {"num_cells": 1, "num_filters": 8}
 COLUMNS = ("part", "what", "batch", "ms", "images/s", "peak MiB")
 Rows = Iterator[dict[str, Any]]
@@ -70,6 +74,10 @@ class Setting:
         if self.device == "cuda":
             torch.cuda.synchronize()
 
+    def turn(self) -> AbstractContextManager[Any]:
+        """Return a lock that one process holds while it measures; a process that ends gives it back."""
+        return FileLock(self.output / "measuring.lock")
+
     def reset_peak(self) -> None:
         """Begin a row: free what the last one left and count memory from here."""
         gc.collect()
@@ -87,41 +95,44 @@ class Setting:
 def shortest(run: Callable[[], Any], setting: Setting, seconds: float = 1.5, least: int = 3) -> float:
     """Return the shortest time of a call in seconds, over at least ``least`` calls and about ``seconds``."""
     times: list[float] = []
-    end = time.perf_counter() + (0 if setting.quick else seconds)
-    while len(times) < least or time.perf_counter() < end:
-        start = time.perf_counter()
-        run()
-        setting.synchronize()
-        times.append(time.perf_counter() - start)
+    with setting.turn():
+        end = time.perf_counter() + (0 if setting.quick else seconds)
+        while len(times) < least or time.perf_counter() < end:
+            start = time.perf_counter()
+            run()
+            setting.synchronize()
+            times.append(time.perf_counter() - start)
     return min(times)
 
 
-def inference(name: str, setting: Setting) -> Rows:
-    """Measure a classifier: plain and fused, eager and compiled, at batch 1 and 64."""
+def inference(name: str, form: str, setting: Setting) -> Rows:
+    """Measure a classifier, plain or fused: eager and compiled, at batch 1 and 64."""
     import torch._inductor.config
 
     torch._inductor.config.freezing = True
-    plain = timm.create_model(name, **(SMALL if setting.quick else {})).eval()
-    size = 64 if setting.quick else plain.pretrained_cfg["input_size"][-1]
+    model = timm.create_model(name, **(SMALL if setting.quick else {})).eval()
+    size = 64 if setting.quick else model.pretrained_cfg["input_size"][-1]
     place = {"device": setting.device, "dtype": setting.dtype, "memory_format": torch.channels_last}
-    models = {"eager": plain, "fused": optimize_for_inference(plain)}
-    models = {key: model.to(**place) for key, model in models.items()}
-    compiled = {"fused, compiled": models["fused"], "compiled": models["eager"]}
-    rows = [(key, model, batch) for key, model in models.items() for batch in (1, 64)]
-    rows += [(key, model, batch) for key, model in compiled.items() for batch in (64, 1)]
-    for key, model, batch in rows:
+    model = (optimize_for_inference(model) if form == "fused" else model).to(**place)
+    # At batch 1 a GPU waits for launches, which CUDA graphs save.
+    compiled = {64: "compiled", 1: "compiled" if setting.device == "cpu" else "compiled with CUDA graphs"}
+    rows = [(1, "eager"), (64, "eager"), *compiled.items()]
+    for batch, execution in rows:
         images = 2 if setting.quick and batch > 1 else batch
         x = torch.randn(images, 3, size, size).to(**place)
         torch._dynamo.reset()
         setting.reset_peak()
-        forward = torch.compile(model, dynamic=False) if key in compiled else model
+        mode = "reduce-overhead" if execution.endswith("graphs") else "default"
+        forward = model if execution == "eager" else torch.compile(model, dynamic=False, mode=mode)
         with torch.inference_mode():
             start = time.perf_counter()
-            forward(x)
+            for _ in range(1 if mode == "default" else 3):  # graphs are recorded in the second call
+                forward(x)
             setting.synchronize()
             prepared = time.perf_counter() - start
             seconds = shortest(lambda forward=forward, x=x: forward(x), setting)
-        yield {**_row(f"{name}, {key}", images, seconds, setting), "first_call_seconds": prepared}
+        what = f"{name}, {form}, {execution}"
+        yield {**_row(what, images, seconds, setting), "preparing_seconds": prepared}
 
 
 def detector(setting: Setting) -> Rows:
@@ -133,7 +144,8 @@ def detector(setting: Setting) -> Rows:
     for form in ("plain", "fused"):
         setting.reset_peak()
         variant = {"detector": "nasnet_large", "form": form, "proposals": sizes[1], "chunk": 0, "options": options}
-        found = measure_detector(variant, sizes[0], 1 if setting.quick else 5, setting.device)
+        with setting.turn():
+            found = measure_detector(variant, sizes[0], 1 if setting.quick else 5, setting.device)
         what = f"{sizes[0]} x {sizes[0]}, {sizes[1]} proposals, {form}"
         yield _row(f"{what}, whole", 1, found["seconds"], setting)
         for stage, seconds in found["stage_seconds"].items():
@@ -141,18 +153,21 @@ def detector(setting: Setting) -> Rows:
 
 
 def training(setting: Setting) -> Rows:
-    """Measure training steps of CIFAR and ImageNet networks in the execution that the commands choose here."""
+    """Measure training steps of CIFAR and ImageNet networks, eager and, on a GPU, as CUDA graphs."""
     from training import Row
     from training import measure as measure_step
 
     from nasnet_det.training.execution import choose_execution
 
-    wanted = [("nasnet_a_cifar_6_at_768", 32, 128), ("nasnet_a_mobile", 224, 128), ("nasnet_a_large", 331, 32)]
+    wanted = [("nasnet_a_cifar_6_at_768", 32, 256), ("nasnet_a_mobile", 224, 128), ("nasnet_a_large", 331, 32)]
+    torch.backends.cudnn.benchmark = True  # as the training commands do
+    eager = choose_execution(setting.device)
     for name, size, batch in [("nasnet_a_cifar_6_at_768", 32, 2)] if setting.quick else wanted:
-        setting.reset_peak()
-        execution = choose_execution(setting.device)
-        found = measure_step(Row(name, size, batch, execution), *((1, 1, 1) if setting.quick else (5, 2, 3)))
-        yield _row(f"{name}, {execution.describe()}", batch, found["milliseconds_per_step"] / 1000, setting)
+        for execution in [eager] if setting.device == "cpu" else [replace(eager, mode="graph"), eager]:
+            setting.reset_peak()
+            with setting.turn():
+                found = measure_step(Row(name, size, batch, execution), *((1, 1, 1) if setting.quick else (5, 2, 3)))
+            yield _row(f"{name}, {execution.describe()}", batch, found["milliseconds_per_step"] / 1000, setting)
 
 
 def cifar(setting: Setting) -> Rows:
@@ -207,8 +222,10 @@ def write_random_cifar(folder: Path, images: int) -> Path:
 
 
 PARTS: dict[str, Callable[[Setting], Rows]] = {
-    "mobile": lambda setting: inference("nasnet_a_mobile", setting),
-    "large": lambda setting: inference("nasnet_a_large", setting),
+    "mobile": lambda setting: inference("nasnet_a_mobile", "plain", setting),
+    "mobile_fused": lambda setting: inference("nasnet_a_mobile", "fused", setting),
+    "large": lambda setting: inference("nasnet_a_large", "plain", setting),
+    "large_fused": lambda setting: inference("nasnet_a_large", "fused", setting),
     "detector": detector,
     "training": training,
     "cifar": cifar,
@@ -229,26 +246,34 @@ def _run_part(name: str, setting: Setting, connection: Any) -> None:
     connection.send(None)
 
 
-def measure(name: str, setting: Setting, limit: float) -> Rows:
-    """Run a part in a process of its own for at most ``limit`` seconds."""
+def measure(names: list[str], setting: Setting, limit: float) -> Rows:
+    """Run parts side by side, each in a process of its own, for at most ``limit`` seconds."""
     context = multiprocessing.get_context("spawn")
-    receiver, sender = context.Pipe(duplex=False)
-    process = context.Process(target=_run_part, args=(name, setting, sender))
-    process.start()
-    sender.close()
+    running, processes = {}, []
+    for name in names:
+        receiver, sender = context.Pipe(duplex=False)
+        processes.append(context.Process(target=_run_part, args=(name, setting, sender)))
+        processes[-1].start()
+        sender.close()
+        running[receiver] = name
     end = time.monotonic() + limit
     try:
-        while receiver.poll(max(0.0, end - time.monotonic())):
-            row = receiver.recv()
-            if row is None:
-                return
-            yield {"part": name, **row}
-        yield {"part": name, "what": name, "error": f"stopped after {limit:.0f} s; the rows above are complete"}
-    except EOFError:
-        yield {"part": name, "what": name, "error": "its process ended without a word"}
+        while running and (ready := wait(list(running), max(0.0, end - time.monotonic()))):
+            for receiver in ready:
+                try:
+                    row = receiver.recv()
+                except EOFError:
+                    row = {"what": running[receiver], "error": "its process ended without a word"}
+                if row is not None:
+                    yield {"part": running[receiver], **row}
+                if row is None or "error" in row:
+                    del running[receiver]
+        for name in running.values():
+            yield {"part": name, "what": name, "error": f"stopped after {limit:.0f} s; its other rows are complete"}
     finally:
-        process.kill()
-        process.join()
+        for process in processes:
+            process.kill()
+            process.join()
 
 
 def cells(row: dict[str, Any]) -> tuple[str, ...]:
@@ -284,11 +309,13 @@ def main(arguments: list[str] | None = None) -> int:
     described, rows = machine(options.device), []
     print(", ".join(map(str, described.values())), flush=True)
     end = time.monotonic() + LIMIT
-    for name in options.parts:
-        limit = LIMIT if setting.quick else LIMITS[name]
-        for row in measure(name, setting, min(limit, end - time.monotonic())):
+    setting.output.mkdir(parents=True, exist_ok=True)
+    before, last = ([name for name in options.parts if (name == "cifar") == is_last] for is_last in (False, True))
+    for names, limit in ((before, LIMIT if setting.quick else SIDE_BY_SIDE_LIMIT), (last, LIMIT)):
+        for row in measure(names, setting, min(limit, end - time.monotonic())):
             rows.append(row)
             print("  ".join(cells(row)), flush=True)
+            rows.sort(key=lambda row: list(PARTS).index(row["part"]))
             keep(options.output / "gpu.json", {"machine": described, "rows": rows})
     lines = [COLUMNS, ("---",) * len(COLUMNS), *map(cells, rows)]
     write_text(options.output / "gpu.md", "".join(f"| {' | '.join(line)} |\n" for line in lines))

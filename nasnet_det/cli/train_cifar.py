@@ -42,7 +42,7 @@ from nasnet_det.training.recipe import Recipe, RecipeError, recipe_names
 if TYPE_CHECKING:
     import torch
 
-    from nasnet_det.training.data.cifar_batches import CifarBatches
+    from nasnet_det.training.data.cifar_batches import CifarAugmentation, CifarBatches
     from nasnet_det.training.session import Session
 
 
@@ -104,10 +104,15 @@ def make_session(options: argparse.Namespace, recipe: Recipe, seed: int) -> tupl
         ValueError: for data, a model, a recipe or a device that does not exist or is invalid.
     """
     from nasnet_det.training.data.cifar10 import CLASSES, MEAN, STD
+    from nasnet_det.training.data.cifar_batches import CifarAugmentation
     from nasnet_det.training.session import Session
 
-    execution, choice = selected_execution(options), model_choice(options, "cifar")
-    batches = make_batches(options, recipe, seed, execution.device)
+    augmentation = CifarAugmentation.from_mapping(recipe.augmentation)
+    one_size = len(set(augmentation.sizes)) == 1
+    if options.mode == "graph" and not one_size:
+        raise RecipeError("--mode graph needs images of one size; choose eager, or one size in augmentation.sizes")
+    execution, choice = selected_execution(options, graphs=one_size), model_choice(options, "cifar")
+    batches = make_batches(options, recipe, augmentation, seed, execution.device)
     # timm cannot express whitening per image; run.json records it.
     size = {"input_size": batches.input_size, "crop_pct": 1.0, "interpolation": "bilinear"}
     session = Session(
@@ -124,16 +129,17 @@ def make_session(options: argparse.Namespace, recipe: Recipe, seed: int) -> tupl
     return session, batches
 
 
-def make_batches(options: argparse.Namespace, recipe: Recipe, seed: int, device: torch.device) -> CifarBatches:
+def make_batches(
+    options: argparse.Namespace, recipe: Recipe, augmentation: CifarAugmentation, seed: int, device: torch.device
+) -> CifarBatches:
     """Return all 50,000 images for training and the test set for validation, or hold out a part of the former for it.
 
     Raises:
-        DataError, RecipeError: if the images are missing, damaged or too few, or the augmentation is invalid.
+        DataError, RecipeError: if the images are missing, damaged or too few, or do not fit the recipe.
     """
     from nasnet_det.training.data.cifar10 import SIDE, DataError, split
-    from nasnet_det.training.data.cifar_batches import CifarAugmentation, CifarBatches, read_once
+    from nasnet_det.training.data.cifar_batches import CifarBatches, read_once
 
-    augmentation = CifarAugmentation.from_mapping(recipe.augmentation)
     if recipe.aux_weight and set(augmentation.sizes) != {SIDE}:
         raise RecipeError("augmentation.sizes needs aux_weight=0: the auxiliary head is built for images of one size")
     height, width = options.image_size or (SIDE, SIDE)

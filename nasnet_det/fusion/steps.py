@@ -116,6 +116,18 @@ class Convolution(nn.Module):
         return f"{tuple(self.weight.shape)}, stride={self.stride}, groups={self.groups}, relu={self.relu}"
 
 
+def _prefers_convolution(x: Tensor) -> bool:
+    """Return whether a convolution is the faster form of a pointwise product.
+
+    On a CPU, TorchInductor reorders the weights of convolutions, and fuses what follows, on all of its paths. On a GPU,
+    PyTorch computes float32 convolutions in TF32, as in the plain network, but by default not matrix products.
+    """
+    if x.device.type == "cpu":
+        return torch.compiler.is_compiling()
+    in_tf32 = torch.backends.cudnn.allow_tf32 and not torch.backends.cuda.matmul.allow_tf32
+    return x.dtype is torch.float32 and in_tf32
+
+
 class Combination(nn.Module):
     """A sum of pointwise convolutions as one matrix product, plus multiples of other states, with an optional ReLU.
 
@@ -150,8 +162,7 @@ class Combination(nn.Module):
 
     def _product(self, xs: tuple[Tensor, ...], weight: Tensor, relu: bool) -> Tensor:
         """Multiply the rows of pixels, the inputs concatenated in each, by the weights of all convolutions."""
-        if torch.compiler.is_compiling() and xs[0].device.type == "cpu":
-            # TorchInductor reorders the weights of convolutions, and fuses what follows, on all of its CPU paths.
+        if _prefers_convolution(xs[0]):
             y = functional.conv2d(xs[0] if len(xs) == 1 else torch.cat(xs, dim=1), weight[:, :, None, None], self.bias)
             return functional.relu_(y) if relu else y
         rows = [x.permute(0, 2, 3, 1) for x in xs]

@@ -15,6 +15,7 @@ from torch.nn import functional
 from nasnet_det.genotypes.genotype import Block, CellGenotype
 from nasnet_det.models.cpu_training import has_hooks
 from nasnet_det.models.drop_path import ScheduledDropPath
+from nasnet_det.models.gpu_training import concat_channels, is_training_on_gpu
 from nasnet_det.models.operations import ConvNorm, LayerSettings, Scale, begins_with_relu, build_operation, projection
 from nasnet_det.models.padding import Pool2dSame
 
@@ -41,6 +42,8 @@ class Concat(nn.Module):
     """Concatenation of states along the channels."""
 
     def forward(self, *states: Tensor) -> Tensor:
+        if self.training and is_training_on_gpu(states[0]):
+            return concat_channels(*states)
         return torch.cat(states, dim=1)
 
 

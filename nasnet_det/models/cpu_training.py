@@ -22,15 +22,22 @@ Sides = tuple[int, int, int, int]
 _FAST_COLUMNS = 3
 
 
-def is_training_on_cpu(x: object) -> bool:
+def is_training_on_cpu(x: Tensor) -> bool:
     """Return whether ``x`` is a plain tensor on a CPU in an eager forward pass that records gradients."""
     return (
-        type(x) is Tensor
+        is_training_eagerly(x)
         and x.device.type == "cpu"
         and x.dtype in (torch.float32, torch.float64)
+        and not torch.is_autocast_enabled("cpu")
+    )
+
+
+def is_training_eagerly(x: object) -> bool:
+    """Return whether ``x`` is a plain tensor in an eager forward pass that records gradients."""
+    return (
+        type(x) is Tensor
         and x.numel() > 0
         and torch.is_grad_enabled()
-        and not torch.is_autocast_enabled("cpu")
         and not torch.compiler.is_compiling()
         and torch._C._get_tracing_state() is None
         and not torch._C._are_functorch_transforms_active()

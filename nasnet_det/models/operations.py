@@ -18,6 +18,7 @@ from torch import Tensor, nn
 
 from nasnet_det.genotypes.genotype import OPERATIONS
 from nasnet_det.models.cpu_training import has_hooks, is_training_on_cpu, normalize, subsample_twice
+from nasnet_det.models.gpu_training import is_training_on_gpu
 from nasnet_det.models.padding import AvgPool2dSame, Conv2dSame, MaxPool2dSame, Pool2dSame, shift, subsample
 
 Kernel = int | tuple[int, int]
@@ -156,7 +157,7 @@ class FactorizedReduction(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         stride, offset = self.scale.stride, self.scale.dilation
-        if self.training and stride > 1 and is_training_on_cpu(x):
+        if self.training and stride > 1 and (is_training_on_cpu(x) or is_training_on_gpu(x)):
             first, second = subsample_twice(x, stride, offset)
         else:
             first, second = subsample(x, stride), subsample(shift(x, offset), stride)

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from nasnet_det.models.cpu_training import depthwise_conv2d, is_slow_depthwise, is_training_on_cpu
+from nasnet_det.models.gpu_training import is_training_on_gpu
 
 Pair = tuple[int, int]
 
@@ -134,20 +135,23 @@ class AvgPool2dSame(Pool2dSame):
 
     def forward(self, x: Tensor) -> Tensor:
         # Only in training mode, so that evaluation gives the same bits with and without gradients.
-        as_convolution = self.training and is_training_on_cpu(x)
+        as_convolution = self.training and (is_training_on_cpu(x) or is_training_on_gpu(x))
         if self.pads_itself and not as_convolution:
             return functional.avg_pool2d(x, self.kernel, 1, self.kernel // 2, count_include_pad=False)
         # Sum over the padded window, divided by the number of its positions inside the map. One channel counts them.
         ones = torch.ones_like(x[:1] if as_convolution else x[:1, :1])
-        return self._mean_with_zeros(x, as_convolution) / self._mean_with_zeros(ones, as_convolution)
+        window = self._sum if as_convolution or self.dilation > 1 else self._mean_with_zeros
+        return window(x) / window(ones)
 
-    def _mean_with_zeros(self, x: Tensor, as_convolution: bool) -> Tensor:
-        x = self.pad(x)
-        if self.dilation == 1 and not as_convolution:
-            return functional.avg_pool2d(x, self.kernel, self.stride)
-        positions = self.kernel * self.kernel
-        weight = torch.full((x.shape[1], 1, self.kernel, self.kernel), 1.0 / positions, dtype=x.dtype, device=x.device)
-        return functional.conv2d(x, weight, stride=self.stride, dilation=self.dilation, groups=x.shape[1])
+    def _mean_with_zeros(self, x: Tensor) -> Tensor:
+        return functional.avg_pool2d(self.pad(x), self.kernel, self.stride)
+
+    def _sum(self, x: Tensor) -> Tensor:
+        """Return the sum over each window, as a depthwise convolution."""
+        border = self.kernel // 2 if self.pads_itself else 0
+        x = x if self.pads_itself else self.pad(x)
+        weight = torch.ones((x.shape[1], 1, self.kernel, self.kernel), dtype=x.dtype, device=x.device)
+        return functional.conv2d(x, weight, None, self.stride, border, self.dilation, groups=x.shape[1])
 
 
 def subsample(x: Tensor, stride: int) -> Tensor:

@@ -10,7 +10,9 @@ import pytest
 from benchmarks import gpu
 
 
-@pytest.mark.parametrize("parts", [["detector", "cifar"], pytest.param(["mobile", "training"], marks=pytest.mark.slow)])
+@pytest.mark.parametrize(
+    "parts", [["detector", "cifar"], pytest.param(["mobile_fused", "training"], marks=pytest.mark.slow)]
+)
 def test_every_part_gives_rows(parts: list[str], tmp_path: Path) -> None:
     pytest.importorskip("detectron2")
     assert gpu.main(["--device", "cpu", "--quick", "--parts", *parts, "--output", str(tmp_path)]) == 0

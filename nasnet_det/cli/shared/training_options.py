@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from nasnet_det.cli.shared.options import add_settings
@@ -96,17 +97,21 @@ def add_execution_options(parser: argparse.ArgumentParser) -> None:
         help="memory layout (default: the faster one on the device)",
     )
     group.add_argument(
-        "--mode", default="eager", choices=["eager", "compile", "graph"], help="how steps are executed (eager)"
+        "--mode",
+        default="auto",
+        choices=["auto", "eager", "compile", "graph"],
+        help="how steps are executed (auto: eager, or as CUDA graphs for CIFAR on a GPU)",
     )
     group.add_argument("--deterministic", action="store_true", help="refuse nondeterministic operations")
 
 
-def selected_execution(options: argparse.Namespace, device: str | None = None) -> Execution:
+def selected_execution(options: argparse.Namespace, device: str | None = None, graphs: bool = False) -> Execution:
     """Return the execution that the options select.
 
     Args:
         options: the parsed options.
         device: the device if ``--device`` is not given; None for the best one.
+        graphs: let the mode ``auto`` be ``graph`` on a GPU.
 
     Raises:
         ValueError: if the device or mode is not available.
@@ -119,4 +124,7 @@ def selected_execution(options: argparse.Namespace, device: str | None = None) -
         torch.use_deterministic_algorithms(True)
     else:
         torch.backends.cudnn.benchmark = True
-    return choose_execution(options.device or device, options.precision, options.channels_last, options.mode)
+    mode = "eager" if options.mode == "auto" else options.mode
+    execution = choose_execution(options.device or device, options.precision, options.channels_last, mode)
+    use_graphs = graphs and options.mode == "auto" and execution.device.type == "cuda"
+    return replace(execution, mode="graph") if use_graphs else execution
