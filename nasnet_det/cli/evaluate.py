@@ -78,8 +78,9 @@ def main(argv: Sequence[str] | None = None) -> int:
 def score(args: argparse.Namespace) -> int:
     """Print the twelve numbers of each IoU type, and write them and a report where asked."""
     from nasnet_det.detection.data.boxes import format_question
-    from nasnet_det.detection.data.coco_format import check_results, read_results, write_json
+    from nasnet_det.detection.data.coco_format import check_results, read_results
     from nasnet_det.detection.evaluation.evaluation import evaluate, table
+    from nasnet_det.safe_io.files import write_json
 
     start = time.perf_counter()
     if args.report:

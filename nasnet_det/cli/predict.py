@@ -67,9 +67,9 @@ def main(argv: Sequence[str] | None = None) -> int:
 def predict(args: argparse.Namespace) -> int:
     """Predict on every image and print where the results are."""
     with needs():
-        from nasnet_det.detection.data.coco_format import named
         from nasnet_det.detection.data.image_paths import find_images
         from nasnet_det.detection.engine.prediction import RESULTS, predict_images
+        from nasnet_det.safe_io.values import named
 
     paths = find_images(args.input)
     detectors = [load_detector(args.config_file, args.weights, args.opts, args.runtime)]

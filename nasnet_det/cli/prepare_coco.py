@@ -14,9 +14,10 @@ from collections.abc import Collection, Sequence
 from pathlib import Path
 
 from nasnet_det.cli.shared.errors import command
-from nasnet_det.detection.data.coco_format import named, read_annotations
+from nasnet_det.detection.data.coco_format import read_annotations
 from nasnet_det.detection.data.datasets import MINIVAL, SERVER, SPLITS, TRAIN, CocoSplit, datasets_root
 from nasnet_det.detection.data.minival import minival_ids, select_minival, select_training, write_annotations
+from nasnet_det.safe_io.values import named
 
 
 def parse(argv: Sequence[str] | None) -> argparse.Namespace:

@@ -7,12 +7,14 @@ tried.
 from __future__ import annotations
 
 import errno
+import json
 import os
 import tempfile
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 from pathlib import Path
+from typing import Any
 
 #: What tells files apart: device and number on it.
 FileKey = tuple[int, int]
@@ -91,6 +93,11 @@ def write_text(path: str | Path, text: str) -> None:
     """Write UTF-8 text to ``path`` whole or not at all."""
     with replacing(path) as part:
         part.write_text(text, encoding="utf-8")
+
+
+def write_json(path: str | Path, data: Any) -> None:
+    """Write a value as JSON to ``path``, whole or not at all."""
+    write_text(path, json.dumps(data))
 
 
 def remove(path: str | Path) -> None:

@@ -7,10 +7,12 @@ are ValueErrors.
 
 from __future__ import annotations
 
+import gc
 import itertools
 import json
 import reprlib
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any
 
 import yaml
@@ -47,6 +49,21 @@ def parse_yaml(text: str) -> Any:
         raise ValueError("it is nested too deeply, or contains a number that is too large") from None
     check_extent(value)
     return value
+
+
+@contextmanager
+def collection_paused() -> Iterator[None]:
+    """Pause Python's cycle collector while many small objects are created.
+
+    A million detections hold no cycles, and collection takes a third of the time of reading and scoring them.
+    """
+    was_enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if was_enabled:
+            gc.enable()
 
 
 def check_extent(value: Any) -> None:
@@ -90,6 +107,12 @@ def format_names(names: Iterable[Any]) -> str:
     """Format names for a message: without quotes, shortened if they are long or many."""
     text = repr(", ".join(map(str, itertools.islice(names, 20))))[1:-1]
     return text if len(text) <= _LONGEST else f"{text[:_LONGEST]}..."
+
+
+def named(items: Collection[Any], limit: int = 3) -> str:
+    """Return the first few items and the number of the others: ``a.jpg, b.jpg, c.jpg and 9 more``."""
+    shown = ", ".join(str(item) for item in list(items)[:limit])
+    return shown + (f" and {len(items) - limit} more" if len(items) > limit else "")
 
 
 def first_line(error: BaseException) -> str:

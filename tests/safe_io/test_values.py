@@ -2,11 +2,21 @@
 
 from __future__ import annotations
 
+import gc
 from typing import Any
 
 import pytest
 
-from nasnet_det.safe_io.values import DEEPEST, check_extent, format_names, format_value, parse_json, parse_yaml
+from nasnet_det.safe_io.values import (
+    DEEPEST,
+    check_extent,
+    collection_paused,
+    format_names,
+    format_value,
+    named,
+    parse_json,
+    parse_yaml,
+)
 
 
 def test_what_is_right_is_read() -> None:
@@ -50,3 +60,15 @@ def test_a_message_shows_a_little_of_anything() -> None:
     assert format_value("text") == "'text'"
     assert format_names(["a", "b", 3]) == "a, b, 3"
     assert len(format_names(["x" * 500] * 500)) < 210
+
+
+def test_named() -> None:
+    assert named(["a", "b"]) == "a, b"
+    assert named(range(5)) == "0, 1, 2 and 2 more"
+
+
+def test_garbage_collection_continues_after_an_error() -> None:
+    with pytest.raises(RuntimeError), collection_paused():
+        assert not gc.isenabled()
+        raise RuntimeError
+    assert gc.isenabled()

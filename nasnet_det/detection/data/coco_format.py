@@ -6,12 +6,9 @@ cocodataset.org, "Data format" and "Results format".
 
 from __future__ import annotations
 
-import gc
-import json
 import math
 from collections import Counter
-from collections.abc import Collection, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -32,8 +29,8 @@ from nasnet_det.detection.data.columns import (
     check_column,
     entry_name,
 )
-from nasnet_det.safe_io.files import other_content, protect, write_text
-from nasnet_det.safe_io.values import format_names, format_value, parse_json
+from nasnet_det.safe_io.files import other_content, protect
+from nasnet_det.safe_io.values import collection_paused, format_names, format_value, named, parse_json
 
 #: The keys of each list besides ``id`` that only some uses need; where an entry has them they must be right.
 _OPTIONAL = {"images": {"width": SIDE, "height": SIDE, "file_name": TEXT}, "categories": {"name": NAME}}
@@ -148,32 +145,6 @@ def category_labels(categories: Sequence[Record]) -> dict[int, str]:
     while len(count := Counter(labels.values())) < len(labels):
         labels = {number: text if count[text] == 1 else f"{text} (id {number})" for number, text in labels.items()}
     return labels
-
-
-def write_json(path: str | Path, data: Any) -> None:
-    """Write JSON to ``path``; on an error the file is unchanged."""
-    write_text(path, json.dumps(data))
-
-
-def named(items: Collection[Any], limit: int = 3) -> str:
-    """Return the first few items and the number of the others: ``a.jpg, b.jpg, c.jpg and 9 more``."""
-    shown = ", ".join(str(item) for item in list(items)[:limit])
-    return shown + (f" and {len(items) - limit} more" if len(items) > limit else "")
-
-
-@contextmanager
-def collection_paused() -> Iterator[None]:
-    """Pause Python's cycle collector while many small objects are created.
-
-    A million detections hold no cycles, and collection takes a third of the time of reading and scoring them.
-    """
-    was_enabled = gc.isenabled()
-    gc.disable()
-    try:
-        yield
-    finally:
-        if was_enabled:
-            gc.enable()
 
 
 def _read_json(path: str | Path, what: str, form: type, expected: str) -> Any:

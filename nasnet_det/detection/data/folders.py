@@ -13,7 +13,7 @@ from pathlib import Path
 
 import numpy as np
 
-from nasnet_det.detection.data.coco_format import COMPLETE, named, read_annotations
+from nasnet_det.detection.data.coco_format import COMPLETE, read_annotations
 from nasnet_det.detection.data.columns import CocoFormatError
 from nasnet_det.detection.data.labelled import add_notes, match_files, note, split_of
 from nasnet_det.detection.data.look import CocoData, DatasetError, Trouble
@@ -21,6 +21,7 @@ from nasnet_det.detection.data.voc_folder import read_voc
 from nasnet_det.detection.data.yolo_folder import read_yolo
 from nasnet_det.safe_io.files import exists, protect
 from nasnet_det.safe_io.folders import find_named, subfolders
+from nasnet_det.safe_io.values import named
 
 #: Annotations of other tasks beside COCO's instances.
 _OTHER_TASKS = ("captions_", "person_keypoints_", "panoptic_", "stuff_", "image_info_")

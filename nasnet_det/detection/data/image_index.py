@@ -8,11 +8,11 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from nasnet_det.detection.data.coco_format import named
 from nasnet_det.detection.data.columns import CocoFormatError, Record
 from nasnet_det.detection.data.look import RENAMED
 from nasnet_det.safe_io.folders import bare_name
 from nasnet_det.safe_io.images import read_header
+from nasnet_det.safe_io.values import named
 
 logger = logging.getLogger(__name__)
 

@@ -14,12 +14,13 @@ from numpy.typing import ArrayLike
 from tqdm.contrib.concurrent import thread_map
 
 from nasnet_det.detection.data.boxes import ROUNDING, mark_boxes
-from nasnet_det.detection.data.coco_format import category_labels, named
+from nasnet_det.detection.data.coco_format import category_labels
 from nasnet_det.detection.data.coco_masks import is_mask, training_mask
 from nasnet_det.detection.data.columns import Record
 from nasnet_det.detection.data.look import EXAMPLES, RENAMED, CocoData, SetLook, Trouble
 from nasnet_det.safe_io.files import exists
 from nasnet_det.safe_io.images import ImageError, ImageHeader, read_header
+from nasnet_det.safe_io.values import named
 
 #: detectron2's BoxMode.XYWH_ABS.
 _XYWH = 1

@@ -11,10 +11,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from nasnet_det.detection.data.coco_format import named
 from nasnet_det.detection.data.columns import Record
 from nasnet_det.safe_io.folders import FoundImages, find_named
-from nasnet_det.safe_io.values import format_names
+from nasnet_det.safe_io.values import format_names, named
 
 #: So many examples of each trouble are kept.
 EXAMPLES = 20

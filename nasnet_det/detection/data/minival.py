@@ -13,8 +13,9 @@ from importlib import resources
 from pathlib import Path
 from typing import Any
 
-from nasnet_det.detection.data.coco_format import CocoFormatError, collection_paused, named
+from nasnet_det.detection.data.coco_format import CocoFormatError
 from nasnet_det.safe_io.files import replacing
+from nasnet_det.safe_io.values import collection_paused, named
 
 #: Annotations serialized at a time: all of train2014 at once would take gigabytes.
 _CHUNK = 20000

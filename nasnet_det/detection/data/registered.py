@@ -13,10 +13,10 @@ from detectron2.config import CfgNode
 from detectron2.data import DatasetCatalog, MetadataCatalog
 
 from nasnet_det.detection.data.catalog import categories, read_registered
-from nasnet_det.detection.data.coco_format import collection_paused
 from nasnet_det.detection.data.columns import CocoFormatError, Record
 from nasnet_det.detection.data.inspection import look_at
 from nasnet_det.detection.data.look import DatasetError, Look, SetLook, Trouble, format_counts, join
+from nasnet_det.safe_io.values import collection_paused
 
 logger = logging.getLogger(__name__)
 

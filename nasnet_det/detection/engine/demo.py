@@ -22,7 +22,6 @@ from detectron2.utils.env import seed_all_rng
 from tqdm import tqdm
 
 from nasnet_det.detection.data.catalog import register
-from nasnet_det.detection.data.coco_format import write_json
 from nasnet_det.detection.data.columns import CocoFormatError
 from nasnet_det.detection.data.folders import read_folder
 from nasnet_det.detection.data.look import CocoData
@@ -32,7 +31,7 @@ from nasnet_det.detection.engine.run_folder import mark_run, read_run
 from nasnet_det.detection.engine.trainer import ShortTrainer
 from nasnet_det.draw.detections import Detection, detections_of, draw, grid, side_by_side
 from nasnet_det.draw.fonts import readable_names
-from nasnet_det.safe_io.files import replacing, write_text
+from nasnet_det.safe_io.files import replacing, write_json, write_text
 from nasnet_det.safe_io.images import ImageError, read_image
 
 DATASET, CONFIG = "nasnet_demo", "demo"

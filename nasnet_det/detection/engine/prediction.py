@@ -9,12 +9,13 @@ from typing import Any, NamedTuple, Protocol
 from PIL import Image
 from tqdm import tqdm
 
-from nasnet_det.detection.data.coco_format import named, read_annotations, write_json
+from nasnet_det.detection.data.coco_format import read_annotations
 from nasnet_det.detection.data.columns import CocoFormatError, Record
 from nasnet_det.detection.data.image_index import ImageIndex
 from nasnet_det.draw.detections import detections_of, draw, side_by_side
-from nasnet_det.safe_io.files import OverwriteError, check_writable, exists, protect, replacing
+from nasnet_det.safe_io.files import OverwriteError, check_writable, exists, protect, replacing, write_json
 from nasnet_det.safe_io.images import read_image
+from nasnet_det.safe_io.values import named
 
 #: The results file of each detector.
 RESULTS = ("results.json", "results_compared.json")

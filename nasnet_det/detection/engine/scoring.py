@@ -8,12 +8,13 @@ from pathlib import Path
 
 from tqdm import tqdm
 
-from nasnet_det.detection.data.coco_format import check_results, write_json
+from nasnet_det.detection.data.coco_format import check_results
 from nasnet_det.detection.data.columns import Record
 from nasnet_det.detection.data.folders import open_dataset
 from nasnet_det.detection.data.inspection import look_at
 from nasnet_det.detection.data.look import CocoData, join, match_categories
 from nasnet_det.detection.engine.prediction import Detector, coco_results
+from nasnet_det.safe_io.files import write_json
 from nasnet_det.safe_io.images import ImageError, read_image
 
 logger = logging.getLogger(__name__)

@@ -17,8 +17,9 @@ from typing import Any, Literal
 
 import numpy as np
 
-from nasnet_det.detection.data.coco_format import category_labels, check_true_masks, collection_paused
+from nasnet_det.detection.data.coco_format import category_labels, check_true_masks
 from nasnet_det.detection.data.columns import Record
+from nasnet_det.safe_io.values import collection_paused
 
 IouType = Literal["bbox", "segm"]
 Backend = Literal["faster-coco-eval", "pycocotools"]

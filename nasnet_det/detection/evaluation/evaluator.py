@@ -14,13 +14,15 @@ from detectron2.evaluation import DatasetEvaluator
 from detectron2.evaluation.coco_evaluation import instances_to_coco_json
 from detectron2.utils import comm
 
-from nasnet_det.detection.data.coco_format import check_results, named, read_annotations, write_json
+from nasnet_det.detection.data.coco_format import check_results, read_annotations
 from nasnet_det.detection.data.columns import Record
 from nasnet_det.detection.data.look import DatasetError, match_categories
 from nasnet_det.detection.data.registered import annotations_of, records_of
 from nasnet_det.detection.evaluation.evaluation import Backend, IouType, Scores, evaluate, table
 from nasnet_det.detection.evaluation.report import write_report
 from nasnet_det.detection.evaluation.submission import write_submission
+from nasnet_det.safe_io.files import write_json
+from nasnet_det.safe_io.values import named
 
 logger = logging.getLogger(__name__)
 

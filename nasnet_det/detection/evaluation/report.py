@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from nasnet_det.detection.data.coco_format import category_labels, write_json
+from nasnet_det.detection.data.coco_format import category_labels
 from nasnet_det.detection.data.coco_masks import box_of_mask
 from nasnet_det.detection.data.columns import Record
 from nasnet_det.detection.evaluation.errors import (
@@ -27,7 +27,7 @@ from nasnet_det.draw.detections import Detection, draw, shrink, side_by_side
 from nasnet_det.draw.evaluation import draw_confusion, draw_costs, draw_precision_recall
 from nasnet_det.draw.fonts import readable_names
 from nasnet_det.draw.page import Page
-from nasnet_det.safe_io.files import OverwriteError, exists, write_text
+from nasnet_det.safe_io.files import OverwriteError, exists, write_json, write_text
 from nasnet_det.safe_io.images import ImageError, read_image
 
 #: Detections of at least this score are drawn, and count in the confusion matrix.

@@ -6,9 +6,8 @@ import zipfile
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
-from nasnet_det.detection.data.coco_format import write_json
 from nasnet_det.detection.data.columns import Record
-from nasnet_det.safe_io.files import replacing
+from nasnet_det.safe_io.files import replacing, write_json
 
 
 def write_submission(

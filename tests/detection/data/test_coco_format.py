@@ -10,7 +10,6 @@ from typing import Any
 import numpy as np
 import pytest
 
-from nasnet_det.detection.data import coco_format
 from nasnet_det.detection.data.coco_format import (
     COMPLETE,
     CocoFormatError,
@@ -18,7 +17,6 @@ from nasnet_det.detection.data.coco_format import (
     check_annotations,
     check_results,
     check_true_masks,
-    named,
     read_annotations,
     read_results,
 )
@@ -184,22 +182,10 @@ def test_masks_are_checked(tmp_path: Path) -> None:
         read({"size": [40, 30], "counts": "1"})
 
 
-def test_garbage_collection_goes_on_afterwards() -> None:
-    with pytest.raises(RuntimeError), coco_format.collection_paused():
-        assert not coco_format.gc.isenabled()
-        raise RuntimeError
-    assert coco_format.gc.isenabled()
-
-
 def test_no_two_categories_have_one_label() -> None:
     names = {7: "hen", 8: "hen", 9: "hen (id 7)", 10: "fox"}
     labels = category_labels([{"id": number, "name": name} for number, name in names.items()])
     assert len(set(labels.values())) == 4 and labels[10] == "fox" and "8" in labels[8]
-
-
-def test_named() -> None:
-    assert named(["a", "b"]) == "a, b"
-    assert named(range(5)) == "0, 1, 2 and 2 more"
 
 
 @pytest.mark.parametrize(
