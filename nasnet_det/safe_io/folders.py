@@ -124,17 +124,16 @@ class FoundImages(NamedTuple):
 
     Args:
         paths: of each name; as named for one that is not found.
+        missing: True for each that is not found.
+        renamed: True for each that is found under another name.
         fitting: for each name without a file, those that :meth:`Listings.fitting` finds instead; a single one is the
             image's path, unless it is the file of another name, too.
     """
 
     paths: list[Path]
+    missing: list[bool]
+    renamed: list[bool]
     fitting: list[list[Path]]
-
-    @property
-    def renamed(self) -> list[bool]:
-        """True for each image that is found under another name."""
-        return [files == [path] for path, files in zip(self.paths, self.fitting, strict=True)]
 
 
 def find_named(folder: Path, names: Sequence[str]) -> FoundImages:
@@ -143,4 +142,9 @@ def find_named(folder: Path, names: Sequence[str]) -> FoundImages:
     fitting = {path: listings.fitting(path) for path in {*paths} if not listings.has(path)}
     claims = Counter({*paths} - {*fitting}) + Counter(file for files in fitting.values() for file in files)
     only = {path: files[0] for path, files in fitting.items() if len(files) == 1 and claims[files[0]] == 1}
-    return FoundImages([only.get(path, path) for path in paths], [fitting.get(path, []) for path in paths])
+    return FoundImages(
+        paths=[only.get(path, path) for path in paths],
+        missing=[path in fitting and path not in only for path in paths],
+        renamed=[path in only for path in paths],
+        fitting=[fitting.get(path, []) for path in paths],
+    )

@@ -13,24 +13,33 @@ from pathlib import Path
 from typing import Any
 
 from nasnet_det.detection.data.coco_masks import is_mask
-from nasnet_det.detection.data.columns import (
-    AREA,
-    BOX,
-    FLAG,
-    NAME,
-    NUMBER,
-    RLE,
-    SIDE,
-    SOUND_BOX,
-    TEXT,
-    WHOLE,
-    CocoFormatError,
-    Record,
-    check_column,
-    entry_name,
-)
+from nasnet_det.detection.data.columns import CocoFormatError, Kind, Record, check_column, entry_name
 from nasnet_det.safe_io.files import other_content, protect
 from nasnet_det.safe_io.values import collection_paused, format_names, format_value, named, parse_json
+
+
+def _is_four_numbers(value: Sequence[Any]) -> bool:
+    return len(value) == 4 and {*map(type, value)} <= {int, float}
+
+
+#: Beyond this COCO's tools, which count in doubles, confuse whole numbers.
+_LARGEST = 2**53
+_NUMBERS = (int, float)
+#: Tools that keep tables of floats write whole numbers as floats; some tools write null or a truth value for a flag.
+WHOLE = Kind("a whole number below 2^53", _NUMBERS, lambda v: v == int(v) and abs(v) <= _LARGEST, int)
+SIDE = Kind("a whole number of pixels, at least 1", _NUMBERS, lambda v: v == int(v) and 1 <= v <= _LARGEST, int)
+FLAG = Kind("0 or 1", (*_NUMBERS, bool, type(None)), lambda v: v in (None, 0, 1), lambda v: int(v or 0))
+NUMBER = Kind("a finite number", _NUMBERS, math.isfinite)
+AREA = Kind("a finite number, at least 0", _NUMBERS, lambda v: math.isfinite(v) and v >= 0)
+TEXT = Kind("a text that is not blank", (str,), str.strip)
+NAME = Kind("a text of valid characters that is not blank", (str,), lambda v: v.strip() and v.encode())
+BOX = Kind("[x, y, width, height] of four numbers", (list, tuple), lambda v: _is_four_numbers(v) and [*map(float, v)])
+SOUND_BOX = Kind(
+    "[x, y, width, height] of four finite numbers, width and height at least 0",
+    (list, tuple),
+    lambda v: _is_four_numbers(v) and all(map(math.isfinite, v)) and v[2] >= 0 and v[3] >= 0,
+)
+RLE = Kind("a compressed RLE, {'size', 'counts' as text}", (dict,), lambda v: isinstance(v.get("counts"), str))
 
 #: The keys of each list besides ``id`` that only some uses need; where an entry has them they must be right.
 _OPTIONAL = {"images": {"width": SIDE, "height": SIDE, "file_name": TEXT}, "categories": {"name": NAME}}

@@ -19,7 +19,7 @@ from nasnet_det.detection.data.labelled import add_notes, match_files, note, spl
 from nasnet_det.detection.data.look import CocoData, DatasetError, Trouble
 from nasnet_det.detection.data.voc_folder import read_voc
 from nasnet_det.detection.data.yolo_folder import read_yolo
-from nasnet_det.safe_io.files import exists, protect
+from nasnet_det.safe_io.files import protect
 from nasnet_det.safe_io.folders import find_named, subfolders
 from nasnet_det.safe_io.values import named
 
@@ -188,7 +188,7 @@ def _image_folder(name: str, roots: Sequence[Path], images: Sequence[str]) -> Pa
 
     def count(folder: Path) -> tuple[int, int]:
         found = find_named(folder, images)
-        there = sum(map(exists, found.paths))
+        there = found.missing.count(False)
         return there, there - sum(found.renamed)
 
     usual = [root / inner for root in roots for inner in (name, f"images/{name}", "images", "data", ".")]

@@ -18,7 +18,6 @@ from nasnet_det.detection.data.coco_format import category_labels
 from nasnet_det.detection.data.coco_masks import is_mask, training_mask
 from nasnet_det.detection.data.columns import Record
 from nasnet_det.detection.data.look import EXAMPLES, RENAMED, CocoData, SetLook, Trouble
-from nasnet_det.safe_io.files import exists
 from nasnet_det.safe_io.images import ImageError, ImageHeader, read_header
 from nasnet_det.safe_io.values import named
 
@@ -129,21 +128,21 @@ class _Inspection:
         with np.errstate(invalid="ignore", over="ignore"):
             np.maximum.at(reach, self.rows, self.boxes[:, :2] + self.boxes[:, 2:])
         kinds = np.array([_compare(*triple) for triple in zip(headers, self.sizes, reach, strict=True)], dtype=str)
+        missing = np.array(self.found.missing, dtype=bool)
 
         def sizes(row: int) -> str:
             return f"{self.image_name(row)} is {_format(headers[row].size)}, annotated as {_format(self.sizes[row])}"
 
-        def missing(row: int) -> str:
+        def candidates(row: int) -> str:
             files = named([path.name for path in self.found.fitting[row]])
             return f"{self.paths[row]}" + (f" (is it {files}?)" if files else "")
 
         def other_name(row: int) -> str:
             return f"{self.image_name(row)} as {self.paths[row].name}"
 
-        hint = Fatal("Check the folder and the names")
-        self.note("images are missing", kinds == "missing", hint, name=missing)
+        self.note("images are missing", missing, Fatal("Check the folder and the names"), name=candidates)
         self.note(RENAMED, self.found.renamed, "They are used", name=other_name)
-        self.leave_out("images cannot be read", kinds == "damaged", headers.__getitem__)
+        self.leave_out("images cannot be read", (kinds == "damaged") & ~missing, headers.__getitem__)
         stored, turned, unclear = kinds == "stored", kinds == "turned", kinds == "unclear"
         if stored.sum() > turned.sum():
             stored |= unclear
@@ -251,15 +250,15 @@ def _shared(values: Sequence[Hashable]) -> list[bool]:
     return [count[value] > 1 for value in values]
 
 
-def _compare(header: ImageHeader | OSError, size: tuple[int, int], reach: np.ndarray) -> str:
+def _compare(header: ImageHeader | ImageError, size: tuple[int, int], reach: np.ndarray) -> str:
     """Compare an image with its annotated size (width, height) and the reach of its boxes.
 
     Returns:
-        ``missing``, ``damaged``, annotated as ``stored``, with sides ``exchanged``, of an ``other`` size, upright where
-        the size shows that it is ``turned``, or ``unclear`` where it does not; empty for one without EXIF orientation.
+        ``damaged``, annotated as ``stored``, with sides ``exchanged``, of an ``other`` size, upright where the size
+        shows that it is ``turned``, or ``unclear`` where it does not; empty for one without EXIF orientation.
     """
-    if not isinstance(header, ImageHeader):
-        return "missing" if isinstance(header, FileNotFoundError) else "damaged"
+    if isinstance(header, ImageError):
+        return "damaged"
 
     def fits(sides: tuple[int, int]) -> bool:
         return bool((reach <= np.asarray(sides) + ROUNDING).all())
@@ -277,14 +276,14 @@ def _format(size: Iterable[int]) -> str:
     return " x ".join(map(str, size))
 
 
-def read_headers(paths: Sequence[Path]) -> list[ImageHeader | OSError]:
+def read_headers(paths: Sequence[Path]) -> list[ImageHeader | ImageError]:
     """Return the header of each image, or what is wrong with it."""
     threads, quiet = min(16, 2 * (os.cpu_count() or 1)), True if len(paths) < _MANY else None
     return thread_map(_header, paths, desc="looking at the images", max_workers=threads, disable=quiet)
 
 
-def _header(path: Path) -> ImageHeader | OSError:
+def _header(path: Path) -> ImageHeader | ImageError:
     try:
         return read_header(path)
     except ImageError as error:
-        return error if exists(path) else FileNotFoundError(str(path))
+        return error
