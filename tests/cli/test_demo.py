@@ -26,8 +26,11 @@ def forget_the_dataset() -> None:
             catalog.remove("nasnet_demo")
 
 
-def test_it_trains_judges_and_draws(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
-    output = tmp_path / "out"
+def test_it_trains_judges_and_draws(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    output = Path("demo")  # also the name of its config
     assert main(["--output", str(output), *SMALL, *SHORT]) == 1
     printed = capsys.readouterr().out
     assert "not learnt" in printed and "AP50" in printed

@@ -171,7 +171,8 @@ def _coco_files(found: Mapping[str, Path], folder: Path) -> dict[str, CocoData]:
 def _coco_file(path: Path, root: Path) -> CocoData:
     content = read_annotations(path, required=COMPLETE, sound=False)
     name = path.stem.removeprefix("instances_")
-    images = _image_folder(name, [root, path.parent], [image["file_name"] for image in content["images"][:20]])
+    roots = [root, path.parent, *([path.parent.parent] if path.parent.name == "annotations" else [])]
+    images = _image_folder(name, roots, [image["file_name"] for image in content["images"][:20]])
     done = "It can be predicted on, but neither trained nor scored with"
     notes = () if "annotations" in content else (Trouble("", "it has no annotations", done=done),)
     return CocoData(name, content, images, f"annotation file {path}", notes)
@@ -182,7 +183,7 @@ def _image_folder(name: str, roots: Sequence[Path], images: Sequence[str]) -> Pa
 
     Args:
         name: of the set.
-        roots: the folder of the data and that of the annotation file.
+        roots: the folder of the data, that of the annotation file, and the one around ``annotations``.
         images: names of images, relative to the folder.
     """
 

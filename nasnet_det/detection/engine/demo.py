@@ -21,6 +21,7 @@ from detectron2.structures import BoxMode
 from detectron2.utils.env import seed_all_rng
 from tqdm import tqdm
 
+from nasnet_det.detection.config import find_config
 from nasnet_det.detection.data.catalog import register
 from nasnet_det.detection.data.columns import CocoFormatError
 from nasnet_det.detection.data.folders import read_folder
@@ -173,7 +174,7 @@ def learn(data: CocoData, output: Path, opts: Sequence[Any] = ()) -> tuple[dict[
     names = [category["name"] for category in data.categories]
     own = ["MODEL.ROI_HEADS.NUM_CLASSES", len(names), "OUTPUT_DIR", str(output)]
     own += ["DATASETS.TRAIN", (DATASET,), "DATASETS.TEST", (DATASET,)]
-    cfg = load_config(CONFIG, [*own, *opts])
+    cfg = load_config(find_config(CONFIG), [*own, *opts])
     write_text(output / "config.yaml", cfg.dump())
     print(f"{data.origin}: {len(data.content['images'])} images; objects: {', '.join(names)}")
     found = _scores(cfg, output)

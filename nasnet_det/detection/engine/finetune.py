@@ -16,7 +16,7 @@ from detectron2.evaluation import DatasetEvaluator
 from detectron2.utils.env import seed_all_rng
 
 import nasnet_det
-from nasnet_det.detection.config import ConfigError, read_config
+from nasnet_det.detection.config import ConfigError, find_config, read_config
 from nasnet_det.detection.convert.checkpoint_files import write_safetensors
 from nasnet_det.detection.data.catalog import register
 from nasnet_det.detection.data.folders import open_dataset
@@ -277,7 +277,9 @@ def _config(options: Options, plan: Plan, train: str, val: str, classes: int, re
     counts = {"MODEL.ROI_HEADS.NUM_CLASSES": classes, "MODEL.RETINANET.NUM_CLASSES": classes}
     workers = {"DATALOADER.NUM_WORKERS": 0 if plan.device == "cpu" else 4}
     fixed = {"SEED": options.seed, "MODEL.NASNET.LABEL_IDS": [], **workers}
-    cfg = load_config(plan.model, _pairs({**plan.settings(), **counts, **fixed, **(options.settings or {}), **own}))
+    cfg = load_config(
+        find_config(plan.model), _pairs({**plan.settings(), **counts, **fixed, **(options.settings or {}), **own})
+    )
     if cfg.MODEL.NASNET.IMAGE_SIZE[0]:  # the paper's detector resizes inside the model
         cfg.MODEL.NASNET.IMAGE_SIZE = [plan.image_size, plan.image_size]
     if cfg.TEST.EVAL_PERIOD < 1:

@@ -126,6 +126,12 @@ def test_json_files_of_other_tools_hide_no_form(tmp_path: Path, pictures: Path, 
         read_folder(root)
 
 
+def test_the_images_of_a_file_in_annotations_are_beside_that_folder(tmp_path: Path, pictures: Path) -> None:
+    write_coco(tmp_path / "data", {"train": small("train")}, pictures)
+    (data,) = read_folder(tmp_path / "data" / "annotations" / "instances_train.json").values()
+    assert len(essence(data)) == 2
+
+
 def test_sets_in_fiftyones_folders(tmp_path: Path, pictures: Path) -> None:
     for split, folder in (("train", "train"), ("val", "validation")):
         shutil.copytree(pictures, tmp_path / "root" / folder / "data")
