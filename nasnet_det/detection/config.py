@@ -252,6 +252,9 @@ def check_supported(cfg: CfgNode) -> None:
         raise ConfigError(
             f"INPUT.FORMAT is {cfg.INPUT.FORMAT!r}: expected RGB or BGR, as all networks here take colours"
         )
+    for key, sides in (("MIN_SIZE_TRAIN", cfg.INPUT.MIN_SIZE_TRAIN), ("MIN_SIZE_TEST", [cfg.INPUT.MIN_SIZE_TEST])):
+        if not sides or min(sides) < 0:
+            raise ConfigError(f"INPUT.{key} is {cfg.INPUT[key]}: expected sides in pixels, or 0 for the images' own")
     if model.KEYPOINT_ON:
         raise ConfigError("MODEL.KEYPOINT_ON is True, but keypoints are not supported: set MODEL.KEYPOINT_ON False")
     if model.LOAD_PROPOSALS:

@@ -226,6 +226,8 @@ def test_a_genotype_in_a_config_is_kept_by_value(form: str, tmp_path: Path) -> N
         ("retinanet_fpn_large.yaml", {"MODEL__MASK_ON": True}, r"MODEL\.MASK_ON"),
         ("fpn_mobile.yaml", {"MODEL__KEYPOINT_ON": True}, r"MODEL\.KEYPOINT_ON"),
         ("nasnet_frcnn.yaml", {"INPUT__FORMAT": "L"}, r"INPUT\.FORMAT"),
+        ("fpn_mobile.yaml", {"INPUT__MIN_SIZE_TRAIN": (64, -1)}, r"INPUT\.MIN_SIZE_TRAIN"),
+        ("fpn_mobile.yaml", {"INPUT__MIN_SIZE_TEST": -1}, r"INPUT\.MIN_SIZE_TEST"),
         ("fpn_mobile.yaml", {"MODEL__LOAD_PROPOSALS": True}, r"MODEL\.LOAD_PROPOSALS"),
         ("nasnet_frcnn_mobile_600.yaml", {"TEST__AUG__ENABLED": True}, r"TEST\.AUG\.ENABLED"),
         ("retinanet_fpn_large.yaml", {"TEST__AUG__ENABLED": True}, r"TEST\.AUG\.ENABLED"),

@@ -34,6 +34,8 @@ def training_augmentations(cfg: CfgNode) -> list[transforms.Augmentation]:
             raise ConfigError("INPUT.CROP.ENABLED and INPUT.SCALE_JITTER.ENABLED: both crop; set one of them False")
         found = [*_scale_jitter(jitter), *found[1:]]
     elif crop.ENABLED:
+        if max(_pair("INPUT.CROP.SIZE", crop.SIZE)) > 1 and crop.TYPE.startswith("relative"):
+            raise ConfigError(f"INPUT.CROP.SIZE: expected shares of the picture, at most 1, got {list(crop.SIZE)}")
         found.insert(0, transforms.RandomCrop(crop.TYPE, crop.SIZE))
     for name, kind in _COLOURS.items():
         if strength := _strength(name, colour[name]):

@@ -209,8 +209,9 @@ def check_solver(cfg: CfgNode) -> None:
             f"SOLVER.AMP.ENABLED is True, but MODEL.DEVICE is {cfg.MODEL.DEVICE}, and mixed precision needs a GPU: set "
             "SOLVER.AMP.ENABLED False"
         )
-    if solver.MAX_ITER < 1:
-        raise ConfigError(f"SOLVER.MAX_ITER is {solver.MAX_ITER}: expected at least 1; --eval-only trains nothing")
+    for key in ("MAX_ITER", "CHECKPOINT_PERIOD"):
+        if solver[key] < 1:
+            raise ConfigError(f"SOLVER.{key} is {solver[key]}: expected at least 1")
     reference, batch = solver.REFERENCE_WORLD_SIZE, solver.IMS_PER_BATCH
     if reference and batch % reference:
         raise ConfigError(
