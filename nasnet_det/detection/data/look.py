@@ -11,8 +11,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from PIL import Image
+
 from nasnet_det.detection.data.columns import Record
 from nasnet_det.safe_io.folders import FoundImages, find_named
+from nasnet_det.safe_io.images import ImageError, read_image
 from nasnet_det.safe_io.values import format_names, named
 
 #: So many examples of each trouble are kept.
@@ -138,6 +141,20 @@ class Look:
         """
         if fatal := [str(trouble) for trouble in self.troubles if trouble.fatal]:
             raise DatasetError("\n".join(fatal))
+
+
+def read_record(record: Record) -> Image.Image:
+    """Return the image of a record, turned as its annotations are.
+
+    Raises:
+        ImageError: if it is unreadable, or of another size than the record says.
+    """
+    image = read_image(record["file_name"], record.get("turn", True))
+    size = (record.get("width", image.width), record.get("height", image.height))
+    if image.size != size:
+        found = f"{image.width} x {image.height}"
+        raise ImageError(f"{record['file_name']} is {found}, but annotated as {size[0]} x {size[1]}")
+    return image
 
 
 def count_rows(sets: Sequence[SetLook]) -> list[list[str]]:

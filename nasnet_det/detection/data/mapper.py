@@ -15,8 +15,8 @@ from detectron2.data import DatasetMapper, transforms
 
 from nasnet_det.detection.data.augmentation import training_augmentations
 from nasnet_det.detection.data.columns import Record
-from nasnet_det.detection.data.look import DatasetError
-from nasnet_det.safe_io.images import ImageError, read_image
+from nasnet_det.detection.data.look import DatasetError, read_record
+from nasnet_det.safe_io.images import ImageError
 
 logger = logging.getLogger(__name__)
 
@@ -26,7 +26,7 @@ _GREY = np.full((64, 64, 3), 128, dtype=np.uint8)
 
 
 class DetectionMapper(DatasetMapper):
-    """detectron2's mapper for boxes and masks, reading images by :func:`nasnet_det.safe_io.images.read_image`.
+    """detectron2's mapper for boxes and masks, reading images by :func:`nasnet_det.detection.data.look.read_record`.
 
     A record may have ``turn: False`` for an image whose annotations ignore its EXIF orientation.
     """
@@ -49,29 +49,19 @@ class DetectionMapper(DatasetMapper):
                 support its size.
         """
         record = copy.deepcopy(record)
-        image = self.pixels(record)
-        size = (record.get("width", image.shape[1]), record.get("height", image.shape[0]))
-        if (image.shape[1], image.shape[0]) != size:
-            found = f"{image.shape[1]} x {image.shape[0]}"
-            raise ImageError(f"{record['file_name']} is {found}, but annotated as {size[0]} x {size[1]}")
-        augmented = transforms.AugInput(image)
+        pixels = np.asarray(read_record(record))
+        augmented = transforms.AugInput(pixels[:, :, ::-1] if self.image_format == "BGR" else pixels)
         try:
             applied = self.augmentations(augmented)
         except (ValueError, ZeroDivisionError, OverflowError, MemoryError) as error:
-            raise ImageError(
-                f"{record['file_name']}, {size[0]} x {size[1]}, does not survive resizing: {error}"
-            ) from error
+            size = f"{pixels.shape[1]} x {pixels.shape[0]}"
+            raise ImageError(f"{record['file_name']}, {size}, does not survive resizing: {error}") from error
         record["image"] = torch.as_tensor(np.ascontiguousarray(augmented.image.transpose(2, 0, 1)))
         if self.is_train:
             self._transform_annotations(record, applied, augmented.image.shape[:2])
         else:
             record.pop("annotations", None)
         return record
-
-    def pixels(self, record: Record) -> np.ndarray:
-        """Return the image as uint8, ``(height, width, 3)``, channels in the order of ``image_format``."""
-        pixels = np.asarray(read_image(record["file_name"], record.get("turn", True)))
-        return pixels[:, :, ::-1] if self.image_format == "BGR" else pixels
 
 
 class SkippingMapper:

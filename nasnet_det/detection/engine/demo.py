@@ -25,7 +25,7 @@ from nasnet_det.detection.config import find_config
 from nasnet_det.detection.data.catalog import register
 from nasnet_det.detection.data.columns import CocoFormatError
 from nasnet_det.detection.data.folders import read_folder
-from nasnet_det.detection.data.look import CocoData
+from nasnet_det.detection.data.look import CocoData, read_record
 from nasnet_det.detection.engine.hooks import ChooseThreads, FixStatistics, Progress
 from nasnet_det.detection.engine.predictor import Predictor, load_config
 from nasnet_det.detection.engine.run_folder import mark_run, read_run
@@ -33,7 +33,7 @@ from nasnet_det.detection.engine.trainer import ShortTrainer
 from nasnet_det.draw.detections import Detection, detections_of, draw, grid, side_by_side
 from nasnet_det.draw.fonts import readable_names
 from nasnet_det.safe_io.files import replacing, write_json, write_text
-from nasnet_det.safe_io.images import ImageError, read_image
+from nasnet_det.safe_io.images import ImageError
 
 DATASET, CONFIG = "nasnet_demo", "demo"
 #: The scores, in percent, that end the training early: boxes that look right, too.
@@ -202,7 +202,7 @@ def _draw_all(cfg: CfgNode, output: Path, names: Sequence[str]) -> Path:
     for record in DatasetCatalog.get(DATASET):
         path = Path(record["file_name"])
         try:
-            image = read_image(path, record.get("turn", True))
+            image = read_record(record)
             found = predictor(image)
         except ImageError:  # which the evaluation named
             continue

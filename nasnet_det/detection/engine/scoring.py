@@ -12,10 +12,10 @@ from nasnet_det.detection.data.coco_format import check_results
 from nasnet_det.detection.data.columns import Record
 from nasnet_det.detection.data.folders import open_dataset
 from nasnet_det.detection.data.inspection import look_at
-from nasnet_det.detection.data.look import CocoData, join, match_categories
+from nasnet_det.detection.data.look import CocoData, join, match_categories, read_record
 from nasnet_det.detection.engine.prediction import Detector, coco_results
 from nasnet_det.safe_io.files import write_json
-from nasnet_det.safe_io.images import ImageError, read_image
+from nasnet_det.safe_io.images import ImageError
 
 logger = logging.getLogger(__name__)
 
@@ -61,11 +61,7 @@ def detect_on_folder(
 def _detect(detector: Detector, record: Record) -> list[Record]:
     """Return the detections on an image by number of class; none on one that cannot be used."""
     try:
-        image = read_image(record["file_name"], record.get("turn", True))
-        if image.size == (record["width"], record["height"]):
-            return coco_results(detector(image), record["image_id"])
-        reason = f"{record['file_name']} is {image.width} x {image.height}, but annotated otherwise"
+        return coco_results(detector(read_record(record)), record["image_id"])
     except ImageError as error:
-        reason = str(error)
-    logger.warning(f"{reason}; it counts as without detections")
-    return []
+        logger.warning(f"{error}; it counts as without detections")
+        return []

@@ -15,6 +15,7 @@ from PIL import Image
 from nasnet_det.detection.data.coco_format import category_labels
 from nasnet_det.detection.data.coco_masks import box_of_mask
 from nasnet_det.detection.data.columns import Record
+from nasnet_det.detection.data.look import read_record
 from nasnet_det.detection.evaluation.errors import (
     KINDS,
     ErrorAnalysis,
@@ -28,7 +29,7 @@ from nasnet_det.draw.evaluation import draw_confusion, draw_costs, draw_precisio
 from nasnet_det.draw.fonts import readable_names
 from nasnet_det.draw.page import Page
 from nasnet_det.safe_io.files import OverwriteError, exists, write_json, write_text
-from nasnet_det.safe_io.images import ImageError, read_image
+from nasnet_det.safe_io.images import ImageError
 
 #: Detections of at least this score are drawn, and count in the confusion matrix.
 _SURE = 0.5
@@ -171,7 +172,7 @@ def worst_pictures(
         if record is None:
             continue
         try:
-            picture = read_image(record["file_name"], record.get("turn", True))
+            picture = read_record(record)
         except ImageError:
             continue
         scale = shrink(picture, _SIDE)
