@@ -17,7 +17,7 @@ from fvcore.common.param_scheduler import MultiStepParamScheduler
 
 from nasnet_det.detection.data.datasets import MINIVAL, TRAIN, register_coco_splits
 from nasnet_det.detection.data.mapper import DetectionMapper
-from nasnet_det.detection.data.registered import test_records, training_records
+from nasnet_det.detection.data.registered import class_names, test_records, training_records
 from nasnet_det.detection.data.training_data import build_test_loader, build_train_loader
 from nasnet_det.detection.engine.solver import clipped_sgd, optimizer_params
 from nasnet_det.detection.evaluation.evaluator import CocoEvaluator
@@ -79,7 +79,7 @@ dataloader = {
         mapper=L(DetectionMapper)(is_train=False, augmentations=[], image_format="${model.input_format}"),
         num_workers=4,
     ),
-    "evaluator": L(CocoEvaluator)(dataset_name=MINIVAL),
+    "evaluator": L(CocoEvaluator)(dataset_name=MINIVAL, classes=L(class_names)(name=TRAIN)),
 }
 
 optimizer = L(clipped_sgd)(

@@ -103,12 +103,14 @@ class SetLook:
         records: detectron2's records of the images, in the order of their ids; ``category_id`` counts the categories.
         counts: the rows of the report's table.
         troubles: the problems found.
+        classes: the class names of the model that it was last joined with others for; None if they are unknown.
     """
 
     data: CocoData
     records: list[Record]
     counts: dict[str, int]
     troubles: list[Trouble]
+    classes: list[str] | None = None
 
 
 @dataclass

@@ -80,6 +80,9 @@ def look_at_names(
     look = join(looks[True], looks[False], num_classes, classes, key)
     look.troubles[:0] = broken
     look.refuse_fatal()
+    if train or classes:
+        for found in looks[False]:
+            found.classes = look.classes
     if not before.issuperset(look.sets):
         logger.info(f"data sets:\n{format_counts(look.sets)}")
         for trouble in look.troubles:
@@ -117,10 +120,21 @@ def learned_classes(cfg: CfgNode) -> list[str] | None:
 
     None where they are unknown, as the training data need not be there to evaluate, or not as many as the model's.
     """
-    names: list[str] = []
+    names = class_names(cfg.DATASETS.TRAIN[0]) if cfg.DATASETS.TRAIN else None
+    return names if names and len(names) == num_classes(cfg) else None
+
+
+def class_names(name: str) -> list[str] | None:
+    """Return the class names of a model that was trained on a data set, for LazyConfig; None if they are unknown."""
     with contextlib.suppress(CocoFormatError):
-        names = [category["name"] for category in categories(cfg.DATASETS.TRAIN[0])] if cfg.DATASETS.TRAIN else []
-    return names if len(names) == num_classes(cfg) else None
+        return [category["name"] for category in categories(name)] or None
+    return None
+
+
+def judged_classes(name: str) -> list[str] | None:
+    """Return the class names of the model that a test set was last looked at for; None if they are unknown."""
+    found = _look_as_test_set(name)
+    return found.classes if found else None
 
 
 def annotations_of(name: str) -> dict[str, Any]:

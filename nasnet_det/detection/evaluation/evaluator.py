@@ -17,7 +17,7 @@ from detectron2.utils import comm
 from nasnet_det.detection.data.coco_format import check_results, read_annotations
 from nasnet_det.detection.data.columns import Record
 from nasnet_det.detection.data.look import DatasetError, match_categories
-from nasnet_det.detection.data.registered import annotations_of, records_of
+from nasnet_det.detection.data.registered import annotations_of, judged_classes, records_of
 from nasnet_det.detection.evaluation.evaluation import Backend, IouType, Scores, evaluate, table
 from nasnet_det.detection.evaluation.report import write_report
 from nasnet_det.detection.evaluation.submission import write_submission
@@ -43,7 +43,7 @@ class CocoEvaluator(DatasetEvaluator):
         report: also write :mod:`a report <nasnet_det.detection.evaluation.report>` to ``output_dir/report``, or to
             ``report-segm`` for masks.
         classes: the model's class names in the order of its outputs, matched to the data set's categories by name; by
-            default the data set's own by ascending id.
+            default those of the training sets that it was looked at with, else the data set's own by ascending id.
 
     Raises:
         DatasetError: if the data set is not registered, its annotations are broken, or its classes are not the model's.
@@ -70,6 +70,7 @@ class CocoEvaluator(DatasetEvaluator):
         categories = self.annotations["categories"]
         self._known = {category["id"] for category in categories}
         self.category_ids: list[int | None] = list(category_ids or [category["id"] for category in categories])
+        classes = classes or judged_classes(dataset_name)
         if classes is not None and category_ids is None:
             self.category_ids = match_categories(classes, categories, f"data set {dataset_name}")
         self.reset()

@@ -23,7 +23,14 @@ from pycocotools.mask import encode
 from nasnet_det.detection.data.catalog import categories
 from nasnet_det.detection.data.datasets import SPLITS, datasets_root, register_coco_splits
 from nasnet_det.detection.data.look import DatasetError
-from nasnet_det.detection.data.registered import annotations_of, look_at_config, look_at_names
+from nasnet_det.detection.data.registered import (
+    annotations_of,
+    class_names,
+    look_at_config,
+    look_at_names,
+    training_records,
+)
+from nasnet_det.detection.evaluation.evaluator import CocoEvaluator
 from tests.helpers import coco_content
 
 Register = Callable[..., None]
@@ -89,6 +96,21 @@ def test_a_config_without_data_is_refused(small_config: Callable[..., Any], key:
     cfg = small_config("fpn_mobile.yaml", **{f"DATASETS__{key}": ()})
     with pytest.raises(DatasetError, match=rf"DATASETS\.{key}"):
         look_at_config(cfg, training=training)
+
+
+def test_an_evaluator_follows_the_classes_of_the_training_set(register: Register) -> None:
+    def named(*names: str) -> dict[str, Any]:
+        data = coco_content() | {"categories": [{"id": 5 + i, "name": name} for i, name in enumerate(names)]}
+        return data
+
+    register(named("hen", "fox"), "first")
+    register(named("fox", "hen"), "second")
+    assert CocoEvaluator("second").category_ids == [5, 6]
+    training_records("first", test="second")
+    look_at_names(test=["second"])  # as the test loader does
+    assert CocoEvaluator("second").category_ids == [6, 5]
+    assert class_names("first") == ["hen", "fox"] and class_names("nowhere") is None
+    assert CocoEvaluator("second", classes=["fox", "hen"]).category_ids == [5, 6]
 
 
 def test_sets_of_other_classes_are_not_mixed(register: Register) -> None:
