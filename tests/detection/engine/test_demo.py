@@ -38,8 +38,8 @@ def test_the_bundled_photographs_are_whole_and_annotated_within_their_borders() 
     annotations = data.content
     licenses = {entry["id"] for entry in annotations["licenses"]}
     assert len(annotations["images"]) >= 8
-    for image in annotations["images"]:
-        with Image.open(data.path(image)) as file:
+    for image, path in zip(annotations["images"], data.find_images().paths, strict=True):
+        with Image.open(path) as file:
             assert np.asarray(file.convert("RGB")).shape == (image["height"], image["width"], 3)
         assert image["license"] in licenses and image["source"]
         boxes = [entry["bbox"] for entry in annotations["annotations"] if entry["image_id"] == image["id"]]
