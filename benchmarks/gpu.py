@@ -3,12 +3,12 @@
     python benchmarks/gpu.py --output gpu [--cifar DATA]
     python benchmarks/gpu.py --device cpu --quick --output gpu
 
-The parts: inference of ``nasnet_a_mobile`` and ``nasnet_a_large``, plain and fused, at batch 1 and 64, eager and
-compiled (at batch 1 with CUDA graphs); the paper's detector at 1200 x 1200 with 300 proposals, plain and fused;
-training steps; then four minutes of ``cifar_quick`` (on random images without ``--cifar``; its accuracy is then
-meaningless). Compiling takes most of the time, so all parts but the last prepare side by side and measure in turn. Each
-part runs in a process of its own with a time limit; what the limit leaves out is named. DIR/gpu.json and gpu.csv hold
-the rows, DIR/gpu.md the table.
+The parts, one after another: eager inference of ``nasnet_a_mobile`` and ``nasnet_a_large``, plain and fused, at batch 1
+and 64; the paper's detector at 1200 x 1200 with 300 proposals by stage, plain and fused; training steps; the compiled
+forms of both networks, at batch 1 with CUDA graphs, which are compiled side by side and measured in turn; four minutes
+of ``cifar_quick`` (on random images without ``--cifar``; its accuracy is then meaningless). Each part runs in a process
+of its own with a time limit; what the limit leaves out is named. DIR/gpu.json and gpu.csv hold the rows, DIR/gpu.md the
+table.
 ``peak MiB`` is what PyTorch allocated on a GPU since the row began, and the process's peak resident set on a CPU.
 ``--quick`` tries every part on small networks.
 """
@@ -25,6 +25,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
+from functools import partial
 from multiprocessing.connection import wait
 from pathlib import Path
 from typing import Any
@@ -40,9 +41,8 @@ from nasnet_det.fusion import optimize_for_inference
 from nasnet_det.safe_io.files import write_text
 from nasnet_det.training.data.cifar10 import TEST_BATCH, TRAIN_BATCHES, Images, to_binary
 
-#: Seconds of the whole run, and of all parts before the last.
+#: Seconds of the whole run.
 LIMIT = 540
-SIDE_BY_SIDE_LIMIT = 265
 SMALL = {"num_cells": 1, "num_filters": 8}
 COLUMNS = ("part", "what", "batch", "ms", "images/s", "peak MiB")
 Rows = Iterator[dict[str, Any]]
@@ -105,34 +105,35 @@ def shortest(run: Callable[[], Any], setting: Setting, seconds: float = 1.5, lea
     return min(times)
 
 
-def inference(name: str, form: str, setting: Setting) -> Rows:
-    """Measure a classifier, plain or fused: eager and compiled, at batch 1 and 64."""
+def inference(name: str, executions: dict[int, str], forms: tuple[str, ...], setting: Setting) -> Rows:
+    """Measure a classifier, plain or fused, at each batch in its execution."""
     import torch._inductor.config
 
     torch._inductor.config.freezing = True
-    model = timm.create_model(name, **(SMALL if setting.quick else {})).eval()
-    size = 64 if setting.quick else model.pretrained_cfg["input_size"][-1]
+    plain = timm.create_model(name, **(SMALL if setting.quick else {})).eval()
+    size = 64 if setting.quick else plain.pretrained_cfg["input_size"][-1]
     place = {"device": setting.device, "dtype": setting.dtype, "memory_format": torch.channels_last}
-    model = (optimize_for_inference(model) if form == "fused" else model).to(**place)
-    # At batch 1 a GPU waits for launches, which CUDA graphs save.
-    compiled = {64: "compiled", 1: "compiled" if setting.device == "cpu" else "compiled with CUDA graphs"}
-    rows = [(1, "eager"), (64, "eager"), *compiled.items()]
-    for batch, execution in rows:
-        images = 2 if setting.quick and batch > 1 else batch
-        x = torch.randn(images, 3, size, size).to(**place)
-        torch._dynamo.reset()
-        setting.reset_peak()
-        mode = "reduce-overhead" if execution.endswith("graphs") else "default"
-        forward = model if execution == "eager" else torch.compile(model, dynamic=False, mode=mode)
-        with torch.inference_mode():
-            start = time.perf_counter()
-            for _ in range(1 if mode == "default" else 3):  # graphs are recorded in the second call
-                forward(x)
-            setting.synchronize()
-            prepared = time.perf_counter() - start
-            seconds = shortest(lambda forward=forward, x=x: forward(x), setting)
-        what = f"{name}, {form}, {execution}"
-        yield {**_row(what, images, seconds, setting), "preparing_seconds": prepared}
+    for form in forms:
+        model = (optimize_for_inference(plain) if form == "fused" else plain).to(**place)
+        for batch, execution in executions.items():
+            images = 2 if setting.quick and batch > 1 else batch
+            x = torch.randn(images, 3, size, size).to(**place)
+            setting.reset_peak()
+            seconds = _forward_seconds(model, x, execution, setting)
+            yield _row(f"{name}, {form}, {execution}", images, seconds, setting)
+
+
+def _forward_seconds(model: torch.nn.Module, x: torch.Tensor, execution: str, setting: Setting) -> float:
+    """Return the shortest time of a forward pass in seconds."""
+    torch._dynamo.reset()
+    graphs = execution.endswith("graphs") and setting.device == "cuda"
+    mode = "reduce-overhead" if graphs else "default"
+    forward = model if execution == "eager" else torch.compile(model, dynamic=False, mode=mode)
+    with torch.inference_mode():
+        for _ in range(3):  # graphs are recorded in the second call
+            forward(x)
+        setting.synchronize()
+        return shortest(lambda: forward(x), setting)
 
 
 def detector(setting: Setting) -> Rows:
@@ -144,8 +145,7 @@ def detector(setting: Setting) -> Rows:
     for form in ("plain", "fused"):
         setting.reset_peak()
         variant = {"detector": "nasnet_large", "form": form, "proposals": sizes[1], "chunk": 0, "options": options}
-        with setting.turn():
-            found = measure_detector(variant, sizes[0], 1 if setting.quick else 5, setting.device)
+        found = measure_detector(variant, sizes[0], 1 if setting.quick else 5, setting.device)
         what = f"{sizes[0]} x {sizes[0]}, {sizes[1]} proposals, {form}"
         yield _row(f"{what}, whole", 1, found["seconds"], setting)
         for stage, seconds in found["stage_seconds"].items():
@@ -165,8 +165,7 @@ def training(setting: Setting) -> Rows:
     for name, size, batch in [("nasnet_a_cifar_6_at_768", 32, 2)] if setting.quick else wanted:
         for execution in [eager] if setting.device == "cpu" else [replace(eager, mode="graph"), eager]:
             setting.reset_peak()
-            with setting.turn():
-                found = measure_step(Row(name, size, batch, execution), *((1, 1, 1) if setting.quick else (5, 2, 3)))
+            found = measure_step(Row(name, size, batch, execution), *((1, 1, 1) if setting.quick else (5, 2, 3)))
             yield _row(f"{name}, {execution.describe()}", batch, found["milliseconds_per_step"] / 1000, setting)
 
 
@@ -221,14 +220,28 @@ def write_random_cifar(folder: Path, images: int) -> Path:
     return folder
 
 
+#: Batches and their executions. At batch 1 a GPU waits for launches, which CUDA graphs save.
+EAGER = {1: "eager", 64: "eager"}
+COMPILED = {64: "compiled", 1: "compiled with CUDA graphs"}
 PARTS: dict[str, Callable[[Setting], Rows]] = {
-    "mobile": lambda setting: inference("nasnet_a_mobile", "plain", setting),
-    "mobile_fused": lambda setting: inference("nasnet_a_mobile", "fused", setting),
-    "large": lambda setting: inference("nasnet_a_large", "plain", setting),
-    "large_fused": lambda setting: inference("nasnet_a_large", "fused", setting),
+    "mobile": partial(inference, "nasnet_a_mobile", EAGER, ("plain", "fused")),
+    "large": partial(inference, "nasnet_a_large", EAGER, ("plain", "fused")),
     "detector": detector,
     "training": training,
+    "mobile_compiled": partial(inference, "nasnet_a_mobile", COMPILED, ("plain",)),
+    "mobile_fused_compiled": partial(inference, "nasnet_a_mobile", COMPILED, ("fused",)),
+    "large_compiled": partial(inference, "nasnet_a_large", COMPILED, ("plain",)),
+    "large_fused_compiled": partial(inference, "nasnet_a_large", COMPILED, ("fused",)),
     "cifar": cifar,
+}
+#: Parts that run at the same time, and their seconds.
+GROUPS: dict[tuple[str, ...], float] = {
+    ("mobile",): 35,
+    ("large",): 35,
+    ("detector",): 35,
+    ("training",): 60,
+    tuple(name for name in PARTS if name.endswith("compiled")): 130,
+    ("cifar",): 255,
 }
 
 
@@ -310,12 +323,11 @@ def main(arguments: list[str] | None = None) -> int:
     print(", ".join(map(str, described.values())), flush=True)
     end = time.monotonic() + LIMIT
     setting.output.mkdir(parents=True, exist_ok=True)
-    before, last = ([name for name in options.parts if (name == "cifar") == is_last] for is_last in (False, True))
-    for names, limit in ((before, LIMIT if setting.quick else SIDE_BY_SIDE_LIMIT), (last, LIMIT)):
-        for row in measure(names, setting, min(limit, end - time.monotonic())):
+    for group, seconds in GROUPS.items():
+        limit = LIMIT if setting.quick else min(seconds, end - time.monotonic())
+        for row in measure([name for name in group if name in options.parts], setting, limit):
             rows.append(row)
             print("  ".join(cells(row)), flush=True)
-            rows.sort(key=lambda row: list(PARTS).index(row["part"]))
             keep(options.output / "gpu.json", {"machine": described, "rows": rows})
     lines = [COLUMNS, ("---",) * len(COLUMNS), *map(cells, rows)]
     write_text(options.output / "gpu.md", "".join(f"| {' | '.join(line)} |\n" for line in lines))

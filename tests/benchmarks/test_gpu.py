@@ -11,7 +11,8 @@ from benchmarks import gpu
 
 
 @pytest.mark.parametrize(
-    "parts", [["detector", "cifar"], pytest.param(["mobile_fused", "training"], marks=pytest.mark.slow)]
+    "parts",
+    [["detector", "cifar"], pytest.param(["mobile", "training", "mobile_fused_compiled"], marks=pytest.mark.slow)],
 )
 def test_every_part_gives_rows(parts: list[str], tmp_path: Path) -> None:
     pytest.importorskip("detectron2")

@@ -34,6 +34,6 @@ def test_gradients_on_a_gpu_equal_those_of_a_cpu(monkeypatch: pytest.MonkeyPatch
     for device in ("cpu", "cuda"):
         network.to(device, memory_format=torch.channels_last).zero_grad()
         network(images.to(device, memory_format=torch.channels_last)).square().sum().backward()
-        gradients[device] = [p.grad.cpu() for p in network.parameters()]
+        gradients[device] = [p.grad.detach().clone().cpu() for p in network.parameters()]
     for cpu, gpu in zip(gradients["cpu"], gradients["cuda"], strict=True):
         torch.testing.assert_close(gpu, cpu, rtol=1e-9, atol=1e-9)
