@@ -46,7 +46,8 @@ def walk(folder: Path, above: frozenset[FileKey] = frozenset()) -> Iterator[tupl
     with contextlib.suppress(PermissionError), os.scandir(folder) as entries:  # such as lost+found
         for entry in entries:
             if not is_hidden(entry.name):
-                (inner if entry.is_dir() else names).append(entry.name)
+                is_folder = Path(entry).is_dir() if entry.is_symlink() else entry.is_dir()
+                (inner if is_folder else names).append(entry.name)
     yield folder, names
     for name in inner:
         yield from walk(folder / name, above | {here})
@@ -113,9 +114,10 @@ class Listings:
         folder = path.parent
         if folder not in self._names:
             names = self._names[folder] = {}
-            with contextlib.suppress(OSError, ValueError):
-                for entry in folder.iterdir():
-                    names.setdefault(bare_name(entry.name), []).append(entry.name)
+            with contextlib.suppress(OSError, ValueError), os.scandir(folder) as entries:
+                for entry in entries:
+                    if not entry.is_symlink() or exists(entry.path):
+                        names.setdefault(bare_name(entry.name), []).append(entry.name)
         return self._names[folder].get(bare_name(path.name), [])
 
 

@@ -37,6 +37,7 @@ def test_links_to_folders_are_followed(folder: Path, tmp_path: Path) -> None:
     (folder / "b").symlink_to(tmp_path / "elsewhere")
     (folder / "c").symlink_to("a")
     (folder / "lost").symlink_to(tmp_path / "nowhere")
+    (folder / "self").symlink_to("self")
     assert names(folder, find_pictures(folder)) == ["a/1.jpg", "b/2.PNG", "c/1.jpg"]
     assert names(folder, find_pictures(folder / "b")) == ["b/2.PNG"]
 
@@ -64,13 +65,17 @@ def test_images_are_found_by_names_in_another_letter_case_or_with_another_ending
         (["x.jpg"], ["x.png", "x.bmp"]),  # one for two
         (["x.txt", "._x.jpg"], ["x.jpg"]),  # no images
         (["x.1.jpg"], ["x.2.jpg"]),
+        ([], ["lost.jpg", "lost.png", "self.jpg"]),  # links to nowhere
     ],
 )
 def test_images_that_may_be_others_are_not_guessed(tmp_path: Path, stored: list[str], listed: list[str]) -> None:
     for name in stored:
         (tmp_path / name).touch()
+    (tmp_path / "lost.jpg").symlink_to("nowhere.jpg")
+    (tmp_path / "self.jpg").symlink_to("self.jpg")
     found = find_named(tmp_path, listed)
     assert found.paths == [tmp_path / name for name in listed] and not any(found.renamed)
+    assert found.missing == [name not in stored for name in listed]
     pictures = {tmp_path / name for name in stored if not name.endswith(".txt") and not name.startswith(".")}
     for name, files in zip(listed, found.fitting, strict=True):
         assert set(files) == (set() if name in stored or name == "x.2.jpg" else pictures)

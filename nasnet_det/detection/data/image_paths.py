@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -15,7 +16,7 @@ def find_images(inputs: Sequence[str]) -> list[Path]:
     Raises:
         FileNotFoundError: for an input that names no image.
     """
-    found: dict[Path, Path] = {}
+    found: dict[str, Path] = {}
     for name in inputs:
         path = Path(name).expanduser()
         if exists(path) and path.is_dir():
@@ -26,7 +27,7 @@ def find_images(inputs: Sequence[str]) -> list[Path]:
         if not files:
             raise FileNotFoundError(f"{name} names no image: neither a file, nor a folder or glob with images")
         for file in files:
-            found.setdefault(file.resolve(), file)
+            found.setdefault(os.path.realpath(file), file)  # Path.resolve fails for a link to itself
     return list(found.values())
 
 

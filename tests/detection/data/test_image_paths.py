@@ -17,6 +17,7 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     (tmp_path / "a" / "link").symlink_to(tmp_path / "other")
     for number in range(5):
         (tmp_path / "a" / "b" / f"up{number}").symlink_to("..")
+    (tmp_path / "a" / "b" / "self.jpg").symlink_to("self.jpg")
     monkeypatch.chdir(tmp_path)
     return tmp_path
 
@@ -26,6 +27,7 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     [
         (["a/b/3.jpg", "a", "./a/2.PNG"], ["3.jpg", "2.PNG"]),
         (["a/link"], ["6.jpg"]),
+        (["a/b"], ["3.jpg", "self.jpg"]),  # which is named when it is read
         (["*.jpg"], ["1.jpg", "[5].jpg"]),
         (["[5].jpg"], ["[5].jpg"]),
         (["a/../?.jpg"], ["1.jpg"]),
