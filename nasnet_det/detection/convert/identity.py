@@ -78,7 +78,10 @@ def _difference(wanted: dict[str, Any], given: dict[str, Any]) -> str | None:
     missing = [name for name in wanted if name not in given]
     left_over = [name for name in given if name not in wanted]
     if len(missing) == len(wanted):
-        return f"it holds none of the network's weights, such as {missing[0]}"
+        return (
+            f"it holds none of the network's weights, such as {missing[0]} (those of a classification network are given "
+            "as MODEL.NASNET.PRETRAINED)"
+        )
     if missing or left_over:
         found = [f"{verb} {names[0]}" for verb, names in (("lacks", missing), ("holds", left_over)) if names]
         return f"it {' and '.join(found)}, or has it in another shape"

@@ -110,7 +110,6 @@ class Checkpointer(DetectionCheckpointer):
         incompatible = super()._load_model(checkpoint)
         if self.complete:
             _check_complete(self.model, incompatible)
-        _check_related(self.model, incompatible)
         return incompatible
 
 
@@ -138,19 +137,6 @@ def _names(categories: Any) -> list[str]:
         return []
     named = all(type(entry.get("id")) is int and isinstance(entry.get("name"), str) for entry in categories)
     return [entry["name"] for entry in categories] if named else []
-
-
-def _check_related(model: nn.Module, incompatible: Any) -> None:
-    """Raise :class:`CheckpointError` if a checkpoint has no layer of the model at all."""
-    layers = [name for name, _ in model.named_parameters()]
-    others = [f"{name} of another shape" for name, *_ in incompatible.incorrect_shapes]
-    unfilled = {*incompatible.missing_keys, *(name for name, *_ in incompatible.incorrect_shapes)}
-    if unfilled.issuperset(layers):
-        raise CheckpointError(
-            f"the checkpoint has none of the model's layers, such as {layers[0]}, but "
-            f"{format_names([*others, *incompatible.unexpected_keys][:3])}: give one of this model; weights of a "
-            "classification network are named in MODEL.NASNET.PRETRAINED instead"
-        )
 
 
 def _check_complete(model: nn.Module, incompatible: Any) -> None:
