@@ -79,8 +79,8 @@ def _difference(wanted: dict[str, Any], given: dict[str, Any]) -> str | None:
     left_over = [name for name in given if name not in wanted]
     if len(missing) == len(wanted):
         return (
-            f"it holds none of the network's weights, such as {missing[0]} (those of a classification network are given "
-            "as MODEL.NASNET.PRETRAINED)"
+            f"it holds none of the network's weights, such as {missing[0]} (those of a classification network are "
+            "given as MODEL.NASNET.PRETRAINED)"
         )
     if missing or left_over:
         found = [f"{verb} {names[0]}" for verb, names in (("lacks", missing), ("holds", left_over)) if names]
