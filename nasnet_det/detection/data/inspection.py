@@ -199,19 +199,20 @@ class _Inspection:
 
     def check_objects(self, keep_empty: bool) -> None:
         """Look for images and classes without objects; training leaves such images out unless they are wanted."""
+        objects = self.objects
         if not self.images:
             self.troubles.append(Trouble(self.data.name, "no image is listed", fatal=True))
-        elif not self.objects.any() and (self.training or "annotations" in self.data.content):
-            done = "" if self.training else "All scores will be undefined"
-            self.troubles.append(Trouble(self.data.name, "no image has an object", done=done, fatal=self.training))
-        if not self.training:
-            return
-        if self.objects.any():
-            self.note("classes have no box", ~np.isin(np.arange(len(self.data.names)), self.classes[self.objects]), "")
-        if not keep_empty:
-            empty = self.used & ~np.isin(np.arange(len(self.images)), self.rows[self.objects])
-            self.note("images are without objects", empty, LEFT_OUT)
-            self.used &= ~empty
+        elif not objects.any():
+            expected = self.training or "annotations" in self.data.content
+            if expected and not any(trouble.fatal for trouble in self.troubles):  # else those are the reason
+                done = "" if self.training else "All scores will be undefined"
+                self.troubles.append(Trouble(self.data.name, "no image has an object", done=done, fatal=self.training))
+        elif self.training:
+            self.note("classes have no box", ~np.isin(np.arange(len(self.data.names)), self.classes[objects]), "")
+            empty = self.used & ~np.isin(np.arange(len(self.images)), self.rows[objects])
+            if not keep_empty:
+                self.note("images are without objects", empty, LEFT_OUT)
+                self.used &= ~empty
 
     def counts(self, masks: bool) -> dict[str, int]:
         """Return the rows of the table: images, boxes, crowds, masks, and the boxes of each class."""
