@@ -52,7 +52,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         write_text(output, sample_page(f"Look at {args.root}", found, args.samples, args.seed))
         print(f"written: {output}")
     found.refuse_fatal()
-    print(f"ready: {len(found.classes)} classes, {len(found.train)} images to train on")
+    tested = sum(map(len, found.test.values()))
+    print(f"ready: {len(found.classes)} classes, {len(found.train)} images to train on, {tested} to test on")
     return 0
 
 
