@@ -120,6 +120,19 @@ def test_what_is_no_picture_is_named(tmp_path: Path, content: bytes | None) -> N
             read(path)
 
 
+@pytest.mark.parametrize(
+    ("name", "content", "remedy"),
+    [
+        ("1.HEIC", b"\0\0\0\x18ftypheic", "JPEG"),
+        ("1.jpg", b"version https://git-lfs.github.com/spec/v1", "git lfs pull"),
+    ],
+)
+def test_pictures_that_need_something_done_say_what(tmp_path: Path, name: str, content: bytes, remedy: str) -> None:
+    (tmp_path / name).write_bytes(content)
+    with pytest.raises(ImageError, match=rf"{name}.*{remedy}"):
+        read_image(tmp_path / name)
+
+
 def test_a_truncated_picture_is_named(tmp_path: Path) -> None:
     path = saved(tmp_path, np.random.default_rng(0).integers(0, 256, (60, 80, 3), dtype=np.uint8), "half.jpg")
     path.write_bytes(path.read_bytes()[:2000])
