@@ -80,3 +80,21 @@ def test_a_browser_shows_the_page(folder: Path, tmp_path: Path) -> None:
     assert main([str(folder), "--output", str(page)]) == 0
     text, pictures = shown(page)
     assert "mine_all" in text and pictures == 3
+
+
+def test_a_registered_set_is_looked_at_by_its_name(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+) -> None:
+    data = pytest.importorskip("detectron2.data")
+    datasets = pytest.importorskip("detectron2.data.datasets")
+    monkeypatch.chdir(tmp_path)
+    datasets.register_coco_instances("my_hens", {}, str(folder / "annotations.json"), str(folder / "images"))
+    try:
+        assert main(["my_hens"]) == 0
+    finally:
+        data.DatasetCatalog.remove("my_hens")
+        data.MetadataCatalog.remove("my_hens")
+    assert re.search(r"hen\s+3", capsys.readouterr().out)
+    assert (tmp_path / "output" / "check-data-my_hens.html").is_file()
+    assert main(["my_cows"]) == 2
+    assert "my_cows does not exist" in capsys.readouterr().err
