@@ -131,26 +131,10 @@ def class_names(name: str) -> list[str] | None:
     return None
 
 
-def judged_classes(name: str) -> list[str] | None:
-    """Return the class names of the model that a test set was last looked at for; None if they are unknown."""
-    found = _look_as_test_set(name)
-    return found.classes if found else None
-
-
-def annotations_of(name: str) -> dict[str, Any]:
-    """Return the checked annotations of a registered data set to be judged on; not to be changed.
-
-    Raises:
-        DatasetError: if it is not registered, or unusable.
-    """
-    found = _look_as_test_set(name) or look_at_names(test=[name]).sets[0]
-    return found.data.content
-
-
-def records_of(name: str) -> list[Record]:
-    """Return the records of a data set that was looked at as a test set; empty if it was not."""
-    found = _look_as_test_set(name)
-    return found.records if found else []
+def earlier_look(name: str) -> SetLook | None:
+    """Return the look that was taken at a registered data set as a test set; None if none was, or it has changed."""
+    (stamp, *_), found = _looks.get((name, False), ((None,), None))
+    return found if found and stamp == _stamp(name) else None
 
 
 def _look(name: str, training: bool, masks: str, keep_empty: bool, num_classes: int | None) -> SetLook:
@@ -165,11 +149,6 @@ def _look(name: str, training: bool, masks: str, keep_empty: bool, num_classes: 
         found.data = replace(found.data, content={"categories": found.data.content["categories"]})
     _looks[name, training] = valid, found
     return found
-
-
-def _look_as_test_set(name: str) -> SetLook | None:
-    (stamp, *_), found = _looks.get((name, False), ((None,), None))
-    return found if found and stamp == _stamp(name) else None
 
 
 def _stamp(name: str) -> Any:

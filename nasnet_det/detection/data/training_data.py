@@ -22,7 +22,7 @@ from torch.utils.data import DataLoader, Dataset, Sampler
 
 from nasnet_det.detection.config import ConfigError
 from nasnet_det.detection.data.mapper import DetectionMapper, SkippingMapper
-from nasnet_det.detection.data.registered import look_at_config, records_of
+from nasnet_det.detection.data.registered import earlier_look, look_at_config
 from nasnet_det.training.seeds import derive_seed
 
 Entry = tuple[int, int]
@@ -142,11 +142,10 @@ def build_train_loader(
 
 def _test_parts(cfg: CfgNode, dataset_name: str) -> dict[str, Any]:
     # One that was looked at before, perhaps with the class names of a checkpoint, is not judged again.
-    records = records_of(dataset_name)
-    if not records:
-        records = look_at_config(_with_sets(cfg, TEST=(dataset_name,)), training=False).test[dataset_name]
+    found = earlier_look(dataset_name)
+    found = found or look_at_config(_with_sets(cfg, TEST=(dataset_name,)), training=False).sets[0]
     return {
-        "dataset": records,
+        "dataset": found.records,
         "mapper": DetectionMapper(cfg, False),
         "num_workers": cfg.DATALOADER.NUM_WORKERS,
     }

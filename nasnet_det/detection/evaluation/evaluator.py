@@ -17,7 +17,7 @@ from detectron2.utils import comm
 from nasnet_det.detection.data.coco_format import check_results, read_annotations
 from nasnet_det.detection.data.columns import Record
 from nasnet_det.detection.data.look import DatasetError, match_categories
-from nasnet_det.detection.data.registered import annotations_of, judged_classes, records_of
+from nasnet_det.detection.data.registered import earlier_look, look_at_names
 from nasnet_det.detection.evaluation.evaluation import Backend, IouType, Scores, evaluate, table
 from nasnet_det.detection.evaluation.report import write_report
 from nasnet_det.detection.evaluation.submission import write_submission
@@ -65,12 +65,14 @@ class CocoEvaluator(DatasetEvaluator):
         self.report = report
         self.dataset_name, self.output_dir = dataset_name, None if output_dir is None else Path(output_dir)
         self.iou_types, self.algorithm, self.distributed, self.backend = iou_types, algorithm, distributed, backend
-        file = None if dataset_name in DatasetCatalog else MetadataCatalog.get(dataset_name).get("json_file")
-        self.annotations = read_annotations(file) if file else annotations_of(dataset_name)
+        file: Any = None if dataset_name in DatasetCatalog else MetadataCatalog.get(dataset_name).get("json_file")
+        look = None if file else earlier_look(dataset_name) or look_at_names(test=[dataset_name]).sets[0]
+        self.annotations = look.data.content if look else read_annotations(file)
+        self.records = look.records if look else []
         categories = self.annotations["categories"]
         self._known = {category["id"] for category in categories}
         self.category_ids: list[int | None] = list(category_ids or [category["id"] for category in categories])
-        classes = classes or judged_classes(dataset_name)
+        classes = classes or (look.classes if look else None)
         if classes is not None and category_ids is None:
             self.category_ids = match_categories(classes, categories, f"data set {dataset_name}")
         self.reset()
@@ -134,8 +136,7 @@ class CocoEvaluator(DatasetEvaluator):
         if self.report and self.output_dir is not None:
             for iou_type, found in scores.items():
                 folder = self.output_dir / ("report" if iou_type == "bbox" else f"report-{iou_type}")
-                records = records_of(self.dataset_name)
-                page = write_report(folder, self.annotations, results, found, iou_type, records, self.dataset_name)
+                page = write_report(folder, self.annotations, results, found, iou_type, self.records, self.dataset_name)
                 logger.info(f"report: {page}")
         return OrderedDict((iou_type, found.percent()) for iou_type, found in scores.items())
 

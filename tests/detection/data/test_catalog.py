@@ -15,7 +15,8 @@ from nasnet_det.detection.data.catalog import categories
 from nasnet_det.detection.data.catalog import register as register_data
 from nasnet_det.detection.data.coco_format import COMPLETE, check_annotations
 from nasnet_det.detection.data.look import CocoData
-from nasnet_det.detection.data.registered import annotations_of, look_at_names
+from nasnet_det.detection.data.registered import look_at_names
+from nasnet_det.detection.evaluation.evaluator import CocoEvaluator
 from tests.helpers import coco_content
 
 
@@ -35,7 +36,7 @@ def test_data_in_memory_is_registered(tmp_path: Path) -> None:
     try:
         assert len(look_at_names([name], num_classes=1).train) == 2
         assert [category["name"] for category in categories(name)] == ["person"] and len(DatasetCatalog.get(name)) == 3
-        assert annotations_of(name)["categories"] == data["categories"]
+        assert CocoEvaluator(name).annotations["categories"] == data["categories"]
     finally:
         DatasetCatalog.remove(name)
         MetadataCatalog.remove(name)

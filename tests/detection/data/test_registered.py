@@ -24,7 +24,6 @@ from nasnet_det.detection.data.catalog import categories
 from nasnet_det.detection.data.datasets import SPLITS, datasets_root, register_coco_splits
 from nasnet_det.detection.data.look import DatasetError
 from nasnet_det.detection.data.registered import (
-    annotations_of,
     class_names,
     look_at_config,
     look_at_names,
@@ -187,7 +186,7 @@ def entry(**more: Any) -> dict[str, Any]:
 def test_sets_registered_by_functions_are_converted_as_detectron2_does(by_function: Function) -> None:
     polygon = [[5.0, 5.0, 20.0, 5.0, 20.0, 25.0]]
     name = by_function(entry(), entry(segmentation=polygon, iscrowd=0), image_id=12)
-    content = annotations_of(name)
+    content = CocoEvaluator(name).annotations
     theirs = convert_to_coco_dict(name)
     for mine, other in zip(content["annotations"], theirs["annotations"], strict=True):
         assert {key: mine[key] for key in ("image_id", "category_id", "iscrowd")} == {
@@ -199,7 +198,7 @@ def test_sets_registered_by_functions_are_converted_as_detectron2_does(by_functi
 
 def test_ids_that_are_texts_are_numbered(by_function: Function) -> None:
     (record,) = look_at_names(test=[by_function(entry())]).test["function"]
-    assert record["image_id"] == 1 == annotations_of("function")["annotations"][0]["image_id"]
+    assert record["image_id"] == 1 == CocoEvaluator("function").annotations["annotations"][0]["image_id"]
 
 
 @pytest.mark.parametrize(
@@ -250,8 +249,8 @@ PIXELS[5:25, 5:20] = True
 def test_masks_are_taken_in_every_form_that_detectron2_takes(by_function: Function, mask: Any) -> None:
     name = by_function(entry(segmentation=mask))
     (record,) = look_at_names([name], masks="bitmask").train
-    assert annotations_of(name)["annotations"][0]["area"] == 300
-    json.dumps(annotations_of(name))  # of JSON's types
+    assert CocoEvaluator(name).annotations["annotations"][0]["area"] == 300
+    json.dumps(CocoEvaluator(name).annotations)  # of JSON's types
     masks = annotations_to_instances(record["annotations"], (30, 40), mask_format="bitmask").gt_masks
     assert (masks.tensor[0].numpy() == PIXELS).all()
 
@@ -291,7 +290,7 @@ def test_the_order_of_classes_is_that_of_the_metadata(by_function: Function) -> 
     look = look_at_names([name])
     assert look.classes == ["hen", "fox"] == [category["name"] for category in categories(name)]
     assert look.train[0]["annotations"][0]["category_id"] == 0
-    assert annotations_of(name)["annotations"][0]["category_id"] == 9
+    assert CocoEvaluator(name).annotations["annotations"][0]["category_id"] == 9
 
 
 @pytest.mark.parametrize(
