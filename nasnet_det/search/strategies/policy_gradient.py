@@ -26,7 +26,8 @@ class ControllerSettings:
         hidden: units of the one-layer LSTM.
         learning_rate: learning rate of Adam; the paper does not name the optimizer.
         entropy_weight: weight of the entropy bonus, a mean over architectures.
-        entropy: whether the bonus is the ``sum`` or the ``mean`` over decisions.
+        entropy: the bonus: ``sum`` for the sum of the decisions' entropies, ``log`` for its logarithm, whose gradient
+            grows as the entropy falls, so that the controller does not end with sampling one architecture.
         baseline_decay: decay of the moving average of rewards that is subtracted from each reward.
         minibatch: architectures an update.
         clip: PPO's epsilon, on the ratio of joint probabilities (0.2 in PPO's paper); None for REINFORCE.
@@ -38,7 +39,7 @@ class ControllerSettings:
     hidden: Positive = 100
     learning_rate: Annotated[float, Field(gt=0, le=1e9)] = 0.00035
     entropy_weight: Annotated[float, Field(ge=0, le=1e9)] = 0.00001
-    entropy: Literal["sum", "mean"] = "sum"
+    entropy: Literal["sum", "log"] = "sum"
     baseline_decay: Annotated[float, Field(ge=0, lt=1)] = 0.95
     minibatch: Positive = 20
     clip: Annotated[float, Field(gt=0, le=1e9)] | None = 0.2
@@ -100,10 +101,10 @@ class PolicyGradient(Strategy[ControllerSettings]):
         decisions = torch.tensor([decided for decided, _, _ in self.batch])
         old = torch.tensor([log_prob for _, log_prob, _ in self.batch])
         advantages = self._advantages(np.array([reward for _, _, reward in self.batch]))
-        weight = settings.entropy_weight / (len(self.sizes) if settings.entropy == "mean" else 1)
         for _ in range(settings.epochs):
             joint, entropy = self.controller(decisions)
-            loss = policy_loss(joint, old, advantages, settings.clip) - weight * entropy.mean()
+            bonus = entropy.mean() if settings.entropy == "sum" else (entropy.mean() + 1e-6).log()
+            loss = policy_loss(joint, old, advantages, settings.clip) - settings.entropy_weight * bonus
             self.optimizer.zero_grad()
             loss.backward()
             self.optimizer.step()

@@ -28,7 +28,7 @@ DEFAULT_OF_FRONTS = "nsga2"
 #: For searches of hundreds of children, where the paper's controller, made for 20,000, would hardly learn anything.
 #: docs/search.md says on which tables they were chosen.
 _FEW_CHILDREN = ControllerSettings(
-    learning_rate=0.01, epochs=2, minibatch=10, entropy_weight=1.0, entropy="mean", standardize=True
+    learning_rate=0.015, epochs=2, minibatch=10, entropy_weight=1.2, entropy="log", standardize=True
 )
 _FEW_CHILDREN_REINFORCE = ControllerSettings(
     learning_rate=0.01, epochs=1, minibatch=20, entropy_weight=0.1, standardize=True, clip=None

@@ -55,6 +55,16 @@ def test_rewarded_choices_become_more_probable() -> None:
         assert float(strategy.controller(torch.tensor([[1]]))[0].detach().exp()) > 0.8
 
 
+def test_the_entropy_bonus_of_few_children_keeps_the_controller_exploring() -> None:
+    strategy = make_strategy("ppo", (4,) * 6, 0)
+    assert isinstance(strategy, PolicyGradient)
+    for number in range(400):
+        strategy.tell(number, Result((float(np.mean(strategy.ask())),)))
+    sampled, _ = strategy.controller.sample(200, torch.Generator())
+    distinct = len(sampled.unique(dim=0))
+    assert 20 < distinct < 100, "neither the best architecture alone nor random ones"
+
+
 def test_the_loss_is_flat_where_clipping_took_effect() -> None:
     old = torch.zeros(4)
     joint = torch.tensor([0.5, 0.5, -0.5, -0.5], requires_grad=True)
