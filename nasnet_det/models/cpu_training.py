@@ -20,6 +20,8 @@ Pair = tuple[int, int]
 Sides = tuple[int, int, int, int]
 #: The widest depthwise kernel that oneDNN computes a weight gradient for in its depthwise implementation.
 _FAST_COLUMNS = 3
+#: The fewest channels for which PyTorch's backward pass of batch norm in channels_last is the faster one.
+_FAST_CHANNELS = 16
 
 
 def is_training_on_cpu(x: Tensor) -> bool:
@@ -265,10 +267,13 @@ class _BatchNorm2d(Function):
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
         gradient = gradients[0]
         x, weight, mean, inverse = ctx.saved_tensors
-        if torch.is_grad_enabled():  # a gradient of the gradient is asked for
-            statistics = (None, None, mean, inverse, True, ctx.eps, (True, True, True))
-            return *torch.ops.aten.native_batch_norm_backward(gradient, x, weight, *statistics), None
         rows = _Rows(x)
+        native_is_faster = rows.is_last and x.shape[1] >= _FAST_CHANNELS
+        if native_is_faster or torch.is_grad_enabled():  # or a gradient of the gradient is asked for
+            statistics = (None, None, mean, inverse, True, ctx.eps, (True, True, True))
+            if rows.is_last:
+                gradient = gradient.contiguous(memory_format=torch.channels_last)
+            return *torch.ops.aten.native_batch_norm_backward(gradient, x, weight, *statistics), None
         gradient = rows.arrange(gradient)
         work = gradient * rows.data
         bias_gradient = rows.sum(gradient)

@@ -62,7 +62,7 @@ def test_depthwise_conv2d_has_two_derivatives(padding: tuple[int, int, int, int]
 
 
 @pytest.mark.parametrize("layout", LAYOUTS)
-@pytest.mark.parametrize("size", [(4, 3, 5, 6), (2, 8, 1, 1), (3, 1, 4, 4)])
+@pytest.mark.parametrize("size", [(4, 3, 5, 6), (2, 8, 1, 1), (3, 1, 4, 4), (3, 17, 4, 5)])
 @pytest.mark.parametrize("momentum", [0.1, 0.0, None])
 def test_batch_norm_is_pytorchs(layout: torch.memory_format, size: tuple[int, ...], momentum: float | None) -> None:
     norm = nn.BatchNorm2d(size[1], momentum=momentum).double()
