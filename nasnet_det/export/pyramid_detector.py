@@ -125,8 +125,8 @@ class PyramidDetector(ExportableDetector):
         # One row more than there are detections, as runtimes refuse to convolve none.
         rows = functional.pad(valid.flatten().nonzero()[:, 0], (0, 1))
         maps = [features[name] for name in self.heads.mask_in_features]
-        pooled = pool(maps, boxes.flatten(0, 1)[rows], _images_of(boxes)[rows], self.heads.mask_pooler)
-        logits = self.heads.mask_head.layers(pooled)
+        crops = pool(maps, boxes.flatten(0, 1), _images_of(boxes), self.heads.mask_pooler)
+        logits = self.heads.mask_head.layers(crops[rows])
         # A head that is agnostic of classes has one channel.
         channel = classes.flatten()[rows].clamp(max=logits.shape[1] - 1)[:, None, None, None]
         masks = logits.gather(1, channel.expand(-1, 1, *logits.shape[2:]))[:, 0].sigmoid()
@@ -135,16 +135,21 @@ class PyramidDetector(ExportableDetector):
 
 
 def pool(maps: Sequence[Tensor], boxes: Tensor, image: Tensor, pooler: ROIPooler) -> Tensor:
-    """Apply detectron2's ``ROIPooler`` to boxes ``(K, 4)`` of the images ``(K,)`` of a batch: every level is cropped,
-    and each box takes the crop of its own level."""
-    rois = torch.cat([image[:, None].to(boxes.dtype), boxes], dim=1)
+    """Apply detectron2's ``ROIPooler`` to boxes ``(K, 4)`` of the images ``(K,)`` of a batch: each on its own level.
+
+    Every level crops one box more, as runtimes refuse to crop none.
+    """
     levels = assign_boxes_to_levels(
         [Boxes(boxes)], pooler.min_level, pooler.max_level, pooler.canonical_box_size, pooler.canonical_level
     )
-    crops = pooler.level_poolers[0](maps[0], rois)
-    for level, (level_map, level_pooler) in enumerate(zip(maps[1:], pooler.level_poolers[1:], strict=True), start=1):
-        crops = torch.where((levels == level)[:, None, None, None], level_pooler(level_map, rois), crops)
-    return crops
+    rois = functional.pad(torch.cat([image[:, None].to(boxes.dtype), boxes], dim=1), (0, 0, 0, 1))
+    rows = [functional.pad(levels == level, (0, 1), value=True).nonzero()[:, 0] for level in range(len(maps))]
+    crops = torch.cat(
+        [crop(level, rois[own]) for crop, level, own in zip(pooler.level_poolers, maps, rows, strict=True)]
+    )
+    order = torch.cat(rows)
+    position = torch.zeros_like(rois[:, 0], dtype=torch.int64)
+    return crops[position.index_put((order,), torch.arange(order.shape[0], device=order.device))[:-1]]
 
 
 def _images_of(boxes: Tensor) -> Tensor:

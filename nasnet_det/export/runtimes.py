@@ -20,6 +20,7 @@ import torch
 from torch import Tensor, nn
 
 from nasnet_det.export.inductor import DTYPES, load_inductor, write_inductor
+from nasnet_det.export.openvino_topk import order_equal_values
 from nasnet_det.export.package_files import PackageError, PackageInfo, read_info, readable, refuse_pickles
 from nasnet_det.export.programs import ExportError, Program, as_list, check, imported, quiet, write_onnx
 from nasnet_det.export.quantization import quantize_onnx
@@ -252,7 +253,7 @@ def _load_openvino(path: Path, info: PackageInfo) -> Callable[[Tensor], Any]:
     # Read from memory: the frontend chooses the format by a path's suffix.
     core = openvino.Core()
     model = core.read_model(path.read_bytes(), b"")
-    _order_equal_values(model)
+    order_equal_values(model)
     compiled = core.compile_model(model, "CPU", openvino_settings(info.precision))
 
     def run(images: Tensor) -> Any:
@@ -269,19 +270,6 @@ def openvino_settings(precision: str) -> dict[str, str]:
         "INFERENCE_PRECISION_HINT": "bf16" if precision == "bfloat16" else "f32",  # else it chooses by the processor
         "INFERENCE_NUM_THREADS": str(torch.get_num_threads()),
     }
-
-
-def _order_equal_values(model: Any) -> None:
-    """Make each TopK of an OpenVINO model return the earlier of equal values first.
-
-    ONNX defines this order, which OpenVINO's reader of ONNX files does not ask for.
-    """
-    from openvino import opset11
-    from openvino.utils import replace_node
-
-    for node in model.get_ops():
-        if node.get_type_name() == "TopK":
-            replace_node(node, opset11.topk(*node.input_values(), **{**node.get_attributes(), "stable": True}))
 
 
 def _load_inductor(path: Path, info: PackageInfo) -> Callable[[Tensor], Any]:

@@ -40,7 +40,7 @@ def test_equal_scores_are_taken_in_order(runtime: str, model: nn.Module, tmp_pat
     path = tmp_path / "model.onnx"
     write_onnx(program, path, runtime=runtime, precision="float32")
     package = load_package(path, runtime)
-    for size in ((20, 30), (41, 7), (2, 3)):
+    for size in ((20, 30), (41, 7), (2, 3), (5, 2), (1, 1)):
         images = torch.rand(3, 3, *size)
         assert torch.equal(package(images), model(images))
 
