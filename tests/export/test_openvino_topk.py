@@ -8,8 +8,9 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-openvino = pytest.importorskip("openvino")
+pytest.importorskip("openvino")
 
+import openvino
 from openvino import opset11 as op
 
 from nasnet_det.export.openvino_topk import order_equal_values
