@@ -100,14 +100,14 @@ class Listings:
         return path.name in self._like(path) or exists(path)
 
     def fitting(self, path: Path) -> list[Path]:
-        """Return the images whose paths differ from ``path`` in letter case or in the ending of an image only."""
+        """Return the files whose paths differ from ``path`` in letter case only, or in the ending of an image."""
         path = Path(str(path).replace("\\", "/"))
         folders = [Path(path.anchor)]
         for part in path.relative_to(path.anchor).parts[:-1]:
             exact = [folder / part for folder in folders if exists(folder / part)]
             folders = exact or [folder / name for folder in folders for name in self._like(folder / part)]
         found = [folder / name for folder in folders for name in self._like(folder / path.name)]
-        return sorted(file for file in found if is_picture(file))
+        return sorted(file for file in found if is_picture(file) or file.suffix.lower() == path.suffix.lower() != "")
 
     def _like(self, path: Path) -> list[str]:
         """Return the names in the folder of ``path`` that have its bare name."""
@@ -139,7 +139,7 @@ class FoundImages(NamedTuple):
 
 
 def find_named(folder: Path, names: Sequence[str]) -> FoundImages:
-    """Find the images that an annotation file or a list names, relative to a folder."""
+    """Find the images, or other files, that an annotation file or a list names, relative to a folder."""
     listings, paths = Listings(), [find_path(folder, name) for name in names]
     fitting = {path: listings.fitting(path) for path in {*paths} if not listings.has(path)}
     claims = Counter({*paths} - {*fitting}) + Counter(file for files in fitting.values() for file in files)

@@ -22,7 +22,7 @@ from nasnet_det.detection.data.labelled import (
 )
 from nasnet_det.detection.data.look import CocoData, Trouble
 from nasnet_det.safe_io.files import exists
-from nasnet_det.safe_io.folders import find_files, find_named, find_path, find_pictures
+from nasnet_det.safe_io.folders import FoundImages, find_files, find_named, find_path, find_pictures
 from nasnet_det.safe_io.images import ImageError, read_header
 from nasnet_det.safe_io.values import format_names, format_value, parse_yaml
 
@@ -83,27 +83,32 @@ def _set(
 ) -> CocoData:
     """Return a data set of images; ``known`` gets the label files that were looked at for it."""
     images = find_named(Path(), list(map(str, listed))).paths
-    labelled = [_labelled(image, classes, math.prod(keypoints)) for image in images]
-    labelled = [entry._replace(named=path) for entry, path in zip(labelled, listed, strict=True)]
-    return as_coco(labelled, classes, origin, _notes(images, known))
+    labels = find_named(Path(), [str(_label_file(image)) for image in images])
+    labelled = [
+        _labelled(image, file, classes, math.prod(keypoints))._replace(named=path)
+        for image, file, path in zip(images, labels.paths, listed, strict=True)
+    ]
+    return as_coco(labelled, classes, origin, _notes(images, labels, known))
 
 
-def _notes(images: Sequence[Path], known: set[Path]) -> list[Trouble]:
-    """Return the images and label files without exactly one partner."""
+def _notes(images: Sequence[Path], found: FoundImages, known: set[Path]) -> list[Trouble]:
+    """Return the images and label files without exactly one partner, or with one in another letter case."""
     users: dict[Path, list[Path]] = {}
-    for image in images:
-        users.setdefault(_label_file(image), []).append(image)
-    bare = [image for file, those in users.items() if not file.is_file() for image in those]
+    for image, file in zip(images, found.paths, strict=True):
+        users.setdefault(file, []).append(image)
+    bare = [image for image, is_missing in zip(images, found.missing, strict=True) if is_missing]
+    renamed = [file for file, is_renamed in zip(found.paths, found.renamed, strict=True) if is_renamed]
     shared = [image for file, those in users.items() if file.is_file() and len(those) > 1 for image in those]
     pictures = {image for folder in {image.parent for image in images} for image in find_pictures(folder)}
     partners = {_label_file(image) for image in pictures}
-    folders = {file.parent for file in partners if file.parent.is_dir()}
-    labels = {file for folder in folders for file in find_files(folder) if file.suffix == ".txt"}
-    lone = [file for file in labels - known - partners if not _is_other_text(file)]
+    folders = {file.parent for file in {*partners, *found.paths} if file.parent.is_dir()}
+    labels = {file for folder in folders for file in find_files(folder) if file.suffix.lower() == ".txt"}
+    lone = [file for file in labels - known - partners - {*found.paths} if not _is_other_text(file)]
     known |= labels
     return [
         *note("images have no label file", bare, "They are used as images without objects", len(images)),
         *note("images share a label file with another", shared, "Each has all its objects", len(images)),
+        *note("label files are named in another letter case than their images", renamed, "They are used"),
         *note("label files have no image", lone, "Unused"),
     ]
 
@@ -141,11 +146,10 @@ def _images_of(base: Path, entry: str, path: Path) -> list[Path]:
     return [find_path(place.parent, line) for line in read_lines(place)]
 
 
-def _labelled(image: Path, classes: Sequence[str], keypoints: int) -> Labelled:
+def _labelled(image: Path, labels: Path, classes: Sequence[str], keypoints: int) -> Labelled:
     """Return an image with the objects of its label file, if any; ``keypoints`` numbers may follow a box."""
     from supervision.dataset.formats.yolo import yolo_annotations_to_detections
 
-    labels = _label_file(image)
     lines = read_lines(labels) if labels.is_file() else []
     try:
         size = read_header(image).size
@@ -183,7 +187,7 @@ def _outline(numbers: Sequence[float], size: np.ndarray) -> tuple[np.ndarray, li
 def _label_file(image: Path) -> Path:
     """Return the label file of an image: beside it, or in ``labels`` where its path has ``images``."""
     parts = list(image.with_suffix(".txt").parts)
-    number = max((number for number, part in enumerate(parts[:-1]) if part == "images"), default=None)
+    number = max((number for number, part in enumerate(parts[:-1]) if part.lower() == "images"), default=None)
     if number is not None:
         parts[number] = "labels"
     return Path(*parts)

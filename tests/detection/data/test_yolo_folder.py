@@ -120,3 +120,19 @@ def test_yolo_lists_may_name_images_in_another_way(tmp_path: Path, pictures: Pat
     assert {Path(record["file_name"]).name for record in found.records} == set(wanted)
     assert [len(record["annotations"]) for record in found.records] == [1, 1]
     assert [trouble.count for trouble in found.troubles] == [2]
+
+
+def test_yolo_labels_in_another_letter_case_are_used_and_named(tmp_path: Path, pictures: Path) -> None:
+    root = tmp_path / "data"
+    write_yolo(root, {split: small(split) for split in ("train", "val")}, pictures)
+    wanted = read_folder(root)["train"].content["annotations"]
+    (root / "images").rename(root / "Images")
+    (root / "labels").rename(root / "Labels")
+    (root / "data.yaml").write_text("train: Images/train\nval: Images/val\nnames: [fox, hen]")
+    labels = root / "Labels" / "train"
+    (labels / "train1.txt").rename(labels / "TRAIN1.TXT")
+    assert read_folder(root)["train"].content["annotations"] == wanted
+    assert [names for what, names in notes_of(root).items() if "letter case" in what] == [["TRAIN1.TXT", "train2.txt"]]
+    # A file that two images may mean is nobody's.
+    shutil.copy(root / "Images" / "train" / "train1.png", root / "Images" / "train" / "Train1.png")
+    assert ["Train1.png", "train1.png"] in notes_of(root).values()
