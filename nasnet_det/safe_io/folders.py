@@ -1,4 +1,4 @@
-"""Walks through folders of images, and searches for images by name; hidden files are left out, links are followed."""
+"""Walks through folders of images, and searches for files by name; hidden files are left out, links are followed."""
 
 from __future__ import annotations
 
@@ -90,7 +90,7 @@ def bare_name(name: str) -> str:
 
 
 class Listings:
-    """The names in folders, each read once, for a search for images whose names are not written exactly."""
+    """The names in folders, each read once, for a search for files whose names are not written exactly."""
 
     def __init__(self) -> None:
         self._names: dict[Path, dict[str, list[str]]] = {}
@@ -121,15 +121,15 @@ class Listings:
         return self._names[folder].get(bare_name(path.name), [])
 
 
-class FoundImages(NamedTuple):
-    """The files of images that an annotation file or a list names.
+class FoundFiles(NamedTuple):
+    """The images, or other files, that an annotation file or a list names.
 
     Args:
         paths: of each name; as named for one that is not found.
         missing: True for each that is not found.
         renamed: True for each that is found under another name.
-        fitting: for each name without a file, those that :meth:`Listings.fitting` finds instead; a single one is the
-            image's path, unless it is the file of another name, too.
+        fitting: for each name without a file, those that :meth:`Listings.fitting` finds instead; a single one is its
+            path, unless it is the file of another name, too.
     """
 
     paths: list[Path]
@@ -138,13 +138,13 @@ class FoundImages(NamedTuple):
     fitting: list[list[Path]]
 
 
-def find_named(folder: Path, names: Sequence[str]) -> FoundImages:
+def find_named(folder: Path, names: Sequence[str]) -> FoundFiles:
     """Find the images, or other files, that an annotation file or a list names, relative to a folder."""
     listings, paths = Listings(), [find_path(folder, name) for name in names]
     fitting = {path: listings.fitting(path) for path in {*paths} if not listings.has(path)}
     claims = Counter({*paths} - {*fitting}) + Counter(file for files in fitting.values() for file in files)
     only = {path: files[0] for path, files in fitting.items() if len(files) == 1 and claims[files[0]] == 1}
-    return FoundImages(
+    return FoundFiles(
         paths=[only.get(path, path) for path in paths],
         missing=[path in fitting and path not in only for path in paths],
         renamed=[path in only for path in paths],

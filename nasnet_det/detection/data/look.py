@@ -14,7 +14,7 @@ from typing import Any
 from PIL import Image
 
 from nasnet_det.detection.data.columns import Record
-from nasnet_det.safe_io.folders import FoundImages, find_named
+from nasnet_det.safe_io.folders import FoundFiles, find_named
 from nasnet_det.safe_io.images import ImageError, read_image
 from nasnet_det.safe_io.values import format_names, named
 
@@ -89,7 +89,7 @@ class CocoData:
         """The names of the classes."""
         return [str(category.get("name", category["id"])) for category in self.categories]
 
-    def find_images(self) -> FoundImages:
+    def find_images(self) -> FoundFiles:
         """Return the paths of the images."""
         return find_named(self.folder, [image["file_name"] for image in self.content["images"]])
 

@@ -22,7 +22,7 @@ from nasnet_det.detection.data.labelled import (
 )
 from nasnet_det.detection.data.look import CocoData, Trouble
 from nasnet_det.safe_io.files import exists
-from nasnet_det.safe_io.folders import FoundImages, find_files, find_named, find_path, find_pictures
+from nasnet_det.safe_io.folders import FoundFiles, find_files, find_named, find_path, find_pictures
 from nasnet_det.safe_io.images import ImageError, read_header
 from nasnet_det.safe_io.values import format_names, format_value, parse_yaml
 
@@ -91,7 +91,7 @@ def _set(
     return as_coco(labelled, classes, origin, _notes(images, labels, known))
 
 
-def _notes(images: Sequence[Path], found: FoundImages, known: set[Path]) -> list[Trouble]:
+def _notes(images: Sequence[Path], found: FoundFiles, known: set[Path]) -> list[Trouble]:
     """Return the images and label files without exactly one partner, or with one in another letter case."""
     users: dict[Path, list[Path]] = {}
     for image, file in zip(images, found.paths, strict=True):
