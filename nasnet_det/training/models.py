@@ -122,6 +122,14 @@ class ModelChoice:
         return {"architecture": self.architecture, "arguments": dict(self.arguments)}
 
 
+def zero_classifiers(network: nn.Module) -> None:
+    """Set the weights of a timm network's classifier, and of its auxiliary head's if it has one, to zero."""
+    auxiliary = getattr(network, "aux_head", None)
+    for classifier in (network.get_classifier(), None if auxiliary is None else auxiliary.fc):
+        for parameter in [] if classifier is None else classifier.parameters():
+            nn.init.zeros_(parameter)
+
+
 def read_config(folder: Path) -> dict[str, Any]:
     """Return the ``config.json`` of a ``local-dir`` model.
 

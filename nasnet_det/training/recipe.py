@@ -59,6 +59,9 @@ class Recipe:
         drop_path_rate: 1 - ScheduledDropPath's keep probability at the end of training.
         ema_decay: decay of the moving average of the weights, which is then evaluated and saved; 0 for none. As TF's
             with a step number it starts with ``min(ema_decay, (1 + step) / (10 + step))``.
+        zero_classifier: start the classifiers, the auxiliary head's too, with weights of zero, so that the loss begins
+            at that of guessing. TF-slim's initialization by the fan out gives ten classes logits in the tens, which
+            short schedules spend their first epochs unlearning. Weights that are loaded stay as they are.
         bn_momentum: momentum of batch norm (1 - TF's decay); 0 keeps the network's own. The ImageNet networks' 0.0003
             needs thousands of steps before the running statistics can be used.
         augmentation: augmentation of the training images, as the data set's class defines it
@@ -86,6 +89,7 @@ class Recipe:
     drop_rate: BelowOne = 0.0
     drop_path_rate: BelowOne = 0.0
     ema_decay: BelowOne = 0.0
+    zero_classifier: bool = False
     bn_momentum: Number = 0.0
     augmentation: Mapping[str, Any] = field(default_factory=dict)
     mix: Mapping[str, Any] = field(default_factory=dict)

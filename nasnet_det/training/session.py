@@ -16,7 +16,7 @@ from tqdm import tqdm
 from nasnet_det.safe_io.stopping import stop_on_signal
 from nasnet_det.training.engine import Batches, Trainer
 from nasnet_det.training.execution import Execution
-from nasnet_det.training.models import ModelChoice, load_weights, save_local_dir
+from nasnet_det.training.models import ModelChoice, load_weights, save_local_dir, zero_classifiers
 from nasnet_det.training.recipe import Recipe
 from nasnet_det.training.run import EpochReport, fit
 from nasnet_det.training.run_folder import TrainingFolder
@@ -78,6 +78,8 @@ class Session:
         )
         if self.pretrained is not None:
             load_weights(network, self.pretrained)
+        elif recipe.zero_classifier:
+            zero_classifiers(network)
         return Trainer(network, recipe, data.steps_per_epoch, data.num_classes, self.execution, self.world)
 
     def run(self, data: Batches, log: Callable[[str], None]) -> list[EpochReport]:
