@@ -150,13 +150,15 @@ def packaged(setting: Setting, runtime: str) -> nn.Module:
     """Make a package for a runtime, or take the one given for ``packaged``; print how long it took to load."""
     path = setting.package if runtime == "auto" else None
     if path is None:
+        if setting.device.type != "cpu":
+            raise NoVariant("packages run on CPUs")
         if runtime in ("openvino", "onnxruntime") and importlib.util.find_spec(runtime) is None:
             raise NoVariant(f"{runtime} is not installed")
         dtype = next(name for name, value in DTYPES.items() if value == setting.dtype)
         size = (setting.image_size, setting.image_size)
         program = classifier_program(setting.own(), size, batch_size=setting.batch_size)
         try:
-            saved = save_package(program, setting.folder / runtime, runtime, dtype, setting.device.type, log=print)
+            saved = save_package(program, setting.folder / runtime, runtime, dtype, log=print)
         except PackageError as error:
             raise NoVariant(str(error)) from None
         path = saved.path

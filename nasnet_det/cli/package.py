@@ -47,7 +47,6 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
         "--precision", choices=["float32", "bfloat16", "float16", "int8"], default="float32", help="(float32)"
     )
     parser.add_argument("--calibrate", type=Path, metavar="FOLDER", help="pictures for int8 and for the comparison")
-    parser.add_argument("--device", choices=["cpu", "cuda"], help="default: the GPU if there is one (inductor)")
     parser.add_argument(
         "--batch-size", type=int, default=1, help="images at once (1); other numbers run in such batches"
     )
@@ -70,20 +69,16 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def check(options: argparse.Namespace) -> None:
-    """Refuse what does not go together before the model is built, and choose the device.
+    """Refuse what does not go together before the model is built.
 
     Raises:
         PackageError: naming the option and what to give.
     """
-    import torch
-
     from nasnet_det.export import PackageError
     from nasnet_det.export.runtime_support import check_runtime
 
     detector = is_detector(options.model)
-    gpu = torch.cuda.is_available() and options.runtime == "inductor"
-    options.device = options.device or ("cuda" if gpu else "cpu")
-    check_runtime(options.runtime, options.precision, options.device, detector)
+    check_runtime(options.runtime, options.precision, detector)
     if options.batch_size < 1:
         raise PackageError(f"--batch-size must be at least 1, got {options.batch_size}")
     if options.precision == "int8" and options.calibrate is None:
@@ -109,7 +104,6 @@ def package(options: argparse.Namespace) -> None:
         target,
         options.runtime,
         options.precision,
-        options.device,
         pictures,
         lambda text: print(text, flush=True),
     )
@@ -121,8 +115,8 @@ def package(options: argparse.Namespace) -> None:
         print(f"{name}: within {difference:.1e} of PyTorch in float32")
     if pictures:
         print(agreement(program, load_package(saved.path), pictures))
-    plain = program.model.to(options.device).to(memory_format=torch.channels_last)
-    slow, fast = shortest(plain, program.example.to(options.device)), saved.seconds[saved.info.runtime]
+    plain = program.model.to(memory_format=torch.channels_last)
+    slow, fast = shortest(plain, program.example), saved.seconds[saved.info.runtime]
     print(f"{1000 * fast:.1f} ms; the plain network in channels_last: {1000 * slow:.1f} ms ({slow / fast:.2f} x)")
 
 

@@ -1,7 +1,9 @@
 """Ahead-of-time compilation by TorchInductor: native code that loads in seconds, without building a model.
 
-A package runs where it was made for: the same PyTorch release, the same kind of device and, on a CPU, the same
-instruction sets. **It is a program: load only what you or someone you trust has made.**
+A package runs where it was made for: the same PyTorch release and a CPU with the same instruction sets. **It is a
+program: load only what you or someone you trust has made.** Packages for a GPU are not made: on the one that was tried
+(NVIDIA H100, PyTorch 2.11) the process that loaded one was ended by a segmentation fault. There ``torch.compile`` of
+the fused network is the fastest form (``docs/speed.md``).
 """
 
 from __future__ import annotations
@@ -24,14 +26,13 @@ DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch
 _MOST_IMAGES = 1024
 
 
-def write_inductor(program: Program, path: Path, precision: str = "float32", device: str = "cpu") -> None:
+def write_inductor(program: Program, path: Path, precision: str = "float32") -> None:
     """Fuse and compile a program ahead of time; this takes minutes.
 
     Args:
         program: a classifier or features; of its axes, only the number of images may be free.
         path: the file to write.
         precision: one of :data:`DTYPES`.
-        device: ``cpu`` or ``cuda``.
 
     Raises:
         PackageError: if compiling it fails here.
@@ -39,10 +40,10 @@ def write_inductor(program: Program, path: Path, precision: str = "float32", dev
     if set(program.dynamic) - {0}:
         raise PackageError("the runtime inductor takes no free image sizes; use onnxruntime or openvino")
     described = program.described(
-        runtime="inductor", precision=precision, device=device, torch=str(torch.__version__), needs=offered(device)
+        runtime="inductor", precision=precision, torch=str(torch.__version__), needs=offered()
     )
-    model = _fused(program.model).to(device, DTYPES[precision])
-    images = program.example.to(device, DTYPES[precision]).contiguous(memory_format=torch.channels_last)
+    model = _fused(program.model).to(DTYPES[precision])
+    images = program.example.to(DTYPES[precision]).contiguous(memory_format=torch.channels_last)
     if program.dynamic and len(images) == 1:
         images = torch.cat([images] * 2)
     shapes = ({0: torch.export.Dim("images", min=1, max=_MOST_IMAGES)},) if program.dynamic else None
@@ -63,32 +64,23 @@ def load_inductor(path: Path, info: PackageInfo) -> Any:
     """Load compiled code as a function of images in the package's precision.
 
     Raises:
-        PackageError: if it was made for another PyTorch, device or processor.
+        PackageError: if it was made for another PyTorch or processor.
     """
     if info.torch != torch.__version__:
         raise PackageError(
             f"{path} was made by torch {info.torch}, but this is {torch.__version__}: make it again with this one"
         )
-    if missing := sorted(set(info.needs) - set(offered(info.device))):
-        raise PackageError(f"{path} needs {', '.join(missing)}, which this {info.device} lacks: make it again here")
+    if missing := sorted(set(info.needs) - set(offered())):
+        raise PackageError(f"{path} needs {', '.join(missing)}, which this machine lacks: make it again here")
     return torch._inductor.aoti_load_package(str(path))
 
 
-def offered(device: str) -> tuple[str, ...]:
-    """Return the features of this machine's device that compiled code may use.
-
-    Raises:
-        PackageError: for a GPU that PyTorch does not find.
-    """
-    if device == "cpu":
-        if not hasattr(torch.cpu, "get_capabilities"):  # before PyTorch 2.12
-            return platform.machine(), torch.backends.cpu.get_cpu_capability()
-        flags = torch.cpu.get_capabilities()
-        return platform.machine(), *sorted(name for name, value in flags.items() if value is True)
-    if device != "cuda" or not torch.cuda.is_available():
-        raise PackageError(f"device {device}: PyTorch finds no such device here; devices are cpu and cuda")
-    major, minor = torch.cuda.get_device_capability()
-    return (f"compute capability {major}.{minor}",)
+def offered() -> tuple[str, ...]:
+    """Return the features of this machine's CPU that compiled code may use."""
+    if not hasattr(torch.cpu, "get_capabilities"):  # before PyTorch 2.12
+        return platform.machine(), torch.backends.cpu.get_cpu_capability()
+    flags = torch.cpu.get_capabilities()
+    return platform.machine(), *sorted(name for name, value in flags.items() if value is True)
 
 
 def _fused(model: nn.Module) -> nn.Module:

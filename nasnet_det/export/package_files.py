@@ -44,9 +44,8 @@ class PackageInfo:
         outputs: the names of the outputs.
         input_size: of the images, ``(N, 3, H, W)``; 0 where it is free. Empty if unknown.
         precision: one of :data:`PRECISIONS`.
-        device: ``cpu`` or ``cuda``.
         torch: the PyTorch release that compiled it and that loads it; empty for formats that any release loads.
-        needs: instruction sets of the CPU, or the compute capability of the GPU, that compiled code needs.
+        needs: the kind and instruction sets of the CPU that compiled code needs.
         description: everything that the file says of its model.
     """
 
@@ -54,7 +53,6 @@ class PackageInfo:
     outputs: tuple[str, ...]
     input_size: tuple[int, ...] = ()
     precision: str = "float32"
-    device: str = "cpu"
     torch: str = ""
     needs: tuple[str, ...] = ()
     description: Mapping[str, Any] = field(default_factory=dict)
@@ -73,12 +71,11 @@ class PackageInfo:
             tuple(data.get("outputs", ())),
             tuple(data.get("input_size", ())),
             data.get("precision", "float32"),
-            data.get("device", "cpu"),
             data.get("torch", ""),
             tuple(data.get("needs", ())),
             data,
         )
-        texts = (*info.outputs, info.device, info.torch, *info.needs)
+        texts = (*info.outputs, info.torch, *info.needs)
         if (
             info.runtime not in RUNTIMES
             or info.precision not in PRECISIONS
@@ -98,7 +95,7 @@ class PackageInfo:
         sides = " x ".join(str(side or "any") for side in self.input_size)
         name = self.description.get("model", self.description.get("kind", "a model"))
         made_by = f", torch {self.torch}" if self.torch else ""
-        return f"{name}, images {sides}, {self.precision} on {self.device}, for {self.runtime}{made_by}"
+        return f"{name}, images {sides}, {self.precision}, for {self.runtime}{made_by}"
 
 
 def read_info(path: str | Path) -> PackageInfo:

@@ -1,4 +1,4 @@
-"""The runtimes of packages: the precisions and devices that each supports, for detectors and for other models."""
+"""The runtimes of packages: the precisions that each supports, for detectors and for other models."""
 
 from __future__ import annotations
 
@@ -13,19 +13,17 @@ AUTO = "auto"
 
 @dataclass(frozen=True)
 class RuntimeSupport:
-    """The precisions and devices that a runtime supports.
+    """The precisions that a runtime supports.
 
     Args:
         suffix: the suffix of its files.
         precisions: those of classifiers and features.
         detector_precisions: those of detectors; empty if it takes none.
-        devices: the devices that its packages run on.
     """
 
     suffix: str
     precisions: tuple[str, ...]
     detector_precisions: tuple[str, ...] = ()
-    devices: tuple[str, ...] = ("cpu",)
 
     def precisions_of(self, detector: bool) -> tuple[str, ...]:
         """Return the precisions of detectors, or of everything else."""
@@ -34,41 +32,39 @@ class RuntimeSupport:
 
 #: ONNX Runtime has no bfloat16: its CPU kernels would compute in float32.
 RUNTIMES = {
-    "inductor": RuntimeSupport(".pt2", ("float32", "bfloat16", "float16"), devices=("cpu", "cuda")),
+    "inductor": RuntimeSupport(".pt2", ("float32", "bfloat16", "float16")),
     "onnxruntime": RuntimeSupport(".onnx", ("float32", "int8"), ("float32",)),
     "openvino": RuntimeSupport(".onnx", ("float32", "bfloat16", "int8"), ("float32", "bfloat16")),
 }
 
 
-def runtimes_for(precision: str = "float32", detector: bool = False, device: str = "cpu") -> list[str]:
-    """Return the runtimes that support a detector, or another model, in a precision on a device."""
-    return [
-        name for name, one in RUNTIMES.items() if precision in one.precisions_of(detector) and device in one.devices
-    ]
+def runtimes_for(precision: str = "float32", detector: bool = False) -> list[str]:
+    """Return the runtimes that support a detector, or another model, in a precision."""
+    return [name for name, one in RUNTIMES.items() if precision in one.precisions_of(detector)]
 
 
-def available(precision: str = "float32", detector: bool = False, device: str = "cpu") -> list[str]:
+def available(precision: str = "float32", detector: bool = False) -> list[str]:
     """Return those of :func:`runtimes_for` that are installed here."""
-    return [name for name in runtimes_for(precision, detector, device) if _is_installed(name)]
+    return [name for name in runtimes_for(precision, detector) if _is_installed(name)]
 
 
-def check_runtime(runtime: str, precision: str, device: str, detector: bool) -> None:
+def check_runtime(runtime: str, precision: str, detector: bool) -> None:
     """Refuse a combination that no runtime supports.
 
     Raises:
         PackageError: naming those that are supported.
     """
-    names = runtimes_for(precision, detector, device)
+    names = runtimes_for(precision, detector)
     if runtime in names or (runtime == AUTO and names):
         return
     kind = "detectors" if detector else "classifiers and features"
     known = "; ".join(
-        f"{name} with {', '.join(one.precisions_of(detector))} on {' or '.join(one.devices)}"
+        f"{name} with {', '.join(one.precisions_of(detector))}"
         for name, one in RUNTIMES.items()
         if one.precisions_of(detector)
     )
     given = f"{'no runtime takes' if runtime == AUTO else f'{runtime} does not take'} {kind}"
-    raise PackageError(f"{given} in {precision} on {device}: choose {known}")
+    raise PackageError(f"{given} in {precision}: choose {known}")
 
 
 def _is_installed(runtime: str) -> bool:

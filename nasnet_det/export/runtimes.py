@@ -63,17 +63,17 @@ class Package(nn.Module):
         """Run the package.
 
         Raises:
-            ValueError: for images of another size or device than the package was made for.
+            ValueError: for images of another size than the package was made for, or on a GPU.
         """
         wanted = self.info.input_size
         shape = tuple(images.shape)
         fits = len(shape) == len(wanted) and all(
             side in (0, given) for side, given in zip(wanted[1:], shape[1:], strict=True)
         )
-        if wanted and (not fits or images.device.type != self.info.device or not images.is_floating_point()):
+        if wanted and (not fits or images.device.type != "cpu" or not images.is_floating_point()):
             sides = ", ".join(str(side or "any") for side in wanted)
             given = f"{shape} of {images.dtype} on {images.device.type}"
-            raise ValueError(f"this package takes floating-point images ({sides}) on {self.info.device}, got {given}")
+            raise ValueError(f"this package takes floating-point images ({sides}) on the CPU, got {given}")
         images = images.to(
             DTYPES.get(self.info.precision, torch.float32) if self.info.runtime == "inductor" else torch.float32
         )
@@ -135,7 +135,6 @@ def save_package(
     path: str | Path,
     runtime: str = AUTO,
     precision: str = "float32",
-    device: str = "cpu",
     calibration: Sequence[Tensor] = (),
     log: Callable[[str], None] = lambda text: None,
 ) -> Saved:
@@ -147,7 +146,6 @@ def save_package(
         runtime: a key of :data:`nasnet_det.export.runtime_support.RUNTIMES`, or ``auto`` for the fastest that is
             installed, each tried for a few seconds.
         precision: one of the runtime's; ``int8`` needs ``calibration``.
-        device: one of the runtime's.
         calibration: batches of images like those that the model will see.
         log: gets a line for each runtime that is tried.
 
@@ -159,7 +157,7 @@ def save_package(
         ModuleNotFoundError: if the runtime is not installed.
         ExportError: if an output in float32 differs from PyTorch's; ``auto`` leaves such a runtime out.
     """
-    candidates = _candidates(runtime, precision, device, program.description.get("kind") == "detector")
+    candidates = _candidates(runtime, precision, program.description.get("kind") == "detector")
     if precision == "int8" and not calibration:
         raise PackageError("int8 needs images to calibrate on: give a folder of pictures like those it will see")
     with tempfile.TemporaryDirectory() as folder:
@@ -167,13 +165,13 @@ def save_package(
         for name in candidates:
             part = Path(folder) / f"{name}{RUNTIMES[name].suffix}"
             try:
-                differences = _write_and_check(program, part, name, precision, device, calibration)
+                differences = _write_and_check(program, part, name, precision, calibration)
             except (PackageError, ExportError) as error:
                 if runtime != AUTO:
                     raise
                 log(f"{name}: left out ({error})")
                 continue
-            seconds = shortest(load_package(part), program.example.to(device))
+            seconds = shortest(load_package(part), program.example)
             log(f"{name}: {1000 * seconds:.1f} ms")
             tried[name] = (part, differences, seconds)
         if not tried:
@@ -202,36 +200,34 @@ def shortest(package: nn.Module, images: Tensor, seconds: float = 3.0) -> float:
         while len(times) < 3 or time.perf_counter() < end:
             start = time.perf_counter()
             package(images)
-            if images.is_cuda:
-                torch.cuda.synchronize()
             times.append(time.perf_counter() - start)
     return min(times)
 
 
-def _candidates(runtime: str, precision: str, device: str, detector: bool) -> list[str]:
+def _candidates(runtime: str, precision: str, detector: bool) -> list[str]:
     """Return the runtimes to try."""
-    check_runtime(runtime, precision, device, detector)
+    check_runtime(runtime, precision, detector)
     if runtime != AUTO:
         return [runtime]
-    if names := available(precision, detector, device):
+    if names := available(precision, detector):
         return names
     raise PackageError(
-        f"none of {', '.join(runtimes_for(precision, detector, device))} is installed: inductor needs a C++ compiler, "
+        f"none of {', '.join(runtimes_for(precision, detector))} is installed: inductor needs a C++ compiler, "
         "others pip install 'nasnet-det[export,openvino]'"
     )
 
 
 def _write_and_check(
-    program: Program, path: Path, runtime: str, precision: str, device: str, calibration: Iterable[Tensor]
+    program: Program, path: Path, runtime: str, precision: str, calibration: Iterable[Tensor]
 ) -> dict[str, float]:
     if runtime == "inductor":
-        write_inductor(program, path, precision, device)
+        write_inductor(program, path, precision)
     else:
         imported(runtime)
         write_onnx(program, path, runtime=runtime, precision=precision)
         if precision == "int8":
             quantize_onnx(path, calibration)
-    found = [output.float().cpu() for output in as_list(load_package(path)(program.example.to(device)))]
+    found = [output.float() for output in as_list(load_package(path)(program.example))]
     return check(program, found, runtime, TOLERANCES.get(precision, float("inf")))
 
 

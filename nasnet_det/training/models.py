@@ -122,7 +122,7 @@ class ModelChoice:
         return {"architecture": self.architecture, "arguments": dict(self.arguments)}
 
 
-def zero_classifiers(network: nn.Module) -> None:
+def zero_classifiers(network: Any) -> None:
     """Set the weights of a timm network's classifier, and of its auxiliary head's if it has one, to zero."""
     auxiliary = getattr(network, "aux_head", None)
     for classifier in (network.get_classifier(), None if auxiliary is None else auxiliary.fc):

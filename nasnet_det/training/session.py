@@ -7,6 +7,7 @@ import sys
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -132,6 +133,7 @@ class Session:
                     _wait(self.execution.device)
             _wait(self.execution.device)
             per_step = (time.monotonic() - began) / max(1, steps)
+            trainer.evaluate(islice(data.validating(), 1))  # a GPU chooses its algorithms in the first batch
             began = time.monotonic()
             trainer.evaluate(data.validating())
             per_epoch = per_step * data.steps_per_epoch + time.monotonic() - began

@@ -72,7 +72,6 @@ def test_a_package_is_written_described_and_shown(
         (["detector.yaml", "--precision", "float16"], "openvino"),
         (["detector.safetensors", "--runtime", "inductor"], "openvino"),
         (["detector.yaml", "--calibrate", "."], "--calibrate"),
-        (["nasnet_a_mobile", "--runtime", "openvino", "--device", "cuda"], "inductor"),
     ],
 )
 def test_mistakes_are_one_line_and_exit_code_2(

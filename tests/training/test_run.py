@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import math
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -214,6 +215,12 @@ def test_epochs_fitted_to_a_time(data: CifarBatches, undisturbed: Path, tmp_path
     assert long > short == 1
     # A run already begun keeps its number, or resuming would fail.
     assert _session(undisturbed).epochs_in(1000.0, data).epochs == 2
+
+
+def test_a_zero_classifier_starts_at_the_loss_of_guessing(data: CifarBatches, tmp_path: Path) -> None:
+    recipe = RECIPE.with_settings(["zero_classifier=true", "drop_rate=0"])
+    loss = _session(tmp_path, recipe).trainer(data).step(*next(data.training(0)))
+    assert loss.item() == pytest.approx((1 + recipe.aux_weight) * math.log(data.num_classes), rel=1e-6)
 
 
 def test_a_checkpoint_of_another_run_is_named(data: CifarBatches, tmp_path: Path) -> None:

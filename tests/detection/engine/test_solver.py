@@ -14,6 +14,7 @@ from detectron2.data.detection_utils import build_augmentation
 from detectron2.data.transforms import RandomFlip, ResizeShortestEdge
 from detectron2.modeling import build_model
 from detectron2.solver import build_lr_scheduler
+from detectron2.solver import build_optimizer as build_detectron2_optimizer
 
 from nasnet_det.detection.config import read_config
 from nasnet_det.detection.convert.pipeline_config import follow
@@ -108,6 +109,24 @@ def test_gradients_are_clipped_tensor_by_tensor_before_momentum(small_detector: 
     torch.testing.assert_close(
         before[1] - small, torch.full_like(small, cfg.SOLVER.BASE_LR * 1e-3), rtol=1e-3, atol=1e-9
     )
+
+
+@pytest.mark.parametrize("kind", ["norm", "value"])
+def test_clipping_equals_detectron2s(kind: str, small_detector: Any) -> None:
+    cfg, model = small_detector
+    cfg.MODEL.NASNET.DECAY_HEADS = True
+    cfg.SOLVER.CLIP_GRADIENTS.CLIP_TYPE, cfg.SOLVER.CLIP_GRADIENTS.CLIP_VALUE = kind, 0.5
+    optimizers = [build(cfg, model) for build in (build_optimizer, build_detectron2_optimizer)]
+    state = {name: value.clone() for name, value in model.state_dict().items()}
+    found = []
+    for optimizer in optimizers:
+        model.load_state_dict(state)
+        torch.manual_seed(0)
+        for parameter in model.parameters():
+            parameter.grad = torch.randn_like(parameter) if parameter.requires_grad else None
+        optimizer.step()
+        found.append([parameter.detach().clone() for parameter in model.parameters()])
+    assert all(map(torch.equal, *found))
 
 
 def test_l2_is_on_the_convolutions_of_the_network_alone(small_detector: Any) -> None:
