@@ -3,20 +3,20 @@
 from __future__ import annotations
 
 import difflib
+import io
 import json
 import re
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
-import yaml
 from detectron2.config import CfgNode, get_cfg
 
 from nasnet_det.detection import add_nasnet_config
 from nasnet_det.genotypes.genotype import Genotype
 from nasnet_det.genotypes.published import PUBLISHED, names_file
 from nasnet_det.safe_io.files import protect
-from nasnet_det.safe_io.values import check_extent, format_value
+from nasnet_det.safe_io.values import format_value, parse_yaml
 
 #: Keys of ``MODEL.NASNET`` that older versions wrote into a run's ``config.yaml`` and that have no effect any more.
 REMOVED_KEYS = ("CUDA_GRAPHS",)
@@ -69,10 +69,9 @@ def read_config(path: str | Path, opts: Sequence[Any] = ()) -> CfgNode:
     file = find_config(path)
     protect([file])
     try:
-        loaded = cfg.load_yaml_with_base(str(file))
+        loaded = _Checked.load_yaml_with_base(str(file))
         if not isinstance(loaded, dict):
             raise ValueError(f"expected keys and values, as {_GENOTYPE}, not {format_value(loaded)}: is it a config?")
-        check_extent(loaded)  # before anything expands its aliases
         _merge(cfg, file, loaded)
         cfg.merge_from_list(_without_genotype(cfg, opts))
     except FileNotFoundError as error:
@@ -81,10 +80,22 @@ def read_config(path: str | Path, opts: Sequence[Any] = ()) -> CfgNode:
         raise ConfigError(f"config {path}: it, or an option, is nested too deeply, or is its own _BASE_") from None
     except (AssertionError, LookupError, ArithmeticError, AttributeError, TypeError, ValueError, OSError) as error:
         raise _refused(cfg, path, error) from None
-    except yaml.YAMLError as error:
-        raise _refused(cfg, path, error) from None
     _read_genotype(cfg, file.parent)
     return cfg
+
+
+class _Checked(CfgNode):
+    """detectron2's config, whose files, those of ``_BASE_`` too, are read as data before they are used."""
+
+    @classmethod
+    def _open_cfg(cls, filename: str) -> IO[str]:
+        with super()._open_cfg(filename) as file:
+            text: str = file.read()
+        try:
+            parse_yaml(text)
+        except ValueError as error:
+            raise ValueError(f"{filename}: {error}") from None
+        return io.StringIO(text)
 
 
 def _merge(cfg: CfgNode, file: Path, loaded: Any) -> None:
@@ -123,7 +134,7 @@ def _read_genotype(cfg: CfgNode, folder: Path) -> None:
 
 
 def _refused(cfg: CfgNode, path: str | Path, error: Exception) -> ConfigError:
-    whole = isinstance(error, (OSError, yaml.YAMLError)) or not error.args
+    whole = isinstance(error, OSError) or not error.args
     reason = " ".join(str(error if whole else error.args[0]).split())
     return ConfigError(f"config {path}: {reason[:_LONGEST]}{_suggestion(cfg, reason)}")
 
@@ -227,7 +238,9 @@ def default_node() -> CfgNode:
 
 
 #: Meta-architectures without mask heads.
-_BOXES_ONLY = ("NASNetRCNN", "RetinaNet", "FCOS", "ProposalNetwork")
+_BOXES_ONLY = ("NASNetRCNN", "RetinaNet", "FCOS")
+#: detectron2's meta-architectures that give something else than detections.
+_OTHER_TASKS = ("PanopticFPN", "SemanticSegmentor", "ProposalNetwork")
 
 
 def check_supported(cfg: CfgNode) -> None:
@@ -237,6 +250,11 @@ def check_supported(cfg: CfgNode) -> None:
         ConfigError: naming the key and what to set.
     """
     model, architecture = cfg.MODEL, cfg.MODEL.META_ARCHITECTURE
+    if architecture in _OTHER_TASKS:
+        raise ConfigError(
+            f"MODEL.META_ARCHITECTURE is {architecture}, which does not detect objects: set it to GeneralizedRCNN, "
+            "RetinaNet or NASNetRCNN"
+        )
     if model.MASK_ON and architecture in _BOXES_ONLY:
         raise ConfigError(
             f"MODEL.MASK_ON is True, but {architecture} predicts boxes only: set MODEL.MASK_ON False, or take an FPN "

@@ -127,7 +127,8 @@ def file_key(path: str | Path) -> FileKey | None:
 def other_content(path: str | Path) -> str:
     """Return what a file is, if it is one of those that are often there in place of another; else an empty text.
 
-    They are empty files, pointers of Git LFS, and the web pages that a download without access leaves.
+    They are empty files, pointers of Git LFS, packed files, the web pages that a download without access leaves, and
+    photographs of telephones.
     """
     try:
         with Path(path).open("rb") as file:
@@ -138,4 +139,8 @@ def other_content(path: str | Path) -> str:
         return "it is empty"
     if head.startswith(b"version https://git-lfs"):
         return "it is a pointer of Git LFS, not the file itself: run git lfs pull"
+    if head.startswith(b"\x1f\x8b"):
+        return "it is packed by gzip: unpack it"
+    if head[4:].startswith((b"ftyphe", b"ftypmif1", b"ftypmsf1")):
+        return "it is in HEIC format: convert it to JPEG"
     return "it is a web page: download the file again" if head.startswith((b"<!doctype html", b"<html")) else ""

@@ -150,8 +150,7 @@ def _refused(path: str | os.PathLike[str], error: Exception) -> ImageError:
     if isinstance(error, FileNotFoundError):
         return ImageError(f"{name} does not exist")
     if isinstance(error, UnidentifiedImageError):
-        remedy = ", convert it to JPEG" if name.lower().endswith((".heic", ".heif")) else ""
-        reason = other_content(name) or f"it is of no known image format{remedy}"
+        reason = other_content(name) or "it is of no known image format"
     elif isinstance(error, OSError) and error.strerror:
         reason = error.strerror
     else:

@@ -11,6 +11,7 @@ import gc
 import itertools
 import json
 import reprlib
+from collections import Counter
 from collections.abc import Collection, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
@@ -27,22 +28,45 @@ def parse_json(text: str | bytes) -> Any:
     """Parse a JSON text, or bytes in UTF-8, UTF-16 or UTF-32.
 
     Raises:
-        ValueError: if it is not JSON, or nested too deeply for this Python.
+        ValueError: if it is not JSON, has a key twice in one object, or is nested too deeply for this Python.
     """
     try:
-        return json.loads(text)
+        return json.loads(text, object_pairs_hook=_unique)
     except RecursionError:
         raise ValueError("it is nested too deeply") from None
+
+
+def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """Return an object of JSON; Python's own reader drops all but the last value of a key."""
+    made = dict(pairs)
+    if len(made) < len(pairs):
+        repeated = Counter(key for key, _ in pairs).most_common(1)[0][0]
+        raise ValueError(f"an object has the key {format_value(repeated)} more than once")
+    return made
+
+
+class _Loader(yaml.SafeLoader):
+    """PyYAML's safe loader, which itself drops all but the last value of a key."""
+
+    def compose_mapping_node(self, anchor: Any) -> yaml.MappingNode:
+        """Return a mapping whose keys are all different, except ``<<``."""
+        node: yaml.MappingNode = super().compose_mapping_node(anchor)
+        keys = Counter((key.tag, key.value) for key, _ in node.value if isinstance(key, yaml.ScalarNode))
+        for (tag, key), number in keys.items():
+            if number > 1 and tag != "tag:yaml.org,2002:merge":
+                raise ValueError(f"the mapping in line {node.start_mark.line + 1} has the key {key!r} more than once")
+        return node
 
 
 def parse_yaml(text: str) -> Any:
     """Parse a YAML text into plain values; nothing in it is executed.
 
     Raises:
-        ValueError: if it is not YAML, is nested too deeply, or expands to too many values.
+        ValueError: if it is not YAML, has a key twice in one mapping, is nested too deeply, or expands to too many
+            values.
     """
     try:
-        value = yaml.safe_load(text)
+        value = yaml.load(text, _Loader)
     except yaml.YAMLError as error:
         raise ValueError(" ".join(str(error).split())) from None
     except (RecursionError, OverflowError):
@@ -107,6 +131,11 @@ def format_names(names: Iterable[Any]) -> str:
     """Format names for a message: without quotes, shortened if they are long or many."""
     text = repr(", ".join(map(str, itertools.islice(names, 20))))[1:-1]
     return text if len(text) <= _LONGEST else f"{text[:_LONGEST]}..."
+
+
+def printable(text: str) -> str:
+    """Return a text for a terminal, with escapes for the commands and line breaks that names from outside may hold."""
+    return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in text)
 
 
 def named(items: Collection[Any], limit: int = 3) -> str:

@@ -82,6 +82,8 @@ def test_train_then_evaluate_then_resume(
         ({"MODEL.WEIGHTS": "nowhere.pth"}, "nowhere.pth"),
         ({"DATASETS.TRAIN": ("nothing_registered",)}, "'nothing_registered'"),
         ({"MODEL.ROI_HEADS.NUM_CLASSES": 1}, "2 classes"),
+        ({"TEST.EXPECTED_RESULTS": [["box", "AP", 30.0, 1.0]]}, "'box'"),
+        ({"TEST.EXPECTED_RESULTS": [["bbox", "AP"]]}, "TEST.EXPECTED_RESULTS"),
     ],
 )
 def test_a_user_s_mistake_is_one_line(

@@ -152,6 +152,13 @@ def test_what_does_not_fit_is_named(tmp_path: Path) -> None:
             read_config(tmp_path / "broken.yaml")
 
 
+def test_a_key_that_would_be_dropped_is_named_with_its_file(tmp_path: Path) -> None:
+    (tmp_path / "own.yaml").write_text("SOLVER: {BASE_LR: 0.1}\nSEED: 3\nSOLVER: {MAX_ITER: 5}\n")
+    (tmp_path / "mine.yaml").write_text("_BASE_: own.yaml\nSEED: 4\n")
+    with pytest.raises(ConfigError, match=r"own\.yaml.*'SOLVER'"):
+        read_config(tmp_path / "mine.yaml")
+
+
 def test_a_config_runs_no_code(tmp_path: Path) -> None:
     ran = tmp_path / "ran"
     (tmp_path / "evil.yaml").write_text(f"VERSION: !!python/object/apply:pathlib.Path.touch [{json.dumps(str(ran))}]\n")
@@ -225,6 +232,7 @@ def test_a_genotype_in_a_config_is_kept_by_value(form: str, tmp_path: Path) -> N
         ("nasnet_frcnn.yaml", {"MODEL__MASK_ON": True}, r"MODEL\.MASK_ON"),
         ("retinanet_fpn_large.yaml", {"MODEL__MASK_ON": True}, r"MODEL\.MASK_ON"),
         ("fpn_mobile.yaml", {"MODEL__KEYPOINT_ON": True}, r"MODEL\.KEYPOINT_ON"),
+        ("fpn_mobile.yaml", {"MODEL__META_ARCHITECTURE": "PanopticFPN"}, "PanopticFPN"),
         ("nasnet_frcnn.yaml", {"INPUT__FORMAT": "L"}, r"INPUT\.FORMAT"),
         ("fpn_mobile.yaml", {"INPUT__MIN_SIZE_TRAIN": (64, -1)}, r"INPUT\.MIN_SIZE_TRAIN"),
         ("fpn_mobile.yaml", {"INPUT__MIN_SIZE_TEST": -1}, r"INPUT\.MIN_SIZE_TEST"),

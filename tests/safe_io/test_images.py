@@ -124,6 +124,8 @@ def test_what_is_no_picture_is_named(tmp_path: Path, content: bytes | None) -> N
     ("name", "content", "remedy"),
     [
         ("1.HEIC", b"\0\0\0\x18ftypheic", "JPEG"),
+        ("1.jpg", b"\0\0\0\x24ftypmif1", "JPEG"),
+        ("1.png", b"\x1f\x8b\x08", "gzip"),
         ("1.jpg", b"version https://git-lfs.github.com/spec/v1", "git lfs pull"),
     ],
 )

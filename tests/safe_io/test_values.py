@@ -16,6 +16,7 @@ from nasnet_det.safe_io.values import (
     named,
     parse_json,
     parse_yaml,
+    printable,
 )
 
 
@@ -43,6 +44,24 @@ LAUGHS = "\n".join(["a0: &a0 [x, x]", *(f"a{i}: &a{i} [*a{i - 1}, *a{i - 1}]" fo
 def test_yaml_that_cannot_be_read_is_a_value_error(text: str) -> None:
     with pytest.raises(ValueError):
         parse_yaml(text)
+
+
+@pytest.mark.parametrize("text", ['{"a": 1, "ab": 2, "a": 1}', '[{"b": {"ab": 1, "a": 2, "ab": 3}}]'])
+def test_a_repeated_key_is_named(text: str) -> None:
+    for parse in (parse_json, parse_yaml):
+        with pytest.raises(ValueError, match=r"'a'|'ab'"):
+            parse(text)
+    with pytest.raises(ValueError, match="'1'"):
+        parse_yaml("names:\n  0: a\n  1: b\n  1: c\n")
+
+
+def test_keys_that_are_merged_are_not_repeated() -> None:
+    text = "x: &x {a: 1}\ny: &y {<<: *x, a: 2}\nz: {<<: *y, <<: *x, b: {a: 3}}\n"
+    assert parse_yaml(text)["z"] == {"a": 1, "b": {"a": 3}}
+
+
+def test_commands_of_a_terminal_are_escaped() -> None:
+    assert printable("caf\xe9 \x1b[2J\n\u202e") == "caf\xe9 \\x1b[2J\\n\\u202e"
 
 
 def test_shared_values_are_no_bomb() -> None:

@@ -50,7 +50,7 @@ def mark_boxes(boxes: np.ndarray, sizes: np.ndarray) -> BoxMarks:
         past = ~unsound & ~outside & ((end > sizes + ROUNDING) | (corner < -ROUNDING)).any(axis=1)
         in_unit = (corner >= -1).all(axis=1) & (end <= 2).all(axis=1)  # Pascal VOC's pixels count from 1
         small = ~unsound & ~empty & ~outside & ((extent <= 1).any(axis=1) | in_unit)
-        ordered = (extent >= corner).all(axis=1) & (extent <= sizes + 1).all(axis=1)
+        ordered = ((corner >= -1) & (extent >= corner) & (extent <= sizes + 1)).all(axis=1)
         around = (corner - extent / 2 >= -ROUNDING).all(axis=1) & (corner + extent / 2 <= sizes + ROUNDING).all(axis=1)
     question = ""
     if small.any() and in_unit.mean() > 0.9:

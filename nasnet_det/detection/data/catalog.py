@@ -6,6 +6,7 @@ detectron2's ``convert_to_coco_dict`` does.
 
 from __future__ import annotations
 
+import unicodedata
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -119,7 +120,7 @@ def _thing_classes(name: str) -> list[str]:
     classes = MetadataCatalog.get(name).get("thing_classes") or []
     if not isinstance(classes, (list, tuple)):
         raise CocoFormatError(f"its thing_classes must be a list of class names, not {format_value(classes)}")
-    return [*classes]
+    return [unicodedata.normalize("NFC", text) if isinstance(text, str) else text for text in classes]
 
 
 def _own_categories(name: str, classes: Sequence[str] = ()) -> list[Record]:

@@ -19,7 +19,7 @@ from nasnet_det.detection.data.coco_masks import is_mask, training_mask
 from nasnet_det.detection.data.columns import Record
 from nasnet_det.detection.data.look import EXAMPLES, RENAMED, CocoData, SetLook, Trouble
 from nasnet_det.safe_io.images import ImageError, ImageHeader, read_header
-from nasnet_det.safe_io.values import named
+from nasnet_det.safe_io.values import format_value, named
 
 #: detectron2's BoxMode.XYWH_ABS.
 _XYWH = 1
@@ -186,7 +186,11 @@ class _Inspection:
             if found is not None:
                 self.masks[number], without[number] = found, False
         none = None if self.masks else Fatal("Set MODEL.MASK_ON False or --iou-types bbox, or add 'segmentation'")
-        self.note("annotations have no usable mask", without, none or LEFT_OUT, none or CORRECT)
+
+        def with_mask(number: int) -> str:
+            return f"{format_value(self.annotations[number].get('segmentation'))} of {self.box_name(number)}"
+
+        self.note("annotations have no usable mask", without, none or LEFT_OUT, none or CORRECT, with_mask)
         self.kept &= ~without
         if masks == "polygon" and self.training:
             runs = [isinstance(self.masks.get(number), dict) for number in range(len(self.annotations))]

@@ -16,7 +16,7 @@ from PIL import Image
 from nasnet_det.detection.data.columns import Record
 from nasnet_det.safe_io.folders import FoundFiles, find_named
 from nasnet_det.safe_io.images import ImageError, read_image
-from nasnet_det.safe_io.values import format_names, named
+from nasnet_det.safe_io.values import format_names, named, printable
 
 #: So many examples of each trouble are kept.
 EXAMPLES = 20
@@ -55,8 +55,7 @@ class Trouble:
         shown = [*self.examples, *[""] * (self.count - len(self.examples))]
         examples = f": {named(shown, 3)}" if self.examples else ""
         done = f". {self.done}" if self.done else ""
-        text = (f"data set {self.where}: " if self.where else "") + f"{count}{self.what}{examples}{done}"
-        return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in text)  # names may hold a terminal's commands
+        return printable((f"data set {self.where}: " if self.where else "") + f"{count}{self.what}{examples}{done}")
 
 
 @dataclass(frozen=True)
@@ -162,8 +161,8 @@ def read_record(record: Record) -> Image.Image:
 def count_rows(sets: Sequence[SetLook]) -> list[list[str]]:
     """Return the table of the counts of each data set and of each of its classes; its first row names the sets."""
     names = dict.fromkeys(name for found in sets for name in found.counts)
-    rows = [[name, *(str(found.counts.get(name, "-")) for found in sets)] for name in names]
-    return [["", *(found.data.name for found in sets)], *rows]
+    rows = [[printable(name), *(str(found.counts.get(name, "-")) for found in sets)] for name in names]
+    return [["", *(printable(found.data.name) for found in sets)], *rows]
 
 
 def format_counts(sets: Sequence[SetLook]) -> str:

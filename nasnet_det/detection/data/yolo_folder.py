@@ -128,11 +128,12 @@ def _class_names(path: Path, settings: dict[str, Any]) -> list[str]:
             f"{path}: 'names' must be a list of class names, or a mapping from numbers to names, not "
             f"{format_value(names)} (names such as no and yes need quotes)"
         )
+    names = list(map(str, names))
     if repeated := {name for name in names if names.count(name) > 1}:
-        raise CocoFormatError(f"{path}: 'names' has {format_names(sorted(map(str, repeated)))} more than once")
+        raise CocoFormatError(f"{path}: 'names' has {format_names(sorted(repeated))} more than once")
     if settings.get("nc", len(names)) != len(names):
         raise CocoFormatError(f"{path}: 'nc' is {format_value(settings['nc'])}, but 'names' has {len(names)}")
-    return list(map(str, names))
+    return names
 
 
 def _images_of(base: Path, entry: str, path: Path) -> list[Path]:

@@ -56,9 +56,7 @@ class Checkpointer(DetectionCheckpointer):
             CheckpointError: if it is missing, damaged, of another network, or lacks layers that it must have.
         """
         if path and "://" not in path and not _is_file(path):
-            raise CheckpointError(
-                f"checkpoint {path} does not exist: give one as MODEL.WEIGHTS, or '' to start without"
-            )
+            raise CheckpointError(f"no file {path}: give a checkpoint as MODEL.WEIGHTS, or '' to start without")
         try:
             return super().load(path, *args, **kwargs)
         except CheckpointError as error:

@@ -24,7 +24,9 @@ from nasnet_det.detection.config import ConfigError, find_config, read_config
 from nasnet_det.detection.data.registered import look_at_config
 from nasnet_det.detection.engine.checkpointer import Checkpointer, load_for_inference
 from nasnet_det.detection.engine.trainer import DetectorTrainer
+from nasnet_det.detection.evaluation.evaluation import METRICS
 from nasnet_det.safe_io.files import write_text
+from nasnet_det.safe_io.values import format_value
 
 Explain = Callable[[BaseException], str | None]
 
@@ -101,6 +103,7 @@ def setup(args: argparse.Namespace) -> CfgNode:
     cfg = read_config(file, args.opts)
     if cfg.MODEL.DEVICE.startswith("cuda") and not torch.cuda.is_available():
         cfg.MODEL.DEVICE = "cpu"
+    check_expected(cfg)
     cfg.freeze()
     output, rank = Path(cfg.OUTPUT_DIR), comm.get_rank()
     if not args.eval_only:
@@ -116,6 +119,25 @@ def setup(args: argparse.Namespace) -> CfgNode:
     seed_all_rng(None if cfg.SEED < 0 else cfg.SEED + rank)
     torch.backends.cudnn.benchmark = cfg.CUDNN_BENCHMARK and not args.eval_only
     return cfg
+
+
+def check_expected(cfg: CfgNode) -> None:
+    """Check ``TEST.EXPECTED_RESULTS``, which is compared when all is done.
+
+    Raises:
+        ConfigError: naming the first entry that could not be compared.
+    """
+    tasks, expected = ("bbox", "segm") if cfg.MODEL.MASK_ON else ("bbox",), cfg.TEST.EXPECTED_RESULTS
+    if expected and len(cfg.DATASETS.TEST) != 1:
+        raise ConfigError("TEST.EXPECTED_RESULTS is for one data set: name one in DATASETS.TEST, or set it to []")
+    for entry in expected:
+        parts = [*entry] if isinstance(entry, (list, tuple)) else [entry]
+        known = len(parts) == 4 and parts[0] in tasks and (parts[1] in METRICS or str(parts[1]).startswith("AP-"))
+        if not known or not all(type(number) in (int, float) for number in parts[2:]):
+            raise ConfigError(
+                f"TEST.EXPECTED_RESULTS has {format_value(entry)}: expected [{' or '.join(tasks)}, a metric such as "
+                "AP, its value in percent, tolerance]"
+            )
 
 
 def _check_output(output: Path, weights: str, resume: bool) -> None:

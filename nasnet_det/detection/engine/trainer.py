@@ -15,7 +15,7 @@ from detectron2.utils import comm
 from detectron2.utils.events import EventStorage
 from torch import nn
 
-from nasnet_det.detection.config import ConfigError
+from nasnet_det.detection.config import ConfigError, check_supported
 from nasnet_det.detection.data.catalog import categories
 from nasnet_det.detection.data.registered import learned_classes, look_at_config
 from nasnet_det.detection.data.training_data import build_test_loader, build_train_loader
@@ -51,6 +51,7 @@ class DetectorTrainer(DefaultTrainer):
 
     def __init__(self, cfg: CfgNode) -> None:
         TrainerBase.__init__(self)
+        check_supported(cfg)
         check_solver(cfg)
         look_at_config(cfg)
         cfg = self.auto_scale_workers(cfg, comm.get_world_size())

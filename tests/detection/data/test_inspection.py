@@ -16,6 +16,7 @@ from PIL import Image
 from nasnet_det.detection.data.coco_format import COMPLETE, check_annotations
 from nasnet_det.detection.data.inspection import look_at
 from nasnet_det.detection.data.look import CocoData, SetLook
+from nasnet_det.safe_io.values import format_value
 
 Content = dict[str, Any]
 
@@ -100,6 +101,9 @@ def test_a_few_odd_boxes_raise_no_question(folder: Path) -> None:
     found = look(folder, content([2, 3, 50, 20], *[[20, 20, 5, 5]] * 19))
     assert all("?" not in str(trouble) for trouble in found.troubles)
     has_trouble(found, "1 of 20")
+    found = look(folder, content([-5, -5, 20, 20]))
+    has_trouble(found, "1 of 1", "past")
+    assert "?" not in str(found.troubles)
 
 
 def test_missing_pictures_are_fatal_and_named(folder: Path) -> None:
@@ -277,7 +281,7 @@ def test_masks_that_are_none(folder: Path, bad: Any) -> None:
     assert len(boxes(look(folder, data))) == 4  # masks are off
     found = look(folder, data, masks="polygon")
     assert len(boxes(found)) == 3 and found.counts["masks"] == 3
-    has_trouble(found, "1 of 4", "2.jpg")
+    has_trouble(found, "1 of 4", "2.jpg", format_value(bad))
     has_trouble(look(folder, data, training=False, masks="polygon"), "1 of 4", fatal=True)
     has_trouble(look(folder, content(segmentation=bad), masks="polygon"), "4 of 4", "MASK_ON", fatal=True)
 

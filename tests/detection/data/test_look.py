@@ -76,6 +76,10 @@ def test_the_report_counts_every_set() -> None:
     assert [line.split() for line in report.splitlines()[:2]] == [["train", "val"], ["boxes", "2", "1"]]
 
 
+def test_names_hold_no_commands_for_a_terminal() -> None:
+    assert "fox\\x1b[2J\\n" in join([made("fox\x1b[2J\n", ["hen"])], []).report()
+
+
 def test_categories_of_a_model() -> None:
     categories = [{"id": 2, "name": "hen"}, {"id": 5, "name": "fox"}]
     assert match_categories(["hen", "cow", "fox"], categories, "x") == [2, None, 5]

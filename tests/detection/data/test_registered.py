@@ -335,6 +335,13 @@ def test_thing_classes_that_are_not_the_files_are_refused_with_both(register: Re
         look_at_names(["made"])
 
 
+def test_names_in_another_form_of_unicode_are_the_same(register: Register) -> None:
+    for name, text in (("made", "caf\xe9"), ("other", "cafe\u0301")):
+        register(coco_content() | {"categories": [{"id": 5, "name": text}]}, name)
+        MetadataCatalog.get(name).thing_classes = [text]
+    assert look_at_names(["made"], ["other"]).classes == ["caf\xe9"]
+
+
 def test_everything_fatal_is_in_one_error(register: Register, tmp_path: Path) -> None:
     register(coco_content())
     register(coco_content() | {"categories": [{"id": 5, "name": "car"}]}, "other")

@@ -93,6 +93,7 @@ def test_bad_labels_name_their_file(tmp_path: Path, pictures: Path, label: str) 
 @pytest.mark.parametrize(
     "settings",
     ["nc: 2", "names: [no, yes]", "names: [fox, fox]", "names: fox", "names: {1: fox}", "names: [fox, hen]\nnc: 3"]
+    + ["names: [1, '1']", "names: {0: fox, 1: cow, 1: hen}", "names: [fox, cow]\nnames: [fox, hen]"]
     + [f"names: [fox, hen]\nkpt_shape: {shape}" for shape in ("17", "[17, x]", "[17]")],
 )
 def test_class_names_that_would_be_misread_are_refused(tmp_path: Path, pictures: Path, settings: str) -> None:
