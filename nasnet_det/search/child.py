@@ -25,6 +25,7 @@ from nasnet_det.training.data.cifar10 import CLASSES
 from nasnet_det.training.data.cifar_batches import CifarAugmentation, CifarBatches
 from nasnet_det.training.engine import Batches, Diverged, Trainer
 from nasnet_det.training.execution import Execution, choose_execution
+from nasnet_det.training.models import zero_classifiers
 from nasnet_det.training.run import EpochReport, RunError, fit
 from nasnet_det.training.seeds import own_randomness, seed_step
 
@@ -182,7 +183,10 @@ def batches_of(config: ChildConfig, execution: Execution, seed: int) -> CifarBat
 
 def child_network(genotype: Genotype, config: ChildConfig, num_classes: int = len(CLASSES)) -> NASNet:
     """Return the network of a child, with new weights."""
-    return network_size(config, num_classes).build(genotype)
+    network = network_size(config, num_classes).build(genotype)
+    if config.recipe.zero_classifier:
+        zero_classifiers(network)
+    return network
 
 
 class _Memory:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -84,8 +85,11 @@ def choose_execution(
 def capture(model: nn.Module, images: Tensor, execution: Execution) -> Any:
     """Capture forward and backward as CUDA graphs, which saves a kernel launch for each of a cell's small operations.
 
-    The running statistics are restored after the warm-up that capturing needs.
+    The running statistics are restored after the warm-up that capturing needs. Two of PyTorch's warnings about the
+    streams and the context of that warm-up are silenced: captured steps gave the same losses as eager ones.
     """
+    for start in ("Attempting to run cuBLAS", "The AccumulateGrad node's stream"):
+        warnings.filterwarnings("ignore", start)
     buffers = {name: buffer.clone() for name, buffer in model.named_buffers()}
     with execution.autocast():
         network = torch.cuda.make_graphed_callables(model, (torch.zeros_like(images),))

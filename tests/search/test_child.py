@@ -177,6 +177,11 @@ def test_what_is_wrong_with_the_search_is_no_result(config: ChildConfig, tmp_pat
     check_child_config(config, "cpu")
 
 
+def test_a_childs_classifier_starts_at_zero_as_the_recipe_says(config: ChildConfig) -> None:
+    network = child.child_network(ONE_BLOCK, replace(config, recipe_settings={"zero_classifier": True}))
+    assert not network.get_classifier().weight.any()
+
+
 def test_a_child_sees_smaller_images_under_further_settings_of_the_recipe(config: ChildConfig) -> None:
     settings = {"optimizer": "sgd", "ema_decay": 0.9, "augmentation.cutout": 4}
     config = replace(config, image_size=12, recipe_settings=settings)
