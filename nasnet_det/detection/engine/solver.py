@@ -18,6 +18,7 @@ from nasnet_det.models.network import NASNet
 def build_optimizer(cfg: CfgNode, model: nn.Module) -> torch.optim.Optimizer:
     """Build detectron2's optimizer; without weight decay of the heads if ``MODEL.NASNET.DECAY_HEADS`` is off."""
     unclipped = cfg.clone()
+    unclipped.defrost()  # train_net freezes its config
     unclipped.SOLVER.CLIP_GRADIENTS.ENABLED = False
     optimizer = with_clipping(build_detectron2_optimizer(unclipped, model), cfg)
     if not cfg.MODEL.NASNET.DECAY_HEADS:
