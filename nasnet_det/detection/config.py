@@ -89,10 +89,12 @@ class _Checked(CfgNode):
 
     @classmethod
     def _open_cfg(cls, filename: str) -> IO[str]:
-        with super()._open_cfg(filename) as file:
-            text: str = file.read()
         try:
+            with super()._open_cfg(filename) as file:
+                text: str = file.read()
             parse_yaml(text)
+        except UnicodeDecodeError:
+            raise ValueError(f"{filename} is no text: is it a config?") from None
         except ValueError as error:
             raise ValueError(f"{filename}: {error}") from None
         return io.StringIO(text)

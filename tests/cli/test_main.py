@@ -224,6 +224,7 @@ def raising(error: BaseException) -> int:
         (GenotypeError("no cell"), 2, "error: no cell"),
         (ValueError("seven"), 2, "error: seven"),
         (FileNotFoundError(errno.ENOENT, "No such file", "a.json"), 2, "error: a.json: No such file"),
+        (FileExistsError(errno.EEXIST, "File exists", "out"), 2, "error: out: File exists; expected a folder"),
         (OSError(errno.ENOSPC, "No space left", "a.pt"), 2, "error: a.pt: No space left"),
         (MemoryError(), 2, "error: out of memory"),
         (ModuleNotFoundError("No module", name="onnxscript"), 2, "error: onnxscript is not installed: pip install"),

@@ -20,6 +20,7 @@ from detectron2.utils.events import EventStorage
 
 from nasnet_det.detection import add_nasnet_config, setup_environment
 from nasnet_det.detection.config import ConfigError, read_config
+from nasnet_det.detection.convert.identity import CheckpointError
 from nasnet_det.detection.engine.predictor import load_config
 from nasnet_det.detection.engine.trainer import DetectorTrainer
 from nasnet_det.detection.modeling.fused import for_inference
@@ -146,6 +147,10 @@ def test_what_does_not_fit_is_named(tmp_path: Path) -> None:
         read_config(CONFIGS / "fpn_mobile.yaml", ["MODEL.NASNET.NUM_FILTERS", "many"])
     with pytest.raises(ConfigError, match=r"nowhere\.yaml"):
         read_config(tmp_path / "nowhere.yaml")
+    for name in ("photo.png", "model.ckpt", "model.bin"):  # in place of a checkpoint
+        (tmp_path / name).write_bytes(b"\x89PNG")
+        with pytest.raises(CheckpointError, match=name):
+            load_config(tmp_path / name)
     for content in (b"MODEL: [1\n", b"hello", b"", b"- 1\n", b"\x89HDF\r\n\x1a\n\x00"):
         (tmp_path / "broken.yaml").write_bytes(content)
         with pytest.raises(ConfigError, match=r"broken\.yaml"):

@@ -188,7 +188,7 @@ class _Inspection:
         none = None if self.masks else Fatal("Set MODEL.MASK_ON False or --iou-types bbox, or add 'segmentation'")
 
         def with_mask(number: int) -> str:
-            return f"{format_value(self.annotations[number].get('segmentation'))} of {self.box_name(number)}"
+            return f"{self.box_name(number)} with {format_value(self.annotations[number].get('segmentation'))}"
 
         self.note("annotations have no usable mask", without, none or LEFT_OUT, none or CORRECT, with_mask)
         self.kept &= ~without

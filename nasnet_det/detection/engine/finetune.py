@@ -45,6 +45,8 @@ from nasnet_det.weights.published import resolve
 
 #: The name of the checkpoint that a run is resumed from.
 LAST = "last"
+#: The options that a run keeps when it is resumed.
+_KEPT = ("model", "weights", "image_size", "batch_size", "epochs", "patience", "settings", "device")
 #: When, as a share of all steps, the statistics of batch norms that started from random weights are fixed.
 _FIXED_FROM = 0.4
 
@@ -199,6 +201,7 @@ def finetune(options: Options, resume: bool = False, log: Callable[[str], None] 
     log(f"plan:\n{plan.table()}")
     if run is None:
         described = {"version": nasnet_det.__version__, "data": str(options.data), "digest": digest}
+        described["options"] = _kept(options)
         mark_run(options.output, "finetune", {**described, "plan": asdict(plan)})
         write_text(options.output / CONFIG, cfg.dump())
 
@@ -227,8 +230,21 @@ def _digest(*sets: CocoData) -> str:
     return hashlib.sha256(json.dumps(parts, sort_keys=True, default=str).encode()).hexdigest()
 
 
+def _kept(options: Options) -> dict[str, Any]:
+    """Return the options that a run keeps, in the types of JSON; None for those that are not given."""
+    found: dict[str, Any] = json.loads(json.dumps({name: getattr(options, name) or None for name in _KEPT}))
+    return found
+
+
 def _plan_of_run(run: Mapping[str, Any], digest: str, options: Options) -> Plan:
-    """Return the plan of a run to be resumed, whose data must be the same."""
+    """Return the plan of a run to be resumed, whose data must be the same, as must be options that are given again."""
+    given, default = _kept(options), _kept(Options(options.data, options.output))
+    kept = run.get("options", given)
+    if changed := [name for name in _KEPT if given[name] not in (default[name], kept.get(name))]:
+        raise FinetuneError(
+            f"{options.output} is a run with another {format_names(changed)}: leave that out to continue it, or start "
+            "a new run in another --output, with --weights from this one"
+        )
     if run.get("digest") != digest:
         raise FinetuneError(
             f"{options.output} is a run on other images, boxes or classes than {options.data} has now: start a new run "
@@ -272,6 +288,8 @@ def _weights(options: Options, log: Callable[[str], None]) -> str:
 def _config(options: Options, plan: Plan, train: str, val: str, classes: int, resumed: bool) -> CfgNode:
     """Return the saved config of a run to be resumed, or else the plan over the model's, ``--set`` last."""
     own = {"DATASETS.TRAIN": (train,), "DATASETS.TEST": (val,), "OUTPUT_DIR": str(options.output)}
+    if fixed := [key for key in options.settings or () if key in own]:
+        raise ConfigError(f"{format_names(fixed)} follows from the folders given: leave it out of --set")
     if resumed:
         return read_config(options.output / CONFIG, _pairs(own))
     counts = {"MODEL.ROI_HEADS.NUM_CLASSES": classes, "MODEL.RETINANET.NUM_CLASSES": classes}

@@ -15,12 +15,14 @@ from nasnet_det.detection.data.image_index import ImageIndex
 from nasnet_det.draw.detections import detections_of, draw, side_by_side
 from nasnet_det.safe_io.files import OverwriteError, check_writable, exists, protect, replacing, write_json
 from nasnet_det.safe_io.images import read_image
-from nasnet_det.safe_io.values import named
+from nasnet_det.safe_io.values import named, parse_json
 
 #: The results file of each detector.
 RESULTS = ("results.json", "results_compared.json")
 #: The comment in each picture written, which tells them from a user's own.
 _COMMENT = b"drawn by nasnet-det predict"
+#: The same in the list of images.
+_INFO = {"description": "written by nasnet-det predict"}
 
 
 class Detector(Protocol):
@@ -116,7 +118,8 @@ def predict_images(
 
     if len(skipped) == len(paths):
         raise PredictionError(f"none of {len(paths)} images could be used: {named(skipped)}")
-    write_json(output / "images.json", {"images": index.images, "categories": catalogs[0].categories})
+    listed = {"info": _INFO, "images": index.images, "categories": catalogs[0].categories}
+    write_json(output / "images.json", listed)
     for catalog, name in zip(catalogs, RESULTS, strict=False):
         write_json(output / name, catalog.results)
     return Predictions([catalog.results for catalog in catalogs], len(paths) - len(skipped), skipped)
@@ -128,8 +131,8 @@ def _check_outputs(output: Path, pictures: Sequence[Path]) -> None:
     for path in (*pictures, listed, results, compared):
         check_writable(path)
     foreign = [path for path in pictures if exists(path) and not _is_drawn(path)]
-    if exists(listed) != exists(results):  # an earlier prediction leaves both
-        foreign.append(listed if exists(listed) else results)
+    if not _is_listed(listed):
+        foreign += filter(exists, (listed, results, compared))
     if foreign:
         raise OverwriteError(
             f"{foreign[0]} is not of an earlier prediction and would be overwritten: give another --output"
@@ -142,6 +145,15 @@ def _is_drawn(path: Path) -> bool:
             return picture.info.get("comment") == _COMMENT
     except Exception:  # Pillow's many readers raise anything for a damaged file
         return False
+
+
+def _is_listed(path: Path) -> bool:
+    """Return True for the list of images of an earlier prediction."""
+    try:
+        content = parse_json(path.read_bytes())
+    except (OSError, ValueError):
+        return False
+    return isinstance(content, dict) and content.get("info") == _INFO
 
 
 def picture_names(paths: Sequence[Path]) -> list[str]:

@@ -45,11 +45,11 @@ def load_config(path: str | Path, opts: Sequence[Any] = (), weights: str = "") -
     if path.is_dir():
         cfg = read_config(_in_folder(path, "config.yaml"), opts)
         cfg.MODEL.WEIGHTS = str(_in_folder(path, *_WEIGHTS)) if not weights else ""
-    elif path.suffix in (".pth", ".pt", ".safetensors"):
+    elif path.suffix in ("", ".yaml", ".yml"):
+        cfg = read_config(path, opts)
+    else:
         cfg = _config_of_checkpoint(path, opts)
         cfg.MODEL.WEIGHTS = str(path)
-    else:
-        cfg = read_config(path, opts)
     cfg.MODEL.WEIGHTS = weights or cfg.MODEL.WEIGHTS
     if cfg.MODEL.DEVICE.startswith("cuda") and not torch.cuda.is_available():
         cfg.MODEL.DEVICE = "cpu"

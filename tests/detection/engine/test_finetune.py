@@ -23,6 +23,7 @@ pytest.importorskip("detectron2")
 from nasnet_det.cli.evaluate import main as evaluate
 from nasnet_det.cli.finetune import main
 from nasnet_det.cli.predict import main as predict
+from nasnet_det.detection.config import ConfigError
 from nasnet_det.detection.data.look import DatasetError
 from nasnet_det.detection.engine.artefact import draw_samples
 from nasnet_det.detection.engine.finetune import FinetuneError, FinetuneTrainer, Options, finetune
@@ -200,6 +201,10 @@ def test_what_cannot_be_started_or_resumed_changes_nothing(data: Path, tmp_path:
     finetune(options(data, output, settings={**SMALL, "SOLVER.MAX_ITER": 1, "TEST.EVAL_PERIOD": 1}))
     with pytest.raises(FinetuneError, match="--resume"):
         finetune(options(data, output))
+    with pytest.raises(FinetuneError, match="epochs, settings"):
+        finetune(Options(data, output, epochs=9, settings={"SEED": 4}), resume=True)
+    with pytest.raises(ConfigError, match="OUTPUT_DIR"):
+        finetune(Options(data, tmp_path / "new", settings={"OUTPUT_DIR": "x"}))
     content["annotations"][0]["bbox"][0] += 1
     (data / "annotations.json").write_text(json.dumps(content))
     with pytest.raises(FinetuneError, match=str(output)):

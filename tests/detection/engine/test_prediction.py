@@ -150,7 +150,7 @@ def test_pictures_are_never_written_over(tmp_path: Path) -> None:
     assert {path: path.read_bytes() for path in tmp_path.iterdir()} == before
 
 
-@pytest.mark.parametrize("name", ["1.jpg", "images.json", "results.json"])
+@pytest.mark.parametrize("name", ["1.jpg", "images.json", "results.json", "results_compared.json"])
 def test_files_of_others_are_not_written_over(tmp_path: Path, name: str) -> None:
     paths = pictures(tmp_path / "in", "1.png")
     for number in (1, 2, 1):  # an earlier prediction is replaced
@@ -162,6 +162,14 @@ def test_files_of_others_are_not_written_over(tmp_path: Path, name: str) -> None
     with pytest.raises(OverwriteError, match=name):
         predict_images([Finder()], paths, tmp_path / "mine")
     assert own.read_bytes() == before and len([*own.parent.iterdir()]) == 1
+
+
+def test_annotations_and_results_of_others_are_not_written_over(tmp_path: Path) -> None:
+    paths = pictures(tmp_path / "in", "1.png")
+    (tmp_path / "results.json").write_text("[]")
+    (tmp_path / "images.json").write_text('{"images": [], "categories": [], "annotations": []}')
+    with pytest.raises(OverwriteError, match=r"images\.json"):
+        predict_images([Finder()], paths, tmp_path)
 
 
 def test_names_of_pictures_are_distinct_whatever_the_file_system() -> None:
