@@ -81,7 +81,7 @@ def search(options: argparse.Namespace, should_stop: Callable[[], bool] = lambda
     from nasnet_det.search import command as shared
     from nasnet_det.search.driver import Search
     from nasnet_det.search.run_folder import SEARCH, SearchFolder
-    from nasnet_det.search.rungs import make_pruner
+    from nasnet_det.search.rungs import make_pruner, resolve_pruner
     from nasnet_det.search.strategies.base import Problem
     from nasnet_det.search.strategies.registry import make_strategy, resolve_name, settings_of
 
@@ -102,7 +102,9 @@ def search(options: argparse.Namespace, should_stop: Callable[[], bool] = lambda
         "strategy": {"name": name, "settings": settings_of(strategy)},
         "seed": options.seed,
         "data": shared.data_identity(config),
-        "rungs": {"epochs": list(rungs), "pruner": options.pruner, "settings": pruner_settings} if rungs else None,
+        "rungs": {"epochs": list(rungs), "pruner": resolve_pruner(options.pruner), "settings": pruner_settings}
+        if rungs
+        else None,
         "demands": demanded,
         "order": None if in_order else options.order,
     }

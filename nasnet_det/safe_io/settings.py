@@ -79,19 +79,33 @@ def build(cls: type[T], values: Any, error: type[ValueError] = ValueError, what:
     for field in dataclasses.fields(cls):  # type: ignore[arg-type]
         if field.name in known and field.name not in values and _is_required(field):
             raise error(f"{prefix}{field.name} is missing")
-    read = {key: _read(_adapter(cls, key), key, value, error, prefix) for key, value in values.items()}
+    kinds = get_type_hints(cls, include_extras=True)
+    read = {key: read_value(kinds[key], key, value, error, what) for key, value in values.items()}
     try:
         return cls(**read)
     except ValueError as problem:  # from the class's own __post_init__
         raise error(f"{prefix}{problem}") from None
 
 
-def _read(adapter: TypeAdapter[Any], name: str, value: Any, error: type[ValueError], prefix: str) -> Any:
+def read_value(kind: Any, name: str, value: Any, error: type[ValueError] = ValueError, what: str = "") -> Any:
+    """Return a plain value of a type, with the only conversions of :func:`build`.
+
+    Args:
+        kind: the type, as an annotation.
+        name: of the setting, for messages.
+        value: what was given.
+        error, what: as of :func:`build`.
+
+    Raises:
+        ValueError: (``error``) for a value of another type or range.
+    """
+    adapter = TypeAdapter(kind, config=ConfigDict(allow_inf_nan=False))
     try:
         # The only conversions of JSON's strict mode are a list to a tuple and an int to a float.
         return adapter.validate_json(json.dumps(value), strict=True)
     except (ValidationError, TypeError, RecursionError) as problem:
         reason = _describe(problem) if isinstance(problem, ValidationError) else "must be of JSON's types"
+        prefix = f"{what}: " if what else ""
         raise error(f"{prefix}{name} {reason}, got {format_value(value)}") from None
 
 
@@ -101,10 +115,6 @@ def _describe(problems: ValidationError) -> str:
     if first["type"].endswith("_type") and kind in _KINDS:
         return f"must be {_KINDS[kind]}"
     return first["msg"].replace("Input should", "must", 1)
-
-
-def _adapter(cls: Any, name: str) -> TypeAdapter[Any]:
-    return TypeAdapter(get_type_hints(cls, include_extras=True)[name], config=ConfigDict(allow_inf_nan=False))
 
 
 def _is_required(field: dataclasses.Field[Any]) -> bool:

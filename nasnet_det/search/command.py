@@ -50,13 +50,17 @@ def child_config(options: argparse.Namespace, defaults: Mapping[str, Any] | None
 
 
 def data_asked(text: str) -> str:
-    """Return the ``data`` of a child's settings: ``torchvision:NAME@FOLDER`` for torchvision's names, else a folder."""
+    """Return the ``data`` of a child's settings: ``torchvision:NAME@FOLDER`` for torchvision's names, in any letter
+    case, else a folder."""
     name, _, folder = text.removeprefix(TORCHVISION).partition("@")
-    if text.startswith(TORCHVISION) or Path(text).exists() or not name.isidentifier() or not find_spec("torchvision"):
+    prefixed = text.startswith(TORCHVISION)
+    if not prefixed and (Path(text).exists() or not name.isidentifier() or not find_spec("torchvision")):
         return text
     from torchvision import datasets
 
-    return f"{TORCHVISION}{name}@{folder or 'datasets'}" if name in datasets.__all__ else text
+    known = {known.lower(): known for known in datasets.__all__}
+    known_name = known.get(name.lower(), name if prefixed else None)
+    return text if known_name is None else f"{TORCHVISION}{known_name}@{folder or 'datasets'}"
 
 
 def describe_data(config: ChildConfig) -> str:
@@ -78,7 +82,8 @@ def data_identity(config: ChildConfig) -> dict[str, Any] | None:
     if not has_own_images(config.data):
         return None
     found: Found = inspect_images(config.data)
-    return {"classes": list(found.classes), "images": found.train_images + found.validation_images}
+    images = found.train_images + found.validation_images
+    return {"classes": list(found.classes), "images": images, "files": found.digest}
 
 
 def recipe_of(config: ChildConfig) -> dict[str, Any]:

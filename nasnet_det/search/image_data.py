@@ -7,6 +7,7 @@ square size and kept in memory, as CIFAR-10's are.
 
 from __future__ import annotations
 
+import hashlib
 import logging
 import os
 from collections.abc import Callable, Sequence
@@ -41,12 +42,17 @@ _VALIDATION_SHARE = 0.1
 
 
 class ImageSource(Protocol):
-    """Labelled images before they are decoded. The last ``held_out`` are the validation split, 0 for no split."""
+    """Labelled images before they are decoded.
+
+    The last ``held_out`` are the validation split, 0 for no split. ``digest`` is of
+    the names and sizes of the files, None where there are none.
+    """
 
     name: str
     classes: tuple[str, ...]
     labels: np.ndarray
     held_out: int
+    digest: str | None
 
     def size(self, number: int) -> tuple[int, int]:
         """Return width and height of an image."""
@@ -66,6 +72,7 @@ class Found:
         image_size: the side of the squares that children see.
         stem: the stem that suits this size.
         has_split: whether the validation images are a split of their own.
+        digest: of the files' names and sizes; None for a data set of torchvision.
     """
 
     name: str
@@ -75,6 +82,7 @@ class Found:
     image_size: int
     stem: Stem
     has_split: bool
+    digest: str | None
 
 
 @lru_cache(maxsize=4)
@@ -128,6 +136,7 @@ def inspect_images(data: str) -> Found:
         image_size=image_size,
         stem="cifar" if small else "imagenet",
         has_split=bool(source.held_out),
+        digest=source.digest,
     )
 
 
@@ -222,6 +231,8 @@ class _FolderImages:
         self.name, self.classes, self.held_out = str(root), tuple(classes), held_out
         self.paths = [path for path, _ in samples]
         self.labels = np.array([label for _, label in samples])
+        files = [(path.relative_to(root).as_posix(), _size(path)) for path in self.paths]
+        self.digest: str | None = hashlib.sha256(repr(files).encode()).hexdigest()[:16]
 
     def size(self, number: int) -> tuple[int, int]:
         """See :class:`ImageSource`."""
@@ -230,6 +241,13 @@ class _FolderImages:
     def read(self, number: int) -> Image.Image:
         """See :class:`ImageSource`."""
         return read_image(self.paths[number])
+
+
+def _size(path: Path) -> int | None:
+    try:
+        return path.stat().st_size
+    except OSError:  # a link to nowhere, which is counted as unreadable later
+        return None
 
 
 class _TorchvisionImages:
@@ -242,6 +260,7 @@ class _TorchvisionImages:
         if not (isinstance(kind, type) and "root" in signature(kind).parameters and name in datasets.__all__):
             raise DataError(f"torchvision has no data set {format_value(name)}; see torchvision.datasets")
         self.name, self.held_out = f"{name} of torchvision in {folder}", 0
+        self.digest: str | None = None
         self.dataset = _open_torchvision(kind, folder)
         self.labels = _torchvision_labels(name, self.dataset)
         names = getattr(self.dataset, "classes", None) or range(int(self.labels.max()) + 1)
@@ -293,7 +312,7 @@ def _find_folder(root: Path) -> ImageSource:
     if not root.is_dir():
         raise DataError(
             f"{root} is not a folder; give the folder of CIFAR-10 (nasnet-det prepare-cifar10), a folder of class "
-            f"folders, or {TORCHVISION}NAME"
+            "folders, or the name of a data set of torchvision"
         )
     folder = root
     while (

@@ -21,7 +21,9 @@ UNITS: dict[str, dict[str, float]] = {
     "macs": {"": 1, "k": 1e3, "M": 1e6, "G": 1e9},
     "latency": {"ms": 1, "s": 1e3, "us": 1e-3},
 }
-_LIMIT = re.compile(r"(?P<name>\w+)=(?P<number>\d+(\.\d*)?|\.\d+)(?P<unit>[A-Za-z]*)(@(?P<size>\d+))?", re.ASCII)
+_LIMIT = re.compile(
+    r"(?P<name>\w+)=(?P<number>(\d+(_\d+)*(\.\d*)?|\.\d+)(e\+?\d+)?) ?(?P<unit>[A-Za-z]*)(@(?P<size>\d+))?", re.ASCII
+)
 _OBJECTIVE = re.compile(r"(?P<name>\w+)(@(?P<size>\d+))?", re.ASCII)
 _LARGEST_IMAGE = 4096
 
@@ -83,14 +85,15 @@ def parse_demands(limits: Sequence[str] = (), objectives: Sequence[str] = (ACCUR
     """Read limits and objectives.
 
     Raises:
-        ValueError: for a word that is neither, a measure named twice, objectives that do not begin with ``accuracy``,
+        ValueError: for a word that is neither, a measure named twice, objectives without ``accuracy``,
             or latencies of different image sizes.
     """
     read = [_parse_limit(word) for word in limits]
     named = [_parse_objective(word) for word in objectives]
     names = [name for name, _ in named]
-    if names[:1] != [ACCURACY]:
-        raise ValueError(f"the first objective is accuracy, got {format_value(' '.join(objectives))}")
+    if ACCURACY not in names:
+        raise ValueError(f"accuracy is one of the objectives, got {format_value(' '.join(objectives))}")
+    names.sort(key=lambda name: name != ACCURACY)
     for what, given in (("limit", [limit.name for limit, _ in read]), ("objective", names)):
         if twice := [name for name in given if given.count(name) > 1]:
             raise ValueError(f"{what} {twice[0]} is given twice")
@@ -121,10 +124,11 @@ def _parse_limit(word: str) -> tuple[Limit, int | None]:
         examples = "params=1.5M, macs=200M or latency=20ms@224"
         raise ValueError(f"a limit is written as {examples}, got {format_value(word)}")
     name, units = match["name"], UNITS[match["name"]]
-    if match["unit"] not in units:
+    unit = match["unit"] if match["unit"] in units else match["unit"].lower()
+    if unit not in units:
         known = ", ".join(unit or "none" for unit in units)
         raise ValueError(f"limit {name} has one of the units {known}, got {format_value(word)}")
-    value = float(match["number"]) * units[match["unit"]]
+    value = float(match["number"]) * units[unit]
     if not 0 < value < math.inf:
         raise ValueError(f"limit {name} must be positive, got {format_value(word)}")
     return Limit(name, value), _image_size(name, match["size"], word)

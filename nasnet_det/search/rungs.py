@@ -17,6 +17,8 @@ from typing import Any, Protocol
 from nasnet_det.safe_io.values import format_value
 
 Values = tuple[float, ...]
+#: The pruner of this project.
+ASHA = "asha"
 
 
 class Pruner(Protocol):
@@ -133,21 +135,13 @@ class OptunaPruner:
     def __init__(self, name: str, rungs: tuple[int, ...], options: Mapping[str, Any]) -> None:
         import optuna
 
-        kind = optuna_pruners().get(name.lower().removesuffix("pruner"))
-        if kind is None:
-            raise ValueError(f"unknown pruner {format_value(name)}; known: {', '.join(pruner_names())}")
-        try:
-            pruner = kind(**options)
-        except (TypeError, ValueError) as error:
-            raise ValueError(f"{kind.__name__} does not take {format_value(dict(options))}: {error}") from None
+        from nasnet_det.search.optuna_plugins import make_plugin, quiet
+
+        pruner = make_plugin("Pruner", name, options)
         self.rungs = rungs
-        before = optuna.logging.get_verbosity()
-        optuna.logging.set_verbosity(optuna.logging.WARNING)
-        try:
+        with quiet():
             # Hyperband takes a trial's bracket from the study's name.
             self._study = optuna.create_study(study_name="rungs", direction="maximize", pruner=pruner)
-        finally:
-            optuna.logging.set_verbosity(before)
         self._trials: dict[int, optuna.Trial] = {}
         self._continued: deque[int] = deque()
         self._stopped: list[int] = []
@@ -204,17 +198,20 @@ def _dominates(one: Values, other: Values) -> bool:
     return one != other and all(a >= b for a, b in zip(one, other, strict=True))
 
 
-def optuna_pruners() -> dict[str, type]:
-    """Return Optuna's pruners by their names in lower case and without ``Pruner``."""
-    import optuna
+def resolve_pruner(name: str) -> str:
+    """Return a pruner's name as it is recorded: ``asha``, or a class of ``optuna.pruners``.
 
-    names = [name for name in optuna.pruners.__all__ if name.endswith("Pruner") and name != "BasePruner"]
-    return {name.lower().removesuffix("pruner"): getattr(optuna.pruners, name) for name in names}
+    Raises:
+        ValueError: for an unknown name.
+    """
+    if name.lower() == ASHA:
+        return ASHA
+    from nasnet_det.search.optuna_plugins import plugin_class
 
-
-def pruner_names() -> list[str]:
-    """Return the names that :func:`make_pruner` takes."""
-    return ["asha", *(kind.__name__ for kind in optuna_pruners().values())]
+    try:
+        return plugin_class("Pruner", name).__name__
+    except ValueError as error:
+        raise ValueError(f"unknown pruner {format_value(name)}; known: {ASHA}. {error}") from None
 
 
 def make_pruner(name: str, rungs: Sequence[int], overrides: Mapping[str, Any] | None = None) -> Pruner:
@@ -227,15 +224,17 @@ def make_pruner(name: str, rungs: Sequence[int], overrides: Mapping[str, Any] | 
         overrides: its settings.
 
     Raises:
-        ValueError: for an unknown pruner or setting, or rungs that do not grow.
+        ValueError: for an unknown pruner or setting, one without rungs, or rungs that do not grow.
     """
-    rungs = tuple(rungs)
+    name, rungs = resolve_pruner(name), tuple(rungs)
     if any(type(epochs) is not int or epochs < 1 for epochs in rungs) or sorted(set(rungs)) != list(rungs):
         raise ValueError(f"rungs are growing numbers of epochs, got {format_value(list(rungs))}")
-    if len(rungs) < 2:
-        return SingleRung(rungs)
     settings = dict(overrides or {})
-    if name != "asha":
+    if len(rungs) < 2:
+        if name != ASHA or settings:
+            raise ValueError(f"pruner {name} needs epochs to judge at: --rungs 2 6 18")
+        return SingleRung(rungs)
+    if name != ASHA:
         return OptunaPruner(name, rungs, settings)
     if unknown := set(settings) - {"reduction", "keep"}:
         raise ValueError(f"asha has no setting {format_value(min(unknown))}; known: reduction, keep")

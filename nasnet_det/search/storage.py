@@ -30,19 +30,23 @@ def storage_url(storage: str | Path) -> URL:
     """Return the URL of a database: the given one, or that of an SQLite file.
 
     Raises:
-        StudyError: if it is not a URL.
+        StudyError: if it is not a URL of a database that Optuna can keep a study in, or one in memory.
     """
     if isinstance(storage, Path) or "://" not in storage:
         return URL.create("sqlite", database=str(Path(storage).absolute()))
     try:
         url = make_url(storage)
+        url.get_dialect()
         installed = [name for name in _DRIVERS.get(url.drivername, ()) if find_spec(_MODULES.get(name, name))]
-        return url.set(drivername=f"{url.drivername}+{installed[0]}") if installed else url
+        url = url.set(drivername=f"{url.drivername}+{installed[0]}") if installed else url
     except SQLAlchemyError:
         raise StudyError(
             f"{storage!r} is not a database URL: expected postgresql://USER:PASSWORD@HOST/DATABASE, "
             "mysql://USER:PASSWORD@HOST/DATABASE or sqlite:///FILE"
         ) from None
+    if url.get_backend_name() == "sqlite" and url.database in (None, "", ":memory:"):
+        raise StudyError(f"{storage!r} is a database in memory, which ends with the command: expected sqlite:///FILE")
+    return url
 
 
 def format_url(url: URL) -> str:

@@ -83,7 +83,10 @@ class Study:
                     raise StudyError(f"{format_url(url)} has no study called {name!r}; it has: {known}") from None
                 study_id = _create(backend, name, url, directions_of(identity))
             recorded = backend.get_study_user_attrs(study_id).get("identity")
-            if identity is not None and _is_bare(backend, study_id, directions_of(identity)):
+            if identity is not None and _is_empty(backend, study_id, directions_of(identity)):
+                if backend.get_study_directions(study_id) != directions_of(identity):
+                    backend.delete_study(study_id)
+                    study_id = _create(backend, name, url, directions_of(identity))
                 recorded = {**(adopt or {}), **identity}
                 backend.set_study_user_attr(study_id, "identity", recorded)
             if not isinstance(recorded, dict):
@@ -304,10 +307,11 @@ def _create(backend: RDBStorage, name: str, url: URL, directions: list[StudyDire
         raise StudyError(f"another search has just made study {name!r} in {format_url(url)}") from None
 
 
-def _is_bare(backend: RDBStorage, study_id: int, directions: list[StudyDirection]) -> bool:
-    """Return whether a study was created, now or by a search that was killed at that moment, and nothing more."""
-    return (
-        backend.get_study_directions(study_id) == directions
-        and not backend.get_study_user_attrs(study_id)
-        and backend.get_n_trials(study_id) == 0
-    )
+def _is_empty(backend: RDBStorage, study_id: int, directions: list[StudyDirection]) -> bool:
+    """Return whether a study of this project has no trials, so that what it is of can still be chosen.
+
+    One without any attribute is that of a search that was killed when it had just created it.
+    """
+    attributes = backend.get_study_user_attrs(study_id).keys()
+    ours = attributes == {"identity"} or (not attributes and backend.get_study_directions(study_id) == directions)
+    return ours and backend.get_n_trials(study_id) == 0

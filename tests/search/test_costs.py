@@ -36,6 +36,9 @@ def test_costs_are_those_of_the_built_network(space: str, stem: str, seed: int, 
         ("params=1.5M", 1.5e6),
         ("params=800k", 8e5),
         ("params=12345", 12345),
+        ("params=1_500_000", 1.5e6),
+        ("params=1.5e6", 1.5e6),
+        ("params=800 K", 8e5),
         ("macs=200M", 2e8),
         ("macs=.5G", 5e8),
         ("latency=20ms@224", 20),
@@ -58,7 +61,7 @@ def test_limits_are_read(word: str, value: float) -> None:
         ["params=1.5MB"],
         ["params=-1M"],
         ["params=0"],
-        ["params=1e6"],
+        ["params=1__0"],
         ["latency=20"],
         ["latency=20ms@4"],
         ["params=1M@224"],
@@ -74,7 +77,7 @@ def test_what_is_no_limit_is_named(words: list[str]) -> None:
 
 
 def test_objectives_are_read_and_oriented() -> None:
-    demands = parse_demands(["latency=9ms@64"], ["accuracy", "params", "latency@64"])
+    demands = parse_demands(["latency=9ms@64"], ["params", "accuracy", "latency@64"])
     assert demands.objectives == ("accuracy", "params", "latency") and demands.image_size == 64
     assert oriented(demands.objectives, (0.5, 10.0, 3.0)) == (0.5, -10.0, -3.0)
     for objectives in (["params"], ["accuracy", "size"], ["accuracy", "params", "params"], ["accuracy", "params@32"]):

@@ -11,6 +11,7 @@ from PIL import Image
 
 from nasnet_det.search.child import child_network, train_child
 from nasnet_det.search.child_config import ChildConfig
+from nasnet_det.search.command import data_asked
 from nasnet_det.search.image_data import (
     channel_statistics,
     find_images,
@@ -54,6 +55,11 @@ def test_class_folders_are_split_by_seed(tmp_path: Path) -> None:
     again, *_ = load_images.__wrapped__(str(tmp_path), 16, 10, 5, 0)
     few = {picture.tobytes() for picture in again.train.pictures[:10]}
     assert few <= {picture.tobytes() for picture in data.train.pictures[:20]}
+    (tmp_path / "a" / "notes.txt").write_text("still no picture")
+    assert inspect_images.__wrapped__(str(tmp_path)).digest == found.digest
+    find_images.cache_clear()
+    fill(tmp_path / "a", 1, suffix=".bmp")
+    assert inspect_images.__wrapped__(str(tmp_path)).digest != found.digest
 
 
 @pytest.mark.parametrize("wrapped", [False, True])
@@ -126,7 +132,8 @@ def test_a_data_set_of_torchvision(tmp_path: Path) -> None:
         (raw / f"{part}-images-idx3-ubyte").write_bytes(header + pictures.astype(np.uint8).tobytes())
         header = struct.pack(">II", 2049, count)
         (raw / f"{part}-labels-idx1-ubyte").write_bytes(header + labels.astype(np.uint8).tobytes())
-    name = f"torchvision:MNIST@{tmp_path}"
+    name = data_asked(f"mnist@{tmp_path}")
+    assert name == f"torchvision:MNIST@{tmp_path}"
     found = inspect_images(name)
     assert len(found.classes) == 10 and (found.train_images, found.validation_images) == (30, 10)
     assert (found.image_size, found.stem) == (28, "cifar")

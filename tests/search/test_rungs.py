@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from pathlib import Path
 
 import pytest
@@ -12,8 +11,9 @@ from hypothesis import strategies as st
 pytest.importorskip("optuna")
 import optuna
 
+from nasnet_det.search.optuna_plugins import plugin_names
 from nasnet_det.search.records import best
-from nasnet_det.search.rungs import Asha, make_pruner, pareto_front, pruner_names, ranked
+from nasnet_det.search.rungs import Asha, make_pruner, pareto_front, ranked
 from nasnet_det.search.study import Study
 from tests.search.fakes import FakeChild, Shuffled, outcome, run_search
 
@@ -66,10 +66,14 @@ def test_no_point_of_the_front_is_dominated(points: list[tuple[int, int]]) -> No
         ("asha", (1, 3), {"eta": 3}, "eta"),
         ("BestPruner", (1, 3), {}, "BestPruner"),
         ("PercentilePruner", (1, 3), {}, "percentile"),
+        ("MedianPruner", (1, 3), {"n_startup_trials": "few"}, "n_startup_trials"),
+        ("PatientPruner", (1, 3), {"patience": 1, "wrapped_pruner": "BestPruner"}, "BestPruner"),
+        ("MedianPruner", (), {}, "--rungs"),
+        ("asha", (3,), {"keep": 2}, "--rungs"),
     ],
 )
 def test_what_makes_no_pruner_is_named(
-    name: str, rungs: tuple[int, ...], overrides: dict[str, int], named: str
+    name: str, rungs: tuple[int, ...], overrides: dict[str, int | str], named: str
 ) -> None:
     with pytest.raises(ValueError, match=named):
         make_pruner(name, rungs, overrides)
@@ -77,11 +81,9 @@ def test_what_makes_no_pruner_is_named(
 
 def test_every_pruner_of_optuna_that_needs_no_argument_decides() -> None:
     made = []
-    for name in pruner_names():
+    for name in ["ASHA", *plugin_names("Pruner")]:
         try:
-            with warnings.catch_warnings():
-                warnings.simplefilter("ignore")
-                pruner = make_pruner(name, RUNGS)
+            pruner = make_pruner(name, RUNGS)
         except ValueError:
             continue
         made.append(name)
@@ -89,7 +91,7 @@ def test_every_pruner_of_optuna_that_needs_no_argument_decides() -> None:
             pruner.tell(trial, 0, (1 - trial / 12,), (1 - trial / 12,))
         continued = list(iter(pruner.next, None))
         assert set(continued) | set(pruner.drain_stopped()) <= set(range(12)) and continued
-    assert {"asha", "MedianPruner", "HyperbandPruner", "SuccessiveHalvingPruner", "NopPruner"} <= set(made)
+    assert {"ASHA", "MedianPruner", "HyperbandPruner", "SuccessiveHalvingPruner", "NopPruner"} <= set(made)
     median = make_pruner("median", RUNGS, {"n_startup_trials": 1})
     for trial in range(4):
         median.tell(trial, 0, (1 - trial / 12,), (1 - trial / 12,))
@@ -98,6 +100,16 @@ def test_every_pruner_of_optuna_that_needs_no_argument_decides() -> None:
             assert median.next() == continued_trial
             median.tell(continued_trial, 2, (0.9,), (0.5, 0.9, 0.9, 0.9))
     assert median.drain_stopped() == [1, 2, 3]
+
+
+def test_a_pruner_may_wrap_another_by_name() -> None:
+    patient = make_pruner("patient", (1, 2, 3), {"patience": 0, "wrapped_pruner": "median"})
+    for trial, accuracies in enumerate([(0.5, 0.6, 0.7)] * 6 + [(0.4, 0.3, 0.2)]):
+        for rung in range(3):
+            patient.tell(trial, rung, accuracies[: rung + 1][-1:], accuracies[: rung + 1])
+            if patient.next() is None:
+                break
+    assert patient.drain_stopped() == [6] and rung == 1
 
 
 @pytest.mark.parametrize("pruner", ["asha", "median"])

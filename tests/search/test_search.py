@@ -187,10 +187,15 @@ def test_what_is_not_the_child_s_fault_stops_the_search_and_loses_nothing(tmp_pa
         assert outcome(tmp_path / name) == outcome(tmp_path / "calm")
 
 
+def begin(study: Study) -> None:
+    """Create the first trial."""
+    study.create(Task(0, 0, 0, (0,), 0), SPACE.genotype((0,) * len(SPACE.sizes)), seed=1)
+
+
 def test_a_study_of_another_search_is_refused(tmp_path: Path) -> None:
     identity = {"space": {"blocks": 5}, "recipe": {"epochs": 20}, "seed": 0}
     path = tmp_path / "study.db"
-    Study.open(path, "s", identity, {"pending": 9}).close()
+    begin(Study.open(path, "s", identity, {"pending": 9}))
     assert Study.open(path, "s", identity, {"pending": 3}).identity["pending"] == 9
     for change, words in (
         ({"space": {"blocks": 4}}, r"space\.blocks .*\b5\b.*\b4\b"),
@@ -210,7 +215,8 @@ def test_a_study_that_a_killed_search_has_just_made_is_taken_up(tmp_path: Path) 
     path, identity = tmp_path / "study.db", {"seed": 3}
     optuna.create_study(study_name="s", storage=f"sqlite:///{path}", direction="maximize")
     assert Study.open(path, "s", identity, {"pending": 9}).identity == {"seed": 3, "pending": 9}
-    assert Study.open(path, "s", identity, {"pending": 3}).identity["pending"] == 9
+    begin(Study.open(path, "s", identity, {"pending": 4}))
+    assert Study.open(path, "s", identity, {"pending": 3}).identity["pending"] == 4
     used = optuna.create_study(study_name="used", storage=f"sqlite:///{path}", direction="maximize")
     used.enqueue_trial({})
     with pytest.raises(StudyError, match="'used'"):
@@ -219,10 +225,9 @@ def test_a_study_that_a_killed_search_has_just_made_is_taken_up(tmp_path: Path) 
 
 def test_two_searches_of_one_study_notice_each_other(tmp_path: Path) -> None:
     studies = [Study.open(tmp_path / "study.db", "s", {"seed": 0}) for _ in range(2)]
-    genotype = SPACE.genotype((0,) * len(SPACE.sizes))
-    studies[0].create(Task(0, 0, 0, (0,), 0), genotype, seed=1)
+    begin(studies[0])
     with pytest.raises(StudyError, match="trial"):
-        studies[1].create(Task(0, 0, 0, (0,), 0), genotype, seed=1)
+        begin(studies[1])
 
 
 @pytest.mark.parametrize(
@@ -230,6 +235,8 @@ def test_two_searches_of_one_study_notice_each_other(tmp_path: Path) -> None:
     [
         ("postgresql://nobody:secret@127.0.0.1:1/none", r"127\.0\.0\.1:1/none"),
         ("nonsense://", "nonsense"),
+        ("redis://localhost", "redis"),
+        ("sqlite:///:memory:", "memory"),
         ("oracle://host/x", "oracle"),
     ],
 )
@@ -350,6 +357,8 @@ def test_limits_that_nothing_meets_end_the_search(tmp_path: Path) -> None:
     with pytest.raises(LimitError, match=r"params=10\D"):
         run_search(tmp_path, "ppo", 3, limits=["params=10", "macs=1M"])
     assert rewards(tmp_path) == []
+    run_search(tmp_path, "random", 3, objectives=["accuracy", "params"])
+    assert len(rewards(tmp_path)) == 3, "a study without trials takes other settings"
 
 
 def test_a_front_is_searched_and_recorded(tmp_path: Path) -> None:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-import inspect
+import logging
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -12,9 +13,15 @@ from optuna.distributions import CategoricalDistribution
 from optuna.samplers import BaseSampler
 from optuna.trial import FrozenTrial, TrialState, create_trial
 
-from nasnet_det.safe_io.values import format_value
+from nasnet_det.search.optuna_plugins import make_plugin, quiet
 from nasnet_det.search.strategies.base import Decisions, Problem, Result, Strategy
 from nasnet_det.training.seeds import derive_seed
+
+logger = logging.getLogger(__name__)
+
+_LARGEST_GRID = 100_000
+#: Samplers that draw categories independently and uniformly.
+_OF_NUMBERS = ("CmaEsSampler", "QMCSampler")
 
 
 @dataclass(frozen=True)
@@ -23,7 +30,7 @@ class SamplerSettings:
 
     Args:
         sampler: the name of a class in ``optuna.samplers``.
-        options: its arguments; the seed and a grid's search space are given to those that take them.
+        options: its arguments; the seed and a grid's search space are the search's own.
     """
 
     sampler: str = "TPESampler"
@@ -38,7 +45,7 @@ class OptunaSampler(Strategy[SamplerSettings]):
     is in the trials, and can be saved. Its cost grows with the number of trials.
 
     Raises:
-        ValueError: if Optuna has no such sampler, or it does not take the options.
+        ValueError: if Optuna has no such sampler, it does not take the options, or it is not made for the problem.
     """
 
     settings_type = SamplerSettings
@@ -55,7 +62,7 @@ class OptunaSampler(Strategy[SamplerSettings]):
         self.choices = {f"decision_{i:03d}": CategoricalDistribution(range(size)) for i, size in enumerate(sizes)}
         #: Optuna's numbers of the trials without a final result, by this search's.
         self.open: dict[int, int] = {}
-        self._make_sampler(0)
+        self._try()
         self._start([])
 
     def refuse(self) -> None:
@@ -85,7 +92,8 @@ class OptunaSampler(Strategy[SamplerSettings]):
     def _ask(self) -> Decisions:
         number = len(self._trials())
         self.study.sampler = self._make_sampler(number)
-        trial = self.study.ask(dict(self.choices))
+        with quiet():
+            trial = self.study.ask(dict(self.choices))
         self.open[self.trials] = number
         self.updates += 1
         return tuple(trial.params[name] for name in self.choices)
@@ -104,12 +112,8 @@ class OptunaSampler(Strategy[SamplerSettings]):
         self.open = dict(state["open"])
 
     def _start(self, trials: Sequence[Any]) -> None:
-        before = optuna.logging.get_verbosity()
-        optuna.logging.set_verbosity(optuna.logging.WARNING)
-        try:
+        with quiet():
             self.study = optuna.create_study(directions=["maximize"] * len(self.problem.objectives))
-        finally:
-            optuna.logging.set_verbosity(before)
         self.study.add_trials([self._restored(*trial) for trial in trials])
 
     def _saved(self, trial: FrozenTrial) -> list[Any]:
@@ -135,32 +139,25 @@ class OptunaSampler(Strategy[SamplerSettings]):
         )
 
     def _make_sampler(self, number: int) -> BaseSampler:
-        kind = sampler_class(self.settings.sampler)
-        given: dict[str, Any] = {
+        given = {
             "seed": derive_seed(self.seed, number),
             "search_space": {name: distribution.choices for name, distribution in self.choices.items()},
         }
-        taken = inspect.signature(kind).parameters
-        options = {name: value for name, value in given.items() if name in taken} | dict(self.settings.options)
+        sampler: BaseSampler = make_plugin("Sampler", self.settings.sampler, self.settings.options, given)
+        return sampler
+
+    def _try(self) -> None:
+        """Ask once for nothing, so that what a sampler is not made for is known before anything is trained."""
+        sampler, architectures = self.settings.sampler, math.prod(map(len, (d.choices for d in self.choices.values())))
+        if sampler == "GridSampler" and architectures > _LARGEST_GRID:
+            raise ValueError(
+                f"GridSampler lists all {architectures:.2e} architectures; at most {_LARGEST_GRID:,} can be"
+            )
+        self._start([])
+        self.study.sampler = self._make_sampler(0)
         try:
-            return kind(**options)
-        except (TypeError, ValueError, ImportError) as error:
-            options = dict(self.settings.options)
-            raise ValueError(f"{kind.__name__} does not take {format_value(options)}: {error}") from None
-
-
-def sampler_class(name: str) -> type[BaseSampler]:
-    """Return the class of a sampler.
-
-    Raises:
-        ValueError: if Optuna has no such sampler.
-    """
-    kind = getattr(optuna.samplers, name, None)
-    if not (isinstance(kind, type) and issubclass(kind, BaseSampler) and kind is not BaseSampler):
-        raise ValueError(f"Optuna has no sampler {format_value(name)}; it has {', '.join(sampler_names())}")
-    return kind
-
-
-def sampler_names() -> list[str]:
-    """Return the names of Optuna's samplers."""
-    return [name for name in optuna.samplers.__all__ if name.endswith("Sampler") and name != "BaseSampler"]
+            self.study.ask(dict(self.choices))
+        except (NotImplementedError, TypeError, ValueError, ImportError) as error:
+            raise ValueError(f"{sampler} cannot be used here: {error}") from None
+        if sampler in _OF_NUMBERS:
+            logger.warning("%s models numbers only: decisions are categories, which it draws at random", sampler)

@@ -79,11 +79,6 @@ def make_strategy(
         known = {field.name: getattr(settings, field.name) for field in fields(settings)}
         settings = build(type(settings), {**known, **overrides}, what=f"strategy {name}")
         return kind(sizes, seed, settings, problem)
-    if name not in OPTUNA_SAMPLERS and not name.endswith("Sampler"):
-        raise ValueError(
-            f"unknown strategy {format_value(name)}; known: default, {', '.join(NAMES)}, and every class of "
-            "optuna.samplers by its name"
-        )
     from nasnet_det.search.strategies.optuna_samplers import OptunaSampler, SamplerSettings
 
     sampler, options = OPTUNA_SAMPLERS.get(name, (name, {}))
@@ -91,10 +86,28 @@ def make_strategy(
 
 
 def resolve_name(name: str, problem: Problem = Problem()) -> str:
-    """Return a strategy's name, with ``default`` replaced by the one recommended for the problem."""
-    if name != "default":
-        return name
-    return DEFAULT_OF_FRONTS if len(problem.objectives) > 1 else DEFAULT
+    """Return a strategy's name as it is recorded: one of ``NAMES``, or a class of ``optuna.samplers``.
+
+    Args:
+        name: in any letter case; ``default`` for the one recommended for the problem.
+        problem: decides on the default.
+
+    Raises:
+        ValueError: for an unknown name.
+    """
+    short = name.lower()
+    if short == "default":
+        return DEFAULT_OF_FRONTS if len(problem.objectives) > 1 else DEFAULT
+    if short in NAMES:
+        return short
+    from nasnet_det.search.optuna_plugins import plugin_class
+
+    try:
+        return plugin_class("Sampler", name).__name__
+    except ValueError as error:
+        raise ValueError(
+            f"unknown strategy {format_value(name)}; known: default, {', '.join(NAMES)}. {error}"
+        ) from None
 
 
 def settings_of(strategy: Strategy[Any]) -> dict[str, Any]:

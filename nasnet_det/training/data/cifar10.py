@@ -144,7 +144,10 @@ def split(number: int, validation: int, train: int, seed: int) -> tuple[np.ndarr
         DataError: if a part is empty, or both together exceed ``number``.
     """
     if min(validation, train) < 1 or validation + train > number:
-        raise DataError(f"expected at most {number} images, at least one in each part, got {train} + {validation}")
+        raise DataError(
+            f"there are {number} images, got {train} to train on (train_images) and {validation} to validate on "
+            "(validation_images): expected one or more of each and no more together"
+        )
     order = np.random.RandomState(seed).permutation(number)  # NumPy guarantees this generator's stream
     return order[number - train :][::-1].copy(), order[:validation].copy()
 

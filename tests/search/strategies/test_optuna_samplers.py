@@ -13,10 +13,10 @@ from tests.search.strategies.helpers import SIZES, reward_of, step
 optuna = pytest.importorskip("optuna")
 
 
-@pytest.mark.parametrize("name", ["TPESampler", "GridSampler", "QMCSampler", "NSGAIIISampler", "BruteForceSampler"])
+@pytest.mark.parametrize("name", ["TPESampler", "GridSampler", "QMCSampler", "nsgaIII", "BruteForceSampler", "cmaes"])
 def test_a_sampler_goes_by_its_class_s_name(name: str) -> None:
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
+        warnings.simplefilter("error")
         assert len(step(make_strategy(name, SIZES, 0), 15)) == 15
 
 
@@ -27,9 +27,19 @@ def test_options_are_the_sampler_s_arguments() -> None:
         ("TPESampler", {"minibatch": 2}, "minibatch"),
         ("AnnealingSampler", {}, "TPESampler"),
         ("BaseSampler", {}, "BaseSampler"),
+        ("TPESampler", {"n_startup_trials": "few"}, "n_startup_trials"),
+        ("TPESampler", {"seed": 4}, "seed"),
+        ("PartialFixedSampler", {"fixed_params": {}, "base_sampler": "AnnealingSampler"}, "AnnealingSampler"),
     ):
         with pytest.raises(ValueError, match=match):
             make_strategy(name, SIZES, 0, overrides)
+
+
+def test_a_sampler_that_is_not_made_for_the_problem_is_refused_at_once() -> None:
+    with pytest.raises(ValueError, match="GridSampler"):
+        make_strategy("GridSampler", [10] * 10, 0)
+    with pytest.raises(ValueError, match="CmaEsSampler"):
+        make_strategy("CmaEsSampler", SIZES, 0, problem=Problem(("accuracy", "params")))
 
 
 def test_trials_have_their_states_and_intermediate_values() -> None:

@@ -1,0 +1,81 @@
+"""Optuna's samplers and pruners by name, made from the words of a command."""
+
+from __future__ import annotations
+
+import inspect
+import warnings
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any, Literal
+
+import optuna
+from optuna.exceptions import ExperimentalWarning
+
+from nasnet_det.safe_io.settings import read_value
+from nasnet_det.safe_io.values import format_value
+
+Kind = Literal["Sampler", "Pruner"]
+
+
+def plugin_names(kind: Kind) -> list[str]:
+    """Return the names of the classes that can be made."""
+    module: Any = optuna.samplers if kind == "Sampler" else optuna.pruners
+    return [name for name in module.__all__ if name.endswith(kind) and not inspect.isabstract(getattr(module, name))]
+
+
+def plugin_class(kind: Kind, name: str) -> type[Any]:
+    """Return a class by its name, in any letter case, with or without the kind at its end.
+
+    Raises:
+        ValueError: if Optuna has no such class.
+    """
+    known = {known.lower().removesuffix(kind.lower()): known for known in plugin_names(kind)}
+    found = known.get(name.rpartition(".")[2].lower().removesuffix(kind.lower()))
+    if found is None:
+        raise ValueError(f"Optuna has no {kind.lower()} {format_value(name)}; it has {', '.join(known.values())}")
+    found_class: type[Any] = getattr(optuna.samplers if kind == "Sampler" else optuna.pruners, found)
+    return found_class
+
+
+def make_plugin(kind: Kind, name: str, options: Mapping[str, Any], given: Mapping[str, Any] | None = None) -> Any:
+    """Return a sampler or pruner.
+
+    Args:
+        kind: which of the two.
+        name: as of :func:`plugin_class`.
+        options: the user's arguments. One that is itself a sampler or pruner (``wrapped_pruner``) is given by its name.
+        given: the search's own arguments, for the classes that take them.
+
+    Raises:
+        ValueError: for an unknown class, or an argument that it does not take, of another type, or set by the search.
+    """
+    found, given = plugin_class(kind, name), given or {}
+    taken = inspect.signature(found).parameters
+    if fixed := sorted(given.keys() & options.keys()):
+        raise ValueError(f"{found.__name__}: {fixed[0]} is set by the search itself; leave it out")
+    arguments = {key: value for key, value in given.items() if key in taken}
+    for key, value in options.items():
+        default = taken[key].default if key in taken else None
+        if key.endswith(f"_{kind.lower()}") and value is not None:
+            value = make_plugin(kind, str(value), {}, given)
+        elif type(default) in (bool, int, float):
+            value = read_value(type(default), key, value, what=found.__name__)
+        arguments[key] = value
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", ExperimentalWarning)
+            return found(**arguments)
+    except (TypeError, ValueError, ImportError) as error:
+        words = f"{found.__name__} does not take {format_value(dict(options))}: {error}"
+        raise ValueError(f"{words}; its arguments: {', '.join(taken.keys() - given.keys()) or 'none'}") from None
+
+
+@contextmanager
+def quiet() -> Iterator[None]:
+    """Keep Optuna's messages from the console: a line for every study made and every decision drawn on its own."""
+    before = optuna.logging.get_verbosity()
+    optuna.logging.set_verbosity(optuna.logging.ERROR)
+    try:
+        yield
+    finally:
+        optuna.logging.set_verbosity(before)
