@@ -201,8 +201,7 @@ def finetune(options: Options, resume: bool = False, log: Callable[[str], None] 
     log(f"plan:\n{plan.table()}")
     if run is None:
         described = {"version": nasnet_det.__version__, "data": str(options.data), "digest": digest}
-        described["options"] = _kept(options)
-        mark_run(options.output, "finetune", {**described, "plan": asdict(plan)})
+        mark_run(options.output, "finetune", {**described, "options": _kept(options), "plan": asdict(plan)})
         write_text(options.output / CONFIG, cfg.dump())
 
     seed_all_rng(cfg.SEED)
@@ -288,8 +287,8 @@ def _weights(options: Options, log: Callable[[str], None]) -> str:
 def _config(options: Options, plan: Plan, train: str, val: str, classes: int, resumed: bool) -> CfgNode:
     """Return the saved config of a run to be resumed, or else the plan over the model's, ``--set`` last."""
     own = {"DATASETS.TRAIN": (train,), "DATASETS.TEST": (val,), "OUTPUT_DIR": str(options.output)}
-    if fixed := [key for key in options.settings or () if key in own]:
-        raise ConfigError(f"{format_names(fixed)} follows from the folders given: leave it out of --set")
+    if decided := [key for key in options.settings or () if key in own]:
+        raise ConfigError(f"{format_names(decided)} follows from the folders given: leave it out of --set")
     if resumed:
         return read_config(options.output / CONFIG, _pairs(own))
     counts = {"MODEL.ROI_HEADS.NUM_CLASSES": classes, "MODEL.RETINANET.NUM_CLASSES": classes}
