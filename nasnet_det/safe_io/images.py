@@ -9,11 +9,13 @@ from __future__ import annotations
 import functools
 import logging
 import os
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 from PIL import Image, ImageFile, UnidentifiedImageError
+from tqdm.contrib.concurrent import thread_map
 
 from nasnet_det.safe_io.files import other_content
 
@@ -34,6 +36,8 @@ _TURNS = {
 
 #: A quarter of the range of 8 bits.
 _DARK = 64
+#: Reading this many headers takes long enough for a progress bar.
+_MANY = 2000
 
 
 class ImageError(OSError):
@@ -73,6 +77,19 @@ def read_header(path: str | os.PathLike[str]) -> ImageHeader:
             return ImageHeader(image.size, orientation)
     except Exception as error:  # Pillow's many readers raise anything for a damaged file
         raise _refused(path, error) from error
+
+
+def read_headers(paths: Sequence[Path]) -> list[ImageHeader | ImageError]:
+    """Return the header of each image, or what is wrong with it."""
+    threads, quiet = min(16, 2 * (os.cpu_count() or 1)), True if len(paths) < _MANY else None
+    return thread_map(_header, paths, desc="looking at the images", max_workers=threads, disable=quiet)
+
+
+def _header(path: str | os.PathLike[str]) -> ImageHeader | ImageError:
+    try:
+        return read_header(path)
+    except ImageError as error:
+        return error
 
 
 def read_image(path: str | os.PathLike[str], turn: bool = True) -> Image.Image:

@@ -2,29 +2,24 @@
 
 from __future__ import annotations
 
-import os
 from collections import Counter
 from collections.abc import Callable, Hashable, Iterable, Sequence
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike
-from tqdm.contrib.concurrent import thread_map
 
 from nasnet_det.detection.data.boxes import ROUNDING, mark_boxes
 from nasnet_det.detection.data.coco_format import category_labels
 from nasnet_det.detection.data.coco_masks import is_mask, training_mask
 from nasnet_det.detection.data.columns import Record
 from nasnet_det.detection.data.look import EXAMPLES, RENAMED, CocoData, SetLook, Trouble
-from nasnet_det.safe_io.images import ImageError, ImageHeader, read_header
+from nasnet_det.safe_io.images import ImageError, ImageHeader, read_headers
 from nasnet_det.safe_io.values import format_value, named
 
 #: detectron2's BoxMode.XYWH_ABS.
 _XYWH = 1
-#: Reading this many headers takes long enough for a progress bar.
-_MANY = 2000
 
 
 class Fatal(str):
@@ -209,7 +204,9 @@ class _Inspection:
         elif not objects.any():
             expected = self.training or "annotations" in self.data.content
             if expected and not any(trouble.fatal for trouble in self.troubles):  # else those are the reason
-                done = "" if self.training else "All scores will be undefined"
+                reasons = [f"{trouble.count} {trouble.what}" for trouble in self.troubles]
+                reasons += [f"{self.crowd.sum()} boxes are crowds"] if self.crowd.any() else []
+                done = "; ".join(reasons) if self.training else "All scores will be undefined"
                 self.troubles.append(Trouble(self.data.name, "no image has an object", done=done, fatal=self.training))
         elif self.training:
             self.note("classes have no box", ~np.isin(np.arange(len(self.data.names)), self.classes[objects]), "")
@@ -279,16 +276,3 @@ def _compare(header: ImageHeader | ImageError, size: tuple[int, int], reach: np.
 
 def _format(size: Iterable[int]) -> str:
     return " x ".join(map(str, size))
-
-
-def read_headers(paths: Sequence[Path]) -> list[ImageHeader | ImageError]:
-    """Return the header of each image, or what is wrong with it."""
-    threads, quiet = min(16, 2 * (os.cpu_count() or 1)), True if len(paths) < _MANY else None
-    return thread_map(_header, paths, desc="looking at the images", max_workers=threads, disable=quiet)
-
-
-def _header(path: Path) -> ImageHeader | ImageError:
-    try:
-        return read_header(path)
-    except ImageError as error:
-        return error

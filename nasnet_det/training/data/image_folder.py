@@ -23,7 +23,8 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler, default_collate
 
 from nasnet_det.safe_io.folders import find_pictures
-from nasnet_det.safe_io.images import ImageError, read_image
+from nasnet_det.safe_io.images import ImageError, read_headers, read_image
+from nasnet_det.safe_io.values import named
 from nasnet_det.training.data.cifar10 import DataError
 from nasnet_det.training.seeds import epoch_order, own_randomness, seed_step
 
@@ -100,10 +101,12 @@ class Pictures(Dataset):
         transform: maps a PIL image to uint8 ``(3, H, W)``.
         classes: the class names in the order of their labels; None for the folder's own.
         seed: the seed of the transform's random numbers, together with the epoch and the index of the image.
-        strict: treat an unreadable image as an error; otherwise it is logged and the next image is used instead.
+        strict: treat an unreadable image as an error, at once where its header shows it; otherwise it is logged and
+            the next image is used instead.
 
     Raises:
-        DataError: if the folder does not exist, has no images or has classes other than ``classes``.
+        DataError: if the folder does not exist, has no images, has classes other than ``classes`` or, if ``strict``,
+            an image that is not readable.
     """
 
     def __init__(
@@ -124,6 +127,8 @@ class Pictures(Dataset):
         self.samples = [(path, number[path.parent.name]) for path in paths]
         if classes is not None:
             self._relabel(classes, root)
+        if strict and (wrong := [str(found) for found in read_headers(paths) if isinstance(found, ImageError)]):
+            raise DataError(f"{len(wrong)} of {len(paths)} images are not usable: {named(wrong)}")
         self.transform, self.seed, self.strict = transform, seed, strict
 
     def __len__(self) -> int:
@@ -208,6 +213,8 @@ class FolderBatches:
         world: int = 1,
     ) -> None:
         self.train = Pictures(root / "train", preprocessing.training_transform(augmentation), seed=seed)
+        if len(self.train.classes) < 2:
+            raise DataError(f"{root / 'train'} has one class, {self.train.classes[0]!r}: expected train/CLASS/IMAGE")
         evaluate = preprocessing.evaluation_transform()
         self.validation = Pictures(validation_folder(root), evaluate, self.train.classes, strict=True)
         self.num_classes, self.input_size = len(self.train.classes), preprocessing.input_size

@@ -245,6 +245,9 @@ def test_sets_without_images_or_objects(folder: Path) -> None:
     del data["annotations"]
     assert not look(folder, data, training=False).troubles
     has_trouble(look(folder, data), "no image has an object", fatal=True)
+    data = content([50, 50, 5, 5], [1, 1, 5, 5])
+    data["annotations"][1]["iscrowd"] = 1
+    has_trouble(look(folder, data), "no image has an object", "1 boxes are outside", "1 boxes are crowds", fatal=True)
 
 
 def test_classes_of_one_name_are_counted_apart(folder: Path) -> None:

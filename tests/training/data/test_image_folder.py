@@ -102,9 +102,20 @@ def test_an_unreadable_validation_image_ends_it(image_folder: Path, tmp_path: Pa
     root = tmp_path / "data"
     shutil.copytree(image_folder, root)
     broken = root / "val" / "n01443537" / "1.png"
-    broken.write_bytes(b"no image")
+    broken.write_bytes(broken.read_bytes()[:200])
     with pytest.raises(DataError, match=r"n01443537/1\.png"):
         _all(_batches(root, workers=workers).validating())
+    broken.write_bytes(b"no image")
+    with pytest.raises(DataError, match=r"1 of .*n01443537/1\.png"):  # before training starts
+        _batches(root)
+
+
+def test_one_class_is_refused(tmp_path: Path) -> None:
+    for name in ("n01440764", "n01443537"):  # as in Tiny ImageNet
+        (tmp_path / "train" / name / "images").mkdir(parents=True)
+        Image.new("RGB", (8, 8)).save(tmp_path / "train" / name / "images" / "1.png")
+    with pytest.raises(DataError, match="'images'"):
+        _batches(tmp_path)
 
 
 def test_wrong_folders_and_settings_are_named(image_folder: Path, tmp_path: Path) -> None:
