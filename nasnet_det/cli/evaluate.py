@@ -24,7 +24,7 @@ from typing import TYPE_CHECKING, Any
 
 from nasnet_det.cli.shared.detectors import RUNTIMES, load_detector
 from nasnet_det.cli.shared.errors import command
-from nasnet_det.cli.shared.options import add_output, new_parser
+from nasnet_det.cli.shared.options import add_output, new_parser, share
 from nasnet_det.safe_io.files import protecting
 
 if TYPE_CHECKING:
@@ -44,6 +44,10 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("data", nargs="?", type=Path, metavar="DATA", help="the folder of data for the detector")
     parser.add_argument("--weights", default="", metavar="FILE", help="the checkpoint of a config")
     parser.add_argument("--runtime", choices=RUNTIMES, help="of a package (default: its own)")
+    parser.add_argument(
+        "--val-share", type=share, help="of data without a split, as given to finetune (default: the run's, or 0.2)"
+    )
+    parser.add_argument("--seed", type=int, help="of that split, as given to finetune (default: the run's, or 0)")
     parser.add_argument("--annotations", type=Path, metavar="FILE", help="COCO annotations")
     parser.add_argument("--results", type=Path, metavar="FILE", help="COCO results")
     parser.add_argument(
@@ -149,9 +153,12 @@ def load(args: argparse.Namespace) -> Detector:
 
 def detect(args: argparse.Namespace, detector: Detector) -> CocoData:
     """Run the detector; return the data that it ran on, and name its results file in ``args.results``."""
+    from nasnet_det.detection.engine.run_folder import split_of
     from nasnet_det.detection.engine.scoring import detect_on_folder
 
-    data, args.results = detect_on_folder(detector, args.data, args.output, args.iou_types or ())
+    given = {name: getattr(args, name) for name in ("val_share", "seed") if getattr(args, name) is not None}
+    split = {**split_of(Path(args.detector)), **given}
+    data, args.results = detect_on_folder(detector, args.data, args.output, args.iou_types or (), **split)
     print(f"results: {args.results}")
     return data
 

@@ -18,7 +18,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from nasnet_det.cli.shared.errors import command, needs
-from nasnet_det.cli.shared.options import add_image_size, add_output, add_settings, new_parser
+from nasnet_det.cli.shared.options import add_image_size, add_output, add_settings, new_parser, share
 from nasnet_det.safe_io.files import protecting
 
 
@@ -32,7 +32,7 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
         "--weights",
         default="auto",
         metavar="WHICH",
-        help="published ImageNet weights, none, or a detector's checkpoint (default: published if they can be had)",
+        help="published ImageNet weights, none, or a detector's checkpoint or run folder (default: published if there)",
     )
     add_image_size(parser, "the shorter side (default: by the data and the device)")
     parser.add_argument("--batch-size", type=_positive, metavar="N", help="images of a step")
@@ -40,7 +40,7 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--patience", type=_positive, metavar="N", help="evaluations without a better AP (default: 5)")
     parser.add_argument(
         "--val-share",
-        type=float,
+        type=share,
         default=0.2,
         metavar="SHARE",
         help="of images for validation, if the data has no split; 0 validates on the training images (default: 0.2)",
@@ -52,10 +52,7 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     )
     parser.add_argument("--resume", action="store_true", help="continue the run in the output folder")
     add_settings(parser, "keys of detectron2's config, which have the last word: SOLVER.BASE_LR=0.001")
-    args = parser.parse_args(argv)
-    if not 0 <= args.val_share < 1:
-        parser.error(f"--val-share is from 0 to below 1, not {args.val_share}")
-    return args
+    return parser.parse_args(argv)
 
 
 def _positive(text: str) -> int:

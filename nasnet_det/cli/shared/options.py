@@ -68,3 +68,11 @@ def _side(text: str) -> int:
     if not 1 <= side <= 16384:
         raise argparse.ArgumentTypeError(f"expected pixels from 1 to 16384, got {text!r}")
     return side
+
+
+def share(text: str) -> float:
+    """Return a share of the images to validate on, from 0 to below 1."""
+    value = float(text)
+    if not 0 <= value < 1:
+        raise argparse.ArgumentTypeError(f"expected a share from 0 to below 1, got {text!r}")
+    return value

@@ -34,7 +34,8 @@ def open_dataset(root: str | Path, val_share: float = 0.2, seed: int = 0) -> tup
 
     Args:
         root: the folder; or its annotation file (COCO) or ``data.yaml`` (YOLO).
-        val_share: the share of the training images to validate on, where the folder has no validation set.
+        val_share: the share of the training images to validate on, where the folder has no validation set; 0 to
+            validate on all of those that are trained on.
         seed: of that choice.
 
     Returns:
@@ -47,7 +48,7 @@ def open_dataset(root: str | Path, val_share: float = 0.2, seed: int = 0) -> tup
     splits = read_folder(root)
     train, val = _training_part(splits), splits.get("val")
     if val is None or val is train:
-        train, val = split(train, val_share, seed)
+        train, val = split(train, val_share, seed) if val_share else (train, train)
     return train, val, [category["name"] for category in train.categories]
 
 
@@ -118,7 +119,10 @@ def split(data: CocoData, val_share: float, seed: int) -> tuple[CocoData, CocoDa
     """
     images = sorted(data.content["images"], key=lambda image: image["file_name"])
     if len(images) < 2:
-        raise DatasetError(f"data set {data.name} has {len(images)} image: at least 2 are needed to validate on others")
+        raise DatasetError(
+            f"data set {data.name} has {len(images)} image: at least 2 are needed to validate on others than those "
+            "trained on (--val-share 0 validates on these)"
+        )
     number = min(max(1, round(val_share * len(images))), len(images) - 1)
     chosen = {images[i]["id"] for i in np.random.default_rng(seed).permutation(len(images))[:number]}
     stem = data.name.rpartition("_")[0] or data.name

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -33,8 +33,8 @@ from nasnet_det.detection.engine.hooks import (
 )
 from nasnet_det.detection.engine.loggers import check_loggers, open_loggers
 from nasnet_det.detection.engine.plan import DataFacts, Plan, make_plan
-from nasnet_det.detection.engine.predictor import load_config
-from nasnet_det.detection.engine.run_folder import RUN, mark_run, read_run
+from nasnet_det.detection.engine.predictor import load_config, weights_in
+from nasnet_det.detection.engine.run_folder import RUN, mark_run, read_run, split_of
 from nasnet_det.detection.engine.trainer import ShortTrainer
 from nasnet_det.detection.evaluation.evaluation import IouType
 from nasnet_det.detection.evaluation.evaluator import CocoEvaluator
@@ -45,8 +45,6 @@ from nasnet_det.weights.published import resolve
 
 #: The name of the checkpoint that a run is resumed from.
 LAST = "last"
-#: The options that a run keeps when it is resumed.
-_KEPT = ("model", "weights", "image_size", "batch_size", "epochs", "patience", "settings", "device")
 #: When, as a share of all steps, the statistics of batch norms that started from random weights are fixed.
 _FIXED_FROM = 0.4
 
@@ -64,7 +62,7 @@ class Options:
         output: the run folder.
         model: a config's name or file.
         weights: ``auto`` (published ImageNet weights where they can be had, else random ones), ``published``, ``none``,
-            or a checkpoint of a detector.
+            or a detector's checkpoint or run folder.
         image_size, batch_size, epochs, patience: None to scale them to the data and the device.
         settings: keys of detectron2's config, which have the last word.
         val_share: share of the images for validation where the data has no split; 0 to validate on the training images.
@@ -86,6 +84,10 @@ class Options:
     loggers: Sequence[str] = ("tensorboard",)
     seed: int = 0
     device: str = ""
+
+
+#: The options that a run keeps when it is resumed.
+_KEPT = tuple(field.name for field in fields(Options) if field.name not in ("data", "output", "loggers"))
 
 
 class FinetuneTrainer(ShortTrainer):
@@ -183,22 +185,31 @@ def finetune(options: Options, resume: bool = False, log: Callable[[str], None] 
     check_loggers(options.loggers)
     run = read_run(options.output, "finetune")
     if run is not None and not resume:
-        raise FinetuneError(f"{options.output} holds a run: add --resume to continue it, or give another --output")
+        if _has_begun(options.output):
+            raise FinetuneError(f"{options.output} holds a run: add --resume to continue it, or give another --output")
+        run = None
     if run is None and resume:
         raise FinetuneError(f"{options.output} holds no run to resume: leave out --resume")
-    train, val, classes = open_dataset(options.data, val_share=options.val_share or 0.2, seed=options.seed)
+    if run is not None:
+        options = _as_begun(options, run)
+    train, val, classes = open_dataset(options.data, val_share=options.val_share, seed=options.seed)
     val = val if options.val_share else train
     for data in (train, val):
         if not data.content["images"]:
             raise DatasetError(f"{data.origin} lists no image of data set {data.name}")
         if "annotations" not in data.content:
             raise DatasetError(f"{data.origin} has no 'annotations': a list of images only is not enough to train with")
-    digest = _digest(train, val)
-    plan = _plan(options, train, log) if run is None else _plan_of_run(run, digest, options)
-    cfg = _config(options, plan, register(train), register(val), len(classes), run is not None)
+    digest, names = _digest(train, val), (register(train), register(val))
+    plan = _plan(options, train) if run is None else _plan_of_run(run, digest, options)
+    cfg = _config(options, plan, *names, len(classes), run is not None)
     look = look_at_config(cfg, classes)
+    if run is None:  # weights last, because they may take minutes to download
+        plan = _plan(options, train, _weights(options, log))
+        cfg = _config(options, plan, *names, len(classes), False)
     log(_describe(options.data, train, val, classes))
     log(f"plan:\n{plan.table()}")
+    for key, value in (options.settings or {}).items():
+        log(f"  --set           {key}={value}")
     if run is None:
         described = {"version": nasnet_det.__version__, "data": str(options.data), "digest": digest}
         mark_run(options.output, "finetune", {**described, "options": _kept(options), "plan": asdict(plan)})
@@ -235,15 +246,29 @@ def _kept(options: Options) -> dict[str, Any]:
     return found
 
 
-def _plan_of_run(run: Mapping[str, Any], digest: str, options: Options) -> Plan:
-    """Return the plan of a run to be resumed, whose data must be the same, as must be options that are given again."""
+def _has_begun(output: Path) -> bool:
+    """Return whether anything was learnt in a run folder, rather than ended by an error at the start."""
+    return (output / WEIGHTS).exists() or (output / "last_checkpoint").exists()
+
+
+def _as_begun(options: Options, run: Mapping[str, Any]) -> Options:
+    """Return the options with the division of the data that a run to be resumed has.
+
+    Raises:
+        FinetuneError: for an option that is given again with another value.
+    """
     given, default = _kept(options), _kept(Options(options.data, options.output))
     kept = run.get("options", given)
-    if changed := [name for name in _KEPT if given[name] not in (default[name], kept.get(name))]:
+    if changed := [name for name in _KEPT if given[name] not in (default[name], kept.get(name, given[name]))]:
         raise FinetuneError(
             f"{options.output} is a run with another {format_names(changed)}: leave that out to continue it, or start "
             "a new run in another --output, with --weights from this one"
         )
+    return replace(options, **split_of(options.output))
+
+
+def _plan_of_run(run: Mapping[str, Any], digest: str, options: Options) -> Plan:
+    """Return the plan of a run to be resumed, whose data must be the same."""
     if run.get("digest") != digest:
         raise FinetuneError(
             f"{options.output} is a run on other images, boxes or classes than {options.data} has now: start a new run "
@@ -255,10 +280,9 @@ def _plan_of_run(run: Mapping[str, Any], digest: str, options: Options) -> Plan:
         raise FinetuneError(f"{options.output / RUN} has no plan that can be followed ({error})") from None
 
 
-def _plan(options: Options, train: CocoData, log: Callable[[str], None]) -> Plan:
+def _plan(options: Options, train: CocoData, weights: str = "") -> Plan:
     device = options.device or ("cuda" if torch.cuda.is_available() else "cpu")
     given = {name: getattr(options, name) for name in ("image_size", "batch_size", "epochs", "patience")}
-    weights = _weights(options, log)
     return make_plan(DataFacts.of(train.content), options.model, weights, device, **given)
 
 
@@ -267,9 +291,12 @@ def _weights(options: Options, log: Callable[[str], None]) -> str:
     if options.weights == "none":
         return ""
     if options.weights not in ("auto", "published"):
-        if not Path(options.weights).is_file():
+        path = Path(options.weights)
+        if path.is_dir():
+            return str(weights_in(path))
+        if not path.is_file():
             raise FinetuneError(
-                f"--weights {options.weights}: no such file; give auto, published, none or a checkpoint"
+                f"--weights {options.weights}: no such file; give auto, published, none, a checkpoint or a run folder"
             )
         return options.weights
     network = read_config(options.model).MODEL.NASNET.NETWORK
@@ -293,9 +320,9 @@ def _config(options: Options, plan: Plan, train: str, val: str, classes: int, re
         return read_config(options.output / CONFIG, _pairs(own))
     counts = {"MODEL.ROI_HEADS.NUM_CLASSES": classes, "MODEL.RETINANET.NUM_CLASSES": classes}
     workers = {"DATALOADER.NUM_WORKERS": 0 if plan.device == "cpu" else 4}
-    fixed = {"SEED": options.seed, "MODEL.NASNET.LABEL_IDS": [], **workers}
+    others = {"SEED": options.seed, "MODEL.NASNET.LABEL_IDS": [], **workers}
     cfg = load_config(
-        find_config(plan.model), _pairs({**plan.settings(), **counts, **fixed, **(options.settings or {}), **own})
+        find_config(plan.model), _pairs({**plan.settings(), **counts, **others, **(options.settings or {}), **own})
     )
     if cfg.MODEL.NASNET.IMAGE_SIZE[0]:  # the paper's detector resizes inside the model
         cfg.MODEL.NASNET.IMAGE_SIZE = [plan.image_size, plan.image_size]

@@ -10,9 +10,11 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any, Protocol
 
+from nasnet_det.safe_io.values import first_line
+
 
 class LoggerError(ValueError):
-    """A logger that is unknown or not installed: names it and what to install."""
+    """A logger that is unknown, not installed or cannot be started: names it and what to do."""
 
 
 class Logger(Protocol):
@@ -97,11 +99,11 @@ class MLflowLogger:
         self._mlflow.end_run()
 
 
-#: Every logger by its name: its class, and the module that it needs.
-LOGGERS: dict[str, tuple[type[Any], str]] = {
-    "tensorboard": (TensorBoardLogger, "tensorboard"),
-    "wandb": (WandbLogger, "wandb"),
-    "mlflow": (MLflowLogger, "mlflow"),
+#: Every logger by its name: its class, the module that it needs, and what to do where it cannot be started.
+LOGGERS: dict[str, tuple[type[Any], str, str]] = {
+    "tensorboard": (TensorBoardLogger, "tensorboard", "look at the output folder, or leave it out of --loggers"),
+    "wandb": (WandbLogger, "wandb", "run wandb login, set WANDB_MODE=offline, or leave it out of --loggers"),
+    "mlflow": (MLflowLogger, "mlflow", "look at MLFLOW_TRACKING_URI, or leave it out of --loggers"),
 }
 
 
@@ -116,5 +118,18 @@ def check_loggers(names: Sequence[str]) -> None:
 
 
 def open_loggers(names: Sequence[str], folder: Path, settings: Mapping[str, Any], start: int) -> list[Logger]:
-    """Open loggers for the run in ``folder``, which starts or continues after ``start`` steps."""
-    return [LOGGERS[name][0](folder, folder.name, settings, start) for name in names]
+    """Open loggers for the run in ``folder``, which starts or continues after ``start`` steps.
+
+    Raises:
+        LoggerError: if one cannot be started, as without an account or a server.
+    """
+    opened: list[Logger] = []
+    for name in names:
+        kind, _, remedy = LOGGERS[name]
+        try:
+            opened.append(kind(folder, folder.name, settings, start))
+        except Exception as error:  # each has errors of its own
+            for logger in opened:
+                logger.close()
+            raise LoggerError(f"logger {name} cannot be started ({first_line(error)}): {remedy}") from None
+    return opened

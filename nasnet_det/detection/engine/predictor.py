@@ -44,7 +44,7 @@ def load_config(path: str | Path, opts: Sequence[Any] = (), weights: str = "") -
     path = Path(path)
     if path.is_dir():
         cfg = read_config(_in_folder(path, "config.yaml"), opts)
-        cfg.MODEL.WEIGHTS = str(_in_folder(path, *_WEIGHTS)) if not weights else ""
+        cfg.MODEL.WEIGHTS = str(weights_in(path)) if not weights else ""
     elif path.suffix in ("", ".yaml", ".yml"):
         cfg = read_config(path, opts)
     else:
@@ -54,6 +54,11 @@ def load_config(path: str | Path, opts: Sequence[Any] = (), weights: str = "") -
     if cfg.MODEL.DEVICE.startswith("cuda") and not torch.cuda.is_available():
         cfg.MODEL.DEVICE = "cpu"
     return cfg
+
+
+def weights_in(folder: Path) -> Path:
+    """Return the best weights in a run folder; raise ConfigError where there are none."""
+    return _in_folder(folder, *_WEIGHTS)
 
 
 def _in_folder(folder: Path, *names: str) -> Path:

@@ -43,6 +43,14 @@ def read_run(folder: Path, kind: str) -> dict[str, Any] | None:
     return run
 
 
+def split_of(folder: Path) -> dict[str, Any]:
+    """Return ``val_share`` and ``seed`` with which the fine-tuning in a folder divided its data, as far as recorded."""
+    if not (folder / RUN).is_file():
+        return {}
+    kept = (read_run(folder, "finetune") or {}).get("options", {})
+    return {name: kept[name] or 0 for name in ("val_share", "seed") if name in kept}
+
+
 def mark_run(folder: Path, kind: str, description: Mapping[str, Any]) -> None:
     """Mark a folder as that of a run and describe it in plain values."""
     write_text(folder / RUN, json.dumps({"format": f"nasnet_det.{kind}", **description}, indent=2) + "\n")

@@ -21,16 +21,22 @@ logger = logging.getLogger(__name__)
 
 
 def detect_on_folder(
-    detector: Detector, root: Path, output: Path, iou_types: Sequence[str] = ("bbox",)
+    detector: Detector,
+    root: Path,
+    output: Path,
+    iou_types: Sequence[str] = ("bbox",),
+    val_share: float = 0.2,
+    seed: int = 0,
 ) -> tuple[CocoData, Path]:
     """Run a detector on the validation images of a folder.
 
     Args:
         detector: a detector in evaluation mode, or a package.
         root: a folder in COCO's, YOLO's or Pascal VOC's form; where it has no split, the images are those that
-            ``nasnet-det finetune`` keeps for validation.
+            ``nasnet-det finetune`` with the same ``val_share`` and ``seed`` keeps for validation.
         output: the folder of the results.
         iou_types: ``bbox``, and ``segm`` if masks are to be scored.
+        val_share, seed: of that choice.
 
     Returns:
         the validation data, and the file of COCO results.
@@ -38,7 +44,7 @@ def detect_on_folder(
     Raises:
         DatasetError: for data that cannot be used, of other classes than the detector's, or without masks to score.
     """
-    _, val, names = open_dataset(root)
+    _, val, names = open_dataset(root, val_share, seed)
     classes = [str(category["name"]) for category in detector.categories] or names
     found = look_at(val, training=False, masks="bitmask" if "segm" in iou_types else "")
     look = join([], [found], detector.num_classes, classes)

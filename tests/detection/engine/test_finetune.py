@@ -25,8 +25,10 @@ from nasnet_det.cli.finetune import main
 from nasnet_det.cli.predict import main as predict
 from nasnet_det.detection.config import ConfigError
 from nasnet_det.detection.data.look import DatasetError
+from nasnet_det.detection.engine import finetune as finetune_module
 from nasnet_det.detection.engine.artefact import draw_samples
 from nasnet_det.detection.engine.finetune import FinetuneError, FinetuneTrainer, Options, finetune
+from nasnet_det.detection.engine.loggers import LoggerError
 from nasnet_det.detection.engine.predictor import Predictor, load_config
 from nasnet_det.detection.engine.trainer import DetectorTrainer
 from nasnet_det.export import hub, push_run_to_hub
@@ -182,7 +184,37 @@ def test_a_killed_run_resumed_ends_as_the_undisturbed_one(
     )
 
 
-def test_what_cannot_be_started_or_resumed_changes_nothing(data: Path, tmp_path: Path) -> None:
+def one_image(data: Path, folder: Path) -> Path:
+    """Copy a data set with its first picture only."""
+    shutil.copytree(data, folder)
+    content = json.loads((data / "annotations.json").read_text())
+    content |= {key: content[key][:1] for key in ("images", "annotations")}
+    (folder / "annotations.json").write_text(json.dumps(content))
+    return folder
+
+
+def without_boxes(data: Path, folder: Path) -> Path:
+    """Copy a data set without its objects."""
+    shutil.copytree(data, folder)
+    content = json.loads((data / "annotations.json").read_text())
+    (folder / "annotations.json").write_text(json.dumps({**content, "annotations": []}))
+    return folder
+
+
+def test_one_picture_is_learnt_and_validated_on(data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    root, output = one_image(data, tmp_path / "one"), tmp_path / "run"
+    settings = {**SMALL, "SOLVER.MAX_ITER": 1, "TEST.EVAL_PERIOD": 1}
+    finetune(options(root, output, settings=settings, val_share=0))
+    assert "1 images to train on, 1 to validate on" in capsys.readouterr().out
+    assert evaluate([str(output), str(root), "--output", str(tmp_path / "scored")]) == 0
+    assert "of 1 images" in capsys.readouterr().out
+    finetune(options(data, tmp_path / "more", settings=settings, val_share=0, weights=str(output)))
+    assert "6 images to train on, 6 to validate on" in capsys.readouterr().out
+
+
+def test_what_cannot_be_started_or_resumed_changes_nothing(
+    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     with pytest.raises(FinetuneError, match="new"):
         finetune(options(data, tmp_path / "new"), resume=True)
     assert main([str(data), "--output", str(data)]) == 2
@@ -198,11 +230,25 @@ def test_what_cannot_be_started_or_resumed_changes_nothing(data: Path, tmp_path:
     (data / "val.json").unlink()
 
     output = tmp_path / "run"
-    finetune(options(data, output, settings={**SMALL, "SOLVER.MAX_ITER": 1, "TEST.EVAL_PERIOD": 1}))
+    monkeypatch.setattr(finetune_module, "resolve", pytest.fail)  # nothing is downloaded for data that are unusable
+    with pytest.raises(DatasetError, match="1 image"):
+        finetune(options(one_image(data, tmp_path / "one"), output))
+    with pytest.raises(DatasetError, match="no image has an object"):
+        finetune(options(without_boxes(data, tmp_path / "bare"), output, weights="auto"))
+    with pytest.raises(ConfigError, match=r"SOLVER\.MAX_ITER"):
+        finetune(options(data, output, settings={"SOLVER.MAX_ITER": 0}))
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "nonsense://")
+    with pytest.raises(LoggerError, match="MLFLOW_TRACKING_URI"):
+        finetune(options(data, output, loggers=["mlflow"]))
+
+    # Where nothing was learnt, another command begins again.
+    one_step = {**SMALL, "SOLVER.MAX_ITER": 1, "TEST.EVAL_PERIOD": 1}
+    finetune(options(data, output, settings=one_step, val_share=0.5, seed=7))
     with pytest.raises(FinetuneError, match="--resume"):
         finetune(options(data, output))
-    with pytest.raises(FinetuneError, match="epochs, settings"):
-        finetune(Options(data, output, epochs=9, settings={"SEED": 4}), resume=True)
+    with pytest.raises(FinetuneError, match="epochs, settings, seed"):
+        finetune(Options(data, output, epochs=9, settings={"SEED": 4}, seed=8), resume=True)
+    assert finetune(Options(data, output), resume=True)["AP"] >= 0, "the data are divided as they were"
     with pytest.raises(ConfigError, match="OUTPUT_DIR"):
         finetune(Options(data, tmp_path / "new", settings={"OUTPUT_DIR": "x"}))
     content["annotations"][0]["bbox"][0] += 1
