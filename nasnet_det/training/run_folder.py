@@ -28,7 +28,7 @@ class TrainingFolder:
     Files are replaced atomically, so that a killed process or a full disk leaves the last complete ones.
 
     Args:
-        path: the folder; created if absent.
+        path: the folder; created, with ``run.json``, when the first checkpoint is saved.
         settings: the run's settings, plain values. A run resumes only with the same settings; recipe settings that
             ``run.json`` lacks, because an earlier version wrote it, count as their defaults.
         tensorboard: write TensorBoard scalars, if it is installed.
@@ -42,13 +42,11 @@ class TrainingFolder:
         self.checkpoint = path / "checkpoint.pt"
         self._wants_tensorboard = tensorboard
         self._writer: Any = None
-        described = path / "run.json"
-        if described.exists():
-            self._compare(described)
-        elif path.is_dir() and any(path.iterdir()):
+        self._described = path / "run.json"
+        if self._described.exists():
+            self._compare(self._described)
+        elif path.exists() and not (path.is_dir() and not any(path.iterdir())):
             raise RunError(f"{path} contains files but no run.json; choose another --output")
-        else:
-            write_text(described, json.dumps({"format": FORMAT, **self.settings}, indent=2) + "\n")
 
     def load(self) -> Mapping[str, Any] | None:
         """Return the last checkpoint, or None.
@@ -69,6 +67,8 @@ class TrainingFolder:
         # Through memory: on a full disk torch.save itself fails with an unrelated message.
         content = io.BytesIO()
         torch.save(dict(state), content)
+        if not self._described.exists():
+            write_text(self._described, json.dumps({"format": FORMAT, **self.settings}, indent=2) + "\n")
         with replacing(self.checkpoint) as part:
             part.write_bytes(content.getbuffer())
 

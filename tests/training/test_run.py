@@ -204,9 +204,22 @@ def test_a_run_from_before_a_recipe_setting_existed_resumes(
 
 def test_a_damaged_checkpoint_is_named(data: CifarBatches, tmp_path: Path) -> None:
     session = _session(tmp_path / "run")
-    TrainingFolder(session.folder, session.settings())
+    TrainingFolder(session.folder, session.settings()).save({})
     (session.folder / "checkpoint.pt").write_bytes(b"half a file")
     with pytest.raises(RunError, match=r"checkpoint\.pt"):
+        session.run(data, lambda line: None)
+
+
+def test_a_run_that_could_not_start_leaves_nothing(
+    data: CifarBatches, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    session = _session(tmp_path / "run")
+    monkeypatch.setattr(Session, "trainer", lambda *given: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        session.run(data, lambda line: None)
+    assert not session.folder.exists()
+    session.folder.write_text("a file in place of the folder")
+    with pytest.raises(RunError, match="run"):
         session.run(data, lambda line: None)
 
 

@@ -210,14 +210,14 @@ def finetune(options: Options, resume: bool = False, log: Callable[[str], None] 
     log(f"plan:\n{plan.table()}")
     for key, value in (options.settings or {}).items():
         log(f"  --set           {key}={value}")
-    if run is None:
-        described = {"version": nasnet_det.__version__, "data": str(options.data), "digest": digest}
-        mark_run(options.output, "finetune", {**described, "options": _kept(options), "plan": asdict(plan)})
-        write_text(options.output / CONFIG, cfg.dump())
 
     seed_all_rng(cfg.SEED)
     trainer = FinetuneTrainer(cfg, plan, look, options.loggers)
     trainer.resume_or_load(resume=resume)
+    if run is None:  # what fails before this leaves no run
+        described = {"version": nasnet_det.__version__, "data": str(options.data), "digest": digest}
+        mark_run(options.output, "finetune", {**described, "options": _kept(options), "plan": asdict(plan)})
+        write_text(options.output / CONFIG, cfg.dump())
     if resume and trainer.start_iter:
         log(f"continuing after step {trainer.start_iter} of {cfg.SOLVER.MAX_ITER}")
     scores = trainer.train()

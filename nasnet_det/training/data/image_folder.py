@@ -89,8 +89,8 @@ class Preprocessing:
 
 
 def validation_folder(root: Path) -> Path:
-    """Return the folder of the validation classes: ``ROOT/val`` or ``ROOT/validation``."""
-    return next((root / name for name in ("val", "validation") if (root / name).is_dir()), root / "val")
+    """Return the folder of the validation classes: ``ROOT/val``, ``ROOT/valid`` or ``ROOT/validation``."""
+    return next((root / name for name in ("val", "valid", "validation") if (root / name).is_dir()), root / "val")
 
 
 class Pictures(Dataset):

@@ -251,6 +251,9 @@ def test_what_cannot_be_started_or_resumed_changes_nothing(
     assert finetune(Options(data, output), resume=True)["AP"] >= 0, "the data are divided as they were"
     with pytest.raises(ConfigError, match="OUTPUT_DIR"):
         finetune(Options(data, tmp_path / "new", settings={"OUTPUT_DIR": "x"}))
+    with pytest.raises(ConfigError, match="MAX_ITER"):
+        finetune(options(data, tmp_path / "new", settings={**SMALL, "SOLVER.MAX_ITER": 0}))
+    assert not (tmp_path / "new").exists()
     content["annotations"][0]["bbox"][0] += 1
     (data / "annotations.json").write_text(json.dumps(content))
     with pytest.raises(FinetuneError, match=str(output)):
