@@ -5,6 +5,7 @@
     nasnet-det package local-dir:runs/found/model --runtime inductor --batch-size 8 --any-batch --output found
     nasnet-det package nasnet_a_mobile --pretrained --precision int8 --calibrate pictures/ --output mobile_int8
     nasnet-det package my_run/ --runtime openvino --output detector
+    nasnet-det package my_run/ --precision int8 --calibrate pictures/ --output detector_int8
     nasnet-det package --show mobile.onnx
 
 The runtimes are inductor (compiled ahead of time by PyTorch; takes minutes), onnxruntime and openvino. auto tries those
@@ -19,7 +20,8 @@ from __future__ import annotations
 import argparse
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from itertools import starmap
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -28,6 +30,7 @@ from nasnet_det.cli.shared.errors import command
 from nasnet_det.cli.shared.options import add_output, new_parser
 
 if TYPE_CHECKING:
+    from PIL.Image import Image
     from torch import Tensor
 
     from nasnet_det.export import Program
@@ -83,8 +86,6 @@ def check(options: argparse.Namespace) -> None:
         raise PackageError(f"--batch-size must be at least 1, got {options.batch_size}")
     if options.precision == "int8" and options.calibrate is None:
         raise PackageError("--precision int8 needs --calibrate FOLDER: pictures like those that the model will see")
-    if options.calibrate and detector:
-        raise PackageError("--calibrate is for classifiers and features: leave it out for a detector")
 
 
 def package(options: argparse.Namespace) -> None:
@@ -111,23 +112,22 @@ def package(options: argparse.Namespace) -> None:
     print(
         f"written: {saved.path} ({megabytes:.0f} MB) in {time.perf_counter() - began:.0f} s\n{saved.info}", flush=True
     )
-    for name, difference in saved.differences.items():
-        print(f"{name}: within {difference:.1e} of PyTorch in float32")
     if pictures:
         print(agreement(program, load_package(saved.path), pictures))
+    else:
+        for name, difference in saved.differences.items():
+            print(f"{name}: within {difference:.1e} of PyTorch in float32")
     plain = program.model.to(memory_format=torch.channels_last)
     slow, fast = shortest(plain, program.example), saved.seconds[saved.info.runtime]
     print(f"{1000 * fast:.1f} ms; the plain network in channels_last: {1000 * slow:.1f} ms ({slow / fast:.2f} x)")
 
 
 def read_pictures(folder: Path, program: Program) -> list[Tensor]:
-    """Read pictures as a classifier takes them: one batch of one image each, at most :data:`MOST_PICTURES`.
+    """Read pictures as the model takes them: one batch of one image each, at most :data:`MOST_PICTURES`.
 
     Raises:
         PackageError: for a folder without pictures.
     """
-    from timm.data import create_transform
-
     from nasnet_det.export import PackageError
     from nasnet_det.safe_io.folders import find_pictures
     from nasnet_det.safe_io.images import read_image
@@ -135,7 +135,21 @@ def read_pictures(folder: Path, program: Program) -> list[Tensor]:
     paths = find_pictures(folder)
     if not paths:
         raise PackageError(f"{folder} holds no pictures to calibrate on")
+    step = max(1, len(paths) // MOST_PICTURES)
+    prepare = preparation(program)
+    return [prepare(read_image(path)) for path in paths[::step][:MOST_PICTURES]]
+
+
+def preparation(program: Program) -> Callable[[Image], Tensor]:
+    """Return the function from an RGB image to the batch ``(1, 3, H, W)`` that a program takes."""
     said = program.description
+    if said.get("kind") == "detector":
+        from nasnet_det.export.runner import DetectorInput
+
+        taken = DetectorInput.from_description(said)
+        return lambda image: taken.to_tensor(taken.resize(image))
+    from timm.data import create_transform
+
     transform = create_transform(
         (program.example.shape[1], program.example.shape[2], program.example.shape[3]),
         interpolation=said["interpolation"],
@@ -143,8 +157,7 @@ def read_pictures(folder: Path, program: Program) -> list[Tensor]:
         std=said["std"],
         crop_pct=said.get("crop_pct", 1.0),
     )
-    step = max(1, len(paths) // MOST_PICTURES)
-    return [transform(read_image(path))[None] for path in paths[::step][:MOST_PICTURES]]
+    return lambda image: transform(image)[None]
 
 
 def agreement(program: Program, package: Any, pictures: Sequence[Tensor]) -> str:
@@ -154,7 +167,16 @@ def agreement(program: Program, package: Any, pictures: Sequence[Tensor]) -> str
     from nasnet_det.export.programs import as_list
 
     with torch.inference_mode():
-        pairs = [(as_list(package(image))[-1].float(), as_list(program.model(image))[-1]) for image in pictures]
+        results = [(as_list(package(image)), as_list(program.model(image))) for image in pictures]
+    if program.description.get("kind") == "detector":
+        from nasnet_det.export.fixed_detections import found_again
+
+        again, wanted = (sum(counts) for counts in zip(*starmap(found_again, results), strict=True))
+        return (
+            f"on {len(pictures)} pictures: {again} of {wanted} detections of a score of at least 0.5 are found again, "
+            "with the same class and an IoU of at least 0.5"
+        )
+    pairs = [(found[-1].float(), wanted[-1]) for found, wanted in results]
     worst = max(float((found - wanted).abs().max() / wanted.abs().max()) for found, wanted in pairs)
     text = f"on {len(pictures)} pictures: largest difference {worst:.1e}, relative"
     if program.description.get("kind") == "classifier":

@@ -13,6 +13,7 @@ from collections.abc import Sequence
 import torch
 from detectron2.modeling import GeneralizedRCNN
 from torch import Tensor, nn
+from torchvision.ops import box_iou
 
 from nasnet_det.detection.modeling.suppression import batched_nms, stable_topk
 
@@ -31,7 +32,10 @@ class ExportableDetector(nn.Module):
 
     Attributes:
         outputs: the names of what :meth:`forward` returns.
+        loops: whether a part of it runs in a loop, which ONNX Runtime does not quantize.
     """
+
+    loops = False
 
     def __init__(self, model: GeneralizedRCNN) -> None:
         super().__init__()
@@ -98,6 +102,26 @@ def best_first(scores: Tensor, valid: Tensor, limit: int) -> Tensor:
 def existing(count: Tensor, length: int) -> Tensor:
     """Return a validity mask ``(N, length)`` of sorted detections, of which there are ``(N,)``."""
     return torch.arange(length, device=count.device) < count[:, None]
+
+
+def found_again(found: Sequence[Tensor], expected: Sequence[Tensor], score: float = 0.5) -> tuple[int, int]:
+    """Count the expected detections of at least ``score`` that are found again, each by another one.
+
+    Args:
+        found, expected: outputs of detectors on the same images.
+
+    Returns:
+        how many have a found detection of their class with an IoU and a score of at least 0.5, and how many there are.
+    """
+    again = total = 0
+    for boxes, scores, classes, found_boxes, found_scores, found_classes in zip(*expected[:3], *found[:3], strict=True):
+        wanted, free = scores >= score, found_scores >= 0.5
+        total += int(wanted.sum())
+        for box, label in zip(boxes[wanted], classes[wanted], strict=True):
+            overlaps = box_iou(box[None].float(), found_boxes.float())[0].where(free & (found_classes == label), -1.0)
+            if len(overlaps) and overlaps.max() >= 0.5:
+                again, free[overlaps.argmax()] = again + 1, False
+    return again, total
 
 
 def in_order_of(expected: Sequence[Tensor], found: Sequence[Tensor]) -> list[Tensor]:

@@ -32,6 +32,8 @@ class PaperDetector(ExportableDetector):
         chunk: the number of proposals that go through the second stage at once, a divisor of the number of proposals.
     """
 
+    loops = True
+
     def __init__(self, model: NASNetRCNN, chunk: int) -> None:
         super().__init__(model)
         self.rpn: NASNetRPN = model.proposal_generator

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -60,6 +61,53 @@ class PackageDetections:
         return results
 
 
+@dataclass(frozen=True)
+class DetectorInput:
+    """The form in which a detector takes images.
+
+    Args:
+        shortest: the length to which the shortest side is resized; 0 for no resizing.
+        longest: the largest length of the longest side.
+        is_bgr: whether the channels are in the order BGR.
+    """
+
+    shortest: int
+    longest: int
+    is_bgr: bool
+
+    @classmethod
+    def from_description(cls, said: Mapping[str, Any]) -> DetectorInput:
+        """Read an exported detector's description.
+
+        Raises:
+            LookupError, TypeError, ValueError: if it is damaged.
+        """
+        shortest, longest = (int(side) for side in said["resize_shortest"])
+        return cls(shortest, longest, said["channels"] == "BGR")
+
+    def resize(self, image: Image.Image) -> Image.Image:
+        """Resize as detectron2's ``ResizeShortestEdge``: the shortest side to a length, the longest to at most one.
+
+        Raises:
+            OSError: if the image is so narrow that a side vanishes.
+        """
+        if not self.shortest:
+            return image
+        scale = self.shortest / min(image.size)
+        sides = [float(self.shortest) if side == min(image.size) else scale * side for side in image.size]
+        if max(sides) > self.longest:
+            sides = [side * (self.longest / max(sides)) for side in sides]
+        width, height = (int(side + 0.5) for side in sides)
+        if not width or not height:
+            raise OSError(f"{image.width} x {image.height} pixels would be resized to {width} x {height}")
+        return image.resize((width, height), Image.Resampling.BILINEAR)
+
+    def to_tensor(self, image: Image.Image) -> Tensor:
+        """Return a resized RGB image as ``(1, 3, H, W)``, float32, 0 to 255."""
+        pixels = np.asarray(image)[:, :, ::-1] if self.is_bgr else np.asarray(image)
+        return torch.as_tensor(np.ascontiguousarray(pixels.transpose(2, 0, 1)).astype("float32"))[None]
+
+
 class PackagedDetector:
     """A packaged detector for one image at a time.
 
@@ -83,8 +131,7 @@ class PackagedDetector:
             raise PackageError(f"{package}: this package is not one of a detector")
         try:
             self.categories = [{"id": int(one["id"]), "name": str(one["name"])} for one in said["categories"]]
-            self.num_classes, self.is_bgr = int(said["num_classes"]), said["channels"] == "BGR"
-            self.shortest, self.longest = (int(side) for side in said["resize_shortest"])
+            self.num_classes, self.input = int(said["num_classes"]), DetectorInput.from_description(said)
         except (LookupError, TypeError, ValueError) as error:
             raise PackageError(f"{package}: its description of the detector is damaged ({error})") from None
         self.has_masks = "masks" in self.package.info.outputs
@@ -99,10 +146,8 @@ class PackagedDetector:
             OSError: if the image is so narrow that a side vanishes when it is resized.
         """
         width, height = image.size
-        resized = self.resize(image.convert("RGB"))
-        pixels = np.asarray(resized)[:, :, ::-1] if self.is_bgr else np.asarray(resized)
-        tensor = torch.as_tensor(np.ascontiguousarray(pixels.transpose(2, 0, 1)).astype("float32"))
-        boxes, scores, classes, count, *masks = self.package(tensor[None])
+        resized = self.input.resize(image.convert("RGB"))
+        boxes, scores, classes, count, *masks = self.package(self.input.to_tensor(resized))
         number = int(count[0])
         scale = torch.tensor([width / resized.width, height / resized.height]).repeat(2)
         boxes = torch.minimum(boxes[0, :number] * scale, torch.tensor([width, height]).repeat(2)).clamp(min=0)
@@ -110,19 +155,6 @@ class PackagedDetector:
         boxes, (scores, classes, *masks) = boxes[kept], (field[0, :number][kept] for field in (scores, classes, *masks))
         pasted = [paste_masks(of_boxes, boxes, (height, width)) for of_boxes in masks]
         return PackageDetections(BoxTensor(boxes), scores, classes, *pasted)
-
-    def resize(self, image: Image.Image) -> Image.Image:
-        """Resize as detectron2's ``ResizeShortestEdge``: the shortest side to a length, the longest to at most one."""
-        if not self.shortest:
-            return image
-        scale = self.shortest / min(image.size)
-        sides = [float(self.shortest) if side == min(image.size) else scale * side for side in image.size]
-        if max(sides) > self.longest:
-            sides = [side * (self.longest / max(sides)) for side in sides]
-        width, height = (int(side + 0.5) for side in sides)
-        if not width or not height:
-            raise OSError(f"{image.width} x {image.height} pixels would be resized to {width} x {height}")
-        return image.resize((width, height), Image.Resampling.BILINEAR)
 
 
 def paste_masks(masks: Tensor, boxes: Tensor, size: tuple[int, int]) -> Tensor:

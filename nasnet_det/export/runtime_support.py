@@ -17,24 +17,24 @@ class RuntimeSupport:
 
     Args:
         suffix: the suffix of its files.
-        precisions: those of classifiers and features.
-        detector_precisions: those of detectors; empty if it takes none.
+        precisions: of weights and arithmetic.
+        detectors: whether it takes detectors.
     """
 
     suffix: str
     precisions: tuple[str, ...]
-    detector_precisions: tuple[str, ...] = ()
+    detectors: bool = True
 
     def precisions_of(self, detector: bool) -> tuple[str, ...]:
         """Return the precisions of detectors, or of everything else."""
-        return self.detector_precisions if detector else self.precisions
+        return self.precisions if self.detectors or not detector else ()
 
 
 #: ONNX Runtime has no bfloat16: its CPU kernels would compute in float32.
 RUNTIMES = {
-    "inductor": RuntimeSupport(".pt2", ("float32", "bfloat16", "float16")),
-    "onnxruntime": RuntimeSupport(".onnx", ("float32", "int8"), ("float32",)),
-    "openvino": RuntimeSupport(".onnx", ("float32", "bfloat16", "int8"), ("float32", "bfloat16")),
+    "inductor": RuntimeSupport(".pt2", ("float32", "bfloat16", "float16"), detectors=False),
+    "onnxruntime": RuntimeSupport(".onnx", ("float32", "int8")),
+    "openvino": RuntimeSupport(".onnx", ("float32", "bfloat16", "int8")),
 }
 
 

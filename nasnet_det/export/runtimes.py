@@ -160,6 +160,11 @@ def save_package(
     candidates = _candidates(runtime, precision, program.description.get("kind") == "detector")
     if precision == "int8" and not calibration:
         raise PackageError("int8 needs images to calibrate on: give a folder of pictures like those it will see")
+    if precision == "int8" and getattr(program.model, "loops", False):
+        raise PackageError(
+            "int8 would leave out the second stage of the paper's detector, which takes nearly all of its time: choose "
+            "float32 or bfloat16, or a detector on a feature pyramid"
+        )
     with tempfile.TemporaryDirectory() as folder:
         tried: dict[str, tuple[Path, dict[str, float], float]] = {}
         for name in candidates:

@@ -68,10 +68,9 @@ def test_a_package_is_written_described_and_shown(
         (["nasnet_a_mobile", "--precision", "int8"], "--calibrate"),
         (["no_such_model"], "no_such_model"),
         ([str(Path(__file__).parent)], "config.yaml"),
-        (["detector.yaml", "--precision", "int8"], "openvino"),
+        (["detector.yaml", "--precision", "int8"], "--calibrate"),
         (["detector.yaml", "--precision", "float16"], "openvino"),
         (["detector.safetensors", "--runtime", "inductor"], "openvino"),
-        (["detector.yaml", "--calibrate", "."], "--calibrate"),
     ],
 )
 def test_mistakes_are_one_line_and_exit_code_2(
@@ -89,7 +88,7 @@ def test_mistakes_are_one_line_and_exit_code_2(
 
 
 def test_the_commands_name_the_runtimes_that_exist() -> None:
-    with_detectors = tuple(name for name, support in RUNTIMES.items() if support.detector_precisions)
+    with_detectors = tuple(name for name, support in RUNTIMES.items() if support.detectors)
     assert with_detectors == detectors.RUNTIMES
     choices = {*RUNTIMES, AUTO}
     precisions = {precision for support in RUNTIMES.values() for precision in support.precisions}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable, Sequence
@@ -23,9 +24,11 @@ from detectron2.modeling import build_model
 from pycocotools.mask import iou
 
 from nasnet_det.detection.engine.predictor import load_config
-from nasnet_det.export import PackageError, available, load_package, save_package
+from nasnet_det.export import PackageError, available, load_package, read_info, save_package
 from nasnet_det.export.detector import detector_program, exportable_detector, sample_pictures
+from nasnet_det.export.fixed_detections import found_again
 from nasnet_det.export.operators import suppress
+from nasnet_det.export.quantization import quantize_onnx
 from nasnet_det.export.runner import PackagedDetector
 from tests.helpers import EVERY_STEP
 
@@ -179,6 +182,18 @@ def with_masks(tmp_path_factory: pytest.TempPathFactory) -> tuple[Any, Path]:
     return model, save_package(program, tmp_path_factory.mktemp("masks") / "masks", RUNTIMES[0]).path
 
 
+def test_a_quantized_detector_is_near_its_own_code(with_masks: tuple[Any, Path], tmp_path: Path) -> None:
+    model, path = with_masks
+    quantized = Path(shutil.copy(path, tmp_path / "int8.onnx"))
+    images = sample_pictures(4, (96, 128))
+    quantize_onnx(quantized, images.split(1))
+    assert read_info(quantized).description == read_info(path).description
+    with torch.inference_mode():
+        expected = exportable_detector(model)(images)
+        again, total = found_again(load_package(quantized)(images), expected, score=0.3)
+    assert total > 5 and again > total / 3  # of random weights: their scores are nearly equal
+
+
 def named_classes(number: int) -> list[dict[str, Any]]:
     return [{"id": 7 + i, "name": f"thing {i}"} for i in range(number)]
 
@@ -247,7 +262,7 @@ def test_packaged_masks_are_those_of_the_detectors_own_code(with_masks: tuple[An
     model, path = with_masks
     detect = PackagedDetector(path)
     picture = noisy_picture()
-    resized = torch.as_tensor(np.array(detect.resize(picture))).permute(2, 0, 1).float()
+    resized = torch.as_tensor(np.array(detect.input.resize(picture))).permute(2, 0, 1).float()
     expected = model([{"image": resized, "height": picture.height, "width": picture.width}])[0]["instances"]
     found = detect(picture)
     assert found.pred_masks is not None and found.pred_masks.shape == (len(expected), 70, 90)
@@ -286,6 +301,9 @@ def test_what_cannot_be_exported_is_named(tmp_path: Path) -> None:
         save_package(program, tmp_path / "detector", "inductor")
     with pytest.raises(ValueError, match=r"TEST\.DETECTIONS_PER_IMAGE"):
         exportable_detector(detector("pyramid", ["TEST.DETECTIONS_PER_IMAGE", -1])[0])
+    images = sample_pictures(1, (96, 128))
+    with pytest.raises(PackageError, match="int8"):
+        save_package(detector_program(*detector("paper")), tmp_path / "paper", precision="int8", calibration=[images])
     model.roi_heads = torch.nn.Identity()
     with pytest.raises(ValueError, match=type(model).__name__):
         exportable_detector(model)
