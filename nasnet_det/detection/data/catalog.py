@@ -6,14 +6,13 @@ detectron2's ``convert_to_coco_dict`` does.
 
 from __future__ import annotations
 
-import unicodedata
 from collections.abc import Sequence
 from pathlib import Path
 
 from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.utils.file_io import PathManager
 
-from nasnet_det.detection.data.coco_format import COMPLETE, read_annotations
+from nasnet_det.detection.data.coco_format import COMPLETE, one_form, read_annotations
 from nasnet_det.detection.data.columns import CocoFormatError, Record
 from nasnet_det.detection.data.datasets import SPLITS
 from nasnet_det.detection.data.inspection import look_at
@@ -120,7 +119,7 @@ def _thing_classes(name: str) -> list[str]:
     classes = MetadataCatalog.get(name).get("thing_classes") or []
     if not isinstance(classes, (list, tuple)):
         raise CocoFormatError(f"its thing_classes must be a list of class names, not {format_value(classes)}")
-    return [unicodedata.normalize("NFC", text) if isinstance(text, str) else text for text in classes]
+    return [one_form(text) if isinstance(text, str) else text for text in classes]
 
 
 def _own_categories(name: str, classes: Sequence[str] = ()) -> list[Record]:

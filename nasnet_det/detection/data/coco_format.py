@@ -6,6 +6,7 @@ cocodataset.org, "Data format" and "Results format".
 
 from __future__ import annotations
 
+import functools
 import math
 import unicodedata
 from collections import Counter
@@ -33,13 +34,9 @@ FLAG = Kind("0 or 1", (*_NUMBERS, bool, type(None)), lambda v: v in (None, 0, 1)
 NUMBER = Kind("a finite number", _NUMBERS, math.isfinite)
 AREA = Kind("a finite number, at least 0", _NUMBERS, lambda v: math.isfinite(v) and v >= 0)
 TEXT = Kind("a text that is not blank", (str,), str.strip)
-#: In one form of Unicode, as names are compared.
-NAME = Kind(
-    "a text of valid characters that is not blank",
-    (str,),
-    lambda v: v.strip() and v.encode(),
-    lambda v: unicodedata.normalize("NFC", v),
-)
+#: One form of Unicode, in which names are compared.
+one_form = functools.partial(unicodedata.normalize, "NFC")
+NAME = Kind("a text of valid characters that is not blank", (str,), lambda v: v.strip() and v.encode(), one_form)
 BOX = Kind("[x, y, width, height] of four numbers", (list, tuple), lambda v: _is_four_numbers(v) and [*map(float, v)])
 SOUND_BOX = Kind(
     "[x, y, width, height] of four finite numbers, width and height at least 0",

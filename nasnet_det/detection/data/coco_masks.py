@@ -55,7 +55,10 @@ def rle_area(rle: dict[str, Any]) -> float | None:
 
 
 def box_of_mask(mask: Any) -> list[float]:
-    """Return the box around a compressed RLE as x, y, width, height."""
+    """Return the box around polygons or a compressed RLE as x, y, width, height."""
+    if isinstance(mask, list):
+        xs, ys = ([number for polygon in mask for number in polygon[start::2]] for start in (0, 1))
+        return [min(xs), min(ys), max(xs) - min(xs), max(ys) - min(ys)]
     from pycocotools.mask import toBbox
 
     return list(map(float, toBbox(mask)))

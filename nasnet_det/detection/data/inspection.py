@@ -12,7 +12,7 @@ from numpy.typing import ArrayLike
 
 from nasnet_det.detection.data.boxes import ROUNDING, mark_boxes
 from nasnet_det.detection.data.coco_format import category_labels
-from nasnet_det.detection.data.coco_masks import is_mask, training_mask
+from nasnet_det.detection.data.coco_masks import box_of_mask, is_mask, training_mask
 from nasnet_det.detection.data.columns import Record
 from nasnet_det.detection.data.look import EXAMPLES, RENAMED, CocoData, SetLook, Trouble
 from nasnet_det.safe_io.images import ImageError, ImageHeader, read_headers
@@ -20,6 +20,8 @@ from nasnet_det.safe_io.values import format_value, named
 
 #: detectron2's BoxMode.XYWH_ABS.
 _XYWH = 1
+#: A box times this is its centre.
+_CENTRE = np.array([[1, 0], [0, 1], [0.5, 0], [0, 0.5]])
 
 
 class Fatal(str):
@@ -187,6 +189,13 @@ class _Inspection:
 
         self.note("annotations have no usable mask", without, none or LEFT_OUT, none or CORRECT, with_mask)
         self.kept &= ~without
+        elsewhere, numbers = np.zeros_like(self.kept), np.array([*self.masks], dtype=np.int64)
+        around = np.array([*map(box_of_mask, self.masks.values())], dtype=np.float64).reshape(-1, 4)
+        with np.errstate(invalid="ignore"):
+            apart = 2 * np.abs((self.boxes[numbers] - around) @ _CENTRE)
+            elsewhere[numbers] = (apart > self.boxes[numbers, 2:]).any(axis=1)
+        question = "They are used; are they in pixels of the upright image, as the boxes are?"
+        self.note("masks have their centre outside of their boxes", elsewhere, question, name=with_mask)
         if masks == "polygon" and self.training:
             runs = [isinstance(self.masks.get(number), dict) for number in range(len(self.annotations))]
             self.note("annotations have their mask as RLE", runs, Fatal("Set INPUT.MASK_FORMAT bitmask"))

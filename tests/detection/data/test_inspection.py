@@ -273,6 +273,7 @@ def test_a_folder_named_like_an_image_is_no_image(folder: Path) -> None:
 
 POLYGON = [[1, 1, 9, 1, 9, 9]]
 RUNS = {"size": [30, 40], "counts": [31, 9, 1160]}
+LATER_RUNS = {"size": [30, 40], "counts": [601, 9, 590]}
 
 
 @pytest.mark.parametrize(
@@ -293,10 +294,20 @@ def test_forms_of_masks(folder: Path) -> None:
     pytest.importorskip("pycocotools")
     mixed = content(segmentation=[[1, 1, 5, 5], *POLYGON])
     assert look(folder, mixed, masks="polygon").records[0]["annotations"][0]["segmentation"] == POLYGON
-    runs = content(segmentation=RUNS)
+    runs = content(*[[1, 1, 4, 9]] * 4, segmentation=RUNS)
     has_trouble(look(folder, runs, masks="polygon"), "4 of 4", "MASK_FORMAT", fatal=True)
     found = look(folder, runs, masks="bitmask")
     assert isinstance(found.records[0]["annotations"][0]["segmentation"]["counts"], bytes) and not found.troubles
+
+
+@pytest.mark.parametrize("mask", [[[0.1, 0.1, 0.5, 0.1, 0.5, 0.5]], [[30, 20, 39, 20, 39, 29]], LATER_RUNS])
+@pytest.mark.parametrize("training", [True, False])
+def test_masks_in_another_place_than_their_boxes_are_told(folder: Path, mask: Any, training: bool) -> None:
+    pytest.importorskip("pycocotools")
+    data = content(*[[1, 1, 8, 8]] * 4, segmentation=POLYGON)
+    assert not look(folder, data, training, masks="bitmask").troubles
+    data["annotations"][0]["segmentation"] = mask
+    has_trouble(look(folder, data, training, masks="bitmask"), "1 of 4 masks", "[1, 1, 8, 8]")
 
 
 @given(st.lists(st.tuples(*[st.floats(-60, 60, width=32)] * 4), min_size=1, max_size=8))
