@@ -126,7 +126,8 @@ def read_pictures(folder: Path, program: Program) -> list[Tensor]:
     """Read pictures as the model takes them: one batch of one image each, at most :data:`MOST_PICTURES`.
 
     Raises:
-        PackageError: for a folder without pictures.
+        PackageError: for a folder without pictures, or a picture that the model cannot take.
+        ImageError: for one that cannot be read.
     """
     from nasnet_det.export import PackageError
     from nasnet_det.safe_io.folders import find_pictures
@@ -135,9 +136,14 @@ def read_pictures(folder: Path, program: Program) -> list[Tensor]:
     paths = find_pictures(folder)
     if not paths:
         raise PackageError(f"{folder} holds no pictures to calibrate on")
-    step = max(1, len(paths) // MOST_PICTURES)
-    prepare = preparation(program)
-    return [prepare(read_image(path)) for path in paths[::step][:MOST_PICTURES]]
+    prepare, pictures = preparation(program), []
+    for path in paths[:: max(1, len(paths) // MOST_PICTURES)][:MOST_PICTURES]:
+        image = read_image(path)
+        try:
+            pictures.append(prepare(image))
+        except OSError as error:  # too narrow
+            raise PackageError(f"{path}: {error}; leave it out") from None
+    return pictures
 
 
 def preparation(program: Program) -> Callable[[Image], Tensor]:
