@@ -89,6 +89,9 @@ def classifier_program(
         size: height and width of images; the model's own if None.
         dynamic: leave the number and the size of images free, or only the given axes of ``(N, 3, H, W)``.
         batch_size: images of the example.
+
+    Raises:
+        ValueError: for a model of another package.
     """
     return Program(model.eval(), _example(model, size, batch_size), ["logits"], _axes(dynamic), _describe(model))
 
@@ -208,6 +211,8 @@ def _example(model: Any, size: tuple[int, int] | None, batch_size: int) -> Tenso
 def _describe(model: Any) -> dict[str, Any]:
     cfg = model.pretrained_cfg
     network = getattr(model, "model", model)
+    if not hasattr(network, "genotype"):
+        raise ValueError(f"{cfg.get('architecture', type(model).__name__)} has no cell: only NASNets are exported here")
     keys = ("mean", "std", "interpolation", "crop_pct")
     return {
         "kind": "classifier" if model is network else "features",

@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -49,22 +50,32 @@ class Package(nn.Module):
     @property
     def num_classes(self) -> int:
         """The classes of a classifier."""
-        return int(self.info.description["num_classes"])
+        return int(self._said("num_classes"))
 
     @property
     def pretrained_cfg(self) -> dict[str, Any]:
         """Size, mean, standard deviation and cropping of images, as timm's preprocessing reads them."""
         keys = ("mean", "std", "interpolation", "crop_pct")
-        said = self.info.description
-        size = tuple(given or own for given, own in zip(self.info.input_size[1:], said["image_size"], strict=True))
+        said, own = self.info.description, self._said("image_size")
+        size = tuple(given or side for given, side in zip(self.info.input_size[1:] or own, own, strict=True))
         return {"input_size": size, **{key: said[key] for key in keys if key in said}}
 
-    def forward(self, images: Tensor) -> Any:
+    def _said(self, key: str) -> Any:
+        try:
+            return self.info.description[key]
+        except LookupError:
+            raise PackageError(f"the package does not say its {key}: make it with nasnet-det package") from None
+
+    def forward(self, images: Tensor | np.ndarray) -> Any:
         """Run the package.
+
+        Args:
+            images: ``(N, 3, H, W)``, a tensor or an array.
 
         Raises:
             ValueError: for images of another size than the package was made for, or on a GPU.
         """
+        images = torch.as_tensor(images).detach()
         wanted = self.info.input_size
         shape = tuple(images.shape)
         fits = len(shape) == len(wanted) and all(
@@ -85,8 +96,7 @@ class Package(nn.Module):
     def _in_batches(self, images: Tensor, batch: int) -> Any:
         parts = []
         for part in images.split(batch):
-            missing = batch - len(part)
-            filled = torch.cat([part, part[-1:].expand(missing, *part.shape[1:])]) if missing else part
+            filled = torch.cat([part, part.new_zeros(batch - len(part), *part.shape[1:])])
             parts.append([output[: len(part)] for output in as_list(self.run(filled))])
         outputs = [torch.cat(outputs) for outputs in zip(*parts, strict=True)]
         return outputs[0] if len(outputs) == 1 else outputs

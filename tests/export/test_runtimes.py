@@ -23,8 +23,8 @@ from nasnet_det.export import (
     runtimes,
     save_package,
 )
-from nasnet_det.export.package_files import FORMAT
-from nasnet_det.export.runtimes import package_path
+from nasnet_det.export.package_files import FORMAT, PackageInfo
+from nasnet_det.export.runtimes import Package, package_path
 from tests.helpers import EVERY_STEP
 
 ONNX = [name for name in ("onnxruntime", "openvino") if name in available()]
@@ -69,6 +69,8 @@ def test_every_runtime_computes_the_network(packages: dict[str, Path], runtime: 
     for count in (1, 2, 5):
         x = images(count, 3, 16, 16)
         assert relative(package(x), tiny()(x)) <= 2e-6
+    assert (package(x.numpy().astype("float64")) == package(x.requires_grad_())).all()
+    assert package(x[:0]).shape == (0, 5)
     assert package.info.runtime == runtime and package.info.description["num_classes"] == 5
     assert packages[runtime].suffix == (".pt2" if runtime == "inductor" else ".onnx")
 
@@ -184,6 +186,10 @@ def test_a_file_that_is_no_package_is_named(tmp_path: Path) -> None:
             load_package(tmp_path / name)
     with pytest.raises(PackageError, match="none"):
         load_package(tmp_path / "none.onnx")
+    with pytest.raises(PackageError, match="image_size"):
+        _ = Package(nn.Identity(), PackageInfo("onnxruntime", ())).pretrained_cfg
+    with pytest.raises(ValueError, match="resnet18"):
+        classifier_program(timm.create_model("resnet18"))
 
 
 @pytest.mark.parametrize(
