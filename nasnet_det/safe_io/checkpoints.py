@@ -30,8 +30,8 @@ KERAS_3 = (
 #: Keys and module names under which tools keep a moving average of the weights, then the weights themselves.
 _AVERAGES = ("state_dict_ema", "model_ema", "ema_state_dict", "ema_model", "ema", "average")
 _WEIGHTS = ("state_dict", "model", "model_state_dict", "module", "net", "network")
-#: What DistributedDataParallel and Lightning modules put before parameter names.
-_PREFIXES = ("module.", "model.", "net.", "network.")
+#: The names of the network in a Lightning module, and of what DistributedDataParallel wraps.
+_NETWORKS = ("model", "net", "network", "module")
 #: What torch.compile, FSDP, activation checkpointing and Fabric put into parameter names, wherever a module is wrapped.
 _WRAPPERS = re.compile(r"\b(_orig_mod|_fsdp_wrapped_module|_checkpoint_wrapped_module|_forward_module)\.")
 #: Counters that PyTorch's AveragedModel, timm, MMEngine and ema-pytorch keep beside averaged weights.
@@ -140,20 +140,17 @@ def _is_filled(value: Any) -> bool:
 
 
 def _unwrap(state: Mapping[str, Any]) -> tuple[dict[str, Any], str]:
-    """Remove wrappers' prefixes; of a Lightning module with several networks take its average, or its ``model``.
+    """Remove wrappers' prefixes; of a Lightning module take its average, or else its network, and leave out the rest.
 
     Returns:
         the tensors, and the name of the network that was chosen among several.
     """
     tensors = {_WRAPPERS.sub("", name): value for name, value in state.items() if name not in _COUNTERS}
-    for member in (*_AVERAGES, "model"):
+    for member in (*_AVERAGES, *_NETWORKS):
         chosen = {name: value for name, value in tensors.items() if name.startswith(f"{member}.")}
         if chosen:
-            inner, _ = _unwrap({name.removeprefix(f"{member}."): value for name, value in chosen.items()})
-            return inner, member if len(chosen) < len(tensors) else ""
-    for prefix in _PREFIXES:
-        if tensors and all(name.startswith(prefix) for name in tensors):
-            return _unwrap({name.removeprefix(prefix): value for name, value in tensors.items()})
+            inner, within = _unwrap({name.removeprefix(f"{member}."): value for name, value in chosen.items()})
+            return inner, member if len(chosen) < len(tensors) else within
     return tensors, ""
 
 

@@ -303,7 +303,7 @@ def _group(parent: Any, name: str) -> Any:
 def _read_safetensors(path: Path) -> dict[str, np.ndarray]:
     from safetensors.torch import load_file
 
-    return _as_arrays(load_file(path), path)
+    return _as_arrays(find_state_dict(load_file(path)).tensors, path)
 
 
 def _read_torch(path: Path) -> dict[str, np.ndarray]:

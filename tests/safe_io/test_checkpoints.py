@@ -24,6 +24,7 @@ def prefixed(state: dict[str, Any], prefix: str) -> dict[str, Any]:
     ("data", "name", "averaged"),
     [
         (RAW, "", False),
+        ({**prefixed(RAW, "module.net."), **prefixed(AVERAGE, "module.ema.")}, "ema", True),
         ({"state_dict": RAW, "state_dict_ema": AVERAGE, "epoch": 3}, "state_dict_ema", True),  # timm's train.py
         ({"state_dict": RAW, "state_dict_ema": None}, "state_dict", False),
         (
@@ -48,6 +49,7 @@ def prefixed(state: dict[str, Any], prefix: str) -> dict[str, Any]:
         ),
         ({"model": RAW, "ema": {"decay": 0.9, "shadow_params": [AVERAGE["stem.weight"]]}}, "model", False),  # torch_ema
         ({"state_dict": {**prefixed(RAW, "model."), "criterion.weight": 1}}, "state_dict.model", False),  # Lightning
+        ({"state_dict": {**prefixed(RAW, "net._orig_mod."), "criterion.weight": 1}}, "state_dict.net", False),
         ({"state_dict": {**prefixed(RAW, "model."), **prefixed(AVERAGE, "ema.module.")}}, "state_dict.ema", True),
         ({"model": RAW, "average": AVERAGE, "optimizer": {"state": {}}}, "average", True),  # nasnet-det train-imagenet
     ],

@@ -213,6 +213,13 @@ def test_bfloat16_is_read(tmp_path: Path) -> None:
     np.testing.assert_array_equal(read_arrays(tmp_path / "half.safetensors")["a"], np.ones(3, np.float32))
 
 
+def test_wrappers_prefixes_are_removed_from_every_format(tmp_path: Path) -> None:
+    save_file({"module.a": torch.ones(3)}, tmp_path / "a.safetensors")
+    torch.save({"module.a": torch.ones(3)}, tmp_path / "a.pth")
+    for name in ("a.safetensors", "a.pth"):
+        assert read_arrays(tmp_path / name).keys() == {"a"}
+
+
 def test_bombs_are_not_unpacked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(arrays, "_LEAST_ALLOWED", 2 << 20)  # what is allowed to any file
     archive = tmp_path / "bomb.tar.gz"
