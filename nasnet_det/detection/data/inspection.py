@@ -170,7 +170,8 @@ class _Inspection:
         self.note("boxes are of negative size or not finite", found.unsound, LEFT_OUT, CORRECT)
         self.note("boxes are without area", found.empty, LEFT_OUT, STAY)
         self.note("boxes are outside their image", found.outside, LEFT_OUT, STAY)
-        self.note("boxes reach past their image", found.past, f"They are cut at its edges{question}")
+        cut, whole = f"They are cut at its edges{question}", f"They are scored whole{question}"
+        self.note("boxes reach past their image", found.past, cut, whole)
         self.note("boxes are about a pixel wide or high, or less", found.small, f"They are used{question}")
         self.kept &= ~(found.unsound | found.empty | found.outside)
 

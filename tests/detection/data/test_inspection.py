@@ -100,7 +100,8 @@ def test_boxes_in_another_format_are_asked_about(folder: Path) -> None:
 def test_a_few_odd_boxes_raise_no_question(folder: Path) -> None:
     found = look(folder, content([2, 3, 50, 20], *[[20, 20, 5, 5]] * 19))
     assert all("?" not in str(trouble) for trouble in found.troubles)
-    has_trouble(found, "1 of 20")
+    has_trouble(found, "1 of 20", "cut")
+    has_trouble(look(folder, content([2, 3, 50, 20]), training=False), "1 of 1", "whole")
     found = look(folder, content([-5, -5, 20, 20]))
     has_trouble(found, "1 of 1", "past")
     assert "?" not in str(found.troubles)
