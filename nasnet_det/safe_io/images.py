@@ -41,7 +41,12 @@ _MANY = 2000
 
 
 class ImageError(OSError):
-    """An unusable image; the message names the file and the reason."""
+    """An unusable image; the message names the reason and, where it is known, the file."""
+
+
+def reason_with_name(path: str | os.PathLike[str], reason: object) -> str:
+    """Return the reason why an image is unusable with the name of its file, which the reason may have."""
+    return str(reason) if os.fspath(path) in str(reason) else f"{os.fspath(path)} ({reason})"
 
 
 @dataclass(frozen=True)

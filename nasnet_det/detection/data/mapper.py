@@ -16,7 +16,7 @@ from detectron2.data import DatasetMapper, transforms
 from nasnet_det.detection.data.augmentation import training_augmentations
 from nasnet_det.detection.data.columns import Record
 from nasnet_det.detection.data.look import DatasetError, read_record
-from nasnet_det.safe_io.images import ImageError
+from nasnet_det.safe_io.images import ImageError, reason_with_name
 
 logger = logging.getLogger(__name__)
 
@@ -109,7 +109,7 @@ class SkippingMapper:
 
     def _note(self, file_name: str, error: OSError) -> None:
         self.skipped += 1
-        reason = str(error) if file_name in str(error) else f"{file_name} ({error})"
+        reason = reason_with_name(file_name, error)
         if file_name not in self._named:
             self._named.add(file_name)
             instead = (

@@ -14,7 +14,7 @@ from nasnet_det.detection.data.columns import CocoFormatError, Record
 from nasnet_det.detection.data.image_index import ImageIndex
 from nasnet_det.draw.detections import detections_of, draw, side_by_side
 from nasnet_det.safe_io.files import OverwriteError, check_writable, exists, protect, replacing, write_json
-from nasnet_det.safe_io.images import read_image
+from nasnet_det.safe_io.images import read_image, reason_with_name
 from nasnet_det.safe_io.values import named, parse_json
 
 #: The results file of each detector.
@@ -103,8 +103,7 @@ def predict_images(
             image_id = index.id_of(path, image.size)
             found = [detector(image) for detector in detectors]
         except (OSError, KeyError) as error:
-            reason = str(error.args[0] if isinstance(error, KeyError) else error)
-            skipped.append(reason if str(path) in reason else f"{path} ({reason})")
+            skipped.append(reason_with_name(path, error.args[0] if isinstance(error, KeyError) else error))
             continue
         index.add(image_id, path, image.size)
         drawn = []

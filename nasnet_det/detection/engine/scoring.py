@@ -12,10 +12,11 @@ from nasnet_det.detection.data.coco_format import check_results
 from nasnet_det.detection.data.columns import Record
 from nasnet_det.detection.data.folders import open_dataset
 from nasnet_det.detection.data.inspection import look_at
-from nasnet_det.detection.data.look import CocoData, join, match_categories, read_record
+from nasnet_det.detection.data.look import CocoData, DatasetError, join, match_categories, read_record
 from nasnet_det.detection.engine.prediction import Detector, coco_results
 from nasnet_det.safe_io.files import write_json
-from nasnet_det.safe_io.images import ImageError
+from nasnet_det.safe_io.images import ImageError, reason_with_name
+from nasnet_det.safe_io.values import named
 
 logger = logging.getLogger(__name__)
 
@@ -52,11 +53,10 @@ def detect_on_folder(
     for trouble in look.troubles:
         logger.warning(str(trouble))
     ids = match_categories(classes, val.categories, f"data set {val.name}")
-    results = [
-        result for record in tqdm(found.records, unit="image", disable=None) for result in _detect(detector, record)
-    ]
     kept = [
-        {**result, "category_id": number} for result in results if (number := ids[result["category_id"]]) is not None
+        {**result, "category_id": number}
+        for result in _detect(detector, found.records, val.name)
+        if (number := ids[result["category_id"]]) is not None
     ]
     check_results(kept, val.content, f"detections on {val.name}")
     file = output / "coco_instances_results.json"
@@ -64,10 +64,23 @@ def detect_on_folder(
     return val, file
 
 
-def _detect(detector: Detector, record: Record) -> list[Record]:
-    """Return the detections on an image by number of class; none on one that cannot be used."""
-    try:
-        return coco_results(detector(read_record(record)), record["image_id"])
-    except ImageError as error:
-        logger.warning(f"{error}; it counts as without detections")
-        return []
+def _detect(detector: Detector, records: Sequence[Record], name: str) -> list[Record]:
+    """Return the detections on images by number of class; those that are not usable are named.
+
+    Raises:
+        DatasetError: if no image is usable.
+    """
+    results: list[Record] = []
+    unusable: list[str] = []
+    for record in tqdm(records, unit="image", disable=None):
+        try:
+            results += coco_results(detector(read_record(record)), record["image_id"])
+        except ImageError as error:
+            unusable.append(reason_with_name(record["file_name"], error))
+    if unusable:
+        count = f"{len(unusable)} of {len(records)} images count as without detections"
+        message = f"data set {name}: {count}: {named(unusable, 20)}"
+        if len(unusable) == len(records):
+            raise DatasetError(message)
+        logger.warning(message)
+    return results

@@ -1,0 +1,41 @@
+"""Detections on the validation images of a folder."""
+
+from __future__ import annotations
+
+import json
+import logging
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+pytest.importorskip("detectron2")
+
+from nasnet_det.detection.data.look import DatasetError
+from nasnet_det.detection.engine.scoring import detect_on_folder
+from tests.detection.engine.test_prediction import Finder
+
+
+def test_unusable_images_are_named_once_and_not_all(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """A narrow image, which the detector cannot take, and one that is incomplete."""
+    sizes = {1: (40, 30), 2: (1, 30), 3: (40, 30)}
+    images = [{"id": i, "file_name": f"{i}.png", "width": w, "height": h} for i, (w, h) in sizes.items()]
+    boxes = [{"id": i, "image_id": i, "category_id": 1, "bbox": [0, 0, 1, 9]} for i in sizes]
+    content = {
+        "images": images,
+        "annotations": boxes,
+        "categories": [{"id": 1, "name": "hen"}, {"id": 2, "name": "fox"}],
+    }
+    (tmp_path / "val.json").write_text(json.dumps(content))
+    for image in images:
+        Image.effect_noise((image["width"], image["height"]), 50).save(tmp_path / str(image["file_name"]))
+    whole = (tmp_path / "3.png").read_bytes()
+    (tmp_path / "3.png").write_bytes(whole[: len(whole) // 2])
+    with caplog.at_level(logging.WARNING):
+        _, file = detect_on_folder(Finder(), tmp_path, tmp_path / "out", val_share=0)
+    assert [result["image_id"] for result in json.loads(file.read_text())] == [1]
+    (line,) = [record.message for record in caplog.records if "without detections" in record.message]
+    assert "2 of 3" in line and "2.png" in line and "3.png" in line
+    (tmp_path / "1.png").write_bytes(whole[: len(whole) // 2])
+    with pytest.raises(DatasetError, match=r"3 of 3 .*1\.png"):
+        detect_on_folder(Finder(), tmp_path, tmp_path / "out", val_share=0)
