@@ -66,7 +66,7 @@ def read_config(path: str | Path, opts: Sequence[Any] = ()) -> CfgNode:
     """
     cfg = get_cfg()
     add_nasnet_config(cfg)
-    file = find_config(path)
+    default, file = cfg.clone(), find_config(path)
     protect([file])
     try:
         loaded = _Checked.load_yaml_with_base(str(file))
@@ -80,8 +80,18 @@ def read_config(path: str | Path, opts: Sequence[Any] = ()) -> CfgNode:
         raise ConfigError(f"config {path}: it, or an option, is nested too deeply, or is its own _BASE_") from None
     except (AssertionError, LookupError, ArithmeticError, AttributeError, TypeError, ValueError, OSError) as error:
         raise _refused(cfg, path, error) from None
+    _refuse_null(cfg, default)
     _read_genotype(cfg, file.parent)
     return cfg
+
+
+def _refuse_null(cfg: CfgNode, default: CfgNode, above: str = "") -> None:
+    """Refuse keys without a value, which yacs takes for a value of any type."""
+    for key, value in default.items():
+        if isinstance(value, CfgNode):
+            _refuse_null(cfg[key], value, f"{above}{key}.")
+        elif cfg[key] is None and value is not None:
+            raise ConfigError(f"{above}{key} has no value: expected one such as {format_value(value)}")
 
 
 class _Checked(CfgNode):
@@ -94,7 +104,7 @@ class _Checked(CfgNode):
                 text: str = file.read()
             parse_yaml(text)
         except UnicodeDecodeError:
-            raise ValueError(f"{filename} is no text: is it a config?") from None
+            raise ValueError(f"{filename} is not a text: is it a config?") from None
         except ValueError as error:
             raise ValueError(f"{filename}: {error}") from None
         return io.StringIO(text)
@@ -137,7 +147,7 @@ def _read_genotype(cfg: CfgNode, folder: Path) -> None:
 
 def _refused(cfg: CfgNode, path: str | Path, error: Exception) -> ConfigError:
     whole = isinstance(error, OSError) or not error.args
-    reason = " ".join(str(error if whole else error.args[0]).split())
+    reason = " ".join(str(error if whole else error.args[0]).split()).removeprefix(str(path)).lstrip(": ")
     return ConfigError(f"config {path}: {reason[:_LONGEST]}{_suggestion(cfg, reason)}")
 
 
@@ -237,55 +247,6 @@ def default_node() -> CfgNode:
     # COCO's 90 category ids, of which 80 exist. Empty where they are the same.
     node.LABEL_IDS = []
     return node
-
-
-#: Meta-architectures without mask heads.
-_BOXES_ONLY = ("NASNetRCNN", "RetinaNet", "FCOS")
-#: detectron2's meta-architectures that give something else than detections.
-_OTHER_TASKS = ("PanopticFPN", "SemanticSegmentor", "ProposalNetwork")
-
-
-def check_supported(cfg: CfgNode) -> None:
-    """Refuse keys of detectron2 that the config's detector would ignore.
-
-    Raises:
-        ConfigError: naming the key and what to set.
-    """
-    model, architecture = cfg.MODEL, cfg.MODEL.META_ARCHITECTURE
-    if architecture in _OTHER_TASKS:
-        raise ConfigError(
-            f"MODEL.META_ARCHITECTURE is {architecture}, which does not detect objects: set it to GeneralizedRCNN, "
-            "RetinaNet or NASNetRCNN"
-        )
-    if model.MASK_ON and architecture in _BOXES_ONLY:
-        raise ConfigError(
-            f"MODEL.MASK_ON is True, but {architecture} predicts boxes only: set MODEL.MASK_ON False, or take an FPN "
-            "config such as mask_fpn_mobile"
-        )
-    starts_from_imagenet = "nasnet" in model.BACKBONE.NAME and model.NASNET.PRETRAINED and not model.WEIGHTS
-    if starts_from_imagenet and min(model.PIXEL_STD) <= 1:
-        raise ConfigError(
-            f"MODEL.PIXEL_STD is {list(model.PIXEL_STD)}, but the weights of MODEL.NASNET.PRETRAINED expect RGB in "
-            "[-1, 1]: set MODEL.PIXEL_MEAN and PIXEL_STD [127.5, 127.5, 127.5] and INPUT.FORMAT RGB, as base.yaml does"
-        )
-    if cfg.INPUT.FORMAT not in ("RGB", "BGR"):
-        raise ConfigError(
-            f"INPUT.FORMAT is {cfg.INPUT.FORMAT!r}: expected RGB or BGR, as all networks here take colours"
-        )
-    for key, sides in (("MIN_SIZE_TRAIN", cfg.INPUT.MIN_SIZE_TRAIN), ("MIN_SIZE_TEST", [cfg.INPUT.MIN_SIZE_TEST])):
-        if not sides or min(sides) < 0:
-            raise ConfigError(f"INPUT.{key} is {cfg.INPUT[key]}: expected sides in pixels, or 0 for the images' own")
-    if model.KEYPOINT_ON:
-        raise ConfigError("MODEL.KEYPOINT_ON is True, but keypoints are not supported: set MODEL.KEYPOINT_ON False")
-    if model.LOAD_PROPOSALS:
-        raise ConfigError(
-            "MODEL.LOAD_PROPOSALS is True, but stored proposals are not supported: set MODEL.LOAD_PROPOSALS False"
-        )
-    if cfg.TEST.AUG.ENABLED and architecture != "GeneralizedRCNN":
-        raise ConfigError(
-            f"TEST.AUG.ENABLED is True, but {architecture} has no test-time augmentation (the paper's detector resizes "
-            "every image to one size): set TEST.AUG.ENABLED False, or take a Faster, Mask or Cascade R-CNN FPN config"
-        )
 
 
 def network_arguments(cfg: CfgNode) -> dict[str, Any]:

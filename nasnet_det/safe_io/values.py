@@ -51,10 +51,14 @@ class _Loader(yaml.SafeLoader):
     def compose_mapping_node(self, anchor: Any) -> yaml.MappingNode:
         """Return a mapping whose keys are all different, except ``<<``."""
         node: yaml.MappingNode = super().compose_mapping_node(anchor)
-        keys = Counter((key.tag, key.value) for key, _ in node.value if isinstance(key, yaml.ScalarNode))
-        for (tag, key), number in keys.items():
-            if number > 1 and tag != "tag:yaml.org,2002:merge":
-                raise ValueError(f"the mapping in line {node.start_mark.line + 1} has the key {key!r} more than once")
+        keys = [
+            key for key, _ in node.value if isinstance(key, yaml.ScalarNode) and key.tag != "tag:yaml.org,2002:merge"
+        ]
+        known: set[tuple[str, str]] = set()
+        for key in keys:
+            if (key.tag, key.value) in known:
+                raise ValueError(f"line {key.start_mark.line + 1} has the key {key.value!r} again")
+            known.add((key.tag, key.value))
         return node
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import runpy
 from pathlib import Path
 from typing import Any
@@ -164,6 +165,14 @@ def test_a_key_that_would_be_dropped_is_named_with_its_file(tmp_path: Path) -> N
         read_config(tmp_path / "mine.yaml")
 
 
+@pytest.mark.parametrize("key", ["DATASETS.TEST", "MODEL.WEIGHTS", "SOLVER.STEPS"])
+def test_a_key_without_a_value_is_named(key: str, tmp_path: Path) -> None:
+    section, name = key.split(".")
+    (tmp_path / "mine.yaml").write_text(f"{section}:\n  {name}:\n")
+    with pytest.raises(ConfigError, match=re.escape(key)):
+        read_config(tmp_path / "mine.yaml")
+
+
 def test_a_config_runs_no_code(tmp_path: Path) -> None:
     ran = tmp_path / "ran"
     (tmp_path / "evil.yaml").write_text(f"VERSION: !!python/object/apply:pathlib.Path.touch [{json.dumps(str(ran))}]\n")
@@ -238,6 +247,8 @@ def test_a_genotype_in_a_config_is_kept_by_value(form: str, tmp_path: Path) -> N
         ("retinanet_fpn_large.yaml", {"MODEL__MASK_ON": True}, r"MODEL\.MASK_ON"),
         ("fpn_mobile.yaml", {"MODEL__KEYPOINT_ON": True}, r"MODEL\.KEYPOINT_ON"),
         ("fpn_mobile.yaml", {"MODEL__META_ARCHITECTURE": "PanopticFPN"}, "PanopticFPN"),
+        ("mask_fpn_mobile.yaml", {"INPUT__MASK_FORMAT": "rle"}, r"INPUT\.MASK_FORMAT"),
+        ("fpn_mobile.yaml", {"DATASETS__TEST": [["coco_2017_val"]]}, r"DATASETS\.TEST"),
         ("nasnet_frcnn.yaml", {"INPUT__FORMAT": "L"}, r"INPUT\.FORMAT"),
         ("fpn_mobile.yaml", {"INPUT__MIN_SIZE_TRAIN": (64, -1)}, r"INPUT\.MIN_SIZE_TRAIN"),
         ("fpn_mobile.yaml", {"INPUT__MIN_SIZE_TEST": -1}, r"INPUT\.MIN_SIZE_TEST"),

@@ -13,6 +13,7 @@ import torch
 from detectron2.config import CfgNode
 from detectron2.data import DatasetMapper, transforms
 
+from nasnet_det.detection.config import ConfigError
 from nasnet_det.detection.data.augmentation import training_augmentations
 from nasnet_det.detection.data.columns import Record
 from nasnet_det.detection.data.look import DatasetError, read_record
@@ -33,8 +34,15 @@ class DetectionMapper(DatasetMapper):
 
     @classmethod
     def from_config(cls, cfg: CfgNode, is_train: bool = True) -> dict[str, Any]:
-        """Read detectron2's own keys, and ``INPUT.SCALE_JITTER`` and ``INPUT.COLOR``."""
-        parts = super().from_config(cfg, is_train)
+        """Read detectron2's own keys, and ``INPUT.SCALE_JITTER`` and ``INPUT.COLOR``.
+
+        Raises:
+            ConfigError: for values that detectron2's augmentations do not take.
+        """
+        try:
+            parts = super().from_config(cfg, is_train)
+        except (AssertionError, ValueError, TypeError) as error:
+            raise ConfigError(f"INPUT describes no augmentation of detectron2's: {error}") from None
         if is_train:
             parts["augmentations"] = training_augmentations(cfg)
             # Boxes of cropped objects are those of what is left of their masks.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import weakref
 from collections.abc import Sequence
 from pathlib import Path
@@ -15,7 +16,7 @@ from detectron2.utils import comm
 from detectron2.utils.events import EventStorage
 from torch import nn
 
-from nasnet_det.detection.config import ConfigError, check_supported
+from nasnet_det.detection.config import ConfigError
 from nasnet_det.detection.data.catalog import categories
 from nasnet_det.detection.data.registered import learned_classes, look_at_config
 from nasnet_det.detection.data.training_data import build_test_loader, build_train_loader
@@ -25,6 +26,7 @@ from nasnet_det.detection.evaluation.evaluation import IouType
 from nasnet_det.detection.evaluation.evaluator import CocoEvaluator
 from nasnet_det.detection.modeling.fused import for_inference
 from nasnet_det.detection.modeling.rcnn import build_detector
+from nasnet_det.detection.supported import check_supported
 from nasnet_det.safe_io.stopping import stop_on_signal
 from nasnet_det.training.seeds import derive_seed
 
@@ -213,6 +215,8 @@ def check_solver(cfg: CfgNode) -> None:
     for key in ("MAX_ITER", "CHECKPOINT_PERIOD"):
         if solver[key] < 1:
             raise ConfigError(f"SOLVER.{key} is {solver[key]}: expected at least 1")
+    if not 0 <= solver.BASE_LR < math.inf:
+        raise ConfigError(f"SOLVER.BASE_LR is {solver.BASE_LR}: expected a finite number, at least 0")
     reference, batch = solver.REFERENCE_WORLD_SIZE, solver.IMS_PER_BATCH
     if reference and batch % reference:
         raise ConfigError(

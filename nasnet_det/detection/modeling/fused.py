@@ -7,7 +7,8 @@ from detectron2.modeling import GeneralizedRCNNWithTTA
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
-from nasnet_det.detection.config import ConfigError, check_supported
+from nasnet_det.detection.config import ConfigError
+from nasnet_det.detection.supported import check_supported
 from nasnet_det.fusion import optimize_for_inference
 
 

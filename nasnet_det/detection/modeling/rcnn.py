@@ -13,11 +13,12 @@ from detectron2.modeling.postprocessing import detector_postprocess
 from detectron2.structures import Instances
 from torch import nn
 
-from nasnet_det.detection.config import ConfigError, check_supported, network_arguments
+from nasnet_det.detection.config import ConfigError, network_arguments
 from nasnet_det.detection.modeling import rpn
 from nasnet_det.detection.modeling.backbone import build_network
 from nasnet_det.detection.modeling.roi_heads import NASNetROIHeads
 from nasnet_det.detection.modeling.split import split_network
+from nasnet_det.detection.supported import check_supported
 from nasnet_det.genotypes.genotype import GenotypeError
 from nasnet_det.models.network import NASNet
 from nasnet_det.models.tf_image import resize_bilinear

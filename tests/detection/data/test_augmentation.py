@@ -13,6 +13,7 @@ from detectron2.data import transforms
 
 from nasnet_det.detection.config import ConfigError, read_config
 from nasnet_det.detection.data.augmentation import training_augmentations
+from nasnet_det.detection.data.mapper import DetectionMapper
 
 
 def augmented(image: np.ndarray, boxes: np.ndarray, *opts: Any) -> tuple[np.ndarray, np.ndarray]:
@@ -77,3 +78,9 @@ def test_colour(name: str, image: np.ndarray) -> None:
 def test_what_is_refused(opts: list[Any], key: str) -> None:
     with pytest.raises(ConfigError, match=key):
         training_augmentations(read_config("fpn_mobile", opts))
+
+
+@pytest.mark.parametrize("opts", [["RANDOM_FLIP", "both"], ["MIN_SIZE_TRAIN_SAMPLING", "random"]])
+def test_what_detectron2_does_not_take_is_refused(opts: list[str]) -> None:
+    with pytest.raises(ConfigError, match="INPUT"):
+        DetectionMapper(read_config("fpn_mobile", [f"INPUT.{opts[0]}", opts[1]]), True)

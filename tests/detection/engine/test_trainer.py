@@ -75,6 +75,7 @@ def test_a_killed_run_resumed_is_the_unbroken_run(small_config: Any, tiny_coco: 
         ({"SOLVER__REFERENCE_WORLD_SIZE": 8, "SOLVER__IMS_PER_BATCH": 12}, "REFERENCE_WORLD_SIZE"),
         ({"SOLVER__IMS_PER_BATCH": 0}, "SOLVER.IMS_PER_BATCH"),
         ({"SOLVER__MAX_ITER": 0}, "SOLVER.MAX_ITER"),
+        ({"SOLVER__BASE_LR": float("inf")}, "SOLVER.BASE_LR"),
         ({"SOLVER__CHECKPOINT_PERIOD": 0}, "SOLVER.CHECKPOINT_PERIOD"),
     ],
 )

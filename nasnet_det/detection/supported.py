@@ -1,0 +1,62 @@
+"""The check of a config for keys of detectron2 that a detector would ignore, before anything long begins."""
+
+from __future__ import annotations
+
+from detectron2.config import CfgNode
+
+from nasnet_det.detection.config import ConfigError
+from nasnet_det.safe_io.values import format_value
+
+#: Meta-architectures without mask heads.
+_BOXES_ONLY = ("NASNetRCNN", "RetinaNet", "FCOS")
+#: detectron2's meta-architectures that give something else than detections.
+_OTHER_TASKS = ("PanopticFPN", "SemanticSegmentor", "ProposalNetwork")
+
+
+def check_supported(cfg: CfgNode) -> None:
+    """Refuse keys of detectron2 that the config's detector would ignore.
+
+    Raises:
+        ConfigError: naming the key and what to set.
+    """
+    model, architecture = cfg.MODEL, cfg.MODEL.META_ARCHITECTURE
+    if architecture in _OTHER_TASKS:
+        raise ConfigError(
+            f"MODEL.META_ARCHITECTURE is {architecture}, which does not detect objects: set it to GeneralizedRCNN, "
+            "RetinaNet or NASNetRCNN"
+        )
+    if model.MASK_ON and architecture in _BOXES_ONLY:
+        raise ConfigError(
+            f"MODEL.MASK_ON is True, but {architecture} predicts boxes only: set MODEL.MASK_ON False, or take an FPN "
+            "config such as mask_fpn_mobile"
+        )
+    if model.MASK_ON and cfg.INPUT.MASK_FORMAT not in ("polygon", "bitmask"):
+        raise ConfigError(f"INPUT.MASK_FORMAT is {cfg.INPUT.MASK_FORMAT!r}: expected polygon, or bitmask for RLE too")
+    for key in ("TRAIN", "TEST"):
+        names = cfg.DATASETS[key]
+        if not isinstance(names, (list, tuple)) or not all(isinstance(name, str) for name in names):
+            raise ConfigError(f"DATASETS.{key} is {format_value(names)}: expected a list of names")
+    starts_from_imagenet = "nasnet" in model.BACKBONE.NAME and model.NASNET.PRETRAINED and not model.WEIGHTS
+    if starts_from_imagenet and min(model.PIXEL_STD) <= 1:
+        raise ConfigError(
+            f"MODEL.PIXEL_STD is {list(model.PIXEL_STD)}, but the weights of MODEL.NASNET.PRETRAINED expect RGB in "
+            "[-1, 1]: set MODEL.PIXEL_MEAN and PIXEL_STD [127.5, 127.5, 127.5] and INPUT.FORMAT RGB, as base.yaml does"
+        )
+    if cfg.INPUT.FORMAT not in ("RGB", "BGR"):
+        raise ConfigError(
+            f"INPUT.FORMAT is {cfg.INPUT.FORMAT!r}: expected RGB or BGR, as all networks here take colours"
+        )
+    for key, sides in (("MIN_SIZE_TRAIN", cfg.INPUT.MIN_SIZE_TRAIN), ("MIN_SIZE_TEST", [cfg.INPUT.MIN_SIZE_TEST])):
+        if not sides or min(sides) < 0:
+            raise ConfigError(f"INPUT.{key} is {cfg.INPUT[key]}: expected sides in pixels, or 0 for the images' own")
+    if model.KEYPOINT_ON:
+        raise ConfigError("MODEL.KEYPOINT_ON is True, but keypoints are not supported: set MODEL.KEYPOINT_ON False")
+    if model.LOAD_PROPOSALS:
+        raise ConfigError(
+            "MODEL.LOAD_PROPOSALS is True, but stored proposals are not supported: set MODEL.LOAD_PROPOSALS False"
+        )
+    if cfg.TEST.AUG.ENABLED and architecture != "GeneralizedRCNN":
+        raise ConfigError(
+            f"TEST.AUG.ENABLED is True, but {architecture} has no test-time augmentation (the paper's detector resizes "
+            "every image to one size): set TEST.AUG.ENABLED False, or take a Faster, Mask or Cascade R-CNN FPN config"
+        )
