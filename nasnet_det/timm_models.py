@@ -17,6 +17,7 @@ from nasnet_det.models.family import FAMILY, Variant
 from nasnet_det.models.network import NASNet
 from nasnet_det.models.presets import CIFAR10_CLASSES, PRESETS
 from nasnet_det.weights.timm_hooks import checkpoint_filter, timm_overlay
+from nasnet_det.weights.trained import packaged_weights
 
 __all__ = []
 
@@ -43,7 +44,7 @@ def _pretrained_cfg(variant: Variant | None, **weights: Any) -> dict[str, Any]:
 
 _SLIM = "https://github.com/tensorflow/models/tree/master/research/slim/nets/nasnet"
 _KERAS = "https://storage.googleapis.com/tensorflow/keras-applications/nasnet"
-#: What timm is told of the weights of a model, if it has any.
+#: Where the weights of a model are published, and what else timm is told of them.
 _WEIGHTS: dict[str, dict[str, Any]] = {
     "nasnet_a_large": {
         "hf_hub_id": "timm/nasnetalarge.tf_in1k",
@@ -56,18 +57,21 @@ _WEIGHTS: dict[str, dict[str, Any]] = {
         "origin_url": _SLIM,
         "paper_ids": "arXiv:1707.07012",
     },
-    # Its file is in the package (nasnet_det.weights.trained).
     "nasnet_a_cifar_1_at_576": {"label_names": list(CIFAR10_CLASSES), "paper_ids": "arXiv:1707.07012"},
 }
 #: The tags of pretrained weights in timm's names.
 _TAGS = {"nasnet_a_large": ".tf_in1k", "nasnet_a_mobile": ".tf_in1k"}
 
+
+def _weights(name: str) -> dict[str, Any]:
+    """Return what timm is told of a model's weights, the file of those in the package included."""
+    path = packaged_weights(name)
+    return {**_WEIGHTS.get(name, {}), **({"file": str(path)} if path else {})}
+
+
 default_cfgs = generate_default_cfgs(
     {
-        **{
-            name + _TAGS.get(name, ""): _pretrained_cfg(variant, **_WEIGHTS.get(name, {}))
-            for name, variant in FAMILY.items()
-        },
+        **{name + _TAGS.get(name, ""): _pretrained_cfg(variant, **_weights(name)) for name, variant in FAMILY.items()},
         "nasnet": _pretrained_cfg(None),
     }
 )

@@ -39,3 +39,7 @@ def test_the_published_accuracy_is_that_of_the_records() -> None:
 def test_the_file_is_small() -> None:
     path = trained.packaged_weights(NAME)
     assert path is not None and path.stat().st_size < 4_000_000
+
+
+def test_timm_lists_the_model_as_pretrained() -> None:
+    assert NAME in timm.list_models("nasnet_*", pretrained=True) and timm.models.is_model_pretrained(NAME)
