@@ -55,7 +55,10 @@ VARIANTS = {
     "fused": "optimize_for_inference of it, not compiled",
     "fused_compiled": "fused under torch.compile with freezing",
     "openvino": "the plain network in OpenVINO",
+    "openvino_bfloat16": "the same in bfloat16 whatever --dtype says",
+    "openvino_int8": "the same in INT8, calibrated on the images that are measured",
     "onnxruntime": "the plain network in ONNX Runtime",
+    "onnxruntime_int8": "the same in INT8",
     "packaged": "the runtime that nasnet-det package --runtime auto picks",
     "packaged_inductor": "fused, as TorchInductor's ahead-of-time package",
 }
@@ -64,7 +67,7 @@ VARIANTS = {
 #: The side of the matrices whose product gives the machine's rate, and the product's name in the results.
 SIDE, MATRIX = 1536, "matrix_product"
 #: Variants with this project's weights.
-OWN = ("eager", "fused", "fused_compiled", "openvino", "onnxruntime", "packaged", "packaged_inductor")
+OWN = tuple(name for name in VARIANTS if not name.startswith(("timm", "keras")))
 
 
 class NoVariant(Exception):
@@ -130,7 +133,10 @@ def prepare(name: str, setting: Setting) -> Callable[[], Any]:
             "fused": setting.fused,
             "fused_compiled": lambda: compiled(setting.fused()),
             "openvino": lambda: packaged(setting, "openvino"),
+            "openvino_bfloat16": lambda: packaged(setting, "openvino", "bfloat16"),
+            "openvino_int8": lambda: packaged(setting, "openvino", "int8"),
             "onnxruntime": lambda: packaged(setting, "onnxruntime"),
+            "onnxruntime_int8": lambda: packaged(setting, "onnxruntime", "int8"),
             "packaged": lambda: packaged(setting, "auto"),
             "packaged_inductor": lambda: packaged(setting, "inductor"),
         }
@@ -146,7 +152,7 @@ def compiled(model: nn.Module) -> Any:
     return torch.compile(model)
 
 
-def packaged(setting: Setting, runtime: str) -> nn.Module:
+def packaged(setting: Setting, runtime: str, precision: str | None = None) -> nn.Module:
     """Make a package for a runtime, or take the one given for ``packaged``; print how long it took to load."""
     path = setting.package if runtime == "auto" else None
     if path is None:
@@ -154,11 +160,14 @@ def packaged(setting: Setting, runtime: str) -> nn.Module:
             raise NoVariant("packages run on CPUs")
         if runtime in ("openvino", "onnxruntime") and importlib.util.find_spec(runtime) is None:
             raise NoVariant(f"{runtime} is not installed")
-        dtype = next(name for name, value in DTYPES.items() if value == setting.dtype)
+        precision = precision or next(name for name, value in DTYPES.items() if value == setting.dtype)
+        pictures = [setting.images(dtype=torch.float32)] if precision == "int8" else []
         size = (setting.image_size, setting.image_size)
         program = classifier_program(setting.own(), size, batch_size=setting.batch_size)
         try:
-            saved = save_package(program, setting.folder / runtime, runtime, dtype, log=print)
+            saved = save_package(
+                program, setting.folder / f"{runtime}_{precision}", runtime, precision, pictures, log=print
+            )
         except PackageError as error:
             raise NoVariant(str(error)) from None
         path = saved.path

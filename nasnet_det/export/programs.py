@@ -22,6 +22,8 @@ from nasnet_det.safe_io.files import replacing
 FORMATS = (".onnx", ".pt2")
 #: The largest accepted difference from PyTorch's outputs, relative to the largest value.
 TOLERANCE = 1e-3
+#: The most elements of a constant that is computed when a program is exported.
+_FOLDED = 1 << 22
 #: The name of the description inside an exported file.
 DESCRIPTION = "nasnet_det.json"
 
@@ -159,7 +161,7 @@ def check(program: Program, found: Any, name: object, tolerance: float = TOLERAN
 
 def write_onnx(program: Program, path: Path, **more: Any) -> None:
     """Write a program as ONNX, its description with ``more`` in the metadata."""
-    imported("onnxscript")
+    onnxscript = imported("onnxscript")
     exported = program.export()
     with quiet(), torch.no_grad():  # scanning over chunks of proposals is traced without its backward pass
         written: Any = torch.onnx.export(
@@ -170,6 +172,9 @@ def write_onnx(program: Program, path: Path, **more: Any) -> None:
             output_names=list(program.outputs),
             custom_translation_table=onnx_translations(),
         )
+    # The exporter folds small constants only. What it leaves of an average pool's divisor, a pool of a constant,
+    # OpenVINO does not compile in bfloat16.
+    onnxscript.optimizer.optimize(written.model, input_size_limit=_FOLDED, output_size_limit=_FOLDED)
     written.model.metadata_props[DESCRIPTION] = program.described(**more)
     written.save(path)
 

@@ -170,6 +170,15 @@ def test_int8_is_near_and_bounded_by_calibration(tmp_path: Path) -> None:
         save_package(program, tmp_path / "other", ONNX[0], "int8")
 
 
+@torch.inference_mode()
+@pytest.mark.skipif("openvino" not in ONNX, reason="takes OpenVINO")
+def test_openvino_computes_pools_at_even_sizes_in_bfloat16(tmp_path: Path) -> None:
+    model = tiny(genotype="nasnet_a", num_cells=(1, 1), stem="imagenet")
+    saved = save_package(classifier_program(model, (224, 224)), tmp_path / "model", "openvino", "bfloat16")
+    x = images(1, 3, 224, 224)
+    assert relative(load_package(saved.path)(x), model(x)) < 0.1
+
+
 @pytest.mark.parametrize(
     ("runtime", "precision"), [("tensorrt", "float32"), ("onnxruntime", "bfloat16"), ("inductor", "int8")]
 )
