@@ -47,6 +47,10 @@ def find_config(name: str | Path) -> Path:
     folder = next(place for place in _PLACES if place.is_dir())
     known = {file.stem: file for file in sorted(folder.glob("*.yaml"))}
     path = Path(name)
+    if path.suffix == ".py":
+        raise ConfigError(
+            f"config {name}: a LazyConfig is run by detectron2's lazyconfig_train_net.py; give a YAML file"
+        )
     if path.is_file() and str(name) not in known:
         return path
     if path.parent in (Path(), Path("configs")) and path.suffix in ("", ".yaml") and path.stem in known:

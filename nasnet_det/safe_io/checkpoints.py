@@ -30,8 +30,10 @@ KERAS_3 = (
 #: Keys and module names under which tools keep a moving average of the weights, then the weights themselves.
 _AVERAGES = ("state_dict_ema", "model_ema", "ema_state_dict", "ema_model", "ema", "average")
 _WEIGHTS = ("state_dict", "model", "model_state_dict", "module", "net", "network")
-#: The names of the network in a Lightning module, and of what DistributedDataParallel wraps.
-_NETWORKS = ("model", "net", "network", "module")
+#: What DistributedDataParallel and Lightning modules put before parameter names.
+_PREFIXES = ("module.", "model.", "net.", "network.")
+#: The names of the network in a Lightning module that has other weights, too.
+_NETWORKS = ("model", "net")
 #: What torch.compile, FSDP, activation checkpointing and Fabric put into parameter names, wherever a module is wrapped.
 _WRAPPERS = re.compile(r"\b(_orig_mod|_fsdp_wrapped_module|_checkpoint_wrapped_module|_forward_module)\.")
 #: Counters that PyTorch's AveragedModel, timm, MMEngine and ema-pytorch keep beside averaged weights.
@@ -151,6 +153,9 @@ def _unwrap(state: Mapping[str, Any]) -> tuple[dict[str, Any], str]:
         if chosen:
             inner, within = _unwrap({name.removeprefix(f"{member}."): value for name, value in chosen.items()})
             return inner, member if len(chosen) < len(tensors) else within
+    for prefix in _PREFIXES:
+        if tensors and all(name.startswith(prefix) for name in tensors):
+            return _unwrap({name.removeprefix(prefix): value for name, value in tensors.items()})
     return tensors, ""
 
 

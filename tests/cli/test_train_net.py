@@ -68,6 +68,9 @@ def test_train_then_evaluate_then_resume(
     assert tool.main(["--eval-only", *evaluated]) == 0
     assert (tmp_path / "eval" / "inference" / "coco_instances_results.json").is_file()
 
+    described = (output / "config.yaml").read_text()
+    assert tool.main(["--resume", *arguments(tiny_coco, output, MODEL__NASNET__NUM_FILTERS=16)]) == 2
+    assert (output / "config.yaml").read_text() == described
     assert tool.main(["--resume", *arguments(tiny_coco, output, SOLVER__MAX_ITER=3)]) == 0
     assert torch.load(output / "model_final.pth", weights_only=True)["trainer"]["iteration"] == 2
     assert "Traceback" not in capsys.readouterr().err

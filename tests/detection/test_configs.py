@@ -148,6 +148,9 @@ def test_what_does_not_fit_is_named(tmp_path: Path) -> None:
         read_config(CONFIGS / "fpn_mobile.yaml", ["MODEL.NASNET.NUM_FILTERS", "many"])
     with pytest.raises(ConfigError, match=r"nowhere\.yaml"):
         read_config(tmp_path / "nowhere.yaml")
+    for read in (read_config, load_config):
+        with pytest.raises(ConfigError, match=r"nasnet_frcnn\.py.*LazyConfig"):
+            read(CONFIGS / "nasnet_frcnn.py")
     for name in ("photo.png", "model.ckpt", "model.bin"):  # in place of a checkpoint
         (tmp_path / name).write_bytes(b"\x89PNG")
         with pytest.raises(CheckpointError, match=name):

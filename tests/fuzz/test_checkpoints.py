@@ -62,12 +62,15 @@ def test_training_checkpoint(optimizer: str, fuzz: Fuzz, tmp_path_factory: pytes
 
     def attempt(case: Case) -> None:
         keeper = TrainingFolder(case.folder / "run", SETTINGS, tensorboard=False)
+        (case.folder / "run").mkdir()
         if case.random.random() < 0.4:
             keeper.checkpoint.write_bytes(spoil_bytes(data, case))
         else:
             torch.save(spoil_state(whole, case), keeper.checkpoint)
         with (
-            case.allows(RunError, naming=keeper.checkpoint, making=("run/checkpoint.pt", "run/metrics.csv")),
+            case.allows(
+                RunError, naming=keeper.checkpoint, making=("run/run.json", "run/checkpoint.pt", "run/metrics.csv")
+            ),
             suppress(Diverged),  # the numbers of a valid checkpoint may be wrong
         ):
             fit(trainer(optimizer), Noise(), 0, keeper)

@@ -99,6 +99,8 @@ class Checkpointer(DetectionCheckpointer):
             raise refused(str(noted), error) from None
         if not name or len(name) > 255 or Path(name).name != name:  # checkpoints are saved beside it
             raise refused(str(noted), ValueError(f"it names no file of its folder: {format_value(name)}"))
+        if not Path(self.save_dir, name).is_file():
+            raise refused(str(noted), ValueError(f"it names {name}, which is missing"))
         return str(Path(self.save_dir) / name)
 
     def _load_file(self, filename: str) -> dict[str, Any]:

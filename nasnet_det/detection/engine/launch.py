@@ -92,7 +92,7 @@ def run_guarded(args: argparse.Namespace, explain: Explain) -> None:
 
 
 def setup(args: argparse.Namespace) -> CfgNode:
-    """Read the config, start the logs in ``OUTPUT_DIR``, save the config there and seed the process.
+    """Read the config, start the logs in ``OUTPUT_DIR`` and seed the process.
 
     Raises:
         ConfigError: for a config that is missing or broken, or an ``OUTPUT_DIR`` whose files would be lost.
@@ -113,9 +113,6 @@ def setup(args: argparse.Namespace) -> CfgNode:
     setup_logger(str(output), distributed_rank=rank, name="nasnet_det", enable_propagation=True)
     logger = setup_logger(str(output), distributed_rank=rank)
     logger.info(f"process {rank} of {comm.get_world_size()}; {args}\n{collect_env_info()}\n{cfg.dump()}")
-    saved = output / "config.yaml"
-    if not args.eval_only and comm.is_main_process() and not (saved.exists() and saved.samefile(file)):
-        write_text(saved, cfg.dump())
     seed_all_rng(None if cfg.SEED < 0 else cfg.SEED + rank)
     torch.backends.cudnn.benchmark = cfg.CUDNN_BENCHMARK and not args.eval_only
     return cfg
@@ -149,7 +146,7 @@ def _check_output(output: Path, weights: str, resume: bool) -> None:
 
 
 def train_or_evaluate(cfg: CfgNode, args: argparse.Namespace) -> Any:
-    """Train, or with ``--eval-only`` evaluate; return the results of the last evaluation.
+    """Train, with the config saved in ``OUTPUT_DIR``, or with ``--eval-only`` evaluate; return the last results.
 
     Raises:
         CheckpointError: if an evaluation has no weights, or weights that do not fill the model.
@@ -157,6 +154,9 @@ def train_or_evaluate(cfg: CfgNode, args: argparse.Namespace) -> Any:
     if not args.eval_only:
         trainer = DetectorTrainer(cfg)
         trainer.resume_or_load(resume=args.resume)
+        saved = Path(cfg.OUTPUT_DIR, "config.yaml")  # of a run that cannot be resumed so, it stays
+        if comm.is_main_process() and not (saved.exists() and saved.samefile(find_config(args.config_file))):
+            write_text(saved, cfg.dump())
         return trainer.train()
     model = DetectorTrainer.build_model(cfg)
     saved = Checkpointer(model, cfg.OUTPUT_DIR)

@@ -45,7 +45,7 @@ def load_config(path: str | Path, opts: Sequence[Any] = (), weights: str = "") -
     if path.is_dir():
         cfg = read_config(_in_folder(path, "config.yaml"), opts)
         cfg.MODEL.WEIGHTS = str(weights_in(path)) if not weights else ""
-    elif path.suffix in ("", ".yaml", ".yml"):
+    elif path.suffix in ("", ".yaml", ".yml", ".py"):
         cfg = read_config(path, opts)
     else:
         cfg = _config_of_checkpoint(path, opts)
