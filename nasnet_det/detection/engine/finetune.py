@@ -320,10 +320,12 @@ def _config(options: Options, plan: Plan, train: str, val: str, classes: int, re
         return read_config(options.output / CONFIG, _pairs(own))
     counts = {"MODEL.ROI_HEADS.NUM_CLASSES": classes, "MODEL.RETINANET.NUM_CLASSES": classes}
     workers = {"DATALOADER.NUM_WORKERS": 0 if plan.device == "cpu" else 4}
+    planned, model = plan.settings(), find_config(plan.model)
+    if plan.halves_anchors:
+        sizes = read_config(model).MODEL.ANCHOR_GENERATOR.SIZES
+        planned["MODEL.ANCHOR_GENERATOR.SIZES"] = [[side / 2 for side in of_level] for of_level in sizes]
     others = {"SEED": options.seed, "MODEL.NASNET.LABEL_IDS": [], **workers}
-    cfg = load_config(
-        find_config(plan.model), _pairs({**plan.settings(), **counts, **others, **(options.settings or {}), **own})
-    )
+    cfg = load_config(model, _pairs({**planned, **counts, **others, **(options.settings or {}), **own}))
     if cfg.MODEL.NASNET.IMAGE_SIZE[0]:  # the paper's detector resizes inside the model
         cfg.MODEL.NASNET.IMAGE_SIZE = [plan.image_size, plan.image_size]
     if cfg.TEST.EVAL_PERIOD < 1:

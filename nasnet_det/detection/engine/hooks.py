@@ -26,6 +26,8 @@ from nasnet_det.safe_io.files import write_text
 _BETTER = 0.05
 #: Images that the validation loss is measured on, at most.
 _LOSS_IMAGES = 200
+#: Parts of detectron2's ROI heads that compute losses by their own mode.
+_LOSS_HEADS = ("mask_head", "keypoint_head")
 
 
 class AverageWeights(HookBase):
@@ -286,7 +288,9 @@ def validation_loss(model: nn.Module, cfg: CfgNode, records: Sequence[dict[str, 
     devices = [torch.cuda.current_device()] if cfg.MODEL.DEVICE.startswith("cuda") else []
     try:
         model.eval()
-        for part in (model, getattr(model, "proposal_generator", None), getattr(model, "roi_heads", None)):
+        heads = getattr(model, "roi_heads", None)
+        others = (getattr(model, "proposal_generator", None), *(getattr(heads, name, None) for name in _LOSS_HEADS))
+        for part in (model, heads, *others):
             if part is not None:
                 part.training = True  # of this module alone: it then computes losses
         # A storage of its own, so that nothing of this shows among the training's numbers.

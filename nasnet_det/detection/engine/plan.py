@@ -11,6 +11,8 @@ from typing import Any
 #: Sides between which images are resized, on a CPU and on a GPU, in steps that every pyramid can take.
 _SIDES = {"cpu": (192, 512), "cuda": (320, 800)}
 _STEP = 32
+#: Images up to this side have anchors of half the model's sizes.
+_HALF_SIDE = 400
 #: What the median object should measure, in pixels: about two positions of the finest map of a pyramid.
 _OBJECT = 24
 #: Images that a training sees at least, and how often it sees each image of a large data set.
@@ -113,9 +115,12 @@ class Plan:
         }
         if self.device == "cpu" and self.weights in ("", "published"):  # a detector's weights have heads of their own
             settings |= _THIN_HEADS
-            if self.image_size <= 400:
-                settings["MODEL.ANCHOR_GENERATOR.SIZES"] = [[16], [32], [64], [128], [256]]
         return settings
+
+    @property
+    def halves_anchors(self) -> bool:
+        """True for images so small that the objects on them are about half as large as the model's anchors are for."""
+        return self.device == "cpu" and self.weights in ("", "published") and self.image_size <= _HALF_SIDE
 
     def table(self) -> str:
         """Return the plan as lines for a person."""

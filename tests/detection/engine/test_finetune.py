@@ -125,6 +125,20 @@ def test_a_folder_becomes_a_folder_that_can_be_moved(
     assert [path.name for path in (tmp_path / "drawn").iterdir()] == ["2-1.jpg"]
 
 
+@pytest.mark.parametrize("model", ["mask_fpn_mobile", "cascade_mask_fpn_large", "nasnet_frcnn_mobile_600"])
+def test_masks_and_the_papers_detector_are_finetuned_by_name(data: Path, tmp_path: Path, model: str) -> None:
+    content = json.loads((data / "annotations.json").read_text())
+    for entry in content["annotations"]:
+        x, y, width, height = entry["bbox"]
+        entry["segmentation"] = [[x, y, x + width, y, x + width, y + height, x, y + height]]
+    (data / "annotations.json").write_text(json.dumps(content))
+    settings = {**SMALL, "SOLVER.MAX_ITER": 1, "TEST.EVAL_PERIOD": 1, "MODEL.ROI_MASK_HEAD.CONV_DIM": 16}
+    scores = finetune(options(data, tmp_path / "run", model=model, settings=settings, val_share=0.5))
+    assert ("segm_AP" in scores) == ("mask" in model)
+    header, row = (tmp_path / "run" / "metrics.csv").read_text().splitlines()
+    assert float(dict(zip(header.split(","), row.split(","), strict=True))["validation_loss"]) > 0
+
+
 def die_before_step(number: int) -> None:
     step = FinetuneTrainer.run_step
 
