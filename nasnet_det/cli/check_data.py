@@ -34,6 +34,7 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--samples", type=int, default=12, metavar="N", help="images drawn of each set (default: 12)")
     parser.add_argument("--seed", type=int, default=0, help="of the choice of samples (default: 0)")
     parser.add_argument("--masks", action="store_true", help="look at masks, too, as training with MODEL.MASK_ON does")
+    parser.add_argument("--decode", action="store_true", help="decode every image, to find those that are cut off")
     add_output(parser, "the page (default: output/check-data-ROOT.html)")
     args = parser.parse_args(argv)
     if args.samples < 0:
@@ -51,7 +52,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         from nasnet_det.detection.data.sample_page import sample_page
     with protecting([args.root]):
         sets = read_sets(args.root)
-        looks = {key: look_at(data, key != "val", "bitmask" if args.masks else "") for key, data in sets.items()}
+        masks = "bitmask" if args.masks else ""
+        looks = {key: look_at(data, key != "val", masks, decode=args.decode) for key, data in sets.items()}
         judged = looks.pop("val", None)
         found = join(list(looks.values()), [judged] if judged else [])
         print(found.report())

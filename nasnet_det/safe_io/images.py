@@ -84,14 +84,22 @@ def read_header(path: str | os.PathLike[str]) -> ImageHeader:
         raise _refused(path, error) from error
 
 
-def read_headers(paths: Sequence[Path]) -> list[ImageHeader | ImageError]:
-    """Return the header of each image, or what is wrong with it."""
+def read_headers(paths: Sequence[Path], decode: bool = False) -> list[ImageHeader | ImageError]:
+    """Return the header of each image, or what is wrong with it.
+
+    Args:
+        paths: the files.
+        decode: decode the pixels, too, which shows files that are cut off.
+    """
     threads, quiet = min(16, 2 * (os.cpu_count() or 1)), True if len(paths) < _MANY else None
-    return thread_map(_header, paths, desc="looking at the images", max_workers=threads, disable=quiet)
+    read = functools.partial(_header, decode=decode)
+    return thread_map(read, paths, desc="looking at the images", max_workers=threads, disable=quiet)
 
 
-def _header(path: str | os.PathLike[str]) -> ImageHeader | ImageError:
+def _header(path: str | os.PathLike[str], decode: bool) -> ImageHeader | ImageError:
     try:
+        if decode:
+            read_image(path)
         return read_header(path)
     except ImageError as error:
         return error

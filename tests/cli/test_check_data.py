@@ -53,6 +53,18 @@ def test_fatal_trouble_is_status_2_and_on_the_page(folder: Path, tmp_path: Path,
     assert "2.png" in page.read_text() and 'class="fatal"' in page.read_text()
 
 
+def test_images_that_are_cut_off_are_found_by_decoding(
+    folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    cut, page = folder / "images" / "2.png", tmp_path / "page.html"
+    Image.effect_noise((60, 40), 50).save(cut)
+    cut.write_bytes(cut.read_bytes()[:-500])
+    for options, found in (([], False), (["--decode"], True)):
+        assert main([str(folder), "--output", str(page), *options]) == 0
+        assert ("1 of 3 images cannot be read" in capsys.readouterr().out) is found
+        assert "2.png cannot be read" in page.read_text()  # in place of the sample, too
+
+
 def test_broken_entries_are_named(folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
     change(folder, "images", 1, width="60")
     assert main([str(folder), "--output", str(tmp_path / "page.html")]) == 2

@@ -31,7 +31,7 @@ class Fatal(str):
 LEFT_OUT, STAY, CORRECT = "They are left out", "They stay, and count as missed", Fatal("Correct or remove them")
 
 
-def look_at(data: CocoData, training: bool, masks: str = "", keep_empty: bool = False) -> SetLook:
+def look_at(data: CocoData, training: bool, masks: str = "", keep_empty: bool = False, decode: bool = False) -> SetLook:
     """Check a data set and make detectron2's records of it.
 
     Useless parts of a training set are left out; a test set is kept whole, and parts that prevent evaluation are fatal.
@@ -42,10 +42,11 @@ def look_at(data: CocoData, training: bool, masks: str = "", keep_empty: bool = 
         training: True for a training set, False for a test set.
         masks: detectron2's ``INPUT.MASK_FORMAT`` if masks are used.
         keep_empty: keep training images without objects.
+        decode: decode every image, not only its header.
     """
     look = _Inspection(data, training)
     look.check_entries()
-    look.check_pictures()
+    look.check_pictures(decode)
     look.check_boxes()
     if masks:
         look.check_masks(masks)
@@ -118,9 +119,9 @@ class _Inspection:
         alike = _shared(["".join(name.casefold().split()) for name in self.data.names])
         self.note("classes have the name of another, or differ in case and spaces only", alike, "Kept apart")
 
-    def check_pictures(self) -> None:
+    def check_pictures(self, decode: bool) -> None:
         """Compare the images with their files: there, readable, of the annotated size, turned by EXIF or not."""
-        headers: list[Any] = read_headers(self.paths)
+        headers: list[Any] = read_headers(self.paths, decode)
         reach = np.zeros((len(self.images), 2))  # of the boxes of each image to the right and down
         with np.errstate(invalid="ignore", over="ignore"):
             np.maximum.at(reach, self.rows, self.boxes[:, :2] + self.boxes[:, 2:])

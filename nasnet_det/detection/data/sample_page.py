@@ -51,8 +51,8 @@ def drawn_samples(found: SetLook, samples: int, seed: int) -> Iterator[tuple[Ima
         try:
             name = "/".join(Path(record["file_name"]).parts[-2:])
             yield draw_record(record, found.data.names), f"{name} ({record['width']} x {record['height']})"
-        except ImageError:  # which the troubles name, unless it is cut off in its pixels
-            continue
+        except ImageError as error:  # which the troubles name, unless it is cut off in its pixels
+            yield Image.new("RGB", (64, 64), "grey"), str(error)
 
 
 def draw_record(record: Record, classes: list[str]) -> Image.Image:
