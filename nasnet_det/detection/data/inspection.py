@@ -18,6 +18,8 @@ from nasnet_det.detection.data.look import EXAMPLES, RENAMED, CocoData, SetLook,
 from nasnet_det.safe_io.images import ImageError, ImageHeader, read_headers
 from nasnet_det.safe_io.values import format_value, named
 
+#: A function from the number of an entry to its description in the report.
+Namer = Callable[[int], object]
 #: detectron2's BoxMode.XYWH_ABS.
 _XYWH = 1
 #: A box times this is its centre.
@@ -78,22 +80,17 @@ class _Inspection:
         return np.array([position[entry[key]] for entry in self.annotations], dtype=np.int64)
 
     def note(
-        self,
-        what: str,
-        marks: ArrayLike,
-        training: str,
-        test: str | None = None,
-        name: Callable[[int], object] | None = None,
+        self, what: str, marks: ArrayLike, training: str, test: str | None = None, name: Namer | None = None
     ) -> None:
         """Report trouble, if there is any.
 
         Args:
-            what: its kind, which begins with the list that it is of: images, annotations or boxes, or classes.
+            what: its kind, which begins with the list that it is of: images, annotations, boxes or masks, or classes.
             marks: True for each entry of this list that is concerned.
             training, test: how it is handled in a training set, and in a test set where that differs.
             name: returns the description of an entry in the report.
         """
-        names: dict[str, Callable[[int], object]] = {"images": self.image_name, "classes": self.data.names.__getitem__}
+        names: dict[str, Namer] = {"images": self.image_name, "classes": self.data.names.__getitem__}
         name = name or names.get(what.split()[0], self.box_name)
         marks = np.asarray(marks, dtype=bool)
         numbers = np.flatnonzero(marks).tolist()
@@ -155,7 +152,7 @@ class _Inspection:
             self.sizes[row] = self.images[row]["width"], self.images[row]["height"] = headers[row].size
         self.leave_out("images are of another size than annotated", kinds == "other", sizes)
 
-    def leave_out(self, what: str, marks: np.ndarray, name: Callable[[int], object]) -> None:
+    def leave_out(self, what: str, marks: np.ndarray, name: Namer) -> None:
         """Leave images out of training; in a test set they are kept, and count as without detections."""
         done = LEFT_OUT if self.training else "They count as without detections"
         if 2 * marks.sum() > len(marks):
