@@ -187,12 +187,13 @@ def write_torch_export(program: Program, path: Path) -> None:
 
 
 def imported(name: str) -> Any:
-    """Import a module of the extra ``export``."""
+    """Import a module of the extras ``export`` and ``openvino``."""
     try:
         return import_module(name)
     except ModuleNotFoundError as error:
+        extras = "export,openvino" if name == "openvino" else "export"
         raise ModuleNotFoundError(
-            f"{name} is not installed: pip install 'nasnet-det[export]'", name=error.name
+            f"{name} is not installed: pip install 'nasnet-det[{extras}]'", name=error.name
         ) from error
 
 

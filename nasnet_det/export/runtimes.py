@@ -64,7 +64,8 @@ class Package(nn.Module):
         try:
             return self.info.description[key]
         except LookupError:
-            raise PackageError(f"the package does not say its {key}: make it with nasnet-det package") from None
+            words = f"the package ({self.info}) does not say its {key}"
+            raise PackageError(f"{words}: expected one of a classifier, by nasnet-det package") from None
 
     def forward(self, images: Tensor | np.ndarray) -> Any:
         """Run the package.
@@ -168,8 +169,10 @@ def save_package(
         ExportError: if an output in float32 differs from PyTorch's; ``auto`` leaves such a runtime out.
     """
     candidates = _candidates(runtime, precision, program.description.get("kind") == "detector")
-    if precision == "int8" and not calibration:
-        raise PackageError("int8 needs images to calibrate on: give a folder of pictures like those it will see")
+    if precision == "int8":
+        if not calibration:
+            raise PackageError("int8 needs images to calibrate on: give a folder of pictures like those it will see")
+        imported("onnxruntime.quantization")  # for every runtime
     if precision == "int8" and getattr(program.model, "loops", False):
         raise PackageError(
             "int8 would leave out the second stage of the paper's detector, which takes nearly all of its time: choose "

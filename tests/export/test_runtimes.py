@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 import zipfile
 from pathlib import Path
 from typing import Any
@@ -103,6 +104,18 @@ def test_features_of_free_size(tmp_path: Path) -> None:
 def test_other_images_are_refused(packages: dict[str, Path], wrong: torch.Tensor) -> None:
     with pytest.raises(ValueError, match="16"):
         load_package(next(iter(packages.values())))(wrong)
+
+
+def test_a_missing_runtime_is_named_before_anything_is_exported(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "onnxruntime.quantization", None)
+    monkeypatch.setattr(runtimes, "write_onnx", pytest.fail)
+    with pytest.raises(ModuleNotFoundError, match="onnxruntime"):
+        save_package(classifier_program(tiny()), tmp_path / "net", "openvino", "int8", [images(1, 3, 32, 32)])
+    monkeypatch.setitem(sys.modules, "openvino", None)
+    with pytest.raises(ModuleNotFoundError, match=r"nasnet-det\[.*openvino\]"):
+        save_package(classifier_program(tiny()), tmp_path / "net", "openvino")
 
 
 @pytest.mark.parametrize(("key", "value"), [("torch", "1.0"), ("needs", ["another machine"])])

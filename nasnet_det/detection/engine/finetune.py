@@ -178,7 +178,8 @@ def finetune(options: Options, resume: bool = False, log: Callable[[str], None] 
         COCO's numbers, in percent, of the best weights on the validation images.
 
     Raises:
-        FinetuneError: if the output folder holds a run and ``resume`` is False, or none, or one of other data.
+        FinetuneError: if the output folder holds a run and ``resume`` is False, or none, or one of other data; or
+            without the GPU that is asked for.
         RunFolderError: if it holds something else.
         DatasetError, ConfigError, WeightsError, LoggerError: for what cannot be used, before training starts.
     """
@@ -201,6 +202,10 @@ def finetune(options: Options, resume: bool = False, log: Callable[[str], None] 
             raise DatasetError(f"{data.origin} has no 'annotations': a list of images only is not enough to train with")
     digest, names = _digest(train, val), (register(train), register(val))
     plan = _plan(options, train) if run is None else _plan_of_run(run, digest, options)
+    if plan.device == "cuda" and not torch.cuda.is_available():
+        raise FinetuneError(
+            f"{options.output} is for a GPU, and PyTorch sees none here: give --device cpu and a new run"
+        )
     cfg = _config(options, plan, *names, len(classes), run is not None)
     look = look_at_config(cfg, classes)
     if run is None:  # weights last, because they may take minutes to download

@@ -251,6 +251,9 @@ def test_what_cannot_be_started_or_resumed_changes_nothing(
         finetune(options(without_boxes(data, tmp_path / "bare"), output, weights="auto"))
     with pytest.raises(ConfigError, match=r"SOLVER\.MAX_ITER"):
         finetune(options(data, output, settings={"SOLVER.MAX_ITER": 0}))
+    with monkeypatch.context() as patch, pytest.raises(FinetuneError, match="GPU"):
+        patch.setattr(torch.cuda, "is_available", lambda: False)
+        finetune(options(data, output, device="cuda"))
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "nonsense://")
     with pytest.raises(LoggerError, match="MLFLOW_TRACKING_URI"):
         finetune(options(data, output, loggers=["mlflow"]))
