@@ -71,7 +71,6 @@ def read_config(path: str | Path, opts: Sequence[Any] = ()) -> CfgNode:
     cfg = get_cfg()
     add_nasnet_config(cfg)
     default, file = cfg.clone(), find_config(path)
-    protect([file])
     try:
         loaded = _Checked.load_yaml_with_base(str(file))
         if not isinstance(loaded, dict):
@@ -103,6 +102,7 @@ class _Checked(CfgNode):
 
     @classmethod
     def _open_cfg(cls, filename: str) -> IO[str]:
+        protect([filename])
         try:
             with super()._open_cfg(filename) as file:
                 text: str = file.read()

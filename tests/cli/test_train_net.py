@@ -16,6 +16,7 @@ import torch
 
 detectron2 = pytest.importorskip("detectron2")
 
+from nasnet_det.detection.config import read_config  # noqa: E402 (needs detectron2)
 from tests.detection.conftest import CONFIGS, options  # noqa: E402 (needs detectron2)
 from tests.helpers import torchrun  # noqa: E402
 
@@ -137,6 +138,18 @@ def test_a_run_is_not_replaced_by_a_new_one(
     assert tool.main(arguments(tiny_coco, output)) == 2
     assert "--resume" in capsys.readouterr().err
     assert (output / "model_final.pth").read_text() == "mine" and not (output / "config.yaml").exists()
+
+
+def test_a_config_of_the_user_s_is_not_replaced(
+    tool: ModuleType, tiny_coco: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "config.yaml").write_text("SEED: 5\n")
+    assert tool.main(arguments(tiny_coco, tmp_path)) == 2  # among the data
+    assert "config.yaml" in capsys.readouterr().err and (tmp_path / "config.yaml").read_text() == "SEED: 5\n"
+    config, output = read_config(CONFIGS / "fpn_mobile.yaml"), tmp_path / "out"
+    output.mkdir()
+    (output / "config.yaml").write_text(config.dump())  # as a run leaves that was stopped before its first checkpoint
+    assert tool.main(arguments(tiny_coco, output, SOLVER__MAX_ITER=1, DATASETS__TEST=())) == 0
 
 
 def test_torchrun_s_processes_are_one_training(tool: ModuleType, tiny_coco: str, tmp_path: Path) -> None:

@@ -27,6 +27,7 @@ from nasnet_det.detection.engine.trainer import DetectorTrainer
 from nasnet_det.detection.modeling.fused import for_inference
 from nasnet_det.detection.modeling.rcnn import build_detector
 from nasnet_det.genotypes.published import PUBLISHED, as_genotype
+from nasnet_det.safe_io.files import OverwriteError, check_writable, protecting
 from tests.detection.conftest import CONFIGS
 from tests.helpers import DARTS_V2
 
@@ -166,6 +167,16 @@ def test_a_key_that_would_be_dropped_is_named_with_its_file(tmp_path: Path) -> N
     (tmp_path / "mine.yaml").write_text("_BASE_: own.yaml\nSEED: 4\n")
     with pytest.raises(ConfigError, match=r"own\.yaml.*'SOLVER'"):
         read_config(tmp_path / "mine.yaml")
+
+
+def test_every_file_of_a_config_is_protected(tmp_path: Path) -> None:
+    (tmp_path / "config.yaml").write_text("SEED: 3\n")
+    (tmp_path / "mine.yaml").write_text("_BASE_: config.yaml\n")
+    with protecting():
+        read_config(tmp_path / "mine.yaml")
+        for name in ("mine.yaml", "config.yaml"):
+            with pytest.raises(OverwriteError, match=name):
+                check_writable(tmp_path / name)
 
 
 @pytest.mark.parametrize("key", ["DATASETS.TEST", "MODEL.WEIGHTS", "SOLVER.STEPS"])

@@ -26,7 +26,7 @@ from nasnet_det.detection.engine.checkpointer import Checkpointer, load_for_infe
 from nasnet_det.detection.engine.trainer import DetectorTrainer
 from nasnet_det.detection.evaluation.evaluation import METRICS
 from nasnet_det.safe_io.files import write_text
-from nasnet_det.safe_io.values import format_value
+from nasnet_det.safe_io.values import format_value, parse_yaml
 
 Explain = Callable[[BaseException], str | None]
 
@@ -107,7 +107,7 @@ def setup(args: argparse.Namespace) -> CfgNode:
     cfg.freeze()
     output, rank = Path(cfg.OUTPUT_DIR), comm.get_rank()
     if not args.eval_only:
-        _check_output(output, cfg.MODEL.WEIGHTS, args.resume)
+        _check_output(cfg, file, args.resume)
     output.mkdir(parents=True, exist_ok=True)
     setup_logger(str(output), distributed_rank=rank, name="fvcore")
     setup_logger(str(output), distributed_rank=rank, name="nasnet_det", enable_propagation=True)
@@ -137,12 +137,25 @@ def check_expected(cfg: CfgNode) -> None:
             )
 
 
-def _check_output(output: Path, weights: str, resume: bool) -> None:
-    """Refuse a new training in the folder of another, whose checkpoints it would replace one by one."""
-    if (output / "last_checkpoint").exists() and not resume:
+def _check_output(cfg: CfgNode, file: Path, resume: bool) -> None:
+    """Refuse an ``OUTPUT_DIR`` with files that a training would replace: another run's, or a user's."""
+    output, weights = Path(cfg.OUTPUT_DIR), cfg.MODEL.WEIGHTS
+    saved, is_run = output / "config.yaml", (output / "last_checkpoint").exists()
+    if is_run and not resume:
         raise ConfigError(f"OUTPUT_DIR {output} holds a run: add --resume to continue it, or give another OUTPUT_DIR")
     if weights and not resume and Path(weights).parent.resolve() == output.resolve():
         raise ConfigError(f"MODEL.WEIGHTS {weights} is in OUTPUT_DIR and may be replaced: give another OUTPUT_DIR")
+    if saved.exists() and not (is_run or saved.samefile(file) or _is_whole(saved, cfg)):
+        raise ConfigError(f"{saved} is not of a run and would be replaced: give another OUTPUT_DIR")
+
+
+def _is_whole(path: Path, cfg: CfgNode) -> bool:
+    """Return True for a config with all sections, as a run saves it."""
+    try:
+        content = parse_yaml(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return False
+    return isinstance(content, dict) and {*cfg} <= {*content}
 
 
 def train_or_evaluate(cfg: CfgNode, args: argparse.Namespace) -> Any:
