@@ -26,6 +26,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from nasnet_det.cli.shared.detectors import RUNTIMES, is_package
 from nasnet_det.cli.shared.errors import command
 from nasnet_det.cli.shared.options import add_image_size, new_parser
 from nasnet_det.cli.shared.training_options import add_execution_options, selected_execution
@@ -44,7 +45,7 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
         "data", type=Path, metavar="DATA", help="the ImageNet folder, or the folder of CIFAR-10's batches"
     )
     parser.add_argument("--model", required=True, help="a timm name, local-dir:FOLDER, or a package (.onnx, .pt2)")
-    parser.add_argument("--runtime", choices=["onnxruntime", "openvino"], help="of a package in ONNX (its own)")
+    parser.add_argument("--runtime", choices=RUNTIMES, help="of a package in ONNX (its own)")
     parser.add_argument("--weights", type=Path, metavar="FILE", help="a downloaded file of published weights")
     parser.add_argument(
         "--preprocessing", default="timm", choices=["timm", "slim"], help="of an ImageNet folder (timm)"
@@ -84,12 +85,13 @@ def load_model(options: argparse.Namespace) -> Any:
 
     Raises:
         ModelError: if the model does not exist or its weights are not available.
+        ValueError: for weights with a package, or a runtime with anything else.
     """
     import timm
 
     from nasnet_det.training.models import ModelChoice, ModelError
 
-    if Path(options.model).suffix in (".onnx", ".pt2"):
+    if is_package(options.model, options.runtime, others=options.weights is not None):
         from nasnet_det.export import load_package
 
         return load_package(options.model, options.runtime)

@@ -1,4 +1,4 @@
-"""Detectors as command lines name them: packages, run folders, checkpoints and configs."""
+"""Models as command lines name them: packages, and detectors as run folders, checkpoints and configs."""
 
 from __future__ import annotations
 
@@ -15,6 +15,26 @@ if TYPE_CHECKING:
 RUNTIMES = ("onnxruntime", "openvino")
 
 
+def is_package(name: str, runtime: str | None, others: bool) -> bool:
+    """Return whether a model's name is that of a package, with options that go with it.
+
+    Args:
+        name: the model.
+        runtime: the runtime given, None for none.
+        others: whether weights or settings are given.
+
+    Raises:
+        ValueError: for weights or settings with a package, or a runtime with anything else.
+    """
+    if Path(name).suffix in (".onnx", ".pt2"):
+        if others:
+            raise ValueError(f"{name} is a package with its own weights and settings: give none with it")
+        return True
+    if runtime:
+        raise ValueError(f"--runtime is for packages (.onnx), and {name} is none: make one with nasnet-det package")
+    return False
+
+
 def load_detector(name: str, weights: str = "", settings: Sequence[Any] = (), runtime: str | None = None) -> Detector:
     """Load a package, for which detectron2 need not be installed, or build the detector of a config.
 
@@ -28,14 +48,10 @@ def load_detector(name: str, weights: str = "", settings: Sequence[Any] = (), ru
     Raises:
         ValueError: for options that do not go with a package, or with another kind of detector.
     """
-    if Path(name).suffix in (".onnx", ".pt2"):
-        if weights or settings:
-            raise ValueError(f"{name} is a package with its own weights and settings: give none with it")
+    if is_package(name, runtime, others=bool(weights or settings)):
         from nasnet_det.export.runner import PackagedDetector
 
         return PackagedDetector(name, runtime)
-    if runtime:
-        raise ValueError(f"--runtime is for packages (.onnx), and {name} is none: make one with nasnet-det package")
     if name.startswith("hf-hub:"):
         from nasnet_det.export import fetch_run
 

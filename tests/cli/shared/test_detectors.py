@@ -1,0 +1,18 @@
+"""Packages and other models by their names on a command line."""
+
+from __future__ import annotations
+
+import pytest
+
+from nasnet_det.cli.shared.detectors import is_package
+from nasnet_det.cli.validate import load_model, parse
+
+
+def test_options_that_do_not_go_with_a_package_or_another_model_are_refused() -> None:
+    assert is_package("a/mobile.onnx", "openvino", others=False) and not is_package("runs/a", None, others=True)
+    for model, options, named in (
+        ("mobile.onnx", ["--weights", "NASNet-mobile.h5"], "weights"),
+        ("nasnet_a_mobile", ["--runtime", "openvino"], "--runtime"),
+    ):
+        with pytest.raises(ValueError, match=f"{named}.*{model}|{model}.*{named}"):
+            load_model(parse(["data", "--model", model, *options]))
