@@ -160,6 +160,8 @@ class Pictures(Dataset):
             raise DataError(
                 f"{root}: {len(unknown)} of {len(self.classes)} classes are not the model's, such as {some}"
             )
+        if missing := [name for name in classes if name not in self.classes]:
+            logger.warning(f"{root} has no image of {len(missing)} of {len(classes)} classes: {named(missing)}")
         self.samples = [(path, number[self.classes[label]]) for path, label in self.samples]
         self.classes = list(classes)
 

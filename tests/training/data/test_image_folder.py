@@ -132,9 +132,11 @@ def test_wrong_folders_and_settings_are_named(image_folder: Path, tmp_path: Path
         Pictures(image_folder / "val", INPUT.evaluation_transform(), ["cat", "dog"])
 
 
-def test_labels_follow_the_names_given(image_folder: Path) -> None:
+def test_labels_follow_the_names_given(image_folder: Path, caplog: pytest.LogCaptureFixture) -> None:
     names = ["x", "n01484850", "n01440764", "y", "n01443537"]
-    pictures = Pictures(image_folder / "val", INPUT.evaluation_transform(), names)
+    with caplog.at_level(logging.WARNING):
+        pictures = Pictures(image_folder / "val", INPUT.evaluation_transform(), names)
+    assert "2 of 5 classes: x, y" in caplog.text
     assert [pictures[number, 0][1] for number in (0, 4, 8)] == [2, 4, 1]
 
 
