@@ -106,9 +106,14 @@ class _Inspection:
         ignored = [bool(entry.get("ignore")) for entry in self.annotations]
         hint = Fatal("COCO's format has no such mark: set iscrowd to 1, or remove the annotations")
         self.note("annotations set 'ignore'", ignored, hint)
-        negative = [entry["area"] < 0 for entry in self.annotations]
+        areas = np.array([entry["area"] for entry in self.annotations])
         hint = Fatal("COCO's scores leave them out: correct or remove 'area'")
-        self.note("annotations have a negative area", negative, "It is not used", hint)
+        self.note("annotations have a negative area", areas < 0, "It is not used", hint)
+        with np.errstate(invalid="ignore", over="ignore"):
+            extents = self.boxes[:, 2] * self.boxes[:, 3]
+            odd = (extents > 0) & ((areas == 0) | (areas > 2 * extents + 1))
+        scored = "APs, APm and APl go by it; without 'area' that of the box is taken"
+        self.note("annotations have an area of 0, or larger than their box", odd, "It is not used", scored)
         keys = np.column_stack([self.rows, self.classes, self.boxes])
         repeated = np.ones(len(keys), dtype=bool)
         repeated[np.unique(keys, axis=0, return_index=True)[1]] = False

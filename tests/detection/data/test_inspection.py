@@ -236,6 +236,9 @@ def test_what_would_be_learnt_or_judged_wrongly_is_told(folder: Path) -> None:
     assert all("\x1b" not in str(trouble) for trouble in found.troubles)
     has_trouble(found, "1 of 2", "area")
     has_trouble(look(folder, data, training=False), "1 of 2", "area", fatal=True)
+    for area in (0, 900):
+        data["annotations"][1]["area"] = area
+        has_trouble(look(folder, data, training=False), "1 of 2", "area", "APs")
 
 
 def test_sets_without_images_or_objects(folder: Path) -> None:
