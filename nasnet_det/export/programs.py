@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import logging
+import math
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -28,6 +29,11 @@ _FOLDED = 1 << 22
 DESCRIPTION = "nasnet_det.json"
 
 
+#: The least side of an example whose size stays free: the size of a map of one position, of stride 64 at most, would be
+#: taken for a constant.
+_LEAST_SIDE = 128
+
+
 class ExportError(RuntimeError):
     """An exported file that is not readable, or whose outputs differ from the model's."""
 
@@ -41,7 +47,7 @@ class Program:
 
     Args:
         model: in evaluation mode; it maps one tensor to one tensor, or to several.
-        example: an input.
+        example: an input; repeated where its size stays free and is small.
         outputs: the names of the outputs, in order.
         dynamic: the axes of the input whose size stays free; every other size is the example's.
         description: text and numbers stored in the file, for example how images are normalized.
@@ -55,6 +61,11 @@ class Program:
     dynamic: Sequence[int] = ()
     description: dict[str, Any] = field(default_factory=dict)
     align: Callable[[Sequence[Tensor], Sequence[Tensor]], Sequence[Tensor]] = lambda _, found: found
+
+    def __post_init__(self) -> None:
+        sizes = enumerate(self.example.shape)
+        times = [math.ceil(_LEAST_SIDE / size) if axis in self.dynamic and axis > 1 else 1 for axis, size in sizes]
+        object.__setattr__(self, "example", self.example.repeat(times))
 
     def described(self, **more: Any) -> str:
         """Return the description as JSON, with the outputs, the input's size (0 where it is free) and ``more``."""

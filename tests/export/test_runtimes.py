@@ -96,6 +96,15 @@ def test_features_of_free_size(tmp_path: Path) -> None:
         assert relative(found, expected) <= 2e-6
 
 
+@torch.inference_mode()
+def test_a_small_example_fixes_no_size() -> None:
+    model = tiny(stem="imagenet")
+    program = classifier_program(model, (8, 12), dynamic=True)
+    x = images(2, 3, 51, 70)
+    assert relative(program.export().module()(x), model(x)) <= 2e-6
+    assert classifier_program(model, (8, 12), dynamic=[0]).example.shape[2:] == (8, 12)
+
+
 @pytest.mark.parametrize(
     "wrong",
     [torch.zeros(1, 3, 32, 16), torch.zeros(3, 16, 16), torch.zeros(1, 3, 16, 16, dtype=torch.uint8)],
