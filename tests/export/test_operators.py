@@ -34,7 +34,7 @@ class BrightBoxes(nn.Module):
 
 
 @pytest.mark.parametrize("model", [Brightest(), BrightBoxes()], ids=["topk", "suppress"])
-@pytest.mark.parametrize("runtime", available("float32", True, "cpu"))
+@pytest.mark.parametrize("runtime", available("float32", True))
 def test_equal_scores_are_taken_in_order(runtime: str, model: nn.Module, tmp_path: Path) -> None:
     program = Program(model.eval(), torch.rand(2, 3, 20, 30), ["indices"], (0, 2, 3), {"kind": "detector"})
     path = tmp_path / "model.onnx"
