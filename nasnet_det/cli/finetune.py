@@ -92,7 +92,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         with protecting():
             scores = finetune(options, args.resume)
     except KeyboardInterrupt as error:
-        raise KeyboardInterrupt(f"{error or 'stopped'}: nasnet-det finetune {args.data} --output {output}") from None
+        again = f"nasnet-det finetune {args.data} --output {output}"
+        raise KeyboardInterrupt(f"{error}: {again} --resume" if error.args else f"stopped: {again}") from None
     print("  ".join(f"{name} {value:.1f}" for name, value in scores.items() if "-" not in name))
     print(f"{output}: the detector; try nasnet-det predict {output} PICTURES")
     return 0

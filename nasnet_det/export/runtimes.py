@@ -244,9 +244,18 @@ def _write_and_check(
         imported(runtime)
         write_onnx(program, path, runtime=runtime, precision=precision)
         if precision == "int8":
-            quantize_onnx(path, calibration)
+            quantize_onnx(path, _batches_for(program, calibration))
     found = [output.float() for output in as_list(load_package(path)(program.example))]
     return check(program, found, runtime, TOLERANCES.get(precision, float("inf")))
+
+
+def _batches_for(program: Program, images: Iterable[Tensor]) -> Iterable[Tensor]:
+    """Return batches of images in those that the program takes, the last one filled up by repeating an image."""
+    batch = len(program.example)
+    if 0 in program.dynamic or batch == 1:
+        return images
+    joined = torch.cat([*images])
+    return torch.cat([joined, joined[-1:].expand(-len(joined) % batch, -1, -1, -1)]).split(batch)
 
 
 def _load_onnxruntime(path: Path, info: PackageInfo) -> Callable[[Tensor], Any]:

@@ -182,8 +182,9 @@ def test_a_failure_leaves_the_old_package(tmp_path: Path, monkeypatch: pytest.Mo
 
 @torch.inference_mode()
 @pytest.mark.skipif(not ONNX, reason="takes a runtime of ONNX files")
-def test_int8_is_near_and_bounded_by_calibration(tmp_path: Path) -> None:
-    program = classifier_program(tiny(), (16, 16))
+@pytest.mark.parametrize("batch_size", [1, 3])
+def test_int8_is_near_and_bounded_by_calibration(batch_size: int, tmp_path: Path) -> None:
+    program = classifier_program(tiny(), (16, 16), batch_size=batch_size)
     path = save_package(program, tmp_path / "int8", ONNX[0], "int8", calibration=[images(1, 3, 16, 16)] * 4).path
     x = images(1, 3, 16, 16)
     assert 0 < relative(load_package(path)(x), tiny()(x)) < 0.2
