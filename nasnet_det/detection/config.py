@@ -42,20 +42,18 @@ def find_config(name: str | Path) -> Path:
             ``configs/nasnet_frcnn.yaml``.
 
     Raises:
-        ConfigError: for a missing file that is not one of the project's configs.
+        ConfigError: for a missing file that is not one of the project's configs, or a LazyConfig.
     """
     folder = next(place for place in _PLACES if place.is_dir())
     known = {file.stem: file for file in sorted(folder.glob("*.yaml"))}
     path = Path(name)
-    if path.suffix == ".py":
-        raise ConfigError(
-            f"config {name}: a LazyConfig is run by detectron2's lazyconfig_train_net.py; give a YAML file"
-        )
-    if path.is_file() and str(name) not in known:
+    is_lazy = path.suffix == ".py"
+    if path.is_file() and str(name) not in known and not is_lazy:
         return path
     if path.parent in (Path(), Path("configs")) and path.suffix in ("", ".yaml") and path.stem in known:
         return known[path.stem]
-    raise ConfigError(f"config {name}: not found; give a YAML file or one of {', '.join(known)}")
+    reason = "a LazyConfig, which detectron2's lazyconfig_train_net.py runs" if is_lazy else "not found"
+    raise ConfigError(f"config {name}: {reason}; give a YAML file or one of {', '.join(known)}")
 
 
 def read_config(path: str | Path, opts: Sequence[Any] = ()) -> CfgNode:
