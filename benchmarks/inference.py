@@ -62,8 +62,6 @@ VARIANTS = {
     "packaged": "the runtime that nasnet-det package --runtime auto picks",
     "packaged_inductor": "fused, as TorchInductor's ahead-of-time package",
 }
-
-
 #: The side of the matrices whose product gives the machine's rate, and the product's name in the results.
 SIDE, MATRIX = 1536, "matrix_product"
 #: Variants with this project's weights.
@@ -125,6 +123,9 @@ def prepare(name: str, setting: Setting) -> Callable[[], Any]:
         model, images = setting.timm(channels_last=False), setting.images(channels_last=False)
     elif name == "timm_channels_last_float32":
         model, images = setting.timm(dtype=torch.float32), setting.images(dtype=torch.float32)
+    elif name.startswith(("openvino", "onnxruntime")):
+        runtime, _, precision = name.partition("_")
+        model, images = packaged(setting, runtime, precision), setting.images()
     else:
         makers: dict[str, Callable[[], nn.Module]] = {
             "timm_channels_last": setting.timm,
@@ -132,11 +133,6 @@ def prepare(name: str, setting: Setting) -> Callable[[], Any]:
             "eager": lambda: setting.own().to(setting.device, setting.dtype, memory_format=torch.channels_last),
             "fused": setting.fused,
             "fused_compiled": lambda: compiled(setting.fused()),
-            "openvino": lambda: packaged(setting, "openvino"),
-            "openvino_bfloat16": lambda: packaged(setting, "openvino", "bfloat16"),
-            "openvino_int8": lambda: packaged(setting, "openvino", "int8"),
-            "onnxruntime": lambda: packaged(setting, "onnxruntime"),
-            "onnxruntime_int8": lambda: packaged(setting, "onnxruntime", "int8"),
             "packaged": lambda: packaged(setting, "auto"),
             "packaged_inductor": lambda: packaged(setting, "inductor"),
         }
@@ -152,7 +148,7 @@ def compiled(model: nn.Module) -> Any:
     return torch.compile(model)
 
 
-def packaged(setting: Setting, runtime: str, precision: str | None = None) -> nn.Module:
+def packaged(setting: Setting, runtime: str, precision: str = "") -> nn.Module:
     """Make a package for a runtime, or take the one given for ``packaged``; print how long it took to load."""
     path = setting.package if runtime == "auto" else None
     if path is None:
@@ -165,9 +161,8 @@ def packaged(setting: Setting, runtime: str, precision: str | None = None) -> nn
         size = (setting.image_size, setting.image_size)
         program = classifier_program(setting.own(), size, batch_size=setting.batch_size)
         try:
-            saved = save_package(
-                program, setting.folder / f"{runtime}_{precision}", runtime, precision, pictures, log=print
-            )
+            target = setting.folder / f"{runtime}_{precision}"
+            saved = save_package(program, target, runtime, precision, pictures, log=print)
         except PackageError as error:
             raise NoVariant(str(error)) from None
         path = saved.path

@@ -27,8 +27,6 @@ TOLERANCE = 1e-3
 _FOLDED = 1 << 22
 #: The name of the description inside an exported file.
 DESCRIPTION = "nasnet_det.json"
-
-
 #: The least side of an example whose size stays free: the size of a map of one position, of stride 64 at most, would be
 #: taken for a constant.
 _LEAST_SIDE = 128

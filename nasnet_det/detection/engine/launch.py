@@ -167,7 +167,8 @@ def train_or_evaluate(cfg: CfgNode, args: argparse.Namespace) -> Any:
     if not args.eval_only:
         trainer = DetectorTrainer(cfg)
         trainer.resume_or_load(resume=args.resume)
-        saved = Path(cfg.OUTPUT_DIR, "config.yaml")  # of a run that cannot be resumed so, it stays
+        # Not earlier: a resume that is refused leaves the run's config as it was.
+        saved = Path(cfg.OUTPUT_DIR, "config.yaml")
         if comm.is_main_process() and not (saved.exists() and saved.samefile(find_config(args.config_file))):
             write_text(saved, cfg.dump())
         return trainer.train()
