@@ -3,19 +3,20 @@
 from __future__ import annotations
 
 import multiprocessing
+import os
 import random
+import subprocess
+import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pytest
 import torch
 from huggingface_hub.utils import filter_repo_objects
 from hypothesis import strategies as st
 from PIL import Image
 from torch import nn
-from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
 from nasnet_det import NASNet
 from nasnet_det.genotypes.genotype import COMBINERS, OPERATIONS, Block, CellGenotype, Genotype, unused_states
@@ -23,6 +24,7 @@ from nasnet_det.training.data.cifar10 import TEST_BATCH, TRAIN_BATCHES, Images, 
 from nasnet_det.weights.formats.tf_slim import FORMAT
 from nasnet_det.weights.layout import published_units
 
+ROOT = Path(__file__).resolve().parents[1]
 #: Classes and F of the detector in :func:`tf_detector_variables`.
 TF_CLASSES, TF_FILTERS = 5, 4
 #: A genotype of one block, and one that has every kind of step that a fused cell has.
@@ -130,12 +132,15 @@ def kill_at_random(target: Callable[..., Any], arguments: tuple[Any, ...], kills
     return kills
 
 
-def torchrun(main: Callable[[Sequence[str]], int], arguments: Sequence[object]) -> None:
-    """Run a command in two processes as torchrun does; they are forked, so that they import nothing again."""
-    if torch.cuda.is_available():
-        pytest.skip("forked processes cannot use CUDA")
-    config = LaunchConfig(1, 1, 2, run_id="test", rdzv_endpoint="localhost:0", rdzv_backend="c10d", start_method="fork")
-    assert elastic_launch(config, main)([str(argument) for argument in arguments]) == {0: 0, 1: 0}
+def torchrun(tool: str, arguments: Sequence[object], **environment: str) -> str:
+    """Run a script of ``tools`` in two processes of torchrun, without GPUs; return what they printed."""
+    started = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
+    command = [*started, str(ROOT / "tools" / f"{tool}.py"), *map(str, arguments)]
+    path = os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")])
+    variables = {"PYTHONPATH": path, "CUDA_VISIBLE_DEVICES": "", **environment}
+    done = subprocess.run(command, env={**os.environ, **variables}, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr[-4000:]
+    return done.stdout
 
 
 class FakeHub:

@@ -152,8 +152,11 @@ def test_a_config_of_the_user_s_is_not_replaced(
     assert tool.main(arguments(tiny_coco, output, SOLVER__MAX_ITER=1, DATASETS__TEST=())) == 0
 
 
-def test_torchrun_s_processes_are_one_training(tool: ModuleType, tiny_coco: str, tmp_path: Path) -> None:
-    torchrun(tool.main, arguments(tiny_coco, tmp_path / "out"))
+def test_torchrun_s_processes_are_one_training(tiny_coco: str, tmp_path: Path) -> None:
+    module, register = tmp_path / "my_data.py", "from detectron2.data.datasets import register_coco_instances"
+    data = (tiny_coco, {}, str(tmp_path / "annotations.json"), str(tmp_path))
+    module.write_text(f"{register}\ndef setup_environment():\n    register_coco_instances{data}\n")
+    torchrun("train_net", arguments(tiny_coco, tmp_path / "out"), DETECTRON2_ENV_MODULE=str(module))
     assert (tmp_path / "out" / "log.txt.rank1").is_file()  # of the second process, which writes nothing else
     assert json.loads((tmp_path / "out" / "inference" / "coco_instances_results.json").read_text()) is not None
     trained = torch.load(tmp_path / "out" / "model_final.pth", weights_only=True)

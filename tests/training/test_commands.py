@@ -151,15 +151,12 @@ def test_the_road_of_a_backbone(
     assert f"top-1 {100 * found['top1']:.3f} %" in capsys.readouterr().out
 
 
-def test_two_processes_train_one_network(
-    image_folder: Path, cell: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
-) -> None:
+def test_two_processes_train_one_network(image_folder: Path, cell: Path, tmp_path: Path) -> None:
     """Two processes of torchrun share each batch, take the steps of one and leave one run."""
     network = ["--genotype", cell, "--num-cells", "1", "--num-filters", "8", "--image-size", "96"]
     recipe = ["--batch-size", "8", "--workers", "0", "--device", "cpu", "--set", "bn_momentum=0.1"]
     out = tmp_path / "run"
-    torchrun(train_imagenet, [image_folder, "--out", out, *network, *recipe, "--epochs", "2"])
-    printed = capfd.readouterr().out
+    printed = torchrun("train_imagenet", [image_folder, "--out", out, *network, *recipe, "--epochs", "2"])
     assert "2 processes" in printed and printed.count("epoch 2/2") == 1
     state = torch.load(out / "checkpoint.pt", weights_only=True)
     assert state["step"] == 6 and len(state["history"]) == 2
