@@ -161,16 +161,21 @@ def die_with_a_checkpoint_half_way() -> None:
     Path.replace = killing  # type: ignore[assignment,method-assign]
 
 
+def die_and_finetune(run: Options, resume: bool, death: Callable[[], None] | None) -> None:
+    torch.set_num_threads(1)
+    if death is not None:
+        death()
+    finetune(run, resume)
+
+
 def in_process(run: Options, resume: bool = False, death: Callable[[], None] | None = None) -> int | None:
-    """Run a fine-tuning in a process of its own, in which ``death`` arranges its end; return the exit status."""
+    """Run a fine-tuning in a process of its own, in which ``death`` arranges its end; return the exit status.
 
-    def target() -> None:
-        torch.set_num_threads(1)  # as threads are not forked
-        if death is not None:
-            death()
-        finetune(run, resume)
-
-    process = multiprocessing.get_context("fork").Process(target=target)
+    It is forked from a server that has only imported this module: autograd's threads do not survive a fork.
+    """
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload([__name__])
+    process = context.Process(target=die_and_finetune, args=(run, resume, death))
     process.start()
     process.join()
     return process.exitcode
