@@ -7,6 +7,7 @@ tried.
 from __future__ import annotations
 
 import errno
+import hashlib
 import json
 import os
 import tempfile
@@ -18,6 +19,7 @@ from typing import Any
 
 #: What tells files apart: device and number on it.
 FileKey = tuple[int, int]
+_BLOCK = 1 << 20
 _protected: ContextVar[dict[FileKey, Path] | None] = ContextVar("protected", default=None)
 
 
@@ -122,6 +124,15 @@ def file_key(path: str | Path) -> FileKey | None:
     except (OSError, ValueError):
         return None
     return status.st_dev, status.st_ino
+
+
+def file_digest(path: Path, algorithm: str = "sha256") -> str:
+    """Return the hexadecimal hash of a file's content."""
+    state = hashlib.new(algorithm, usedforsecurity=False)
+    with path.open("rb") as file:
+        while block := file.read(_BLOCK):
+            state.update(block)
+    return state.hexdigest()
 
 
 def other_content(path: str | Path) -> str:

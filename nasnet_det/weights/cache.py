@@ -17,9 +17,9 @@ from typing import Any
 import torch
 from filelock import FileLock
 
-from nasnet_det.safe_io.files import replacing, write_text
+from nasnet_det.safe_io.files import file_digest, replacing, write_text
 from nasnet_det.safe_io.values import first_line
-from nasnet_det.weights.download import check_digest, fetched, file_digest
+from nasnet_det.weights.download import check_digest, fetched
 from nasnet_det.weights.layout import WeightsError
 
 #: The environment variable that names the cache's folder.

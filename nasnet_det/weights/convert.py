@@ -10,9 +10,8 @@ from safetensors.torch import save_file
 
 from nasnet_det.models.family import FAMILY
 from nasnet_det.models.network import NASNet
-from nasnet_det.safe_io.files import replacing
+from nasnet_det.safe_io.files import file_digest, replacing
 from nasnet_det.weights.arrays import read_arrays
-from nasnet_det.weights.download import file_digest
 from nasnet_det.weights.formats import detect
 from nasnet_det.weights.formats.tf_slim import AVERAGE
 from nasnet_det.weights.layout import Arrays, Format, WeightsError, to_state_dict

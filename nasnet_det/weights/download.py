@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import http.client
 import tempfile
 import urllib.error
@@ -14,6 +13,7 @@ from urllib.parse import urlsplit
 
 from tqdm import tqdm
 
+from nasnet_det.safe_io.files import file_digest
 from nasnet_det.safe_io.values import first_line
 from nasnet_det.weights.layout import WeightsError
 
@@ -61,15 +61,6 @@ def fetched(location: str, folder: Path) -> Iterator[Path]:
             yield _from_url(location, Path(part))
     else:
         yield Path(location)
-
-
-def file_digest(path: Path, algorithm: str = "sha256") -> str:
-    """Return the hexadecimal hash of a file's content."""
-    state = hashlib.new(algorithm, usedforsecurity=False)
-    with path.open("rb") as file:
-        while block := file.read(_BLOCK):
-            state.update(block)
-    return state.hexdigest()
 
 
 def check_digest(path: Path, expected: str, location: str) -> None:

@@ -14,6 +14,7 @@ from typing import Any
 from PIL import Image
 
 from nasnet_det.detection.data.columns import Record
+from nasnet_det.safe_io.copies import find_copies
 from nasnet_det.safe_io.folders import FoundFiles, find_named
 from nasnet_det.safe_io.images import ImageError, read_image
 from nasnet_det.safe_io.values import format_names, named, printable
@@ -202,13 +203,9 @@ def join(
     matched = {found: _matching_records(found, known, troubles) for found in sets}
     learned = [record for found in train for record in matched[found]]
     judged = {found.data.name: matched[found] for found in test}
-    seen = {record["file_name"] for record in learned}
     for name, records in judged.items():
-        both = [record["file_name"] for record in records if record["file_name"] in seen]
-        if both and {*(found.data.name for found in train)} != {name}:
-            what = "images are in the training set, too"
-            done = "Scores on them say nothing about other images"
-            troubles.append(Trouble(name, what, len(both), len(records), both[:EXAMPLES], done))
+        if {found.data.name for found in train} != {name}:
+            troubles += _trained_on(name, records, learned)
     different = {str(trouble): trouble for trouble in troubles}.values()  # one set may be both to train and to test on
     return Look(known, learned, judged, sets, sorted(different, key=lambda trouble: not trouble.fatal))
 
@@ -227,6 +224,15 @@ def _matching_records(found: SetLook, classes: Sequence[str], troubles: list[Tro
         {**record, "annotations": [{**a, "category_id": position[a["category_id"]]} for a in record["annotations"]]}
         for record in found.records
     ]
+
+
+def _trained_on(name: str, records: Sequence[Record], learned: Sequence[Record]) -> list[Trouble]:
+    """Return the trouble of a test set's images that are trained on, in the same file, through a link or as a copy."""
+    found = find_copies(*([Path(record["file_name"]) for record in images] for images in (records, learned)))
+    examples = [str(path) if path == other else f"{path} as {other}" for path, other in found.items()][:EXAMPLES]
+    done = "Scores on them say nothing about other images"
+    trouble = Trouble(name, "images are in the training set, too", len(found), len(records), examples, done)
+    return [trouble] if found else []
 
 
 def match_categories(classes: Sequence[str], categories: Sequence[Record], where: str) -> list[int | None]:

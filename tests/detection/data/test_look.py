@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 from typing import Any
 
 import pytest
+from PIL import Image
 
 from nasnet_det.detection.data.coco_format import COMPLETE, read_annotations
 from nasnet_det.detection.data.inspection import look_at
@@ -69,6 +71,16 @@ def test_images_of_both_sets_are_counted() -> None:
     (trouble,) = join([train], [val]).troubles
     assert (trouble.count, trouble.fatal) == (1, False) and "same.jpg" in str(trouble)
     assert join([train], [made("same.jpg", ["hen"])]).troubles == []  # one set for both, as in a demo
+
+
+def test_images_of_both_sets_are_found_through_links_and_as_copies(tmp_path: Path) -> None:
+    picture, link, copy = (tmp_path / f"{name}.jpg" for name in ("picture", "link", "copy"))
+    Image.new("RGB", (40, 30)).save(picture)
+    link.symlink_to(picture)
+    shutil.copy(picture, copy)
+    for other in (link, copy):
+        (trouble,) = join([made(str(picture), ["hen"])], [made(str(other), ["hen"])]).troubles
+        assert trouble.count == 1 and not trouble.fatal and other.name in str(trouble)
 
 
 def test_the_report_counts_every_set() -> None:
