@@ -16,7 +16,7 @@ import argparse
 import sys
 from collections.abc import Callable, Sequence
 from contextlib import closing
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from nasnet_det.cli.shared.errors import command
 from nasnet_det.cli.shared.options import add_output, add_settings, new_parser
@@ -32,6 +32,10 @@ from nasnet_det.search.options import (
 )
 
 if TYPE_CHECKING:
+    from nasnet_det.search.candidates import SpaceCandidates
+    from nasnet_det.search.child_config import ChildConfig
+    from nasnet_det.search.rungs import Pruner
+    from nasnet_det.search.strategies.base import Strategy
     from nasnet_det.search.study import Study
 
 
@@ -75,12 +79,34 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     return options
 
 
-def search(options: argparse.Namespace, should_stop: Callable[[], bool] = lambda: False) -> int:
-    """Run the search."""
+class Asked(NamedTuple):
+    """The search that a command line asks for.
+
+    Args:
+        config: the settings of children.
+        candidates: the space with its limits.
+        pruner: new.
+        name: the strategy's.
+        strategy: new.
+        identity: what a study records of all this.
+    """
+
+    config: ChildConfig
+    candidates: SpaceCandidates
+    pruner: Pruner
+    name: str
+    strategy: Strategy[Any]
+    identity: dict[str, Any]
+
+
+def search_asked(options: argparse.Namespace) -> Asked:
+    """Return the search that the options describe.
+
+    Raises:
+        ValueError: for settings that are unknown or do not go together.
+    """
     from nasnet_det.safe_io.settings import parse_assignments
     from nasnet_det.search import command as shared
-    from nasnet_det.search.driver import Search
-    from nasnet_det.search.run_folder import SEARCH, SearchFolder
     from nasnet_det.search.rungs import make_pruner, resolve_pruner
     from nasnet_det.search.strategies.base import Problem
     from nasnet_det.search.strategies.registry import make_strategy, resolve_name, settings_of
@@ -93,45 +119,53 @@ def search(options: argparse.Namespace, should_stop: Callable[[], bool] = lambda
     problem = Problem(demands.objectives, rungs, candidates)
     name = resolve_name(options.strategy, problem)
     strategy = make_strategy(name, space.sizes, options.seed, parse_assignments(options.set), problem)
-    in_order = options.order == "task"
-    if not in_order and not strategy.any_order:
+    if options.order == "arrival" and not strategy.any_order:
         raise ValueError(f"strategy {name} takes results in the order of tasks only: leave --order out")
+    by_rungs = {"epochs": list(rungs), "pruner": resolve_pruner(options.pruner), "settings": pruner_settings}
     identity: dict[str, Any] = {
         "space": space.to_dict(),
         "recipe": shared.recipe_of(config),
         "strategy": {"name": name, "settings": settings_of(strategy)},
         "seed": options.seed,
         "data": shared.data_identity(config),
-        "rungs": {"epochs": list(rungs), "pruner": resolve_pruner(options.pruner), "settings": pruner_settings}
-        if rungs
-        else None,
+        "rungs": by_rungs if rungs else None,
         "demands": demanded,
-        "order": None if in_order else options.order,
+        "order": None if options.order == "task" else options.order,
     }
-    if shared.has_own_images(config.data):
-        print(shared.describe_data(config), flush=True)
-    folder = SearchFolder(options.output)
-    with folder.locked(), closing(shared.make_workers(options, shared.child_evaluator(options, config))) as workers:
+    return Asked(config, candidates, pruner, name, strategy, identity)
+
+
+def search(options: argparse.Namespace, should_stop: Callable[[], bool] = lambda: False) -> int:
+    """Run the search."""
+    from nasnet_det.search import command as shared
+    from nasnet_det.search.driver import Search
+    from nasnet_det.search.run_folder import SEARCH, SearchFolder
+
+    asked = search_asked(options)
+    if shared.has_own_images(asked.config.data):
+        print(shared.describe_data(asked.config), flush=True)
+    folder, evaluator = SearchFolder(options.output), shared.child_evaluator(options, asked.config)
+    with folder.locked(), closing(shared.make_workers(options, evaluator)) as workers:
         pending = {"pending": options.pending or (2 * workers.slots if workers.slots > 1 else 1)}
-        asked = {**identity, **pending} if options.pending else identity
-        with closing(folder.make_study(SEARCH, asked, pending, options.storage, options.study)) as study:
+        identity = asked.identity | (pending if options.pending else {})
+        with closing(folder.make_study(SEARCH, identity, pending, options.storage, options.study)) as study:
             print(
-                f"{name} in a space of {space.num_architectures:.2e} architectures; "
+                f"{asked.name} in a space of {asked.candidates.space.num_architectures:.2e} architectures; "
                 f"{workers.slots} worker{'s' * (workers.slots > 1)}, {study.identity['pending']} pending",
                 flush=True,
             )
             Search(
                 study,
-                strategy,
-                candidates,
+                asked.strategy,
+                asked.candidates,
                 workers,
                 options.seed,
                 study.identity["pending"],
                 folder.state(SEARCH),
                 options.retries,
-                shared.ShowProgress(epochs=config.epochs if rungs else None),
-                pruner,
-                in_order,
+                shared.ShowProgress(epochs=asked.config.epochs if options.rungs else None),
+                asked.pruner,
+                options.order == "task",
                 folder.checkpoints,
                 should_stop,
             ).run(options.trials)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -15,6 +16,9 @@ from nasnet_det.search.strategies.base import Decisions, Part
 
 #: Costs remembered; a search of 20,000 trials with as many refused candidates needs about this many.
 _MOST_KNOWN = 100_000
+#: The effort of refusing candidates in a row after which a search gives up, and after which it is told each time.
+MOST_REFUSED, _TOLD_EVERY = 1000, 200
+logger = logging.getLogger(__name__)
 
 
 class LimitError(ValueError):
@@ -87,14 +91,36 @@ class SpaceCandidates:
             raise ValueError("these candidates have no network size")
         return self.child.build(self.genotype(decisions))
 
-    def describe_refusals(self, refused: Mapping[Limit, list[Decisions]]) -> str:
-        """Return in words by how much refused architectures exceed each limit."""
-        parts = []
-        for limit, architectures in refused.items():
-            least = min(self.measures(decisions)[limit.name] for decisions in architectures)
-            smallest = format_measure(limit.name, least)
-            parts.append(f"{len(architectures)} exceed {limit}, the smallest of them has {smallest}")
-        return "; ".join(parts)
+
+class Refusals:
+    """Candidates in a row that exceed a limit, up to the effort at which a search gives up."""
+
+    def __init__(self) -> None:
+        self.effort = 0.0
+        self._values: dict[Limit, list[float]] = {}
+
+    def __len__(self) -> int:
+        return sum(map(len, self._values.values()))
+
+    def __str__(self) -> str:
+        return "; ".join(
+            f"{len(values)} exceed {limit}, the smallest of them has {format_measure(limit.name, min(values))}"
+            for limit, values in self._values.items()
+        )
+
+    def add(self, limit: Limit, value: float) -> None:
+        """Add a candidate by its value of the limited measure; warn now and then.
+
+        Raises:
+            LimitError: if there are too many.
+        """
+        told = self.effort // _TOLD_EVERY
+        self._values.setdefault(limit, []).append(value)
+        self.effort += limit.effort(value)
+        if self.effort >= MOST_REFUSED:
+            raise LimitError(f"of {len(self)} candidates in a row none meets the limits: {self}; loosen a limit")
+        if self.effort // _TOLD_EVERY > told:
+            logger.warning(f"none of {len(self)} candidates in a row meets the limits: {self}")
 
 
 def edges_of(genotype: Genotype) -> list[Part]:

@@ -40,10 +40,9 @@ class Limit:
     name: str
     value: float
 
-    @property
-    def effort(self) -> int:
-        """The cost of refusing a candidate by this limit, larger where it is measured."""
-        return 10 if self.name == "latency" else 1
+    def effort(self, value: float) -> float:
+        """Return the cost of refusing a candidate of this value: larger where it is measured and far from the limit."""
+        return 10 * min(value / self.value, 10) if self.name == "latency" else 1
 
     def __str__(self) -> str:
         return f"{self.name}={format_measure(self.name, self.value)}"

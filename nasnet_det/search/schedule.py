@@ -19,7 +19,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
-from nasnet_det.search.candidates import LimitError
+from nasnet_det.search.candidates import Refusals
 from nasnet_det.search.limits import Limit
 from nasnet_det.search.records import Task
 from nasnet_det.search.rungs import Pruner, SingleRung
@@ -29,8 +29,6 @@ from nasnet_det.search.strategy_state import MALFORMED, damaged, read_state, wri
 
 #: Tasks after which the state is saved though nothing forces it: a restart replays at most so many.
 _SAVE_EVERY = 200
-#: The effort of refusing candidates in a row after which a search gives up.
-MOST_REFUSED = 1000
 
 
 class Limits(Protocol):
@@ -39,8 +37,8 @@ class Limits(Protocol):
     def exceeded(self, decisions: Decisions) -> Limit | None:
         """Return the first limit that an architecture exceeds."""
 
-    def describe_refusals(self, refused: dict[Limit, list[Decisions]]) -> str:
-        """Return in words by how much refused architectures exceed their limits."""
+    def measures(self, decisions: Decisions) -> dict[str, float]:
+        """Return the measures of an architecture that are known."""
 
 
 @dataclass(frozen=True)
@@ -192,20 +190,13 @@ class Schedule:
         return Task(len(self.tasks), trial, before.rung + 1, before.decisions, self.told)
 
     def _start(self) -> Task:
-        refused: dict[Limit, list[Decisions]] = {}
-        count = effort = 0
-        while True:
-            decisions = self.strategy.ask()
-            limit = None if self.limits is None else self.limits.exceeded(decisions)
-            if self.limits is None or limit is None:
-                break
+        refusals = Refusals()
+        decisions = self.strategy.ask()
+        while self.limits is not None and (limit := self.limits.exceeded(decisions)) is not None:
             self.strategy.refuse()
-            refused.setdefault(limit, []).append(decisions)
-            count, effort = count + 1, effort + limit.effort
-            if effort >= MOST_REFUSED:
-                words = self.limits.describe_refusals(refused)
-                raise LimitError(f"of {count} candidates in a row none meets the limits: {words}; loosen a limit")
-        task = self._add(Task(len(self.tasks), self.trials, 0, decisions, self.told, count))
+            refusals.add(limit, self.limits.measures(decisions)[limit.name])
+            decisions = self.strategy.ask()
+        task = self._add(Task(len(self.tasks), self.trials, 0, decisions, self.told, len(refusals)))
         if self._saved[0] != self.strategy.updates or len(self.tasks) >= self._saved[1] + _SAVE_EVERY:
             self.save()
         return task

@@ -353,10 +353,11 @@ def test_candidates_beyond_a_limit_become_no_trials(tmp_path: Path) -> None:
         run_search(tmp_path / "calm", "guided", 25, pending=3)
 
 
-def test_limits_that_nothing_meets_end_the_search(tmp_path: Path) -> None:
+def test_limits_that_nothing_meets_end_the_search(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     with pytest.raises(LimitError, match=r"params=10\D"):
         run_search(tmp_path, "ppo", 3, limits=["params=10", "macs=1M"])
     assert rewards(tmp_path) == []
+    assert "params=10" in caplog.text  # long before the end
     run_search(tmp_path, "random", 3, objectives=["accuracy", "params"])
     assert len(rewards(tmp_path)) == 3, "a study without trials takes other settings"
 
