@@ -22,8 +22,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from nasnet_det.cli.shared.detectors import RUNTIMES, load_detector
 from nasnet_det.cli.shared.errors import command
+from nasnet_det.cli.shared.models import RUNTIMES, load_detector
 from nasnet_det.cli.shared.options import add_output, new_parser, share
 from nasnet_det.safe_io.files import protecting
 
@@ -153,12 +153,14 @@ def load(args: argparse.Namespace) -> Detector:
 
 def detect(args: argparse.Namespace, detector: Detector) -> CocoData:
     """Run the detector; return the data that it ran on, and name its results file in ``args.results``."""
+    from nasnet_det.detection.data.folders import open_dataset
     from nasnet_det.detection.engine.run_folder import split_of
-    from nasnet_det.detection.engine.scoring import detect_on_folder
+    from nasnet_det.detection.engine.scoring import detect_on_data
 
     given = {name: getattr(args, name) for name in ("val_share", "seed") if getattr(args, name) is not None}
-    split = {**split_of(Path(args.detector)), **given}
-    data, args.results = detect_on_folder(detector, args.data, args.output, args.iou_types or (), **split)
+    _, data, names = open_dataset(args.data, **{**split_of(Path(args.detector)), **given})
+    print(f"scored: {len(data.content['images'])} images of {data.origin}", flush=True)
+    args.results = detect_on_data(detector, data, names, args.output, args.iou_types or ())
     print(f"results: {args.results}")
     return data
 

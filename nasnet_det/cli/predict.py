@@ -22,8 +22,8 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from nasnet_det.cli.shared.detectors import RUNTIMES, load_detector
 from nasnet_det.cli.shared.errors import command, needs
+from nasnet_det.cli.shared.models import RUNTIMES, load_detector
 from nasnet_det.cli.shared.options import add_output, add_settings, new_parser, settings_as_pairs
 from nasnet_det.safe_io.files import protecting
 

@@ -26,8 +26,8 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from nasnet_det.cli.shared.detectors import RUNTIMES, is_package
 from nasnet_det.cli.shared.errors import command
+from nasnet_det.cli.shared.models import RUNTIMES, names_package
 from nasnet_det.cli.shared.options import add_image_size, new_parser
 from nasnet_det.cli.shared.training_options import add_execution_options, selected_execution
 from nasnet_det.safe_io.files import write_text
@@ -91,7 +91,7 @@ def load_model(options: argparse.Namespace) -> Any:
 
     from nasnet_det.training.models import ModelChoice, ModelError
 
-    if is_package(options.model, options.runtime, others=options.weights is not None):
+    if names_package(options.model, options.runtime, others=options.weights is not None):
         from nasnet_det.export import load_package
 
         return load_package(options.model, options.runtime)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import io
 import pickle
 import zipfile
@@ -24,6 +25,8 @@ RUNTIMES = ("inductor", "onnxruntime", "openvino", "torch")
 PRECISIONS = ("float32", "bfloat16", "float16", "int8")
 #: The largest description, in bytes.
 _LONGEST = 16 << 20
+#: The entry ``sha256`` of ONNX's metadata as protobuf writes it at a file's end, before the digits of its value.
+_SEAL, _DIGITS = b"rJ\n\x06sha256\x12@", 64
 #: Errors of reading a damaged file.
 _MALFORMED = (
     *(OSError, EOFError, ValueError, TypeError, LookupError, AttributeError, RuntimeError, NotImplementedError),
@@ -114,6 +117,42 @@ def read_info(path: str | Path) -> PackageInfo:
         entries = imported("onnx").load(path, load_external_data=False).metadata_props
         text = next((entry.value for entry in entries if entry.key == DESCRIPTION), "{}")
         return PackageInfo.from_dict(parse_json(text), "onnxruntime")
+
+
+def is_package(path: Path) -> bool:
+    """Return True for an exported file under any name, by its first bytes or its archive's members."""
+    try:
+        if zipfile.is_zipfile(path):
+            with zipfile.ZipFile(path) as archive:
+                return any(name.endswith("/archive_format") for name in archive.namelist())
+        with path.open("rb") as file:
+            head = file.read(9)
+    except (OSError, ValueError, zipfile.BadZipFile):
+        return False
+    return head[:1] == b"\x08" and head[8:] != b"{"  # ONNX begins with its version; safetensors may, before its header
+
+
+def seal(path: Path) -> None:
+    """Append the hash of an ONNX file's content to it, as one more entry of its metadata."""
+    content = path.read_bytes()
+    path.write_bytes(content + _SEAL + hashlib.sha256(content).hexdigest().encode())
+
+
+def check_content(path: Path) -> None:
+    """Compare the content of a package with the checksums in it.
+
+    Raises:
+        PackageError: if it is damaged, or was changed after it was made.
+    """
+    if zipfile.is_zipfile(path):
+        with zipfile.ZipFile(path) as archive:
+            damaged = archive.testzip() is not None
+    else:
+        content = path.read_bytes()
+        sealed, digest = content[:-_DIGITS], content[-_DIGITS:].decode("latin-1")
+        damaged = sealed.endswith(_SEAL) and hashlib.sha256(sealed.removesuffix(_SEAL)).hexdigest() != digest
+    if damaged:
+        raise PackageError(f"{path} is damaged, or was changed after it was made: copy it again, or make it again")
 
 
 def description(path: str | Path) -> dict[str, Any]:

@@ -22,7 +22,15 @@ from torch import Tensor, nn
 
 from nasnet_det.export.inductor import DTYPES, load_inductor, write_inductor
 from nasnet_det.export.openvino_topk import order_equal_values
-from nasnet_det.export.package_files import PackageError, PackageInfo, read_info, readable, refuse_pickles
+from nasnet_det.export.package_files import (
+    PackageError,
+    PackageInfo,
+    check_content,
+    read_info,
+    readable,
+    refuse_pickles,
+    seal,
+)
 from nasnet_det.export.programs import ExportError, Program, as_list, check, imported, quiet, write_onnx
 from nasnet_det.export.quantization import quantize_onnx
 from nasnet_det.export.runtime_support import AUTO, RUNTIMES, available, check_runtime, runtimes_for
@@ -121,6 +129,7 @@ def load_package(path: str | Path, runtime: str | None = None) -> Package:
     if runtime is not None and (runtime != info.runtime) and not (is_onnx and runtime in ("onnxruntime", "openvino")):
         raise PackageError(f"{path} is a package for {info.runtime}, which {runtime} does not run")
     with readable(path), quiet():
+        check_content(path)
         return Package(_LOADERS[runtime or info.runtime](path, info), info)
 
 
@@ -245,6 +254,7 @@ def _write_and_check(
         write_onnx(program, path, runtime=runtime, precision=precision)
         if precision == "int8":
             quantize_onnx(path, _batches_for(program, calibration))
+        seal(path)
     found = [output.float() for output in as_list(load_package(path)(program.example))]
     return check(program, found, runtime, TOLERANCES.get(precision, float("inf")))
 

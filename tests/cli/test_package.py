@@ -12,7 +12,7 @@ from PIL import Image
 from nasnet_det.cli.build_backbone import main as build_backbone
 from nasnet_det.cli.main import main
 from nasnet_det.cli.package import parse
-from nasnet_det.cli.shared import detectors
+from nasnet_det.cli.shared import models
 from nasnet_det.export import available, load_package, read_info
 from nasnet_det.export.runtime_support import AUTO, RUNTIMES
 from tests.helpers import EVERY_STEP
@@ -89,7 +89,7 @@ def test_mistakes_are_one_line_and_exit_code_2(
 
 def test_the_commands_name_the_runtimes_that_exist() -> None:
     with_detectors = tuple(name for name, support in RUNTIMES.items() if support.detectors)
-    assert with_detectors == detectors.RUNTIMES
+    assert with_detectors == models.RUNTIMES
     choices = {*RUNTIMES, AUTO}
     precisions = {precision for support in RUNTIMES.values() for precision in support.precisions}
     for option, known in (("--runtime", choices), ("--precision", precisions)):

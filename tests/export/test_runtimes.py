@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 import timm
 import torch
+from safetensors.torch import save_file
 from torch import nn
 
 import nasnet_det  # noqa: F401 - registers the models
@@ -24,7 +25,7 @@ from nasnet_det.export import (
     runtimes,
     save_package,
 )
-from nasnet_det.export.package_files import FORMAT, PackageInfo
+from nasnet_det.export.package_files import FORMAT, PackageInfo, is_package
 from nasnet_det.export.runtimes import Package, package_path
 from tests.helpers import EVERY_STEP
 
@@ -222,6 +223,33 @@ def test_a_file_that_is_no_package_is_named(tmp_path: Path) -> None:
         _ = Package(nn.Identity(), PackageInfo("onnxruntime", ())).pretrained_cfg
     with pytest.raises(ValueError, match="resnet18"):
         classifier_program(timm.create_model("resnet18"))
+
+
+@pytest.mark.parametrize("runtime", ["inductor", "onnxruntime"])
+def test_a_damaged_package_is_named_and_one_under_another_name_is_read(
+    packages: dict[str, Path], tmp_path: Path, runtime: str
+) -> None:
+    if runtime not in packages:
+        pytest.skip(f"{runtime} cannot be used here")
+    content = packages[runtime].read_bytes()
+    middle = len(content) // 2
+    for name, damaged in (
+        ("flipped", content[:middle] + bytes([content[middle] ^ 1]) + content[middle + 1 :]),
+        ("cut", content[: len(content) // 3]),
+    ):
+        (tmp_path / name).write_bytes(damaged)
+        with pytest.raises(PackageError, match=name):
+            load_package(tmp_path / name)
+    (tmp_path / "renamed").write_bytes(content)
+    assert is_package(tmp_path / "renamed") and load_package(tmp_path / "renamed").num_classes == 5
+
+
+def test_other_files_are_no_packages(tmp_path: Path) -> None:
+    torch.save({"a": torch.zeros(1)}, tmp_path / "checkpoint")
+    (tmp_path / "config").write_text("MODEL:\n  DEVICE: cpu\n")
+    save_file({"a" * length: torch.zeros(1) for length in range(1, 100)}, tmp_path / "weights")
+    (tmp_path / "short").write_bytes(b"\x08\x01\0\0\0\0\0\0{")
+    assert not any(map(is_package, [*tmp_path.iterdir(), tmp_path, tmp_path / "none"]))
 
 
 @pytest.mark.parametrize(

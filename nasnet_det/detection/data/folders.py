@@ -10,6 +10,7 @@ import contextlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -126,14 +127,16 @@ def split(data: CocoData, val_share: float, seed: int) -> tuple[CocoData, CocoDa
     number = min(max(1, round(val_share * len(images))), len(images) - 1)
     chosen = {images[i]["id"] for i in np.random.default_rng(seed).permutation(len(images))[:number]}
     stem = data.name.rpartition("_")[0] or data.name
+    chosen_by = f"{data.origin}, {number} of its {len(images)} by seed {seed} (--val-share 0 takes all)"
 
-    def part(name: str, keep: Callable[[int], bool]) -> CocoData:
+    def part(name: str, keep: Callable[[int], bool], **more: Any) -> CocoData:
         content = dict(data.content)
         content["images"] = [image for image in data.content["images"] if keep(image["id"])]
         content["annotations"] = [a for a in data.content.get("annotations", []) if keep(a["image_id"])]
-        return replace(data, name=f"{stem}_{name}", content=content, notes=data.notes if name == "train" else ())
+        return replace(data, name=f"{stem}_{name}", content=content, **more)
 
-    return part("train", lambda image: image not in chosen), part("val", lambda image: image in chosen)
+    val = part("val", lambda image: image in chosen, notes=(), origin=chosen_by)
+    return part("train", lambda image: image not in chosen), val
 
 
 def _read_coco(folder: Path, root: Path) -> dict[str, CocoData]:

@@ -1,4 +1,4 @@
-"""A detector on a folder of data: its results on the validation images, to be scored. detectron2 is not needed."""
+"""The results of a detector on a data set, to be scored. detectron2 is not needed."""
 
 from __future__ import annotations
 
@@ -10,7 +10,6 @@ from tqdm import tqdm
 
 from nasnet_det.detection.data.coco_format import check_results
 from nasnet_det.detection.data.columns import Record
-from nasnet_det.detection.data.folders import open_dataset
 from nasnet_det.detection.data.inspection import look_at
 from nasnet_det.detection.data.look import CocoData, DatasetError, join, match_categories, read_record
 from nasnet_det.detection.engine.prediction import Detector, coco_results
@@ -21,47 +20,40 @@ from nasnet_det.safe_io.values import named
 logger = logging.getLogger(__name__)
 
 
-def detect_on_folder(
-    detector: Detector,
-    root: Path,
-    output: Path,
-    iou_types: Sequence[str] = ("bbox",),
-    val_share: float = 0.2,
-    seed: int = 0,
-) -> tuple[CocoData, Path]:
-    """Run a detector on the validation images of a folder.
+def detect_on_data(
+    detector: Detector, data: CocoData, names: Sequence[str], output: Path, iou_types: Sequence[str] = ("bbox",)
+) -> Path:
+    """Run a detector on the images of a data set.
 
     Args:
         detector: a detector in evaluation mode, or a package.
-        root: a folder in COCO's, YOLO's or Pascal VOC's form; where it has no split, the images are those that
-            ``nasnet-det finetune`` with the same ``val_share`` and ``seed`` keeps for validation.
+        data: the data set.
+        names: its class names in the order of the model's outputs, for a detector that knows none.
         output: the folder of the results.
         iou_types: ``bbox``, and ``segm`` if masks are to be scored.
-        val_share, seed: of that choice.
 
     Returns:
-        the validation data, and the file of COCO results.
+        the file of COCO results.
 
     Raises:
         DatasetError: for data that cannot be used, of other classes than the detector's, or without masks to score.
     """
-    _, val, names = open_dataset(root, val_share, seed)
-    classes = [str(category["name"]) for category in detector.categories] or names
-    found = look_at(val, training=False, masks="bitmask" if "segm" in iou_types else "")
+    classes = [str(category["name"]) for category in detector.categories] or list(names)
+    found = look_at(data, training=False, masks="bitmask" if "segm" in iou_types else "")
     look = join([], [found], detector.num_classes, classes)
     look.refuse_fatal()
     for trouble in look.troubles:
         logger.warning(str(trouble))
-    ids = match_categories(classes, val.categories, f"data set {val.name}")
+    ids = match_categories(classes, data.categories, f"data set {data.name}")
     kept = [
         {**result, "category_id": number}
-        for result in _detect(detector, found.records, val.name)
+        for result in _detect(detector, found.records, data.name)
         if (number := ids[result["category_id"]]) is not None
     ]
-    check_results(kept, val.content, f"detections on {val.name}")
+    check_results(kept, data.content, f"detections on {data.name}")
     file = output / "coco_instances_results.json"
     write_json(file, kept)
-    return val, file
+    return file
 
 
 def _detect(detector: Detector, records: Sequence[Record], name: str) -> list[Record]:

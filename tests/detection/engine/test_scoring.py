@@ -11,8 +11,9 @@ from PIL import Image
 
 pytest.importorskip("detectron2")
 
+from nasnet_det.detection.data.folders import open_dataset
 from nasnet_det.detection.data.look import DatasetError
-from nasnet_det.detection.engine.scoring import detect_on_folder
+from nasnet_det.detection.engine.scoring import detect_on_data
 from tests.detection.engine.test_prediction import Finder
 
 
@@ -32,10 +33,10 @@ def test_unusable_images_are_named_once_and_not_all(tmp_path: Path, caplog: pyte
     whole = (tmp_path / "3.png").read_bytes()
     (tmp_path / "3.png").write_bytes(whole[: len(whole) // 2])
     with caplog.at_level(logging.WARNING):
-        _, file = detect_on_folder(Finder(), tmp_path, tmp_path / "out", val_share=0)
+        file = detect_on_data(Finder(), *open_dataset(tmp_path, val_share=0)[1:], tmp_path / "out")
     assert [result["image_id"] for result in json.loads(file.read_text())] == [1]
     (line,) = [record.message for record in caplog.records if "without detections" in record.message]
     assert "2 of 3" in line and "2.png" in line and "3.png" in line
     (tmp_path / "1.png").write_bytes(whole[: len(whole) // 2])
     with pytest.raises(DatasetError, match=r"3 of 3 .*1\.png"):
-        detect_on_folder(Finder(), tmp_path, tmp_path / "out", val_share=0)
+        detect_on_data(Finder(), *open_dataset(tmp_path, val_share=0)[1:], tmp_path / "out")

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import pytest
 
-from nasnet_det.cli.shared.detectors import is_package
+from nasnet_det.cli.shared.models import names_package
 from nasnet_det.cli.validate import load_model, parse
 
 
 def test_options_that_do_not_go_with_a_package_or_another_model_are_refused() -> None:
-    assert is_package("a/mobile.onnx", "openvino", others=False) and not is_package("runs/a", None, others=True)
+    assert names_package("a/mobile.onnx", "openvino", others=False) and not names_package("runs/a", None, others=True)
     for model, options, named in (
         ("mobile.onnx", ["--weights", "NASNet-mobile.h5"], "weights"),
         ("nasnet_a_mobile", ["--runtime", "openvino"], "--runtime"),

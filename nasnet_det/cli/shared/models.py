@@ -15,8 +15,8 @@ if TYPE_CHECKING:
 RUNTIMES = ("onnxruntime", "openvino")
 
 
-def is_package(name: str, runtime: str | None, others: bool) -> bool:
-    """Return whether a model's name is that of a package, with options that go with it.
+def names_package(name: str, runtime: str | None, others: bool) -> bool:
+    """Return whether a model is a package, by its name or its content, with options that go with it.
 
     Args:
         name: the model.
@@ -26,7 +26,9 @@ def is_package(name: str, runtime: str | None, others: bool) -> bool:
     Raises:
         ValueError: for weights or settings with a package, or a runtime with anything else.
     """
-    if Path(name).suffix in (".onnx", ".pt2"):
+    from nasnet_det.export.package_files import is_package
+
+    if Path(name).suffix in (".onnx", ".pt2") or is_package(Path(name)):
         if others:
             raise ValueError(f"{name} is a package with its own weights and settings: give none with it")
         return True
@@ -48,7 +50,7 @@ def load_detector(name: str, weights: str = "", settings: Sequence[Any] = (), ru
     Raises:
         ValueError: for options that do not go with a package, or with another kind of detector.
     """
-    if is_package(name, runtime, others=bool(weights or settings)):
+    if names_package(name, runtime, others=bool(weights or settings)):
         from nasnet_det.export.runner import PackagedDetector
 
         return PackagedDetector(name, runtime)
