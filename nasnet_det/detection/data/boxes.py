@@ -3,43 +3,35 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 
 from nasnet_det.detection.data.columns import Record
+from nasnet_det.detection.data.look import CORRECT, LEFT_OUT, STAY
 
 #: A box may end this many pixels past its image, as rounding makes it.
 ROUNDING = 1.0
 
 
-@dataclass(frozen=True)
-class BoxMarks:
-    """Which of some boxes are odd: an array of True and False for each kind, ``(N,)``.
+class OddBoxes(NamedTuple):
+    """One kind of trouble: ``marks``, ``(N,)``, is True for its boxes; how training and test sets handle them."""
 
-    Args:
-        unsound: of negative size or not finite.
-        empty: without area.
-        outside: not in their image at all.
-        past: reaching past their image.
-        small: about a pixel wide or high, or less.
-        question: a question on their format, where nearly all make sense in another one only.
-    """
-
-    unsound: np.ndarray
-    empty: np.ndarray
-    outside: np.ndarray
-    past: np.ndarray
-    small: np.ndarray
-    question: str = ""
+    what: str
+    marks: np.ndarray
+    training: str
+    test: str
 
 
-def mark_boxes(boxes: np.ndarray, sizes: np.ndarray) -> BoxMarks:
-    """Look for odd boxes.
+def find_odd_boxes(boxes: np.ndarray, sizes: np.ndarray) -> tuple[list[OddBoxes], str]:
+    """Look for boxes that show nothing or reach past their image, and for signs of another format.
 
     Args:
         boxes: x, y, width and height, float64, ``(N, 4)``.
         sizes: width and height of the image of each, ``(N, 2)``.
+
+    Returns:
+        the troubles, and a question on the boxes' format where nearly all make sense in another one only.
     """
     corner, extent = boxes[:, :2], boxes[:, 2:]
     with np.errstate(invalid="ignore", over="ignore"):
@@ -59,7 +51,19 @@ def mark_boxes(boxes: np.ndarray, sizes: np.ndarray) -> BoxMarks:
         question = "are they given as x0, y0, x1, y1? COCO's are x, y, width, height"
     elif past.any() and past.mean() > 0.1 and around.mean() > 0.95:
         question = "are they given by their centres? COCO's x, y are those of the upper left corner"
-    return BoxMarks(unsound, empty, outside, past, small, question)
+    more = f"; {question}" if question else ""
+    odd = [
+        OddBoxes("boxes are of negative size or not finite", unsound, LEFT_OUT, CORRECT),
+        OddBoxes("boxes are without area", empty, LEFT_OUT, STAY),
+        OddBoxes("boxes are outside their image", outside, LEFT_OUT, STAY),
+        OddBoxes(
+            "boxes reach past their image", past, f"They are cut at its edges{more}", f"They are scored whole{more}"
+        ),
+        OddBoxes(
+            "boxes are about a pixel wide or high, or less", small, f"They are used{more}", f"They are used{more}"
+        ),
+    ]
+    return odd, question
 
 
 def format_question(entries: Sequence[Record], images: Sequence[Record]) -> str:
@@ -72,10 +76,6 @@ def format_question(entries: Sequence[Record], images: Sequence[Record]) -> str:
     sizes = {image["id"]: (image["width"], image["height"]) for image in images if {"width", "height"} <= {*image}}
     known = [entry for entry in entries if entry["image_id"] in sizes]
     boxes = np.array([entry["bbox"] for entry in known], dtype=np.float64).reshape(-1, 4)
-    marks = mark_boxes(boxes, np.array([sizes[entry["image_id"]] for entry in known]).reshape(-1, 2))
-    if not marks.question:
-        return ""
-    counts = (
-        f"{marks.past.sum()} of {len(known)} boxes reach past their image, {marks.small.sum()} are about a pixel large"
-    )
-    return f"{counts}: {marks.question}"
+    odd, question = find_odd_boxes(boxes, np.array([sizes[entry["image_id"]] for entry in known]).reshape(-1, 2))
+    counts = [f"{marks.sum()} of {len(known)} {what}" for what, marks, *_ in odd if marks.any()]
+    return f"{', '.join(counts)}: {question}" if question else ""

@@ -10,11 +10,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike
 
-from nasnet_det.detection.data.boxes import ROUNDING, mark_boxes
+from nasnet_det.detection.data.boxes import ROUNDING, find_odd_boxes
 from nasnet_det.detection.data.coco_format import category_labels
 from nasnet_det.detection.data.coco_masks import box_of_mask, is_mask, training_mask
 from nasnet_det.detection.data.columns import Record
-from nasnet_det.detection.data.look import EXAMPLES, RENAMED, CocoData, SetLook, Trouble
+from nasnet_det.detection.data.look import CORRECT, EXAMPLES, LEFT_OUT, RENAMED, CocoData, Fatal, SetLook, Trouble
 from nasnet_det.safe_io.images import ImageError, ImageHeader, read_headers
 from nasnet_det.safe_io.values import format_value, named
 
@@ -24,13 +24,6 @@ Namer = Callable[[int], object]
 _XYWH = 1
 #: A box times this is its centre.
 _CENTRE = np.array([[1, 0], [0, 1], [0.5, 0], [0, 0.5]])
-
-
-class Fatal(str):
-    """Advice about trouble that makes a data set unusable until it is followed."""
-
-
-LEFT_OUT, STAY, CORRECT = "They are left out", "They stay, and count as missed", Fatal("Correct or remove them")
 
 
 def look_at(data: CocoData, training: bool, masks: str = "", keep_empty: bool = False, decode: bool = False) -> SetLook:
@@ -82,7 +75,7 @@ class _Inspection:
     def note(
         self, what: str, marks: ArrayLike, training: str, test: str | None = None, name: Namer | None = None
     ) -> None:
-        """Report trouble, if there is any.
+        """Report trouble, if there is any; what is unusable or to be left out of training is no longer kept or used.
 
         Args:
             what: its kind, which begins with the list that it is of: images, annotations, boxes or masks, or classes.
@@ -91,9 +84,15 @@ class _Inspection:
             name: returns the description of an entry in the report.
         """
         names: dict[str, Namer] = {"images": self.image_name, "classes": self.data.names.__getitem__}
-        name = name or names.get(what.split()[0], self.box_name)
+        of = what.split()[0]
+        name = name or names.get(of, self.box_name)
         marks = np.asarray(marks, dtype=bool)
         numbers = np.flatnonzero(marks).tolist()
+        if training == LEFT_OUT or isinstance(training, Fatal):
+            if of != "images":
+                self.kept &= ~marks
+            elif self.training:
+                self.used &= ~marks
         done = training if self.training or test is None else test
         if numbers:
             examples = [str(name(number)) for number in numbers[:EXAMPLES]]
@@ -159,24 +158,14 @@ class _Inspection:
 
     def leave_out(self, what: str, marks: np.ndarray, name: Namer) -> None:
         """Leave images out of training; in a test set they are kept, and count as without detections."""
-        done = LEFT_OUT if self.training else "They count as without detections"
-        if 2 * marks.sum() > len(marks):
-            done = Fatal("Too many to go without: correct them")
-        self.note(what, marks, done, name=name)
-        if self.training:
-            self.used &= ~marks
+        too_many = Fatal("Too many to go without: correct them") if 2 * marks.sum() > len(marks) else None
+        self.note(what, marks, too_many or LEFT_OUT, too_many or "They count as without detections", name)
 
     def check_boxes(self) -> None:
         """Look for boxes that show nothing, and for signs of another box format."""
-        found = mark_boxes(self.boxes, np.array(self.sizes, dtype=np.float64).reshape(-1, 2)[self.rows])
-        question = f"; {found.question}" if found.question else ""
-        self.note("boxes are of negative size or not finite", found.unsound, LEFT_OUT, CORRECT)
-        self.note("boxes are without area", found.empty, LEFT_OUT, STAY)
-        self.note("boxes are outside their image", found.outside, LEFT_OUT, STAY)
-        cut, whole = f"They are cut at its edges{question}", f"They are scored whole{question}"
-        self.note("boxes reach past their image", found.past, cut, whole)
-        self.note("boxes are about a pixel wide or high, or less", found.small, f"They are used{question}")
-        self.kept &= ~(found.unsound | found.empty | found.outside)
+        odd, _ = find_odd_boxes(self.boxes, np.array(self.sizes, dtype=np.float64).reshape(-1, 2)[self.rows])
+        for trouble in odd:
+            self.note(*trouble)
 
     def check_masks(self, masks: str) -> None:
         """Look for masks that are absent, damaged, or of a form that the mask format cannot have."""
@@ -192,7 +181,6 @@ class _Inspection:
             return f"{self.box_name(number)} with {format_value(self.annotations[number].get('segmentation'))}"
 
         self.note("annotations have no usable mask", without, none or LEFT_OUT, none or CORRECT, with_mask)
-        self.kept &= ~without
         elsewhere, numbers = np.zeros_like(self.kept), np.array([*self.masks], dtype=np.int64)
         around = np.array([*map(box_of_mask, self.masks.values())], dtype=np.float64).reshape(-1, 4)
         with np.errstate(invalid="ignore"):
@@ -226,7 +214,6 @@ class _Inspection:
             empty = self.used & ~np.isin(np.arange(len(self.images)), self.rows[objects])
             if not keep_empty:
                 self.note("images are without objects", empty, LEFT_OUT)
-                self.used &= ~empty
 
     def counts(self, masks: bool) -> dict[str, int]:
         """Return the rows of the table: images, boxes, crowds, masks, and the boxes of each class."""

@@ -25,6 +25,13 @@ EXAMPLES = 20
 RENAMED = "images are stored in another letter case or format than listed"
 
 
+class Fatal(str):
+    """Advice about trouble that makes a data set unusable until it is followed."""
+
+
+LEFT_OUT, STAY, CORRECT = "They are left out", "They stay, and count as missed", Fatal("Correct or remove them")
+
+
 class DatasetError(ValueError):
     """A data set that is unusable; the message lists every fatal trouble."""
 
