@@ -77,6 +77,15 @@ def find_path(folder: Path, name: str) -> Path:
     return folder / names[0]
 
 
+def tails(folder: Path, name: str) -> Iterator[str]:
+    """Yield a path that is not in a folder without its first parts, one more each time, up to one that is in it: they
+    may be of the machine or the folder that it was written in."""
+    parts = name.replace("\\", "/").split("/")
+    while len(parts) > 1 and (parts[0] in ("", ".", "..") or not exists(folder / parts[0])):
+        parts = parts[1:]
+        yield "/".join(parts)
+
+
 def subfolders(folder: Path) -> list[Path]:
     """Return the folders directly in a folder, sorted, without hidden ones."""
     return sorted(path for path in folder.iterdir() if path.is_dir() and not is_hidden(path.name))
@@ -128,8 +137,7 @@ class FoundFiles(NamedTuple):
         paths: of each name; as named for one that is not found.
         missing: True for each that is not found.
         renamed: True for each that is found under another name.
-        fitting: for each name without a file, those that :meth:`Listings.fitting` finds instead; a single one is its
-            path, unless it is the file of another name, too.
+        fitting: for each name without a file, those that may be meant: see :func:`find_named`.
     """
 
     paths: list[Path]
@@ -139,14 +147,28 @@ class FoundFiles(NamedTuple):
 
 
 def find_named(folder: Path, names: Sequence[str]) -> FoundFiles:
-    """Find the images, or other files, that an annotation file or a list names, relative to a folder."""
-    listings, paths = Listings(), [find_path(folder, name) for name in names]
-    fitting = {path: listings.fitting(path) for path in {*paths} if not listings.has(path)}
-    claims = Counter({*paths} - {*fitting}) + Counter(file for files in fitting.values() for file in files)
+    """Find the images, or other files, that an annotation file or a list names, relative to a folder.
+
+    Where there is no such file, one in another letter case or with another ending of images is its path if it is the
+    only one and not the file of another name, too; in a folder also one at the end of a path of another machine.
+    """
+    listings, paths = Listings(), {name: find_path(folder, name) for name in names}
+    fitting = {path: _fitting(listings, folder, name) for name, path in paths.items() if not listings.has(path)}
+    claims = Counter({*paths.values()} - {*fitting}) + Counter(file for files in fitting.values() for file in files)
     only = {path: files[0] for path, files in fitting.items() if len(files) == 1 and claims[files[0]] == 1}
+    listed = [paths[name] for name in names]
     return FoundFiles(
-        paths=[only.get(path, path) for path in paths],
-        missing=[path in fitting and path not in only for path in paths],
-        renamed=[path in only for path in paths],
-        fitting=[fitting.get(path, []) for path in paths],
+        paths=[only.get(path, path) for path in listed],
+        missing=[path in fitting and path not in only for path in listed],
+        renamed=[path in only for path in listed],
+        fitting=[fitting.get(path, []) for path in listed],
     )
+
+
+def _fitting(listings: Listings, folder: Path, name: str) -> list[Path]:
+    """Return the files that a name without a file may mean."""
+    for other in (name, *(tails(folder, name) if folder != Path() else ())):
+        path = find_path(folder, other)
+        if found := [path] if listings.has(path) else listings.fitting(path):
+            return found
+    return []

@@ -81,5 +81,17 @@ def test_images_that_may_be_others_are_not_guessed(tmp_path: Path, stored: list[
         assert set(files) == (set() if name in stored or name == "x.2.jpg" else pictures)
 
 
+@pytest.mark.parametrize(
+    "listed", ["C:\\me\\set\\a\\1.jpg", "/data/a/1.jpg", "../set/a/1.jpg", "http://host/set/a/1.PNG", "data/a/1.jpg"]
+)
+def test_paths_of_another_machine_are_found_by_their_ends(folder: Path, listed: str) -> None:
+    found = find_named(folder, [listed, "b/2.PNG"])
+    assert found.paths == [folder / "a" / "1.jpg", folder / "b" / "2.PNG"] and found.renamed == [True, False]
+    assert find_named(Path(), [listed]).missing == [True]  # the working folder is not that of the data
+    assert find_named(folder / "a", ["set/1.jpg", "other/1.jpg"]).missing == [True, True]  # one for two
+    (folder / "1.jpg").touch()
+    assert find_named(folder, ["b/1.jpg"]).missing == [True]  # of a folder that is there
+
+
 def test_one_image_under_two_ids_is_found_for_both(folder: Path) -> None:
     assert find_named(folder, ["a/1.png", "a/1.png"]).paths == [folder / "a" / "1.jpg"] * 2

@@ -22,7 +22,7 @@ from nasnet_det.safe_io.values import format_names, named, printable
 #: So many examples of each trouble are kept.
 EXAMPLES = 20
 #: The trouble of images that :func:`nasnet_det.safe_io.folders.find_named` finds under another name.
-RENAMED = "images are stored in another letter case or format than listed"
+RENAMED = "images are stored in another folder, letter case or format than listed"
 
 
 class Fatal(str):

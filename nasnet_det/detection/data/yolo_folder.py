@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from pathlib import Path
+from pathlib import Path, PureWindowsPath
 from typing import Any
 
 import numpy as np
@@ -22,7 +22,7 @@ from nasnet_det.detection.data.labelled import (
 )
 from nasnet_det.detection.data.look import CocoData, Trouble
 from nasnet_det.safe_io.files import exists
-from nasnet_det.safe_io.folders import FoundFiles, find_files, find_named, find_path, find_pictures
+from nasnet_det.safe_io.folders import FoundFiles, find_files, find_named, find_path, find_pictures, tails
 from nasnet_det.safe_io.images import ImageError, read_header
 from nasnet_det.safe_io.values import format_names, format_value, parse_yaml
 
@@ -138,13 +138,17 @@ def _class_names(path: Path, settings: dict[str, Any]) -> list[str]:
 
 def _images_of(base: Path, entry: str, path: Path) -> list[Path]:
     """Return the images of an entry of ``data.yaml``: a folder, or a list of files; Roboflow's begin with ``../``."""
-    named = [find_path(base, entry), find_path(base, entry.lstrip("./\\")), find_path(path.parent, entry)]
-    place = next(filter(exists, named), None)
+    elsewhere = tails(base, entry) if entry.startswith("..") or PureWindowsPath(entry).root else ()
+    named = [find_path(base, name) for name in (entry, *elsewhere)]
+    place = next(filter(exists, [*named, find_path(path.parent, entry)]), None)
     if place is None:
         raise CocoFormatError(f"{path} names {entry}, which is not in {base}")
     if place.is_dir():
         return find_pictures(place)
-    return [find_path(place.parent, line) for line in read_lines(place)]
+    lines = read_lines(place)
+    listed = [find_path(place.parent, line) for line in lines]
+    found = find_named(place.parent, lines).paths
+    return [path if exists(path.parent) else other for path, other in zip(listed, found, strict=True)]
 
 
 def _labelled(image: Path, labels: Path, classes: Sequence[str], keypoints: int) -> Labelled:

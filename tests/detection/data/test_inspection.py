@@ -262,11 +262,22 @@ def test_classes_of_one_name_are_counted_apart(folder: Path) -> None:
     assert (counts["  hen (id 7)"], counts["  hen (id 8)"]) == (3, 1)
 
 
-@pytest.mark.parametrize("name", ["a" * 5000, "2.jpg\0", "~/2.jpg", "2.csv", "2.jpg ", "http://host/2.jpg"])
+@pytest.mark.parametrize("name", ["a" * 5000, "2.jpg\0", "2.csv", "2.jpg ", "http://host/5.jpg"])
 def test_names_that_are_no_file_are_named(folder: Path, name: str) -> None:
     data = content()
     data["images"][1]["file_name"] = name
     has_trouble(look(folder, data), "1 of 4", name[:1], fatal=True)
+
+
+@pytest.mark.parametrize("name", ["~/2.jpg", "http://host/2.jpg", "C:\\me\\2.jpg", "/data/upload/2.jpg"])
+def test_images_of_another_folder_are_used_and_named(folder: Path, name: str) -> None:
+    data = content()
+    data["images"][1]["file_name"] = name
+    found = look(folder, data)
+    assert found.records[1]["file_name"] == str(folder / "2.jpg")
+    has_trouble(found, "1 of 4", f"{name} as 2.jpg")
+    data["images"][2]["file_name"] = "other/2.jpg"  # which of the two is it?
+    has_trouble(look(folder, data), "2 of 4", "other", fatal=True)
 
 
 def test_a_folder_named_like_an_image_is_no_image(folder: Path) -> None:

@@ -33,6 +33,8 @@ def test_yolo_lists_polygons_and_another_machines_path(tmp_path: Path, pictures:
     [
         "train: images\\train\nval: images\\val\nnames: [fox, hen]",
         "train: ../images/train\nval: [list.txt]\nnames: {'0': fox, '1': hen}",
+        "path: /me/set\ntrain: /me/set/images/train\nval: list.txt\nnames: [fox, hen]",
+        "train: C:\\me\\images\\train\nval: cvat.txt\nnames: [fox, hen]",
     ],
 )
 def test_yolo_settings_of_other_systems_and_tools(tmp_path: Path, pictures: Path, settings: str) -> None:
@@ -41,6 +43,7 @@ def test_yolo_settings_of_other_systems_and_tools(tmp_path: Path, pictures: Path
     wanted = {split: essence(data) for split, data in read_folder(root).items()}
     (root / "data.yaml").write_text(settings)
     (root / "list.txt").write_bytes(b"\xef\xbb\xbfimages\\val\\val1.png\r\nimages\\val\\val2.png\r\n")
+    (root / "cvat.txt").write_text("data/images/val/val1.png\ndata/images/val/val2.png\n")
     assert {split: essence(data) for split, data in read_folder(root).items()} == wanted
 
 
