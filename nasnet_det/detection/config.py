@@ -15,7 +15,7 @@ from detectron2.config import CfgNode, get_cfg
 from nasnet_det.detection import add_nasnet_config
 from nasnet_det.genotypes.genotype import Genotype
 from nasnet_det.genotypes.published import PUBLISHED, names_file
-from nasnet_det.safe_io.files import protect
+from nasnet_det.safe_io.files import expand_home, protect
 from nasnet_det.safe_io.values import format_value, parse_yaml
 
 #: Keys of ``MODEL.NASNET`` that older versions wrote into a run's ``config.yaml`` and that have no effect any more.
@@ -81,18 +81,20 @@ def read_config(path: str | Path, opts: Sequence[Any] = ()) -> CfgNode:
         raise ConfigError(f"config {path}: it, or an option, is nested too deeply, or is its own _BASE_") from None
     except (AssertionError, LookupError, ArithmeticError, AttributeError, TypeError, ValueError, OSError) as error:
         raise _refused(cfg, path, error) from None
-    _refuse_null(cfg, default)
+    _check_values(cfg, default)
     _read_genotype(cfg, file.parent)
     return cfg
 
 
-def _refuse_null(cfg: CfgNode, default: CfgNode, above: str = "") -> None:
-    """Refuse keys without a value, which yacs takes for a value of any type."""
+def _check_values(cfg: CfgNode, default: CfgNode, above: str = "") -> None:
+    """Refuse keys without a value, which yacs takes for a value of any type; put the home folder for ``~`` in paths."""
     for key, value in default.items():
         if isinstance(value, CfgNode):
-            _refuse_null(cfg[key], value, f"{above}{key}.")
+            _check_values(cfg[key], value, f"{above}{key}.")
         elif cfg[key] is None and value is not None:
             raise ConfigError(f"{above}{key} has no value: expected one such as {format_value(value)}")
+        elif isinstance(cfg[key], str):
+            cfg[key] = expand_home(cfg[key])
 
 
 class _Checked(CfgNode):

@@ -11,6 +11,7 @@ import hashlib
 import json
 import os
 import tempfile
+import zipfile
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
@@ -126,6 +127,12 @@ def file_key(path: str | Path) -> FileKey | None:
     return status.st_dev, status.st_ino
 
 
+def expand_home(text: str) -> str:
+    """Return a path, or ``KEY=PATH``, with the home folder for a ``~`` at its beginning, as a shell does."""
+    key, equals, path = text.rpartition("=")
+    return f"{key}{equals}{Path(path).expanduser()}" if path == "~" or path.startswith("~/") else text
+
+
 def file_digest(path: Path, algorithm: str = "sha256") -> str:
     """Return the hexadecimal hash of a file's content."""
     state = hashlib.new(algorithm, usedforsecurity=False)
@@ -138,8 +145,8 @@ def file_digest(path: Path, algorithm: str = "sha256") -> str:
 def other_content(path: str | Path) -> str:
     """Return what a file is, if it is one of those that are often there in place of another; else an empty text.
 
-    They are empty files, pointers of Git LFS, packed files, the web pages that a download without access leaves, and
-    photographs of telephones.
+    They are empty files, pointers of Git LFS, packed files, archives that are cut off, the web pages that a download
+    without access leaves, and photographs of telephones.
     """
     try:
         with Path(path).open("rb") as file:
@@ -152,6 +159,8 @@ def other_content(path: str | Path) -> str:
         return "it is a pointer of Git LFS, not the file itself: run git lfs pull"
     if head.startswith(b"\x1f\x8b"):
         return "it is packed by gzip: unpack it"
+    if head.startswith(b"pk\x03\x04") and not zipfile.is_zipfile(path):
+        return "it is cut off: copy or download it again"
     if head[4:].startswith((b"ftyphe", b"ftypmif1", b"ftypmsf1")):
         return "it is in HEIC format: convert it to JPEG"
     return "it is a web page: download the file again" if head.startswith((b"<!doctype html", b"<html")) else ""

@@ -6,7 +6,16 @@ from pathlib import Path
 
 import pytest
 
-from nasnet_det.safe_io.files import OverwriteError, other_content, protect, protecting, remove, replacing, write_text
+from nasnet_det.safe_io.files import (
+    OverwriteError,
+    expand_home,
+    other_content,
+    protect,
+    protecting,
+    remove,
+    replacing,
+    write_text,
+)
 
 
 def test_a_file_is_replaced_whole_or_not_at_all(tmp_path: Path) -> None:
@@ -60,10 +69,19 @@ def test_protection_is_added_within_a_command_and_ends_with_it(tmp_path: Path) -
         (b"version https://git-lfs.github.com/spec/v1\noid sha256:1\nsize 9\n", "git lfs pull"),
         (b"\xef\xbb\xbf\n<!DOCTYPE HTML>", "web page"),
         (b"<html lang=en>", "web page"),
+        (b"PK\x03\x04 the first half", "cut off"),
     ],
 )
 def test_files_in_place_of_others_are_told(tmp_path: Path, content: bytes, word: str) -> None:
     (tmp_path / "model.pth").write_bytes(content)
     assert word in other_content(tmp_path / "model.pth")
-    (tmp_path / "model.pth").write_bytes(b"PK\x03\x04" + content)
+    (tmp_path / "model.pth").write_bytes(b"\x80\x02" + content)
     assert other_content(tmp_path / "model.pth") == other_content(tmp_path / "nowhere") == ""
+
+
+def test_the_home_folder_is_put_for_a_tilde(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", "/home/me")
+    texts = {"~/a b": "/home/me/a b", "~": "/home/me", "--output=~/runs": "--output=/home/me/runs"}
+    texts |= {"A=~/x": "A=/home/me/x", "a.b=c=~/d": "a.b=c=/home/me/d"}
+    kept = {text: text for text in ("", "a~/b", "~you", "x/~/y", "~x=1", "=")}
+    assert {text: expand_home(text) for text in (*texts, *kept)} == {**texts, **kept}

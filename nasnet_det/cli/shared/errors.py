@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import TypeVar, cast
 
 from nasnet_det.cli.shared.processor import prepare_processor
-from nasnet_det.safe_io.files import protecting
+from nasnet_det.safe_io.files import expand_home, protecting
 
 #: Exit statuses: a mistake in the input; stopped by SIGINT, as a shell gives it; the reader of the output has left.
 MISTAKE, STOPPED, BROKEN_PIPE = 2, 130, 141
@@ -50,7 +50,8 @@ Main = TypeVar("Main", bound=Callable[..., int])
 
 def command(main: Main) -> Main:
     """Wrap the ``main`` of a command so that it prints an error in one line and returns an exit status, and so that it
-    cannot write over the files that it reads (:mod:`nasnet_det.safe_io.files`).
+    cannot write over the files that it reads (:mod:`nasnet_det.safe_io.files`). ``~`` at the beginning of a path is the
+    home folder, also in ``--output=~/runs``, which shells leave.
 
     0 is success, 2 a mistake in the input, 130 Ctrl-C, 141 a closed output pipe. An error with an attribute
     ``exit_status`` returns that. An error that points to a bug of this package keeps its traceback.
@@ -62,7 +63,7 @@ def command(main: Main) -> Main:
         try:
             try:
                 with protecting():
-                    return main(argv)
+                    return main([expand_home(word) for word in (sys.argv[1:] if argv is None else argv)])
             finally:
                 if sys.stdout is not None:
                     sys.stdout.flush()  # a full disk or closed pipe shows here, not at interpreter exit

@@ -41,9 +41,11 @@ def read_checkpoint_file(file: str, averaged: bool = True) -> dict[str, Any]:
         CheckpointError: if it is damaged, wants code to be run, or holds other things than tensors as its weights.
     """
     try:
-        if file.endswith(".safetensors"):
+        with Path(file).open("rb") as opened:
+            head = opened.read(9)
+        if head[8:] == b"{":  # after the length of a header in JSON
             return _read_safetensors(file)
-        elif file.endswith(".pkl"):
+        if file.endswith(".pkl"):
             data: Any = from_pickle(Path(file).read_bytes(), encoding="latin1")
         else:
             data = load_torch(file)

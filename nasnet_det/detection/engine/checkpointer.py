@@ -11,7 +11,7 @@ from torch import nn
 
 from nasnet_det.detection.convert.checkpoint_files import MALFORMED, read_checkpoint_file, refused
 from nasnet_det.detection.convert.identity import CheckpointError
-from nasnet_det.safe_io.files import protect, replacing
+from nasnet_det.safe_io.files import exists, protect, replacing
 from nasnet_det.safe_io.values import format_names, format_value
 
 #: The layers whose rows follow from the number of classes: detectron2's heads, RetinaNet's, the paper's detector's.
@@ -56,7 +56,7 @@ class Checkpointer(DetectionCheckpointer):
             CheckpointError: if it is missing, damaged, of another network, or lacks layers that it must have.
         """
         if path and "://" not in path and not _is_file(path):
-            raise CheckpointError(f"no file {path}: give a checkpoint as MODEL.WEIGHTS, or '' to start without")
+            raise CheckpointError(_missing(Path(path)))
         try:
             return super().load(path, *args, **kwargs)
         except CheckpointError as error:
@@ -111,6 +111,15 @@ class Checkpointer(DetectionCheckpointer):
         if self.complete:
             _check_complete(self.model, incompatible)
         return incompatible
+
+
+def _missing(path: Path) -> str:
+    """Return what to give in place of a path that is no file."""
+    if not (exists(path) and path.is_dir()):
+        return f"no file {path}: give a checkpoint as MODEL.WEIGHTS, or '' to start without"
+    endings = (".safetensors", ".pth", ".pt", ".ckpt", ".bin")
+    files = sorted(str(file.relative_to(path)) for file in path.rglob("*") if file.suffix in endings)
+    return f"{path} is a folder: give a checkpoint as MODEL.WEIGHTS; in it are {format_names(files) or 'none'}"
 
 
 def load_for_inference(model: nn.Module, weights: str) -> list[dict[str, Any]]:

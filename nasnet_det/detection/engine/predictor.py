@@ -22,6 +22,7 @@ from nasnet_det.detection.data.registered import num_classes
 from nasnet_det.detection.engine.checkpointer import load_for_inference
 from nasnet_det.detection.modeling.fused import for_inference
 from nasnet_det.detection.modeling.rcnn import build_detector
+from nasnet_det.safe_io.files import exists
 from nasnet_det.safe_io.images import ImageError
 
 #: Weights that a run folder may hold, the best first.
@@ -45,7 +46,7 @@ def load_config(path: str | Path, opts: Sequence[Any] = (), weights: str = "") -
     if path.is_dir():
         cfg = read_config(_in_folder(path, "config.yaml"), opts)
         cfg.MODEL.WEIGHTS = str(weights_in(path)) if not weights else ""
-    elif path.suffix in ("", ".yaml", ".yml", ".py"):
+    elif path.suffix in (".yaml", ".yml", ".py") or (not path.suffix and not _is_binary(path)):
         cfg = read_config(path, opts)
     else:
         cfg = _config_of_checkpoint(path, opts)
@@ -54,6 +55,14 @@ def load_config(path: str | Path, opts: Sequence[Any] = (), weights: str = "") -
     if cfg.MODEL.DEVICE.startswith("cuda") and not torch.cuda.is_available():
         cfg.MODEL.DEVICE = "cpu"
     return cfg
+
+
+def _is_binary(path: Path) -> bool:
+    """Return True for a file that is no text, as checkpoints are."""
+    if not exists(path):
+        return False
+    with path.open("rb") as file:
+        return b"\0" in file.read(1024)
 
 
 def weights_in(folder: Path) -> Path:

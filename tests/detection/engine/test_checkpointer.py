@@ -9,12 +9,15 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import save_file
 from torch import nn
 
 pytest.importorskip("detectron2")
 
+from nasnet_det.detection.config import ConfigError
 from nasnet_det.detection.convert.identity import CheckpointError
 from nasnet_det.detection.engine.checkpointer import Checkpointer, load_for_inference
+from nasnet_det.detection.engine.predictor import load_config
 
 
 def test_a_checkpoint_is_replaced_whole_or_not_at_all(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -133,3 +136,17 @@ def test_files_in_place_of_a_checkpoint_are_told(tmp_path: Path, name: str, cont
     (tmp_path / name).write_bytes(content)
     with pytest.raises(CheckpointError, match=rf"{name}.*{word}"):
         Checkpointer(Heads(3)).load(str(tmp_path / name))
+
+
+def test_checkpoints_are_known_by_their_content_and_folders_are_named(tmp_path: Path) -> None:
+    model, folder = Heads(2), tmp_path / "accelerate"
+    folder.mkdir()
+    save_file(model.state_dict(), folder / "model.safetensors")
+    (tmp_path / "blob").write_bytes((folder / "model.safetensors").read_bytes())
+    loaded = Heads(2)
+    load_for_inference(loaded, str(tmp_path / "blob"))
+    assert torch.equal(model.cls_score.weight, loaded.cls_score.weight)
+    with pytest.raises(CheckpointError, match=r"accelerate.*model\.safetensors"):
+        load_for_inference(loaded, str(folder))
+    with pytest.raises(ConfigError, match="--config-file"):  # it is not taken for a config
+        load_config(tmp_path / "blob")
