@@ -13,6 +13,7 @@ step, --resume continues. The output folder alone is enough for nasnet-det predi
 from __future__ import annotations
 
 import argparse
+import shlex
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -92,10 +93,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         with protecting():
             scores = finetune(options, args.resume)
     except KeyboardInterrupt as error:
-        again = f"nasnet-det finetune {args.data} --output {output}"
+        again = shlex.join(["nasnet-det", "finetune", str(args.data), "--output", str(output)])
         raise KeyboardInterrupt(f"{error}: {again} --resume" if error.args else f"stopped: {again}") from None
     print("  ".join(f"{name} {value:.1f}" for name, value in scores.items() if "-" not in name))
-    print(f"{output}: the detector; try nasnet-det predict {output} PICTURES")
+    print(f"{output}: the detector; try nasnet-det predict {shlex.quote(str(output))} PICTURES")
     return 0
 
 

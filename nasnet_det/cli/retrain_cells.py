@@ -9,6 +9,7 @@ study of its own beside the search's, which nasnet-det export-cell and nasnet-de
 from __future__ import annotations
 
 import argparse
+import shlex
 import sys
 from collections.abc import Callable, Sequence
 from contextlib import closing
@@ -64,7 +65,7 @@ def retrain(options: argparse.Namespace, should_stop: Callable[[], bool] = lambd
             closing(folder.make_study(RETRAINED, identity, {"architectures": best}, options.storage)) as study,
         ):
             train_all(options, study, workers, config, should_stop)
-    print(f"done: nasnet-det search-report {options.folder} --output report")
+    print(f"done: nasnet-det search-report {shlex.quote(str(options.folder))} --output report")
     return 0
 
 

@@ -13,6 +13,7 @@ The study is Optuna's: OUTPUT/study.db, or a server's with --storage. docs/searc
 from __future__ import annotations
 
 import argparse
+import shlex
 import sys
 from collections.abc import Callable, Sequence
 from contextlib import closing
@@ -179,13 +180,14 @@ def conclude(options: argparse.Namespace, study: Study) -> None:
     from nasnet_det.search.report import describe_front, draw_front_of
 
     objectives, findings = study.objectives, study.findings()
+    export = f"done: nasnet-det export-cell {shlex.quote(str(options.output))}"
     if len(objectives) > 1 and (found := front(findings, objectives)):
         print(describe_front(found, objectives))
         for path in draw_front_of(findings, objectives, options.output):
             print(path)
-        print(f"done: nasnet-det export-cell {options.output} --trial {found[0].number} --output my_cell.json")
+        print(f"{export} --trial {found[0].number} --output my_cell.json")
         return
-    print(f"done: nasnet-det export-cell {options.output} --top 1 --output my_cell.json")
+    print(f"{export} --top 1 --output my_cell.json")
 
 
 @command

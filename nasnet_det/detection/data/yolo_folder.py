@@ -42,6 +42,8 @@ def read_yolo(folder: Path, root: Path) -> dict[str, CocoData]:
     """
     files = [root] if root.is_file() else match_files(folder, "data.yaml", "*.yaml", "*.yml")
     for path in files:
+        if path.suffix.lower() not in (".yaml", ".yml"):
+            continue
         text = read_text(path)
         try:
             settings = parse_yaml(text)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import shlex
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -84,7 +85,7 @@ tags: [object-detection, nasnet, detectron2]
 Validation, in percent: {found}. All numbers are in `{SCORES}`, the course of the training in `metrics.csv`.
 
 ```sh
-nasnet-det predict {name}/ pictures/
+nasnet-det predict {shlex.quote(name)}/ pictures/
 ```
 
 Classes: {classes}

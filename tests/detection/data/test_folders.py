@@ -165,6 +165,8 @@ def test_a_folder_in_no_form_is_an_error(tmp_path: Path, pictures: Path) -> None
         open_dataset(tmp_path / "root")
     with pytest.raises(DatasetError, match="pictures"):
         open_dataset(pictures)
+    with pytest.raises(DatasetError, match=r"labels\.csv is "):
+        read_folder(root / "labels.csv")
     with pytest.raises(DatasetError, match="nowhere"):
         open_dataset(tmp_path / "nowhere")
 
