@@ -166,7 +166,7 @@ def test_a_folder_in_no_form_is_an_error(tmp_path: Path, pictures: Path) -> None
     with pytest.raises(DatasetError, match="pictures"):
         open_dataset(pictures)
     with pytest.raises(DatasetError, match=r"labels\.csv is "):
-        read_folder(root / "labels.csv")
+        read_folder(tmp_path / "root" / "labels.csv")
     with pytest.raises(DatasetError, match="nowhere"):
         open_dataset(tmp_path / "nowhere")
 
