@@ -20,7 +20,6 @@ from unittest import mock
 
 import torch
 
-from nasnet_det.cli.shared.processor import keep_freed_memory
 from nasnet_det.genotypes.published import as_genotype
 from nasnet_det.models import cpu_training, operations, padding
 from nasnet_det.safe_io.files import write_text
@@ -74,7 +73,6 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--turns", type=int, default=5)
     parser.add_argument("--json", type=Path, metavar="OUT")
     args = parser.parse_args(argv)
-    keep_freed_memory()
     rows = []
     for num_cells, num_filters in ((1, 8), (1, 16), (1, 24), (2, 16)):
         rows.append(measure(num_cells, num_filters, args.batch_size, args.turns))

@@ -26,6 +26,7 @@ from nasnet_det.models.drop_path import ScheduledDropPath, set_drop_path_progres
 from nasnet_det.safe_io.values import format_value
 from nasnet_det.training.execution import Execution, capture
 from nasnet_det.training.optimizer_state import load_state
+from nasnet_det.training.processor import keep_freed_memory
 from nasnet_det.training.recipe import Recipe, RecipeError
 from nasnet_det.training.world import World
 
@@ -86,6 +87,8 @@ class Trainer:
         execution: Execution,
         world: World | None = None,
     ) -> None:
+        if execution.device.type == "cpu":
+            keep_freed_memory()
         self.recipe, self.execution, self.world = recipe, execution, world or World()
         self.steps_per_epoch, self.total_steps = steps_per_epoch, steps_per_epoch * recipe.epochs
         #: The number of steps taken.

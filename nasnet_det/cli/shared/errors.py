@@ -12,8 +12,8 @@ import warnings
 from collections.abc import Callable, Iterator, Sequence
 from typing import TypeVar, cast
 
-from nasnet_det.cli.shared.processor import prepare_processor
 from nasnet_det.safe_io.files import expand_home, protecting
+from nasnet_det.training.processor import prepare_processor
 
 #: Exit statuses: a mistake in the input; stopped by SIGINT, as a shell gives it; the reader of the output has left.
 MISTAKE, STOPPED, BROKEN_PIPE = 2, 130, 141

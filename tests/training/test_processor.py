@@ -7,7 +7,7 @@ import os
 
 import pytest
 
-from nasnet_det.cli.shared.processor import keep_freed_memory, prepare_processor
+from nasnet_det.training.processor import keep_freed_memory, prepare_processor
 
 
 class Libc:
@@ -39,12 +39,15 @@ def test_other_c_libraries_are_left_alone(libc: Libc, monkeypatch: pytest.Monkey
     assert not libc.calls
 
 
-@pytest.mark.parametrize(("policy", "expected"), [(None, "PASSIVE"), ("ACTIVE", "ACTIVE")])
-def test_threads_wait_passively_unless_the_user_decides(
-    libc: Libc, monkeypatch: pytest.MonkeyPatch, policy: str | None, expected: str
+@pytest.mark.parametrize("given", [{}, {"OMP_WAIT_POLICY": "ACTIVE"}, {"GOMP_SPINCOUNT": "5"}])
+def test_threads_sleep_soon_unless_the_user_decides(
+    libc: Libc, monkeypatch: pytest.MonkeyPatch, given: dict[str, str]
 ) -> None:
-    monkeypatch.setenv("OMP_WAIT_POLICY", policy or "")
-    if policy is None:
-        monkeypatch.delenv("OMP_WAIT_POLICY")
+    names = ("OMP_WAIT_POLICY", "GOMP_SPINCOUNT")
+    for name in names:
+        monkeypatch.setenv(name, given.get(name, ""))
+        if name not in given:
+            monkeypatch.delenv(name)
     prepare_processor()
-    assert os.environ["OMP_WAIT_POLICY"] == expected
+    found = {name: os.environ[name] for name in names if name in os.environ}
+    assert found == (given or {"OMP_WAIT_POLICY": "PASSIVE", "GOMP_SPINCOUNT": "2000"})
