@@ -182,7 +182,7 @@ def _refuse_unknown(records: Sequence[Record], annotations: Mapping[str, Any], n
         if unknown := set(values) - known:
             wrong = [number for number, value in enumerate(values) if value in unknown]
             raise CocoFormatError(
-                f"{name}: {len(wrong)} of {len(records)} entries name a {key} that is not among the annotation file's "
+                f"{name}: the {key} of {len(wrong)} of {len(records)} entries is not among the annotation file's "
                 f"{len(known)} {home}: {named(sorted(unknown))}; the first is {entry_name(records, wrong[0])}"
             )
 
