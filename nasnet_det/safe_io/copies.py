@@ -25,12 +25,12 @@ def find_copies(paths: Sequence[Path], others: Sequence[Path]) -> dict[Path, Pat
 
 
 def _same(paths: Sequence[Path], others: Sequence[Path], key: Callable[[Path], Hashable]) -> dict[Path, Path]:
-    """Return each path with the first other of the same key; that of a missing file is its path."""
+    """Return each path with the first other of the same key; that of an empty, special or missing file is its path."""
 
     def key_or_path(path: Path) -> Hashable:
         try:
             return key(path) or path
-        except OSError:
+        except (OSError, ValueError):  # ValueError for a name that no file can have
             return path
 
     known = {key_or_path(other): other for other in reversed(others)}
