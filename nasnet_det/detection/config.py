@@ -15,8 +15,8 @@ from detectron2.config import CfgNode, get_cfg
 from nasnet_det.detection import add_nasnet_config
 from nasnet_det.genotypes.genotype import Genotype
 from nasnet_det.genotypes.published import PUBLISHED, names_file
-from nasnet_det.safe_io.files import expand_home, protect
-from nasnet_det.safe_io.values import format_value, parse_yaml
+from nasnet_det.safe_io.files import exists, expand_home, protect
+from nasnet_det.safe_io.values import format_names, format_value, parse_yaml
 
 #: Keys of ``MODEL.NASNET`` that older versions wrote into a run's ``config.yaml`` and that have no effect any more.
 REMOVED_KEYS = ("CUDA_GRAPHS",)
@@ -30,6 +30,8 @@ class ConfigError(ValueError):
     """A config that is broken or inconsistent; names the key, its value and what was expected."""
 
 
+#: The endings of packages, checkpoints and configs, which are often left out.
+_ENDINGS = (".onnx", ".pt2", ".safetensors", ".pth", ".yaml")
 #: Folders of the project's configs: in an installed package and in a checkout.
 _PLACES = (Path(__file__).parents[1] / "configs", Path(__file__).parents[2] / "configs")
 
@@ -52,7 +54,9 @@ def find_config(name: str | Path) -> Path:
         return path
     if path.parent in (Path(), Path("configs")) and path.suffix in ("", ".yaml") and path.stem in known:
         return known[path.stem]
+    beside = [f"{name}{ending}" for ending in _ENDINGS if exists(f"{name}{ending}")]
     reason = "a LazyConfig, which detectron2's lazyconfig_train_net.py runs" if is_lazy else "not found"
+    reason += f" (is it {format_names(beside)}?)" if beside else ""
     raise ConfigError(f"config {name}: {reason}; give a YAML file or one of {', '.join(known)}")
 
 

@@ -149,6 +149,9 @@ def test_what_does_not_fit_is_named(tmp_path: Path) -> None:
         read_config(CONFIGS / "fpn_mobile.yaml", ["MODEL.NASNET.NUM_FILTERS", "many"])
     with pytest.raises(ConfigError, match=r"nowhere\.yaml"):
         read_config(tmp_path / "nowhere.yaml")
+    (tmp_path / "packaged.onnx").touch()
+    with pytest.raises(ConfigError, match=r"packaged\.onnx"):
+        load_config(tmp_path / "packaged")
     for read in (read_config, load_config):
         with pytest.raises(ConfigError, match=r"nasnet_frcnn\.py.*LazyConfig"):
             read(CONFIGS / "nasnet_frcnn.py")
