@@ -59,10 +59,13 @@ def make_program(options: argparse.Namespace, batch_size: int = 1, any_batch: bo
     import timm
 
     from nasnet_det.export import classifier_program, feature_program
+    from nasnet_det.export.package_files import is_package
     from nasnet_det.training.models import ModelChoice, ModelError
 
     if is_detector(options.model):
         return _detector(options)
+    if is_package(Path(options.model)):
+        raise ValueError(f"{options.model} is an exported model: give the model, run folder or config it was made from")
     if options.opts:
         raise ValueError("--opts changes a detector's config, and this is a classifier")
     if Path(options.model).is_dir() and not timm.is_model(options.model):

@@ -41,6 +41,8 @@ def test_a_package_is_written_described_and_shown(
     assert read_info(path).input_size == (1, 3, 32, 32)
     assert main(["package", "--show", str(path)]) == 0
     assert "onnxruntime" in capsys.readouterr().out
+    assert main(["package", str(path), "--output", str(tmp_path / "again")]) == 2
+    assert str(path) in (error := capsys.readouterr().err) and "timm" not in error  # it is known as a package
     for label in range(5):
         (tmp_path / "data" / f"class_{label}").mkdir(parents=True)
         Image.new("RGB", (40, 40), (50 * label, 90, 0)).save(tmp_path / "data" / f"class_{label}" / "0.png")
