@@ -87,8 +87,8 @@ def read_folder(root: str | Path) -> dict[str, CocoData]:
     there = named([path.relative_to(folder) for path in match_files(folder, "*", "annotations/*")], limit=5)
     raise DatasetError(
         f"{root} is in no known form: expected COCO (train.json and val.json, annotations/instances_NAME.json, or one "
-        "annotations.json), YOLO (data.yaml with names, train and val) or Pascal VOC (an .xml file for each image), "
-        f"found {there or 'nothing'}"
+        "annotations.json), YOLO (data.yaml with names, train and val, or classes.txt) or Pascal VOC (an .xml file for "
+        f"each image), found {there or 'nothing'}"
     )
 
 

@@ -1,4 +1,4 @@
-"""Data sets in YOLO's form: ``data.yaml``, a label file for each image."""
+"""Data sets in YOLO's form: ``data.yaml`` or a list of class names, and a label file for each image."""
 
 from __future__ import annotations
 
@@ -55,7 +55,21 @@ def read_yolo(folder: Path, root: Path) -> dict[str, CocoData]:
             return _sets(path, settings)
         if path.name == "data.yaml":
             raise CocoFormatError(f"{path}: expected 'names', 'train' and 'val' in it, not {format_value(settings)}")
-    return {}
+    return _without_settings(folder) if root.is_dir() else {}
+
+
+def _without_settings(folder: Path) -> dict[str, CocoData]:
+    """Return the sets of a folder with a list of class names only, as Darknet, CVAT, LabelImg and Label Studio have it;
+    none where no image has a label file."""
+    found = match_files(folder, "obj.names", "classes.txt")
+    if not found or not any(_label_file(image).is_file() for image in find_pictures(folder)):
+        return {}
+    settings: dict[str, Any] = {"names": read_lines(found[0])}
+    for name in (name for names in SPLITS.values() for name in names):
+        entries = [entry for entry in (f"{name}.txt", f"images/{name}", name) if exists(folder / entry)]
+        if entries:
+            settings[name] = entries[0]
+    return _sets(found[0], settings)
 
 
 def _sets(path: Path, settings: dict[str, Any]) -> dict[str, CocoData]:
@@ -169,7 +183,7 @@ def _labelled(image: Path, labels: Path, classes: Sequence[str], keypoints: int)
     numbers: list[int] = [] if found.class_id is None else found.class_id.tolist()
     for line, number in zip(lines, numbers, strict=True):
         if not 0 <= number < len(classes):
-            raise CocoFormatError(f"{labels}: class {number} is not one of data.yaml's, 0 to {len(classes) - 1}")
+            raise CocoFormatError(f"{labels}: class {number} is not one of the data's, 0 to {len(classes) - 1}")
         values = list(map(float, line.split()[1:]))
         values = values[:4] if len(values) == 4 + keypoints else values
         if max(values) >= _FARTHEST:

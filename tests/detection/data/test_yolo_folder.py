@@ -11,7 +11,7 @@ pytest.importorskip("supervision")
 from nasnet_det.detection.data.columns import CocoFormatError
 from nasnet_det.detection.data.folders import open_dataset, read_folder
 from nasnet_det.detection.data.inspection import look_at
-from tests.detection.data.forms import essence, notes_of, small, write_yolo
+from tests.detection.data.forms import essence, notes_of, small, write_voc, write_yolo
 
 
 def test_yolo_lists_polygons_and_another_machines_path(tmp_path: Path, pictures: Path) -> None:
@@ -124,6 +124,32 @@ def test_yolo_lists_may_name_images_in_another_way(tmp_path: Path, pictures: Pat
     assert {Path(record["file_name"]).name for record in found.records} == set(wanted)
     assert [len(record["annotations"]) for record in found.records] == [1, 1]
     assert [trouble.count for trouble in found.troubles] == [2]
+
+
+@pytest.mark.parametrize("lists", [True, False])
+def test_a_list_of_class_names_is_enough(tmp_path: Path, pictures: Path, lists: bool) -> None:
+    root = tmp_path / "data"
+    write_yolo(root, {split: small(split) for split in ("train", "val")}, pictures)
+    wanted = {split: essence(data) for split, data in read_folder(root).items()}
+    (root / "data.yaml").unlink()
+    (root / "classes.txt").write_text("fox\nhen\n")
+    if lists:  # as CVAT has it: labels beside the images
+        for split in wanted:
+            for folder in ("images", "labels"):
+                shutil.copytree(root / folder / split, root / "obj_train_data", dirs_exist_ok=True)
+            names = [f"data/obj_train_data/{path.name}" for path in (root / "images" / split).iterdir()]
+            (root / f"{split}.txt").write_text("\n".join(names))
+        (root / "classes.txt").rename(root / "obj.names")
+        for folder in ("images", "labels"):
+            shutil.rmtree(root / folder)
+    assert {split: essence(data) for split, data in read_folder(root).items()} == wanted
+
+
+def test_class_names_beside_another_form_are_no_yolo_data(tmp_path: Path, pictures: Path) -> None:
+    write_voc(tmp_path / "data", {"train": small("train")}, pictures)
+    wanted = essence(read_folder(tmp_path / "data")["train"])
+    (tmp_path / "data" / "classes.txt").write_text("fox\nhen\n")
+    assert essence(read_folder(tmp_path / "data")["train"]) == wanted
 
 
 def test_yolo_labels_in_another_letter_case_are_used_and_named(tmp_path: Path, pictures: Path) -> None:
