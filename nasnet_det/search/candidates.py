@@ -17,7 +17,7 @@ from nasnet_det.search.strategies.base import Decisions, Part
 #: Costs remembered; a search of 20,000 trials with as many refused candidates needs about this many.
 _MOST_KNOWN = 100_000
 #: The effort of refusing candidates in a row after which a search gives up, and after which it is told each time.
-MOST_REFUSED, _TOLD_EVERY = 1000, 200
+_MOST_REFUSED, _TOLD_EVERY = 1000, 200
 logger = logging.getLogger(__name__)
 
 
@@ -117,7 +117,7 @@ class Refusals:
         told = self.effort // _TOLD_EVERY
         self._values.setdefault(limit, []).append(value)
         self.effort += limit.effort(value)
-        if self.effort >= MOST_REFUSED:
+        if self.effort >= _MOST_REFUSED:
             raise LimitError(f"of {len(self)} candidates in a row none meets the limits: {self}; loosen a limit")
         if self.effort // _TOLD_EVERY > told:
             logger.warning(f"none of {len(self)} candidates in a row meets the limits: {self}")

@@ -127,7 +127,7 @@ def split(data: CocoData, val_share: float, seed: int) -> tuple[CocoData, CocoDa
     number = min(max(1, round(val_share * len(images))), len(images) - 1)
     chosen = {images[i]["id"] for i in np.random.default_rng(seed).permutation(len(images))[:number]}
     stem = data.name.rpartition("_")[0] or data.name
-    chosen_by = f"{data.origin}, {number} of its {len(images)} by seed {seed} (--val-share 0 takes all)"
+    chosen_by = f"{number} of its {len(images)} images, chosen by seed {seed}; all with --val-share 0"
 
     def part(name: str, keep: Callable[[int], bool], **more: Any) -> CocoData:
         content = dict(data.content)
@@ -135,7 +135,7 @@ def split(data: CocoData, val_share: float, seed: int) -> tuple[CocoData, CocoDa
         content["annotations"] = [a for a in data.content.get("annotations", []) if keep(a["image_id"])]
         return replace(data, name=f"{stem}_{name}", content=content, **more)
 
-    val = part("val", lambda image: image in chosen, notes=(), origin=chosen_by)
+    val = part("val", lambda image: image in chosen, notes=(), origin=f"{data.origin} ({chosen_by})")
     return part("train", lambda image: image not in chosen), val
 
 
