@@ -13,6 +13,8 @@ from nasnet_det.detection.convert.checkpoint_files import MALFORMED, read_checkp
 from nasnet_det.detection.convert.identity import CheckpointError
 from nasnet_det.safe_io.files import exists, protect, replacing
 from nasnet_det.safe_io.values import format_names, format_value
+from nasnet_det.weights.arrays import located
+from nasnet_det.weights.layout import WeightsError
 
 #: The layers whose rows follow from the number of classes: detectron2's heads, RetinaNet's, the paper's detector's.
 _CLASS_LAYERS = ("cls_score.weight", "class_layer.weight")
@@ -50,13 +52,13 @@ class Checkpointer(DetectionCheckpointer):
             part.write_text(path.name)
 
     def load(self, path: str, *args: Any, **kwargs: Any) -> Any:
-        """Load a checkpoint; an empty ``path`` loads nothing.
+        """Load a checkpoint, a file or the only one with weights in a folder; an empty ``path`` loads nothing.
 
         Raises:
             CheckpointError: if it is missing, damaged, of another network, or lacks layers that it must have.
         """
         if path and "://" not in path and not _is_file(path):
-            raise CheckpointError(_missing(Path(path)))
+            path = _file_in(path)
         try:
             return super().load(path, *args, **kwargs)
         except CheckpointError as error:
@@ -113,13 +115,15 @@ class Checkpointer(DetectionCheckpointer):
         return incompatible
 
 
-def _missing(path: Path) -> str:
-    """Return what to give in place of a path that is no file."""
-    if not (exists(path) and path.is_dir()):
-        return f"no file {path}: give a checkpoint as MODEL.WEIGHTS, or '' to start without"
-    endings = (".safetensors", ".pth", ".pt", ".ckpt", ".bin")
-    files = sorted(str(file.relative_to(path)) for file in path.rglob("*") if file.suffix in endings)
-    return f"{path} is a folder: give a checkpoint as MODEL.WEIGHTS; in it are {format_names(files) or 'none'}"
+def _file_in(folder: str) -> str:
+    """Return the only file with weights in a folder."""
+    if not (exists(folder) and Path(folder).is_dir()):
+        raise CheckpointError(f"no file {folder}: give a checkpoint as MODEL.WEIGHTS, or '' to start without")
+    try:
+        with located(folder) as file:
+            return str(file)
+    except WeightsError as error:
+        raise CheckpointError(f"MODEL.WEIGHTS: {error}") from None
 
 
 def load_for_inference(model: nn.Module, weights: str) -> list[dict[str, Any]]:

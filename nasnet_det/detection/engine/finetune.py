@@ -38,7 +38,7 @@ from nasnet_det.detection.engine.run_folder import RUN, mark_run, read_run, spli
 from nasnet_det.detection.engine.trainer import ShortTrainer
 from nasnet_det.detection.evaluation.evaluation import IouType
 from nasnet_det.detection.evaluation.evaluator import CocoEvaluator
-from nasnet_det.safe_io.files import write_text
+from nasnet_det.safe_io.files import exists, write_text
 from nasnet_det.safe_io.values import format_names
 from nasnet_det.weights import WeightsError
 from nasnet_det.weights.published import resolve
@@ -297,9 +297,9 @@ def _weights(options: Options, log: Callable[[str], None]) -> str:
         return ""
     if options.weights not in ("auto", "published"):
         path = Path(options.weights)
-        if path.is_dir():
+        if (path / "config.yaml").is_file():
             return str(weights_in(path))
-        if not path.is_file():
+        if not exists(path):
             raise FinetuneError(
                 f"--weights {options.weights}: no such file; give auto, published, none, a checkpoint or a run folder"
             )

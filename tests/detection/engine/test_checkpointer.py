@@ -138,15 +138,19 @@ def test_files_in_place_of_a_checkpoint_are_told(tmp_path: Path, name: str, cont
         Checkpointer(Heads(3)).load(str(tmp_path / name))
 
 
-def test_checkpoints_are_known_by_their_content_and_folders_are_named(tmp_path: Path) -> None:
+def test_checkpoints_are_known_by_their_content_and_found_in_folders(tmp_path: Path) -> None:
     model, folder = Heads(2), tmp_path / "accelerate"
     folder.mkdir()
+    (folder / "optimizer.bin").touch()
     save_file(model.state_dict(), folder / "model.safetensors")
     (tmp_path / "blob").write_bytes((folder / "model.safetensors").read_bytes())
-    loaded = Heads(2)
-    load_for_inference(loaded, str(tmp_path / "blob"))
-    assert torch.equal(model.cls_score.weight, loaded.cls_score.weight)
-    with pytest.raises(CheckpointError, match=r"accelerate.*model\.safetensors"):
+    for path in (tmp_path / "blob", folder):
+        loaded = Heads(2)
+        load_for_inference(loaded, str(path))
+        assert torch.equal(model.cls_score.weight, loaded.cls_score.weight)
+    (folder / "model.safetensors").rename(folder / "1.safetensors")
+    (folder / "2.safetensors").touch()
+    with pytest.raises(CheckpointError, match=r"accelerate.*1\.safetensors, 2\.safetensors"):
         load_for_inference(loaded, str(folder))
     with pytest.raises(ConfigError, match="--config-file"):  # it is not taken for a config
         load_config(tmp_path / "blob")
