@@ -57,7 +57,10 @@ _WEIGHTS: dict[str, dict[str, Any]] = {
         "origin_url": _SLIM,
         "paper_ids": "arXiv:1707.07012",
     },
-    "nasnet_a_cifar_1_at_576": {"label_names": list(CIFAR10_CLASSES), "paper_ids": "arXiv:1707.07012"},
+    **{
+        name: {"label_names": list(CIFAR10_CLASSES), "paper_ids": "arXiv:1707.07012"}
+        for name in ("nasnet_a_cifar_1_at_576", "nasnet_a_cifar_6_at_768")
+    },
 }
 #: The tags of pretrained weights in timm's names.
 _TAGS = {"nasnet_a_large": ".tf_in1k", "nasnet_a_mobile": ".tf_in1k"}
