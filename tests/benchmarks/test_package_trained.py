@@ -19,8 +19,9 @@ from nasnet_det.training import validation
 from nasnet_det.training.data.cifar10 import CLASSES, MEAN, STD, Cifar10, Images
 from nasnet_det.training.models import ModelChoice, save_local_dir
 from nasnet_det.weights import trained
+from nasnet_det.weights.formats.native import to_int8
 
-NAME = "nasnet_a_cifar_6_at_768"
+NAME = "nasnet_a_cifar_7_at_2304"
 NUMBERS: dict[str, Any] = {"num_cells": 1, "num_filters": 4, "stem_channels": 12}
 
 
@@ -63,6 +64,16 @@ def test_the_packaged_weights_are_those_of_pretrained_true(run: Path, monkeypatc
     kept = load_file(run / "weights" / f"{NAME}.safetensors")
     assert kept["fc.weight"].dtype == getattr(torch, figures["dtype"])
     assert all(torch.equal(value, kept[name].to(value.dtype)) for name, value in model.state_dict().items())
+
+
+def test_int8_weights_are_packaged_if_they_fit(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(package_trained, "forms", lambda state: {"int8": to_int8(state)})  # float16 fits as well
+    assert _package(run, "--least", "0.1") == 0
+    figures = json.loads((run / "results" / "test.json").read_text())
+    assert figures["dtype"] == "int8" and figures["int8"]["images"] == 20
+    assert (run / "weights" / f"{NAME}.safetensors").stat().st_size == figures["bytes"]
+    monkeypatch.setattr(package_trained, "LARGEST", figures["bytes"] - 1)
+    assert _package(run, "--least", "0.1") == 2
 
 
 def test_a_low_accuracy_writes_nothing(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
