@@ -80,16 +80,16 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     return options
 
 
-class Asked(NamedTuple):
-    """The search that a command line asks for.
+class SearchSetup(NamedTuple):
+    """The parts of a search, as a command line describes them.
 
     Args:
         config: the settings of children.
         candidates: the space with its limits.
-        pruner: new.
-        name: the strategy's.
-        strategy: new.
-        identity: what a study records of all this.
+        pruner: the pruner of rungs, before its first result.
+        name: the strategy's name.
+        strategy: the strategy, before its first result.
+        identity: what a study records, so that it is continued with the same settings only.
     """
 
     config: ChildConfig
@@ -100,8 +100,8 @@ class Asked(NamedTuple):
     identity: dict[str, Any]
 
 
-def search_asked(options: argparse.Namespace) -> Asked:
-    """Return the search that the options describe.
+def search_asked(options: argparse.Namespace) -> SearchSetup:
+    """Return the parts of the search that the options describe.
 
     Raises:
         ValueError: for settings that are unknown or do not go together.
@@ -133,7 +133,7 @@ def search_asked(options: argparse.Namespace) -> Asked:
         "demands": demanded,
         "order": None if options.order == "task" else options.order,
     }
-    return Asked(config, candidates, pruner, name, strategy, identity)
+    return SearchSetup(config, candidates, pruner, name, strategy, identity)
 
 
 def search(options: argparse.Namespace, should_stop: Callable[[], bool] = lambda: False) -> int:

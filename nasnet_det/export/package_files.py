@@ -26,8 +26,8 @@ PRECISIONS = ("float32", "bfloat16", "float16", "int8")
 #: The largest description, in bytes.
 _LONGEST = 16 << 20
 #: The last entry of ONNX's metadata, the hash of what is before it: its key, and its bytes as protobuf writes them.
-SEAL = "sha256"
-_SEAL, _DIGITS = b"rJ\n\x06" + SEAL.encode() + b"\x12@", 64
+HASH_KEY = "sha256"
+_SEAL, _DIGITS = b"rJ\n\x06" + HASH_KEY.encode() + b"\x12@", 64
 #: Errors of reading a damaged file.
 _MALFORMED = (
     *(OSError, EOFError, ValueError, TypeError, LookupError, AttributeError, RuntimeError, NotImplementedError),

@@ -8,7 +8,7 @@ from typing import Any
 
 from torch import Tensor
 
-from nasnet_det.export.package_files import SEAL
+from nasnet_det.export.package_files import HASH_KEY
 from nasnet_det.export.programs import imported, quiet
 
 
@@ -19,13 +19,13 @@ def quantize_onnx(path: Path, calibration: Iterable[Tensor]) -> None:
     because sums of products of 8 bits saturate on processors without VNNI.
 
     Args:
-        path: the file; its metadata is kept, but for the hash of a sealed file.
+        path: the file; its metadata is kept, except the hash of a sealed file.
         calibration: batches of images, from which the ranges of activations are taken.
     """
     quantization = imported("onnxruntime.quantization")
     onnx = imported("onnx")
     metadata = {entry.key: entry.value for entry in onnx.load(path, load_external_data=False).metadata_props}
-    metadata.pop(SEAL, None)
+    metadata.pop(HASH_KEY, None)
     prepared = path.with_name(f"{path.name}.prepared")
     try:
         with quiet():

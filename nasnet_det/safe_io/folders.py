@@ -77,9 +77,11 @@ def find_path(folder: Path, name: str) -> Path:
     return folder / names[0]
 
 
-def tails(folder: Path, name: str) -> Iterator[str]:
-    """Yield a path that is not in a folder without its first parts, one more each time, up to one that is in it: they
-    may be of the machine or the folder that it was written in."""
+def path_ends(folder: Path, name: str) -> Iterator[str]:
+    """Yield the ends of a path, the longest first, up to the one that begins with something in a folder.
+
+    The parts before it may be those of another machine or folder, where the path was written.
+    """
     parts = name.replace("\\", "/").split("/")
     while len(parts) > 1 and (parts[0] in ("", ".", "..") or not exists(folder / parts[0])):
         parts = parts[1:]
@@ -149,7 +151,7 @@ class FoundFiles(NamedTuple):
 def find_named(folder: Path, names: Sequence[str]) -> FoundFiles:
     """Find the images, or other files, that an annotation file or a list names, relative to a folder.
 
-    Where there is no such file, one in another letter case or with another ending of images is its path if it is the
+    Without such a file, one in another letter case or with another ending of images is its path if it is the
     only one and not the file of another name, too; in a folder also one at the end of a path of another machine.
     """
     listings, paths = Listings(), {name: find_path(folder, name) for name in names}
@@ -167,7 +169,7 @@ def find_named(folder: Path, names: Sequence[str]) -> FoundFiles:
 
 def _fitting(listings: Listings, folder: Path, name: str) -> list[Path]:
     """Return the files that a name without a file may mean."""
-    for other in (name, *(tails(folder, name) if folder != Path() else ())):
+    for other in (name, *(path_ends(folder, name) if folder != Path() else ())):
         path = find_path(folder, other)
         if found := [path] if listings.has(path) else listings.fitting(path):
             return found

@@ -16,6 +16,7 @@ from torch.nn import functional
 
 from nasnet_det.models.drop_path import ScheduledDropPath
 from nasnet_det.models.network import NASNet
+from nasnet_det.training import engine
 from nasnet_det.training.engine import Trainer, evaluate_classifier
 from nasnet_det.training.execution import Execution, choose_execution
 from nasnet_det.training.recipe import Recipe, RecipeError
@@ -46,6 +47,14 @@ def batch() -> tuple[Tensor, Tensor]:
 def _trainer(network: nn.Module, **settings: Any) -> Trainer:
     recipe = Recipe.from_dict({**PLAIN.to_dict(), **settings})
     return Trainer(network, recipe, 5, 10, CPU)
+
+
+@pytest.mark.parametrize(("device", "expected"), [("cpu", 1), ("meta", 0)])
+def test_training_on_a_cpu_keeps_freed_memory(monkeypatch: pytest.MonkeyPatch, device: str, expected: int) -> None:
+    calls: list[None] = []
+    monkeypatch.setattr(engine, "keep_freed_memory", lambda: calls.append(None))
+    Trainer(Linear().to(device), PLAIN, 5, 10, Execution(torch.device(device)))
+    assert len(calls) == expected
 
 
 def test_the_loss_is_smoothed_and_the_auxiliary_weighed(batch: tuple[Tensor, Tensor]) -> None:

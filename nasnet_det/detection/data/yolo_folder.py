@@ -22,7 +22,7 @@ from nasnet_det.detection.data.labelled import (
 )
 from nasnet_det.detection.data.look import CocoData, Trouble
 from nasnet_det.safe_io.files import exists
-from nasnet_det.safe_io.folders import FoundFiles, find_files, find_named, find_path, find_pictures, tails
+from nasnet_det.safe_io.folders import FoundFiles, find_files, find_named, find_path, find_pictures, path_ends
 from nasnet_det.safe_io.images import ImageError, read_header
 from nasnet_det.safe_io.values import format_names, format_value, parse_yaml
 
@@ -154,7 +154,7 @@ def _class_names(path: Path, settings: dict[str, Any]) -> list[str]:
 
 def _images_of(base: Path, entry: str, path: Path) -> list[Path]:
     """Return the images of an entry of ``data.yaml``: a folder, or a list of files; Roboflow's begin with ``../``."""
-    elsewhere = tails(base, entry) if entry.startswith("..") or PureWindowsPath(entry).root else ()
+    elsewhere = path_ends(base, entry) if entry.startswith("..") or PureWindowsPath(entry).root else ()
     named = [find_path(base, name) for name in (entry, *elsewhere)]
     place = next(filter(exists, [*named, find_path(path.parent, entry)]), None)
     if place is None:

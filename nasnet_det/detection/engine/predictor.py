@@ -58,7 +58,7 @@ def load_config(path: str | Path, opts: Sequence[Any] = (), weights: str = "") -
 
 
 def _is_binary(path: Path) -> bool:
-    """Return True for a file that is no text, as checkpoints are."""
+    """Return True for a binary file, such as a checkpoint."""
     if not exists(path):
         return False
     with path.open("rb") as file:
@@ -66,7 +66,7 @@ def _is_binary(path: Path) -> bool:
 
 
 def weights_in(folder: Path) -> Path:
-    """Return the best weights in a run folder; raise ConfigError where there are none."""
+    """Return the best weights in a run folder; raise ConfigError if it holds none."""
     return _in_folder(folder, *_WEIGHTS)
 
 
