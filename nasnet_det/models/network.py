@@ -81,7 +81,7 @@ class NASNet(nn.Module):
         self.genotype = as_genotype(genotype)
         self.stages = tuple(num_cells) if isinstance(num_cells, Iterable) else (num_cells,) * 3
         _check_counts(stem_channels=(stem_channels, 1), num_classes=(num_classes, 0), in_chans=(in_chans, 1))
-        _check_size(self.stages, num_filters, stem, output_stride)
+        check_size(self.stages, num_filters, stem, output_stride)
         self.max_stride = output_stride
         self.num_classes, self.num_filters, self.in_chans = num_classes, num_filters, in_chans
         self.grad_checkpointing = False
@@ -355,8 +355,8 @@ def _check_counts(**counts: tuple[int, int]) -> None:
             raise ValueError(f"{name} is a whole number of at least {least}, not {number!r:.60}")
 
 
-def _check_size(stages: Sequence[int], num_filters: int, stem: str, output_stride: int | None) -> None:
-    """Refuse sizes that make no network."""
+def check_size(stages: Sequence[int], num_filters: int, stem: str, output_stride: int | None = None) -> None:
+    """Raise ValueError for sizes that make no network."""
     if stem not in ("imagenet", "cifar"):
         raise ValueError(f"stem is 'imagenet' or 'cifar', not {stem!r:.60}")
     if not stages or any(type(n) is not int or n < 1 for n in stages):

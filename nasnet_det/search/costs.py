@@ -18,7 +18,7 @@ from torch import nn
 
 from nasnet_det.genotypes.genotype import CellGenotype, Genotype
 from nasnet_det.models.cells import StateShape, build_combiner
-from nasnet_det.models.network import NASNet
+from nasnet_det.models.network import NASNet, check_size
 from nasnet_det.models.operations import ConvNorm, LayerSettings, Scale, build_operation, projection
 from nasnet_det.models.plan import Stem, plan_cells
 from nasnet_det.models.stem import StemConv
@@ -48,6 +48,9 @@ class NetworkSize:
         stem_channels: channels of the first convolution.
         num_classes: outputs of the classifier.
         image_size: height and width of the image.
+
+    Raises:
+        ValueError: for fewer filters than the stem needs.
     """
 
     num_cells: Annotated[int, Field(ge=1, le=100)]
@@ -56,6 +59,9 @@ class NetworkSize:
     stem_channels: Annotated[int, Field(ge=1, le=10_000)]
     num_classes: Annotated[int, Field(ge=1, le=1_000_000)]
     image_size: Annotated[int, Field(ge=8, le=4096)]
+
+    def __post_init__(self) -> None:
+        check_size((self.num_cells,) * 3, self.num_filters, self.stem)
 
     def build(self, genotype: Genotype, device: torch.device | str | None = None) -> NASNet:
         """Return the network of a genotype, with new weights."""
@@ -163,7 +169,7 @@ def measure_cost(module: nn.Module, images: torch.Tensor) -> Cost:
         nonlocal macs
         weight = layer.weight
         assert isinstance(weight, torch.Tensor)
-        macs += weight.numel() // len(weight) * output[0].numel()
+        macs += weight.shape[1:].numel() * output[0].numel()
 
     layers = [layer for layer in module.modules() if isinstance(layer, (nn.Conv2d, nn.Linear))]
     hooks = [layer.register_forward_hook(count) for layer in layers]

@@ -39,7 +39,7 @@ class Progress:
     """A child's result, or (``result`` is None) the state of the study at the start.
 
     Args:
-        number: the trial's number.
+        number: the trial's number in the study.
         result: its child's.
         finished: how many trials have a result.
         total: how many trials there are to be.
@@ -65,6 +65,7 @@ class _Trial:
     """A trial that has not ended."""
 
     trial_id: int
+    number: int
     seed: int
     values: tuple[float, ...] = ()
 
@@ -158,7 +159,7 @@ class Search:
                     # A search killed between the last result and the trial's state has not recorded the state.
                     self.study.end(record.trial_id, done[-1].status in MEASURED, values)
                     continue
-                self._open[record.number] = _Trial(record.trial_id, record.seed, values)
+                self._open[record.trial] = _Trial(record.trial_id, record.number, record.seed, values)
                 # A search killed right after it created the trial has not recorded them.
                 self.study.set_parameters(record.trial_id, self.candidates.space.parameters(record.decisions))
         missing = self.schedule.restore(tasks, outcomes, arrived)
@@ -177,7 +178,7 @@ class Search:
         for record in records:
             for rung, step in enumerate(record.steps):
                 refused = 0 if rung else record.refused
-                task = Task(step.task, record.number, rung, record.decisions, step.told, refused)
+                task = Task(step.task, record.trial, rung, record.decisions, step.told, refused)
                 tasks.append(task)
                 if step.status is not None:
                     accuracies = record.attributes.get("accuracies", ())
@@ -205,7 +206,7 @@ class Search:
         genotype, seed = self.candidates.genotype(task.decisions), child_seed(self.seed, task.trial)
         measures = self.candidates.measures(task.decisions)
         parameters = self.candidates.space.parameters(task.decisions)
-        self._open[task.trial] = _Trial(self.study.create(task, genotype, seed, measures, parameters), seed)
+        self._open[task.trial] = _Trial(*self.study.create(task, genotype, seed, measures, parameters), seed)
 
     def _job(self, task: Task) -> Job:
         rungs = self.pruner.rungs
@@ -227,8 +228,8 @@ class Search:
         if final:
             self._close(task.trial)
         self.finished += not task.rung
-        self._note(task.trial, task.rung, trial.values[0])
-        self.report(Progress(task.trial, result, self.finished, trials, len(self._running), self.best))
+        self._note(trial.number, task.rung, trial.values[0])
+        self.report(Progress(trial.number, result, self.finished, trials, len(self._running), self.best))
 
     def _outcome(self, task: Task, status: str, reward: float, accuracies: Sequence[float]) -> Outcome:
         rungs, objectives = self.pruner.rungs, self.study.objectives

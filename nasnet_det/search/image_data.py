@@ -295,17 +295,22 @@ def _open_torchvision(kind: Callable[..., Any], folder: str) -> Any:
 
 def _torchvision_labels(name: str, dataset: Any) -> np.ndarray:
     for attribute in ("targets", "labels", "_labels"):
-        labels = getattr(dataset, attribute, None)
-        if labels is not None:
-            break
-    else:
-        labels = [dataset[i][1] for i in range(len(dataset))]
-    array = np.asarray(labels)
-    if array.ndim != 1 or not np.issubdtype(array.dtype, np.integer) or not len(array) or array.min() < 0:
-        raise DataError(
-            f"{name} of torchvision is not a classification data set: its labels are {format_value(labels)}"
-        )
-    return array
+        if (labels := _class_numbers(partial(getattr, dataset, attribute, None))) is not None:
+            return labels
+    labels = _class_numbers(lambda: [dataset[i][1] for i in range(len(dataset))])
+    if labels is None:
+        raise DataError(f"{name} of torchvision is not a classification data set: its images have no class each")
+    return labels
+
+
+def _class_numbers(read: Callable[[], Any]) -> np.ndarray | None:
+    """Return labels as an array, None if they are not one class number for each image."""
+    try:
+        array = np.asarray(read())
+    except (NotImplementedError, TypeError, ValueError, LookupError):  # no images, or labels of several sizes
+        return None
+    is_classes = array.ndim == 1 and len(array) and np.issubdtype(array.dtype, np.integer) and array.min() >= 0
+    return array if is_classes else None
 
 
 def _find_folder(root: Path) -> ImageSource:
@@ -322,6 +327,8 @@ def _find_folder(root: Path) -> ImageSource:
     parts = {path.name.lower(): path for path in subfolders(folder)}
     train, validation = (next((parts[name] for name in names if name in parts), None) for names in (TRAIN, VALIDATION))
     if train is None or not _classes(train):
+        if parts and parts.keys() <= {*TRAIN, *VALIDATION, *TEST}:
+            raise DataError(f"{folder} has {format_names(sorted(parts))} but no images in train/CLASS/...")
         return _FolderImages(root, *_samples(_classes(folder), folder), 0)
     samples, classes = _samples(_classes(train), train)
     held_out = [] if validation is None else _held_out(validation, classes)

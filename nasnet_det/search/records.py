@@ -23,7 +23,7 @@ class Task:
 
     Args:
         number: its position among all tasks.
-        trial: the trial's number.
+        trial: the trial's position among those of the search.
         rung: the index of the rung to reach; 0 for a new trial.
         decisions: the trial's architecture.
         told: how many results had been told when it was chosen.
@@ -62,7 +62,8 @@ class Record:
     """A trial as the search sees it.
 
     Args:
-        number: the trial's number.
+        trial: its position among the trials of the search.
+        number: its number in the study: another one where others added trials.
         trial_id: its id in the storage.
         decisions: its architecture.
         seed: its child's seed.
@@ -72,6 +73,7 @@ class Record:
         attributes: everything recorded of it.
     """
 
+    trial: int
     number: int
     trial_id: int
     decisions: Decisions

@@ -6,12 +6,15 @@ measures are written. It ends as ``COMPLETE`` with its objectives as values, as 
 or as ``FAIL`` if the child gave no accuracy. The validation accuracy of every epoch is an intermediate value. Optuna's
 dashboard, importances and plots read it like any study.
 
+Trials that others add to the study (``optuna.Study.enqueue_trial``) are left alone: neither tried nor reported.
+
 Everything uses :class:`optuna.storages.RDBStorage` itself, and its tables where there are many rows: Optuna's cache in
 front of it would hold every trial in memory.
 """
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -28,7 +31,9 @@ from nasnet_det.search.child import ChildResult
 from nasnet_det.search.identity import check_identity, directions_of, objectives_of
 from nasnet_det.search.records import MEASURED, Finding, Record, Step, Task, measured
 from nasnet_det.search.storage import StudyError, connect, format_url, storage_errors, storage_url
-from nasnet_det.search.trial_rows import TrialRow, read_trials, write_accuracies, write_parameters
+from nasnet_det.search.trial_rows import TrialRow, count_before, read_trials, write_accuracies, write_parameters
+
+logger = logging.getLogger(__name__)
 
 _MADE = ("genotype", "decisions", "seed")
 
@@ -107,8 +112,8 @@ class Study:
         seed: int,
         measures: Mapping[str, float] | None = None,
         parameters: Mapping[str, tuple[Any, Sequence[Any]]] | None = None,
-    ) -> int:
-        """Record a new trial that is to be done; return its id.
+    ) -> tuple[int, int]:
+        """Record a new trial that is to be done; return its id and its number in the study.
 
         Args:
             task: the task that starts it.
@@ -133,11 +138,13 @@ class Study:
         with self._errors():
             template = create_trial(state=TrialState.RUNNING, user_attrs=attributes)
             trial_id = self.storage.create_new_trial(self.study_id, template)
-            given = self.storage.get_trial_number_from_id(trial_id)
-        if given != task.trial:
-            raise StudyError(f"another search writes to the same study: it made trial {task.trial}. Stop one of them")
+            number = self.storage.get_trial_number_from_id(trial_id)
+            if number != task.trial and count_before(self.storage, self.study_id, trial_id, "decisions") != task.trial:
+                raise StudyError(
+                    f"another search writes to the same study: it made trial {task.trial}; stop one of them"
+                )
         self.set_parameters(trial_id, parameters or {})
-        return trial_id
+        return trial_id, number
 
     def set_parameters(self, trial_id: int, parameters: Mapping[str, tuple[Any, Sequence[Any]]]) -> None:
         """Record a trial's Optuna parameters, each given as its value and its choices.
@@ -216,26 +223,30 @@ class Study:
             self.storage.set_trial_state_values(trial_id, TrialState.PRUNED, list(values))
 
     def records(self, pending: int = 1) -> list[Record]:
-        """Return all trials, by number.
+        """Return all trials of the search, by number.
 
         Args:
             pending: the number of pending tasks, from which follows what a study without rungs does not record.
 
         Raises:
-            StudyError: if one was not made by a search.
+            StudyError: if trials were removed from the study.
         """
+        trials = self._trials()
+        if others := self.storage.get_n_trials(self.study_id) - len(trials):
+            logger.warning("trials that others added to the study are left alone: %d", others)
         return [
             Record(
+                position,
                 trial.number,
                 trial.trial_id,
                 tuple(trial.user_attrs["decisions"]),
                 trial.user_attrs["seed"],
                 trial.state.is_finished(),
-                self._steps(trial, pending),
+                self._steps(trial, position, pending),
                 trial.user_attrs.get("refused", 0),
                 trial.user_attrs,
             )
-            for trial in self._trials()
+            for position, trial in enumerate(trials)
         ]
 
     def findings(self) -> list[Finding]:
@@ -269,23 +280,22 @@ class Study:
         """True if trials have several tasks, or are told in an order of their own."""
         return bool(self.identity.get("rungs") or self.identity.get("order"))
 
-    def _steps(self, trial: TrialRow, pending: int) -> tuple[Step, ...]:
+    def _steps(self, trial: TrialRow, position: int, pending: int) -> tuple[Step, ...]:
         steps = trial.user_attrs.get("steps")
         if steps is not None:
             return tuple(Step(**step) for step in steps)
-        told = max(0, trial.number - pending + 1)
+        told = max(0, position - pending + 1)
         if not trial.state.is_finished():
-            return (Step(trial.number, told),)
+            return (Step(position, told),)
         reward = trial.values[0] if trial.state == TrialState.COMPLETE else 0.0
-        return (Step(trial.number, told, str(trial.user_attrs.get("status", "crashed")), reward),)
+        return (Step(position, told, str(trial.user_attrs.get("status", "crashed")), reward),)
 
     def _trials(self) -> list[TrialRow]:
         with self._errors():
             trials = read_trials(self.storage, self.study_id)
-        for number, trial in enumerate(trials):
-            if trial.number != number or not set(_MADE) <= trial.user_attrs.keys():
-                raise StudyError(f"trial {trial.number} of this study was not made by a search of this project")
-        return trials
+        if [trial.number for trial in trials] != list(range(len(trials))):
+            raise StudyError("trials were removed from this study: it is of no more use")
+        return [trial for trial in trials if trial.user_attrs.keys() >= set(_MADE)]
 
     @contextmanager
     def _errors(self) -> Iterator[None]:

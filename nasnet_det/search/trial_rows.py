@@ -17,7 +17,7 @@ from optuna.distributions import CategoricalDistribution, distribution_to_json
 from optuna.storages import RDBStorage
 from optuna.storages._rdb import models
 from optuna.trial import TrialState
-from sqlalchemy import Table, delete, insert, select
+from sqlalchemy import Table, delete, func, insert, select
 
 _TRIALS: Table = models.TrialModel.__table__
 _ATTRIBUTES: Table = models.TrialUserAttributeModel.__table__
@@ -67,6 +67,13 @@ def read_trials(storage: RDBStorage, study_id: int) -> list[TrialRow]:
         for trial_id, value in connection.execute(values.where(of_study).order_by(_VALUES.c.objective)):
             rows[trial_id].values.append(value)
     return list(rows.values())
+
+
+def count_before(storage: RDBStorage, study_id: int, trial_id: int, attribute: str) -> int:
+    """Return how many trials of a study were made before one and have an attribute."""
+    before = (_TRIALS.c.study_id == study_id) & (_TRIALS.c.trial_id < trial_id) & (_ATTRIBUTES.c.key == attribute)
+    with storage.engine.connect() as connection:
+        return int(connection.execute(select(func.count()).join_from(_TRIALS, _ATTRIBUTES).where(before)).scalar_one())
 
 
 def write_parameters(storage: RDBStorage, trial_id: int, parameters: Mapping[str, tuple[Any, Sequence[Any]]]) -> None:

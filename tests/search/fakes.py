@@ -149,7 +149,7 @@ def outcome(out: Path, storage: str | None = None) -> list[tuple[object, ...]]:
     study = Study.open(storage or out / "study.db", "fake")
     try:
         return [
-            (record.number, record.decisions, record.seed, record.steps, record.finished) for record in study.records()
+            (record.trial, record.decisions, record.seed, record.steps, record.finished) for record in study.records()
         ]
     finally:
         study.close()

@@ -30,6 +30,15 @@ def test_costs_are_those_of_the_built_network(space: str, stem: str, seed: int, 
     assert size.cost(genotype) == measure_cost(network, torch.zeros(1, 3, side, side, device="meta"))
 
 
+def test_few_filters_are_counted_or_refused() -> None:
+    """The cells of the ImageNet stem have a quarter and a half of them."""
+    genotype = SPACES["nasnet_a"].genotype(uniform(SPACES["nasnet_a"].sizes, random.Random(0)))
+    size = NetworkSize(1, 4, "imagenet", 12, 7, 64)
+    assert size.cost(genotype).params == sum(p.numel() for p in size.build(genotype, device="meta").parameters())
+    with pytest.raises(ValueError, match="num_filters"):
+        NetworkSize(1, 3, "imagenet", 12, 7, 64)
+
+
 @pytest.mark.parametrize(
     ("word", "value"),
     [

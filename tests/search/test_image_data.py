@@ -89,6 +89,10 @@ def test_what_cannot_be_used_is_named(tmp_path: Path) -> None:
     (tmp_path / "nothing").mkdir()
     for part, name in (("train", "a"), ("train", "b"), ("val", "c")):
         fill(tmp_path / "other" / part / name, 2)
+    for part, name in (("val", "a"), ("test", "a")):
+        fill(tmp_path / "untrained" / part / name, 2)
+    for part in ("train", "val"):
+        fill(tmp_path / "unsorted" / part, 2)
     fill(tmp_path / "tiny" / "a", 4, (4, 4))
     fill(tmp_path / "tiny" / "b", 4, (4, 4))
     for name, word in (
@@ -96,6 +100,8 @@ def test_what_cannot_be_used_is_named(tmp_path: Path) -> None:
         ("flat", "class folders"),
         ("nothing", "CLASS"),
         ("other", "c"),
+        ("untrained", "train/CLASS"),
+        ("unsorted", "train/CLASS"),
         ("tiny", "4"),
     ):
         with pytest.raises(DataError, match=word) as caught:
@@ -105,6 +111,8 @@ def test_what_cannot_be_used_is_named(tmp_path: Path) -> None:
         find_images(str(tmp_path / "absent"))
     with pytest.raises(DataError, match="NoSuchSet"):
         find_images(f"torchvision:NoSuchSet@{tmp_path}")
+    with pytest.raises(DataError, match="VisionDataset"):
+        find_images(f"torchvision:VisionDataset@{tmp_path}")
     with pytest.raises(DataError, match="MNIST"):
         find_images(f"torchvision:MNIST@{tmp_path / 'flat' / '0.png'}")
 

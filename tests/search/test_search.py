@@ -230,6 +230,23 @@ def test_two_searches_of_one_study_notice_each_other(tmp_path: Path) -> None:
         begin(studies[1])
 
 
+def test_trials_that_others_add_are_left_alone(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    for name in ("alone", "among"):
+        run_search(tmp_path / name, "evolution", 12, rungs=(1, 2))
+    storage = f"sqlite:///{tmp_path}/among/study.db"
+    study = optuna.load_study(study_name="fake", storage=storage)
+    study.tell(study.ask(), state=optuna.trial.TrialState.FAIL)
+    study.enqueue_trial(study.trials[3].params)
+    for name in ("alone", "among"):
+        reports = run_search(tmp_path / name, "evolution", 15, rungs=(1, 2))
+    assert outcome(tmp_path / "alone") == outcome(tmp_path / "among") and "alone: 2" in caplog.text
+    finished = {report.number for report in reports if report.result is not None}
+    assert {14, 15, 16} <= finished and not {12, 13} & finished
+    trials = optuna.load_study(study_name="fake", storage=storage).trials
+    findings = Study.open(tmp_path / "among" / "study.db", "fake").findings()
+    assert all(trials[found.number].user_attrs["decisions"] == list(found.decisions) for found in findings)
+
+
 @pytest.mark.parametrize(
     ("storage", "match"),
     [

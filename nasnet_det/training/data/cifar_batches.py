@@ -178,7 +178,10 @@ class CifarBatches:
         self.train_indices = np.arange(number) if train is None else train
         self.steps_per_epoch = len(self.train_indices) // (batch_size * world)
         if not self.steps_per_epoch:
-            raise DataError(f"{len(self.train_indices)} training images do not fill a batch of {batch_size * world}")
+            raise DataError(
+                f"{len(self.train_indices)} training images do not fill a batch of {batch_size * world}: "
+                "set a smaller batch size"
+            )
         self.batch_size, self.augmentation, self.device, self.seed = batch_size, augmentation, device, seed
         self.rank, self.world, self.epochs = rank, world, epochs
         self.train = _on_device(data, "train", device, augmentation.whitening)

@@ -223,7 +223,10 @@ class FolderBatches:
         self.batch_size, self.seed, self.rank, self.world = batch_size, seed, rank, world
         self.steps_per_epoch = len(self.train) // (batch_size * world)
         if not self.steps_per_epoch:
-            raise DataError(f"{root}: {len(self.train)} training images do not fill a batch of {batch_size * world}")
+            raise DataError(
+                f"{root}: {len(self.train)} training images do not fill a batch of {batch_size * world}: "
+                "set a smaller batch size"
+            )
         erasing = {_ERASING[key]: value for key, value in augmentation.items() if key in _ERASING}
         erase = RandomErasing(**erasing, device=device) if erasing.get("probability") else None
         self.loader = Loader(preprocessing, device, batch_size, workers, erase)
