@@ -7,20 +7,22 @@ import io
 import math
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
 import torch
 from detectron2.config import CfgNode
-from detectron2.data import DatasetMapper, transforms
+from detectron2.data import transforms
 from detectron2.engine import HookBase
 from detectron2.utils.events import EventStorage
 from torch import Tensor, nn
 from tqdm import tqdm
 
+from nasnet_det.detection.data.mapper import DetectionMapper
 from nasnet_det.detection.engine.loggers import Logger
 from nasnet_det.safe_io.files import write_text
+from nasnet_det.safe_io.images import ImageError
 
 #: The least rise of the AP, in percent, that counts as an improvement.
 _BETTER = 0.05
@@ -279,11 +281,13 @@ def validation_loss(model: nn.Module, cfg: CfgNode, records: Sequence[dict[str, 
     Args:
         model: a detector; left in the mode in which it was.
         cfg: its config.
-        records: detectron2's, annotated; at most 200 of them are used, evenly spaced.
+        records: detectron2's, annotated; at most 200 of them are used, evenly spaced, without those whose images are
+            unusable, which the evaluation names.
     """
     resize = transforms.ResizeShortestEdge(cfg.INPUT.MIN_SIZE_TEST, cfg.INPUT.MAX_SIZE_TEST)
-    mapper = DatasetMapper(cfg, True, augmentations=[resize])
+    mapper = DetectionMapper(cfg, True, augmentations=[resize])
     chosen = records[:: max(1, math.ceil(len(records) / _LOSS_IMAGES))]
+    losses: list[float] = []
     modes = {module: module.training for module in model.modules()}
     devices = [torch.cuda.current_device()] if cfg.MODEL.DEVICE.startswith("cuda") else []
     try:
@@ -296,7 +300,9 @@ def validation_loss(model: nn.Module, cfg: CfgNode, records: Sequence[dict[str, 
         # A storage of its own, so that nothing of this shows among the training's numbers.
         with torch.random.fork_rng(devices), EventStorage():
             torch.manual_seed(0)  # samples of anchors and proposals
-            losses = [float(sum(model([mapper(record)]).values())) for record in chosen]
+            for record in chosen:
+                with suppress(ImageError):
+                    losses.append(float(sum(model([mapper(record)]).values())))
     finally:
         for module, mode in modes.items():
             module.training = mode

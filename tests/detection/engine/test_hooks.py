@@ -7,8 +7,10 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 pytest.importorskip("detectron2")
 
@@ -100,3 +102,27 @@ def test_the_best_is_kept_and_training_ends_when_nothing_is_better(tmp_path: Pat
         rows = list(csv.DictReader(file))
     assert [row["step"] for row in rows] == ["2", "4", "6", "8", "10", "12", "14"]
     assert {row["train_loss"] for row in rows} == {"1.0"} and "AP-cat" not in rows[0]
+
+
+def test_the_validation_loss_is_of_images_as_they_are_evaluated(small_config: Any, tmp_path: Path) -> None:
+    """Unturned where they are annotated so, in 8 bits, and without those that cannot be read."""
+    seen: list[torch.Tensor] = []
+
+    class Model(torch.nn.Module):
+        def forward(self, batch: list[dict[str, Any]]) -> dict[str, torch.Tensor]:
+            seen.append(batch[0]["image"])
+            return {"loss": torch.tensor(float(len(seen)))}
+
+    turned = Image.Exif()
+    turned[0x0112] = 6
+    pixels = np.arange(64 * 96, dtype=np.uint16).reshape(64, 96)
+    Image.fromarray(pixels).save(tmp_path / "deep.png")
+    Image.new("RGB", (96, 64)).save(tmp_path / "turned.png", exif=turned)
+    (tmp_path / "cut.png").write_bytes((tmp_path / "deep.png").read_bytes()[:200])
+    box = {"bbox": [8, 8, 20, 20], "bbox_mode": 1, "category_id": 0, "iscrowd": 0}
+    size = {"width": 96, "height": 64, "annotations": [box], "turn": False}
+    records = [{"file_name": str(tmp_path / f"{name}.png"), **size} for name in ("turned", "cut", "deep")]
+    cfg = small_config("fpn_mobile.yaml", INPUT__MIN_SIZE_TEST=64)
+    assert hooks.validation_loss(Model(), cfg, records) == 1.5
+    assert [image.shape[1:] for image in seen] == [(64, 96)] * 2
+    assert seen[1].min() == 0 and seen[1].max() == 255 and seen[1].unique().numel() > 200
