@@ -147,7 +147,11 @@ def read_pictures(folder: Path, program: Program) -> list[Tensor]:
 
 
 def preparation(program: Program) -> Callable[[Image], Tensor]:
-    """Return the function from an RGB image to the batch ``(1, 3, H, W)`` that a program takes."""
+    """Return the function from an RGB image to the batch ``(1, C, H, W)`` that a program takes.
+
+    Raises:
+        DataError: for a model of other than 1 or 3 channels.
+    """
     said = program.description
     if said.get("kind") == "detector":
         from nasnet_det.export.runner import DetectorInput
@@ -156,13 +160,17 @@ def preparation(program: Program) -> Callable[[Image], Tensor]:
         return lambda image: taken.to_tensor(taken.resize(image))
     from timm.data import create_transform
 
+    from nasnet_det.training.data.image_folder import in_channels
+
+    channels, height, width = program.example.shape[1:]
     transform = create_transform(
-        (program.example.shape[1], program.example.shape[2], program.example.shape[3]),
+        (channels, height, width),
         interpolation=said["interpolation"],
         mean=said["mean"],
         std=said["std"],
         crop_pct=said.get("crop_pct", 1.0),
     )
+    transform = in_channels(channels, transform)
     return lambda image: transform(image)[None]
 
 
@@ -185,7 +193,7 @@ def agreement(program: Program, package: Any, pictures: Sequence[Tensor]) -> str
     pairs = [(found[-1].float(), wanted[-1]) for found, wanted in results]
     worst = max(float((found - wanted).abs().max() / wanted.abs().max()) for found, wanted in pairs)
     text = f"on {len(pictures)} pictures: largest difference {worst:.1e}, relative"
-    if program.description.get("kind") == "classifier":
+    if program.description.get("kind") == "classifier" and program.description["num_classes"]:
         same = sum(int(found.argmax() == wanted.argmax()) for found, wanted in pairs)
         text += f"; the same class on {same} of {len(pictures)}"
     return text

@@ -6,15 +6,17 @@ import json
 from pathlib import Path
 
 import pytest
+import timm
 import torch
 from PIL import Image
 
 from nasnet_det.cli.build_backbone import main as build_backbone
 from nasnet_det.cli.main import main
-from nasnet_det.cli.package import parse
+from nasnet_det.cli.package import parse, read_pictures
 from nasnet_det.cli.shared import models
-from nasnet_det.export import available, load_package, read_info
+from nasnet_det.export import available, classifier_program, load_package, read_info
 from nasnet_det.export.runtime_support import AUTO, RUNTIMES
+from nasnet_det.training.data.cifar10 import DataError
 from tests.helpers import EVERY_STEP
 
 
@@ -26,6 +28,21 @@ def backbone(tmp_path_factory: pytest.TempPathFactory) -> str:
     numbers = ["--num-cells", "1", "--num-filters", "8", "--image-size", "32", "--num-classes", "5"]
     assert build_backbone([str(folder / "cell.json"), *numbers, "--output", str(folder / "model")]) == 0
     return f"local-dir:{folder / 'model'}"
+
+
+@pytest.mark.parametrize("channels", [1, 3, 4])
+def test_pictures_have_the_channels_of_the_model(channels: int, tmp_path: Path) -> None:
+    for mode in ("L", "RGBA", "P", "CMYK"):
+        Image.new(mode, (40, 30)).save(tmp_path / f"{mode}.tiff")
+    sizes = {"num_cells": (1,), "num_filters": 4, "stem": "cifar", "stem_channels": 6, "num_classes": 0}
+    cfg = {"input_size": (channels, 16, 16), "mean": (0.5,) * channels, "std": (0.5,) * channels}
+    model = timm.create_model("nasnet", genotype=EVERY_STEP, in_chans=channels, pretrained_cfg_overlay=cfg, **sizes)
+    program = classifier_program(model)
+    if channels == 4:
+        with pytest.raises(DataError, match="4 channels"):
+            read_pictures(tmp_path, program)
+    else:
+        assert {tuple(picture.shape) for picture in read_pictures(tmp_path, program)} == {(1, channels, 16, 16)}
 
 
 def test_a_package_is_written_described_and_shown(

@@ -10,6 +10,7 @@ import inspect
 import logging
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -66,7 +67,7 @@ class Preprocessing:
         return replace(self, crop_pct=crop_pct)
 
     def training_transform(self, augmentation: Mapping[str, Any]) -> Callable[[Image.Image], Tensor]:
-        """Return timm's training transform, from a PIL image to uint8 ``(3, H, W)``.
+        """Return timm's training transform, from an RGB image to uint8 ``(C, H, W)``.
 
         Args:
             augmentation: arguments of ``timm.data.create_transform``.
@@ -79,13 +80,29 @@ class Preprocessing:
         if unknown := sorted(set(given) - set(known)):
             raise DataError(f"unknown augmentation settings {', '.join(unknown)}; see timm.data.create_transform")
         given.setdefault("interpolation", self.interpolation)
-        return create_transform(self.input_size, is_training=True, normalize=False, **given)
+        return in_channels(self.input_size[0], create_transform(self.input_size, True, normalize=False, **given))
 
     def evaluation_transform(self) -> Callable[[Image.Image], Tensor]:
-        """Return timm's evaluation transform, from a PIL image to uint8 ``(3, H, W)``."""
-        return create_transform(
+        """Return timm's evaluation transform, from an RGB image to uint8 ``(C, H, W)``."""
+        transform = create_transform(
             self.input_size, interpolation=self.interpolation, crop_pct=self.crop_pct, normalize=False
         )
+        return in_channels(self.input_size[0], transform)
+
+
+def in_channels(channels: int, transform: Callable[[Image.Image], Tensor]) -> Callable[[Image.Image], Tensor]:
+    """Return a transform of RGB pictures that makes them grey first for a network of one channel.
+
+    Raises:
+        DataError: for another number of channels than 1 and 3.
+    """
+    if channels not in (1, 3):
+        raise DataError(f"the network takes images of {channels} channels, but pictures have 1 or 3")
+    return transform if channels == 3 else partial(_of_grey, transform)
+
+
+def _of_grey(transform: Callable[[Image.Image], Tensor], picture: Image.Image) -> Tensor:
+    return transform(picture.convert("L"))
 
 
 def validation_folder(root: Path) -> Path:
