@@ -60,7 +60,7 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--images", type=Path, metavar="DIR", help="of the annotations, for the report's pictures")
     parser.add_argument("--submission", metavar="ALGORITHM", help="write JSON and zip for COCO's server, do not score")
     parser.add_argument("--test-set", default="test-dev2017", help="of the submission (default: test-dev2017)")
-    add_output(parser, "folder of a submission, or of a detector's results (default: the current one)", Path())
+    add_output(parser, "folder of a detector's results (default: output/evaluate-DATA), or of a submission (here)")
     args = parser.parse_args(argv)
     if args.detector is not None and (args.data is None or args.annotations or args.results):
         parser.error("a detector is followed by a folder of data; --annotations and --results are without a detector")
@@ -68,6 +68,9 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
         parser.error("give a detector and a folder of data, or --annotations and --results")
     if args.images and not args.report:
         parser.error("--images is for --report")
+    args.output = args.output or (
+        Path() if args.data is None else Path("output", f"evaluate-{args.data.resolve().stem}")
+    )
     return args
 
 
@@ -91,20 +94,25 @@ def score(args: argparse.Namespace) -> int:
         from nasnet_det.detection.evaluation.report import check_folder
 
         check_folder(args.report)
-    detector = load(args) if args.detector is not None else None
-    args.iou_types = args.iou_types or (["bbox", "segm"] if detector and detector.has_masks else ["bbox"])
-    data = detect(args, detector) if detector else read_data(args)
+    data, names = open_data(args)
     annotations = data.content
     if "annotations" not in annotations:
         raise ValueError(
             f"{data.origin} has no annotations to score against, as those of a test set: "
             "use --submission ALGORITHM to make what COCO's server takes"
         )
+    detector = load(args) if args.detector is not None else None
+    args.iou_types = args.iou_types or (["bbox", "segm"] if detector and detector.has_masks else ["bbox"])
+    if detector:
+        detect(args, detector, data, names)
     results = read_results(args.results, annotations, segmentation="bbox" not in args.iou_types)
     if len(args.iou_types) > 1:
         check_results(results, annotations, f"results file {args.results}", segmentation=True)
-    if "bbox" in args.iou_types:
-        for origin, entries in ((data.origin, annotations["annotations"]), (f"results file {args.results}", results)):
+    if "bbox" in args.iou_types and not detector:
+        asked = [(f"results file {args.results}", results)]
+        if not args.images:  # else the look at them asks
+            asked.append((data.origin, annotations["annotations"]))
+        for origin, entries in asked:
             if question := format_question(entries, annotations["images"]):
                 print(f"note: {origin}: {question}", file=sys.stderr)
     scores = {iou_type: evaluate(annotations, results, iou_type, args.backend) for iou_type in args.iou_types}
@@ -126,14 +134,22 @@ def score(args: argparse.Namespace) -> int:
     return 0
 
 
-def read_data(args: argparse.Namespace) -> CocoData:
-    """Read the annotations."""
+def open_data(args: argparse.Namespace) -> tuple[CocoData, list[str]]:
+    """Read the annotations, or the validation images of the folder for a detector; also return the class names."""
+    if args.detector is not None:
+        from nasnet_det.detection.data.folders import open_dataset
+        from nasnet_det.detection.engine.run_folder import split_of
+
+        given = {name: getattr(args, name) for name in ("val_share", "seed") if getattr(args, name) is not None}
+        _, data, names = open_dataset(args.data, **{**split_of(Path(args.detector)), **given})
+        return data, names
     from nasnet_det.detection.data.coco_format import COMPLETE, read_annotations
     from nasnet_det.detection.data.look import CocoData
 
     annotations = read_annotations(args.annotations, required=COMPLETE if args.images else ())
     origin = f"annotation file {args.annotations}"
-    return CocoData(args.annotations.stem, annotations, args.images or args.annotations.parent, origin)
+    data = CocoData(args.annotations.stem, annotations, args.images or args.annotations.parent, origin)
+    return data, data.names
 
 
 def load(args: argparse.Namespace) -> Detector:
@@ -151,18 +167,13 @@ def load(args: argparse.Namespace) -> Detector:
     return detector
 
 
-def detect(args: argparse.Namespace, detector: Detector) -> CocoData:
-    """Run the detector; return the data that it ran on, and name its results file in ``args.results``."""
-    from nasnet_det.detection.data.folders import open_dataset
-    from nasnet_det.detection.engine.run_folder import split_of
+def detect(args: argparse.Namespace, detector: Detector, data: CocoData, names: Sequence[str]) -> None:
+    """Run the detector on the data, and name its results file in ``args.results``."""
     from nasnet_det.detection.engine.scoring import detect_on_data
 
-    given = {name: getattr(args, name) for name in ("val_share", "seed") if getattr(args, name) is not None}
-    _, data, names = open_dataset(args.data, **{**split_of(Path(args.detector)), **given})
     print(f"scored: {len(data.content['images'])} images of {data.origin}", flush=True)
     args.results = detect_on_data(detector, data, names, args.output, args.iou_types or ())
     print(f"results: {args.results}")
-    return data
 
 
 def print_categories(scores: Mapping[IouType, Scores]) -> None:
@@ -197,7 +208,10 @@ def submit(args: argparse.Namespace) -> int:
     from nasnet_det.detection.data.coco_format import read_results
     from nasnet_det.detection.evaluation.submission import write_submission
 
-    annotations = (detect(args, load(args)) if args.detector is not None else read_data(args)).content
+    data, names = open_data(args)
+    if args.detector is not None:
+        detect(args, load(args), data, names)
+    annotations = data.content
     results = read_results(args.results, annotations)
     path, archive = write_submission(results, args.output, args.submission, args.test_set)
     images = len({result["image_id"] for result in results})

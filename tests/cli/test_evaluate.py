@@ -67,6 +67,20 @@ def test_boxes_in_another_format_are_asked_about(files: tuple[Path, Path], capsy
     assert "results.json" in (error := capsys.readouterr().err) and "x0, y0, x1, y1" in error
 
 
+def test_a_detector_is_not_run_on_images_without_annotations(
+    files: tuple[Path, Path], capsys: pytest.CaptureFixture
+) -> None:
+    folder = files[0].parent / "data"
+    folder.mkdir()
+    image = {"id": 1, "file_name": "1.png", "width": 40, "height": 30}
+    content = {"images": [image], "categories": [{"id": 3, "name": "car"}], "annotations": []}
+    (folder / "train.json").write_text(json.dumps(content))
+    del content["annotations"]
+    (folder / "val.json").write_text(json.dumps(content))
+    assert main(["a detector that is not looked for", str(folder)]) == 2
+    assert "val.json" in (error := capsys.readouterr().err) and "--submission" in error
+
+
 def test_a_test_set_is_made_into_a_submission(files: tuple[Path, Path], capsys: pytest.CaptureFixture) -> None:
     data = json.loads(files[0].read_text())
     del data["annotations"]

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import logging
 import unicodedata
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from itertools import takewhile
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -20,9 +21,9 @@ logger = logging.getLogger(__name__)
 class ImageIndex:
     """Ids of images: numbered from 1, or those of an annotation file.
 
-    An image belongs to the entry whose ``file_name`` its path ends with, the longest where there are several; else to
-    the only entry, and the only image, of its base name. What is left is matched once more by names without the ending
-    of images, in any letter case.
+    An image belongs to the entry whose ``file_name`` its path ends with, the longest where there are several; else, of
+    the entries that are left with its base name, to the one whose last folders are those of its path. What is left is
+    matched once more by names without the ending of images, in any letter case.
 
     Args:
         paths: all images.
@@ -92,21 +93,32 @@ def _match(
     """Return the entry of each image that has one; ``split`` returns the parts of a path to be compared."""
     by_name: dict[str, list[tuple[tuple[str, ...], Record]]] = {}
     for entry in entries:
-        parts = split(entry["file_name"])
-        by_name.setdefault(parts[-1], []).append((parts, entry))
-    found: dict[Path, list[Record]] = {}
+        parts = split(entry["file_name"])[::-1]
+        by_name.setdefault(parts[0], []).append((parts, entry))
+    near: dict[Path, list[tuple[int, int, Record]]] = {}  # equal parts at the end, all parts of the entry, the entry
     for path in paths:
-        whole = split(path.absolute())
-        ends = [(parts, entry) for parts, entry in by_name.get(whole[-1], []) if whole[-len(parts) :] == parts]
-        most = max((len(parts) for parts, _ in ends), default=0)
-        found[path] = [entry for parts, entry in ends if len(parts) == most]
+        whole = split(path.absolute())[::-1]
+        near[path] = [(_equal(whole, parts), len(parts), entry) for parts, entry in by_name.get(whole[0], [])]
+    found = {path: _nearest((n, entry) for n, of, entry in ends if n == of) for path, ends in near.items()}
     taken = {entry["id"] for matches in found.values() for entry in matches}
-    by_base_name = {
-        path: [entry for _, entry in by_name.get(split(path)[-1], [])] for path, matches in found.items() if not matches
+    rest = {
+        path: _nearest((n, entry) for n, _, entry in near[path] if entry["id"] not in taken)
+        for path, matches in found.items()
+        if not matches
     }
-    for path, matches in by_base_name.items():
-        found[path] = [entry for entry in matches if entry["id"] not in taken]
-    return _one_to_one(found)
+    return _one_to_one(found | rest)
+
+
+def _equal(one: Sequence[str], other: Sequence[str]) -> int:
+    """Return how many parts are equal, before the first that differ."""
+    return sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], zip(one, other, strict=False)))
+
+
+def _nearest(ends: Iterable[tuple[int, Record]]) -> list[Record]:
+    """Return the entries with the largest of the numbers."""
+    ends = list(ends)
+    most = max((number for number, _ in ends), default=0)
+    return [entry for number, entry in ends if number == most]
 
 
 def _one_to_one(found: Mapping[Path, list[Record]]) -> dict[Path, Record]:

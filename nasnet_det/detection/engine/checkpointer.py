@@ -7,10 +7,12 @@ from typing import Any, cast
 
 import torch
 from detectron2.checkpoint import DetectionCheckpointer
+from detectron2.config import CfgNode
 from torch import nn
 
 from nasnet_det.detection.convert.checkpoint_files import MALFORMED, read_checkpoint_file, refused
 from nasnet_det.detection.convert.identity import CheckpointError
+from nasnet_det.detection.modeling.rcnn import build_detector
 from nasnet_det.safe_io.files import exists, protect, replacing
 from nasnet_det.safe_io.values import format_names, format_value
 from nasnet_det.weights.arrays import located
@@ -126,6 +128,25 @@ def _file_in(folder: str) -> str:
         raise CheckpointError(f"MODEL.WEIGHTS: {error}") from None
 
 
+def build_for_inference(cfg: CfgNode, weights: str) -> tuple[nn.Module, list[dict[str, Any]]]:
+    """Build a detector in evaluation mode with the weights of a checkpoint; ``MODEL.NASNET.PRETRAINED`` is not read.
+
+    Returns:
+        the model, and what :func:`load_for_inference` returns.
+
+    Raises:
+        ConfigError: if the config describes no detector.
+        CheckpointError: if no checkpoint is named, before anything is built; see also :func:`load_for_inference`.
+    """
+    if not weights:
+        raise CheckpointError("the config names no checkpoint: give one with --weights or MODEL.WEIGHTS")
+    cfg = cfg.clone()
+    cfg.defrost()
+    cfg.MODEL.WEIGHTS = weights
+    model = build_detector(cfg).eval()
+    return model, load_for_inference(model, weights)
+
+
 def load_for_inference(model: nn.Module, weights: str) -> list[dict[str, Any]]:
     """Load the weights that a detector is evaluated, used or exported with; every layer must get its own.
 
@@ -133,10 +154,8 @@ def load_for_inference(model: nn.Module, weights: str) -> list[dict[str, Any]]:
         ``id`` and ``name`` of each class; empty if the checkpoint does not say.
 
     Raises:
-        CheckpointError: if no file is named, or it is missing, damaged, of another network or of other classes.
+        CheckpointError: if the file is missing, damaged, of another network or of other classes.
     """
-    if not weights:
-        raise CheckpointError("the config names no checkpoint: give one with --weights or MODEL.WEIGHTS")
     protect([weights])
     checkpointer = Checkpointer(model)
     checkpointer.complete = True

@@ -18,11 +18,11 @@ from detectron2.utils import comm
 from detectron2.utils.collect_env import collect_env_info
 from detectron2.utils.env import seed_all_rng
 from detectron2.utils.logger import setup_logger
-from torch import distributed
+from torch import distributed, nn
 
 from nasnet_det.detection.config import ConfigError, find_config, read_config
 from nasnet_det.detection.data.registered import look_at_config
-from nasnet_det.detection.engine.checkpointer import Checkpointer, load_for_inference
+from nasnet_det.detection.engine.checkpointer import Checkpointer, build_for_inference
 from nasnet_det.detection.engine.trainer import DetectorTrainer
 from nasnet_det.detection.evaluation.evaluation import METRICS
 from nasnet_det.safe_io.files import write_text
@@ -172,10 +172,10 @@ def train_or_evaluate(cfg: CfgNode, args: argparse.Namespace) -> Any:
         if comm.is_main_process() and not (saved.exists() and saved.samefile(find_config(args.config_file))):
             write_text(saved, cfg.dump())
         return trainer.train()
-    model = DetectorTrainer.build_model(cfg)
-    saved = Checkpointer(model, cfg.OUTPUT_DIR)
-    weights = saved.get_checkpoint_file() if args.resume and saved.has_checkpoint() else cfg.MODEL.WEIGHTS
-    classes = [category["name"] for category in load_for_inference(model, weights)] or None
+    run = Checkpointer(nn.Module(), cfg.OUTPUT_DIR)
+    weights = run.get_checkpoint_file() if args.resume and run.has_checkpoint() else cfg.MODEL.WEIGHTS
+    model, categories = build_for_inference(cfg, weights)
+    classes = [category["name"] for category in categories] or None
     look_at_config(cfg, classes, training=False)
     results = DetectorTrainer.test(
         cfg, model, [DetectorTrainer.build_evaluator(cfg, name, classes) for name in cfg.DATASETS.TEST]

@@ -179,7 +179,8 @@ class Catalog:
         results: detections as COCO results.
 
     Raises:
-        CocoFormatError: if the annotations lack a class of the detector, or are of another number of categories.
+        CocoFormatError: if the annotations lack a class of the detector, have two categories of its name while the
+            lists differ, or are of another number of categories.
     """
 
     def __init__(self, index: ImageIndex, detector: Detector) -> None:
@@ -221,7 +222,7 @@ def _categories_of_classes(categories: Sequence[Record], detector: Detector) -> 
             f"the annotations have {len(names)} categories ({named(names)}), the detector {detector.num_classes} "
             "classes: give the annotations of the data that it was trained on"
         )
-    if not wanted:
+    if not wanted or names == wanted:
         return list(categories)
     if missing := [name for name in wanted if names.count(name) != 1]:
         raise CocoFormatError(

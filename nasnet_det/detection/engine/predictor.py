@@ -19,9 +19,8 @@ from nasnet_det.detection.convert.checkpoint_files import read_checkpoint_file
 from nasnet_det.detection.convert.identity import CheckpointError
 from nasnet_det.detection.data.catalog import categories
 from nasnet_det.detection.data.registered import num_classes
-from nasnet_det.detection.engine.checkpointer import load_for_inference
+from nasnet_det.detection.engine.checkpointer import build_for_inference
 from nasnet_det.detection.modeling.fused import for_inference
-from nasnet_det.detection.modeling.rcnn import build_detector
 from nasnet_det.safe_io.files import exists
 from nasnet_det.safe_io.images import ImageError
 
@@ -111,11 +110,10 @@ class Predictor:
 
     def __init__(self, cfg: CfgNode) -> None:
         self.format, self.num_classes, self.has_masks = cfg.INPUT.FORMAT, num_classes(cfg), bool(cfg.MODEL.MASK_ON)
-        self.model = build_detector(cfg).eval()
-        stored = load_for_inference(self.model, cfg.MODEL.WEIGHTS)
+        model, stored = build_for_inference(cfg, cfg.MODEL.WEIGHTS)
         known = stored or (categories(cfg.DATASETS.TEST[0]) if cfg.DATASETS.TEST else [])
         self.categories = known if len(known) == self.num_classes else []
-        self.model = for_inference(self.model, cfg)
+        self.model = for_inference(model, cfg)
         self.resize = transforms.ResizeShortestEdge(cfg.INPUT.MIN_SIZE_TEST, cfg.INPUT.MAX_SIZE_TEST)
 
     @torch.inference_mode()

@@ -6,6 +6,7 @@ detectron2 is not needed. The definition of the numbers is pycocotools' ``cocoev
 from __future__ import annotations
 
 import contextlib
+import functools
 import importlib
 import importlib.util
 import io
@@ -25,6 +26,8 @@ IouType = Literal["bbox", "segm"]
 Backend = Literal["faster-coco-eval", "pycocotools"]
 
 logger = logging.getLogger(__name__)
+#: Logs a warning once, as a run scores many times.
+_warn_once = functools.cache(logger.warning)
 
 #: The twelve numbers in pycocotools' order: average precision over IoU 0.5 to 0.95, at 0.5, at 0.75, of small, medium
 #: and large objects; average recall with 1, 10 and 100 detections an image, of small, medium and large objects.
@@ -96,11 +99,9 @@ def evaluate(
     if iou_type == "segm":
         check_true_masks(annotations)
     if any(entry["id"] < 1 for entry in annotations["annotations"]):
-        logger.warning("annotation ids below 1, which COCO's evaluation takes for 'unmatched', are renumbered from 1")
+        _warn_once("annotation ids below 1, which COCO's evaluation takes for 'unmatched', are renumbered from 1")
     if ignored := sum(bool(entry.get("ignore")) for entry in annotations["annotations"]):
-        logger.warning(
-            f"{ignored} annotations set 'ignore', which COCO's evaluation does not know: they count as objects"
-        )
+        _warn_once(f"{ignored} annotations set 'ignore', which COCO's evaluation does not know: they count as objects")
     name: str = backend or next(iter(available_backends()), "pycocotools")
     coco_class, evaluator_class, masks = _load(name)
     with collection_paused(), contextlib.redirect_stdout(io.StringIO()):  # pycocotools reports to stdout

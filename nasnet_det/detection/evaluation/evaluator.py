@@ -105,6 +105,9 @@ class CocoEvaluator(DatasetEvaluator):
         Returns:
             for each IoU type the twelve metrics and ``AP-<category>``, in percent, NaN where undefined; empty for a
             test set, and on all processes except the main one.
+
+        Raises:
+            DatasetError: if no image could be read.
         """
         results, unreadable = self._results, self._unreadable
         if self.distributed and comm.get_world_size() > 1:
@@ -117,10 +120,14 @@ class CocoEvaluator(DatasetEvaluator):
         results = sorted(results, key=lambda result: result["image_id"])  # the same order on any number of processes
         check_results(results, self.annotations, f"detections on {self.dataset_name}")
         if unreadable:
-            logger.warning(
-                f"{self.dataset_name}: {len(unreadable)} images could not be read and count as without detections: "
-                f"{named(sorted(unreadable), limit=20)}"
+            of = len(self.annotations["images"])
+            message = (
+                f"{self.dataset_name}: {len(unreadable)} of {of} images could not be read and count as without "
+                f"detections: {named(sorted(unreadable), limit=20)}"
             )
+            if len(unreadable) == of:
+                raise DatasetError(message)
+            logger.warning(message)
         return self._score(results)
 
     def _score(self, results: list[Record]) -> OrderedDict[str, dict[str, float]]:

@@ -33,6 +33,7 @@ def ids(paths: list[str], entries: list[str]) -> list[int | None]:
         (["a/1.jpg", "a/1.png"], ["1.png"], [None, 10]),  # its own name counts more
         (["copied/1.jpg"], ["train/1"], [10]),
         (["a/1.2.jpg"], ["1.3.jpg"], [None]),
+        (["b/1.jpg", "a/1.jpg"], ["/other/a/1.jpg", "C:/other/b/1.jpg"], [11, 10]),  # paths of another machine
     ],
 )
 def test_images_have_the_ids_of_names_in_another_way(

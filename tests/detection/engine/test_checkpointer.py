@@ -16,8 +16,9 @@ pytest.importorskip("detectron2")
 
 from nasnet_det.detection.config import ConfigError
 from nasnet_det.detection.convert.identity import CheckpointError
-from nasnet_det.detection.engine.checkpointer import Checkpointer, load_for_inference
+from nasnet_det.detection.engine.checkpointer import Checkpointer, build_for_inference, load_for_inference
 from nasnet_det.detection.engine.predictor import load_config
+from nasnet_det.detection.modeling.rcnn import build_detector
 
 
 def test_a_checkpoint_is_replaced_whole_or_not_at_all(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -103,8 +104,16 @@ def test_layers_that_would_stay_random_are_named(tmp_path: Path) -> None:
     torch.save(nn.Sequential().state_dict() | {"cls_score.weight": torch.ones(4, 3)}, tmp_path / "part.pth")
     with pytest.raises(CheckpointError, match=r"part\.pth: .*cls_score\.bias.*bbox_pred"):
         load_for_inference(Heads(3), str(tmp_path / "part.pth"))
+
+
+def test_a_detector_without_a_checkpoint_is_refused_before_pretrained_weights_are_read(
+    small_config: Any, tmp_path: Path
+) -> None:
+    cfg = small_config("fpn_mobile.yaml", MODEL__NASNET__PRETRAINED=str(tmp_path / "absent.h5"))
     with pytest.raises(CheckpointError, match=r"MODEL\.WEIGHTS"):
-        load_for_inference(Heads(3), "")
+        build_for_inference(cfg, "")
+    Checkpointer(build_detector(small_config("fpn_mobile.yaml")), str(tmp_path)).save("model")
+    assert not build_for_inference(cfg, str(tmp_path / "model.pth"))[0].training
 
 
 def test_a_run_is_resumed_with_its_own_classes_only(tmp_path: Path) -> None:

@@ -118,6 +118,13 @@ def test_categories_are_matched_by_name(tmp_path: Path) -> None:
     assert results(tmp_path / "out") == [(10, 4)]
 
 
+def test_classes_of_one_name_are_matched_where_all_are_the_annotations(tmp_path: Path) -> None:
+    finder = Finder(("fox", "fox"))
+    file = annotations(tmp_path / "a.json", "1.png", categories=((4, "fox"), (7, "fox")))
+    predict_images([finder], pictures(tmp_path, "1.png"), tmp_path / "out", file)
+    assert results(tmp_path / "out") == [(10, 7)]
+
+
 @pytest.mark.parametrize("categories", [((1, "hen"),), ((1, "cat"), (2, "dog")), ((1, "fox"), (2, "fox"), (3, "hen"))])
 def test_other_categories_than_the_detector_s_are_refused(tmp_path: Path, categories: Any) -> None:
     file = annotations(tmp_path / "a.json", "1.png", categories=categories)

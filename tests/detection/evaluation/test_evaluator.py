@@ -71,7 +71,10 @@ def test_unreadable_images_count_as_without_detections(dataset: Path, caplog: py
     evaluator.process([record(1), record(2, unreadable=True)], [found(1, [0]), found(2, [1])])
     scores = evaluator.evaluate()["bbox"]
     assert scores["AP-person"] == pytest.approx(100) and scores["AP-car"] == 0.0
-    assert "1 images could not be read" in caplog.text and "2.jpg" in caplog.text
+    assert "1 of 2 images" in caplog.text and "2.jpg" in caplog.text
+    evaluator.process([record(1, unreadable=True)], [found(1, [])])
+    with pytest.raises(DatasetError, match=r"evaluated.*1\.jpg, 2\.jpg"):
+        evaluator.evaluate()
 
 
 def test_a_models_own_category_ids(dataset: Path) -> None:
