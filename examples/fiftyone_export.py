@@ -42,10 +42,10 @@ def samples(folder: Path) -> list[dict[str, Any]]:
 
 
 def dataset(folder: Path) -> Any:
-    """Return the FiftyOne data set of a predictions folder."""
+    """Return the predictions of a folder as a new data set of FiftyOne."""
     import fiftyone
 
-    made = fiftyone.Dataset(folder.name, overwrite=True)
+    made = fiftyone.Dataset()
     for sample in samples(folder):
         detections = [fiftyone.Detection(**detection) for detection in sample["detections"]]
         made.add_sample(

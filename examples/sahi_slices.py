@@ -17,6 +17,7 @@ from sahi.predict import get_sliced_prediction
 from sahi.prediction import ObjectPrediction
 
 from nasnet_det.detection.engine.predictor import Predictor, load_config
+from nasnet_det.safe_io.images import read_image
 
 
 class SahiDetector(DetectionModel):
@@ -66,6 +67,7 @@ class SahiDetector(DetectionModel):
 if __name__ == "__main__":
     detector, picture = sys.argv[1:]
     model = SahiDetector(model_path=detector, confidence_threshold=0.5)
-    result = get_sliced_prediction(picture, model, slice_height=640, slice_width=640)
+    Image.MAX_IMAGE_PIXELS = None  # large pictures are what slices are for
+    result = get_sliced_prediction(read_image(picture), model, slice_height=640, slice_width=640)
     for entry in result.to_coco_annotations():
         print(entry["category_name"], f"{entry['score']:.2f}", entry["bbox"])

@@ -12,6 +12,7 @@ import numpy as np
 from PIL import Image, ImageDraw
 
 from nasnet_det.draw.fonts import font_for, readable_names
+from nasnet_det.safe_io.images import as_rgb
 
 #: Each hue is this far round the circle from the last, so that any few in a row are far apart.
 _GOLDEN_RATIO = 0.618034
@@ -81,7 +82,7 @@ def draw(image: Image.Image, detections: Sequence[Detection]) -> Image.Image:
 
     A label covers an earlier one only where no other position at its box is free.
     """
-    picture = image.convert("RGB")
+    picture = as_rgb(image)
     pen = ImageDraw.Draw(picture)
     side = min(picture.size)
     size, width = max(11, side // 32), max(2, side // 200)

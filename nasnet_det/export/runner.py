@@ -16,6 +16,7 @@ from torch.nn import functional
 from nasnet_det.detection.data.coco_masks import rle_of
 from nasnet_det.export.package_files import PackageError
 from nasnet_det.export.runtimes import Package, load_package
+from nasnet_det.safe_io.images import as_rgb
 
 
 class BoxTensor(NamedTuple):
@@ -140,13 +141,13 @@ class PackagedDetector:
 
     @torch.inference_mode()
     def __call__(self, image: Image.Image) -> PackageDetections:
-        """Detect on an RGB image.
+        """Detect on an image.
 
         Raises:
-            OSError: if the image is so narrow that a side vanishes when it is resized.
+            OSError: if the image is so narrow that a side vanishes when it is resized, or has no form as 8-bit RGB.
         """
         width, height = image.size
-        resized = self.input.resize(image.convert("RGB"))
+        resized = self.input.resize(as_rgb(image))
         boxes, scores, classes, count, *masks = self.package(self.input.to_tensor(resized))
         number = int(count[0])
         scale = torch.tensor([width / resized.width, height / resized.height]).repeat(2)

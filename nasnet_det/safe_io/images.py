@@ -106,10 +106,7 @@ def _header(path: str | os.PathLike[str], decode: bool) -> ImageHeader | ImageEr
 
 
 def read_image(path: str | os.PathLike[str], turn: bool = True) -> Image.Image:
-    """Return an image as 8-bit RGB; the first frame of an animation, without transparency.
-
-    Grey images of 16 or 32 bits or of floating-point numbers are scaled to 8 bits by their own range. Of images of
-    several channels of 16 bits Pillow keeps the upper 8; those that use less than a quarter of the range are refused.
+    """Return an image file as 8-bit RGB (:func:`as_rgb`); the first frame of an animation.
 
     Args:
         turn: apply the EXIF orientation.
@@ -119,13 +116,35 @@ def read_image(path: str | os.PathLike[str], turn: bool = True) -> Image.Image:
     """
     try:
         with _open(path) as image:
-            deep = any(";16" in str(tile.args) for tile in image.tile)
-            image.load()
+            rgb = as_rgb(image)
             orientation = _orientation(image) if turn else 1
-            rgb = _to_rgb(image, deep)
             return rgb.transpose(_TURNS[orientation]) if orientation > 1 else rgb
     except Exception as error:
         raise _refused(path, error) from error
+
+
+def as_rgb(image: Image.Image) -> Image.Image:
+    """Return a copy of an image as 8-bit RGB, without transparency.
+
+    Grey images of 16 or 32 bits or of floating-point numbers are scaled to 8 bits by their own range. Of images of
+    several channels of 16 bits Pillow keeps the upper 8; those that use less than a quarter of the range are refused.
+
+    Raises:
+        ImageError: if it has no such form.
+    """
+    deep = any(";16" in str(tile.args) for tile in getattr(image, "tile", ()))  # which loading forgets
+    image.load()
+    if image.mode in ("I", "F") or image.mode.startswith("I;16"):
+        _warn_of_scaling(f"mode {image.mode}", "each by its own range")
+        return Image.fromarray(_scaled(np.asarray(image, dtype=np.float64))).convert("RGB")
+    if "transparency" in image.info:  # a palette's would be warned of
+        image = image.convert("RGBA")
+    rgb = image.convert("RGB")
+    if deep:
+        _warn_of_scaling(f"{image.mode} of 16 bits", "which keep their upper 8")
+        if np.asarray(rgb).max() < _DARK:
+            raise ImageError("its 16-bit values use less than a quarter of their range: convert it to 8 bits")
+    return rgb
 
 
 def _open(path: str | os.PathLike[str]) -> ImageFile.ImageFile:
@@ -142,36 +161,22 @@ def _orientation(image: Image.Image) -> int:
     return found if found in _TURNS else 1
 
 
-def _to_rgb(image: Image.Image, deep: bool) -> Image.Image:
-    if image.mode in ("I", "F") or image.mode.startswith("I;16"):
-        _warn_of_scaling(image.mode)
-        return Image.fromarray(_scaled(np.asarray(image, dtype=np.float64))).convert("RGB")
-    if "transparency" in image.info:  # a palette's would be warned of
-        image = image.convert("RGBA")
-    rgb = image.convert("RGB")
-    if deep:
-        _warn_of_scaling(f"{image.mode} of 16 bits")
-        if np.asarray(rgb).max() < _DARK:
-            raise ValueError("its 16-bit values use less than a quarter of their range: convert it to 8 bits")
-    return rgb
-
-
 def _scaled(pixels: np.ndarray) -> np.ndarray:
     """Map the least finite value to 0 and the largest to 255; ``(H, W)`` of uint8."""
     finite = np.isfinite(pixels)
     if not finite.any():
-        raise ValueError("it holds no finite value")
+        raise ImageError("it holds no finite value")
     low, high = pixels[finite].min(), pixels[finite].max()
     share = (np.clip(np.where(finite, pixels, low), low, high) - low) / ((high - low) or 1.0)
     return np.rint(255 * share).astype(np.uint8)
 
 
 @functools.cache
-def _warn_of_scaling(mode: str) -> None:
-    """Warn, once a process and mode."""
+def _warn_of_scaling(form: str, how: str) -> None:
+    """Warn, once a process and form."""
     logger.warning(
-        f"images of more than 8 bits a value (Pillow's mode {mode}) are scaled to 8 bits, each by its own range; "
-        "convert them yourself where the absolute values matter"
+        f"images of more than 8 bits a value (in Pillow {form}) are scaled to 8 bits, {how}; convert them yourself "
+        "where the absolute values matter"
     )
 
 

@@ -24,7 +24,7 @@ from tqdm import tqdm
 
 from nasnet_det.models.plan import Stem
 from nasnet_det.safe_io.folders import IMAGE_SUFFIXES, find_pictures, is_picture, subfolders
-from nasnet_det.safe_io.images import ImageError, read_header, read_image
+from nasnet_det.safe_io.images import ImageError, as_rgb, read_header, read_image
 from nasnet_det.safe_io.values import format_names, format_value
 from nasnet_det.training.data.cifar10 import Cifar10, DataError, Images, split
 
@@ -273,7 +273,7 @@ class _TorchvisionImages:
     def read(self, number: int) -> Image.Image:
         """See :class:`ImageSource`."""
         try:
-            return self.dataset[number][0].convert("RGB")
+            return as_rgb(self.dataset[number][0])
         except (OSError, SyntaxError, ValueError, AttributeError) as error:
             raise ImageError(f"image {number} cannot be read: {error}") from None
 

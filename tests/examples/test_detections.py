@@ -104,8 +104,7 @@ def fiftyone_of_the_guide() -> SimpleNamespace:
     """The four constructors of FiftyOne that its guide shows, each giving the JSON of what it makes."""
 
     class Dataset:
-        def __init__(self, name: str, overwrite: bool) -> None:
-            assert name and overwrite
+        def __init__(self) -> None:
             self.samples: list[dict[str, Any]] = []
 
         def add_sample(self, sample: dict[str, Any]) -> None:
@@ -124,14 +123,30 @@ def fiftyone_of_the_guide() -> SimpleNamespace:
     )
 
 
-def test_gradio(picture: Image.Image, monkeypatch: pytest.MonkeyPatch) -> None:
-    pytest.importorskip("gradio")
+def test_gradio(picture: Image.Image, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Gradio gives the file of the picture, None without one, and shows the message of its ``Error``."""
     from nasnet_det.detection.engine import predictor
 
+    class Error(Exception):
+        pass
+
+    gradio = SimpleNamespace(
+        Image=lambda **options: options, Slider=lambda *range, **options: options, Interface=interface, Error=Error
+    )
     loaded: list[Any] = []
+    monkeypatch.setitem(sys.modules, "gradio", gradio)
     monkeypatch.setattr(predictor, "load_config", loaded.append)
     monkeypatch.setattr(predictor, "Predictor", lambda cfg: Finder())
     page = example("gradio_demo").interface("my_run")
-    drawn = page.fn(picture, 0.5)
-    assert loaded == ["my_run"] and drawn.size == picture.size
-    assert drawn.getpixel((150, 80)) != picture.getpixel((150, 80))
+    assert loaded == ["my_run"] and page.inputs[0] == {"type": "filepath", "image_mode": None, "label": "picture"}
+    Image.fromarray((np.asarray(picture.convert("L")).astype(np.uint16) + 5) * 200).save(tmp_path / "deep.png")
+    drawn = page.fn(str(tmp_path / "deep.png"), 0.5)
+    assert drawn.size == picture.size and drawn.getpixel((150, 80)) != (255, 255, 255)
+    assert drawn.getpixel((2, 110)) == (0, 0, 0)
+    assert page.fn(None, 0.5) is None
+    with pytest.raises(Error, match=r"absent\.png"):
+        page.fn(str(tmp_path / "absent.png"), 0.5)
+
+
+def interface(fn: Any, inputs: Any, outputs: Any, title: str) -> SimpleNamespace:
+    return SimpleNamespace(fn=fn, inputs=inputs)

@@ -14,7 +14,7 @@ import pytest
 from PIL import Image
 
 from nasnet_det.safe_io import images
-from nasnet_det.safe_io.images import ImageError, read_header, read_image
+from nasnet_det.safe_io.images import ImageError, as_rgb, read_header, read_image
 
 RAMP = np.linspace(0, 1, 12).reshape(3, 4)
 
@@ -40,8 +40,9 @@ def test_deep_pictures_are_scaled_by_their_own_range(
     images._warn_of_scaling.cache_clear()
     path = saved(tmp_path, pixels, name)
     with caplog.at_level(logging.WARNING):
-        found = [np.asarray(read_image(path)) for _ in range(2)]
+        found = [np.asarray(image) for image in (read_image(path), as_rgb(Image.open(path)))]
     assert np.abs(found[0] - np.rint(255 * RAMP)[..., None]).max() <= 1
+    assert np.array_equal(*found)
     assert len(caplog.records) == 1
 
 

@@ -22,7 +22,7 @@ from nasnet_det.detection.data.registered import num_classes
 from nasnet_det.detection.engine.checkpointer import build_for_inference
 from nasnet_det.detection.modeling.fused import for_inference
 from nasnet_det.safe_io.files import exists
-from nasnet_det.safe_io.images import ImageError
+from nasnet_det.safe_io.images import ImageError, as_rgb
 
 #: Weights that a run folder may hold, the best first.
 _WEIGHTS = ("model.safetensors", "model_best.pth", "model_final.pth")
@@ -118,12 +118,12 @@ class Predictor:
 
     @torch.inference_mode()
     def __call__(self, image: Image.Image) -> Instances:
-        """Detect on an RGB image; ``pred_boxes`` are in its own pixels, on the CPU.
+        """Detect on an image; ``pred_boxes`` are in its own pixels, on the CPU.
 
         Raises:
-            ImageError: if the image is so narrow that a side vanishes when it is resized.
+            ImageError: if the image is so narrow that a side vanishes when it is resized, or has no form as 8-bit RGB.
         """
-        pixels = np.asarray(image.convert("RGB"))
+        pixels = np.asarray(as_rgb(image))
         if self.format == "BGR":
             pixels = pixels[:, :, ::-1]
         try:
