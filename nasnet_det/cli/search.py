@@ -151,7 +151,7 @@ def search(options: argparse.Namespace, should_stop: Callable[[], bool] = lambda
         identity = asked.identity | (pending if options.pending else {})
         with closing(folder.make_study(SEARCH, identity, pending, options.storage, options.study)) as study:
             print(
-                f"{asked.name} in a space of {asked.candidates.space.num_architectures:.2e} architectures; "
+                f"{asked.name} in a space of {asked.candidates.space.num_architectures:,.4g} architectures; "
                 f"{workers.slots} worker{'s' * (workers.slots > 1)}, {study.identity['pending']} pending",
                 flush=True,
             )
@@ -170,6 +170,8 @@ def search(options: argparse.Namespace, should_stop: Callable[[], bool] = lambda
                 folder.checkpoints,
                 should_stop,
             ).run(options.trials)
+            if asked.strategy.exhausted:
+                print(f"{asked.name} has tried all architectures")
             conclude(options, study)
     return 0
 

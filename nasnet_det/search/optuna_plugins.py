@@ -67,7 +67,9 @@ def make_plugin(kind: Kind, name: str, options: Mapping[str, Any], given: Mappin
             return found(**arguments)
     except (TypeError, ValueError, ImportError) as error:
         words = f"{found.__name__} does not take {format_value(dict(options))}: {error}"
-        raise ValueError(f"{words}; its arguments: {', '.join(taken.keys() - given.keys()) or 'none'}") from None
+        raise ValueError(
+            f"{words}; its arguments: {', '.join(sorted(taken.keys() - given.keys())) or 'none'}"
+        ) from None
 
 
 @contextmanager

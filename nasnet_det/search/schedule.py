@@ -111,8 +111,8 @@ class Schedule:
             trial = self.pruner.next()
             if trial is not None:
                 return self._add(self._continued(trial))
-            if self.trials < trials:
-                return self._start()
+            if self.trials < trials and not self.strategy.exhausted and (task := self._start()) is not None:
+                return task
             # No new trial is to follow: results told earlier than they would be can still lead to a continuation.
             if not self._tell():
                 return None
@@ -189,12 +189,15 @@ class Schedule:
         before = self._reached[trial]
         return Task(len(self.tasks), trial, before.rung + 1, before.decisions, self.told)
 
-    def _start(self) -> Task:
+    def _start(self) -> Task | None:
+        """Return a new trial, None if the strategy has listed all architectures that meet the limits."""
         refusals = Refusals()
         decisions = self.strategy.ask()
         while self.limits is not None and (limit := self.limits.exceeded(decisions)) is not None:
             self.strategy.refuse()
             refusals.add(limit, self.limits.measures(decisions)[limit.name])
+            if self.strategy.exhausted:
+                return None
             decisions = self.strategy.ask()
         task = self._add(Task(len(self.tasks), self.trials, 0, decisions, self.told, len(refusals)))
         if self._saved[0] != self.strategy.updates or len(self.tasks) >= self._saved[1] + _SAVE_EVERY:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import itertools
 import random
 import sqlite3
 import time
 import warnings
+from collections.abc import Sequence
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -18,11 +20,13 @@ import sqlalchemy
 from optuna.visualization.matplotlib import plot_intermediate_values
 
 from nasnet_det.genotypes.genotype import Genotype
-from nasnet_det.search.candidates import LimitError
+from nasnet_det.search.candidates import LimitError, SpaceCandidates
 from nasnet_det.search.child import DeviceLost, Trained
 from nasnet_det.search.driver import child_seed
+from nasnet_det.search.limits import parse_demands
 from nasnet_det.search.records import Task, best, front
 from nasnet_det.search.schedule import Outcome, Schedule
+from nasnet_det.search.space import Space
 from nasnet_det.search.storage import StudyError, storage_url
 from nasnet_det.search.strategies.base import Result, uniform
 from nasnet_det.search.strategies.registry import make_strategy
@@ -368,6 +372,23 @@ def test_candidates_beyond_a_limit_become_no_trials(tmp_path: Path) -> None:
     assert sum(record.refused for record in records) > 0
     with pytest.raises(StudyError, match="demands"):
         run_search(tmp_path / "calm", "guided", 25, pending=3)
+
+
+@pytest.mark.parametrize("limits", [(), ("params=2.9k",)])
+@pytest.mark.parametrize("strategy", ["GridSampler", "BruteForceSampler"])
+def test_a_search_ends_when_its_sampler_has_listed_all(strategy: str, limits: Sequence[str], tmp_path: Path) -> None:
+    space = Space(blocks=1, operations=("identity",), combiners=("add",))
+    for name, numbers in (("once", (40,)), ("often", (3, 9, 40, 41))):
+        for trials in numbers:
+            run_search(tmp_path / name, strategy, trials, space=space, limits=limits)
+    assert outcome(tmp_path / "once") == outcome(tmp_path / "often")
+    tried = [decisions for _, decisions, *_ in outcome(tmp_path / "once")]
+    allowed = [every for every in itertools.product(*map(range, space.sizes)) if meets(space, every, limits)]
+    assert sorted(tried) == allowed and (len(allowed) < 16) == bool(limits)
+
+
+def meets(space: Space, decisions: tuple[int, ...], limits: Sequence[str]) -> bool:
+    return SpaceCandidates(space, SIZE, parse_demands(limits)).allowed(decisions)
 
 
 def test_limits_that_nothing_meets_end_the_search(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:

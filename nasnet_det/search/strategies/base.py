@@ -122,6 +122,8 @@ class Strategy(ABC, Generic[Settings]):
         #: Counts the steps that another machine may not repeat to the last bit (floating-point arithmetic, not random
         #: numbers): the state is saved whenever it has changed, before anything that follows from it is recorded.
         self.updates = 0
+        #: Whether every architecture was asked for: the search then ends before it has all its trials.
+        self.exhausted = False
 
     def ask(self) -> Decisions:
         """Return the next architecture to evaluate."""

@@ -105,16 +105,23 @@ class OptunaSampler(Strategy[SamplerSettings]):
         return self.study.get_trials(deepcopy=False)
 
     def _state(self) -> dict[str, Any]:
-        return {"trials": [self._saved(trial) for trial in self._trials()], "open": list(self.open.items())}
+        trials = [self._saved(trial) for trial in self._trials()]
+        return {"trials": trials, "open": list(self.open.items()), "exhausted": self.exhausted}
 
     def _load(self, state: Mapping[str, Any]) -> None:
         self._start(state["trials"])
-        self.open = dict(state["open"])
+        self.open, self.exhausted = dict(state["open"]), state.get("exhausted", False)
 
     def _start(self, trials: Sequence[Any]) -> None:
+        sampler = self._make_sampler(max(len(trials) - 1, 0))  # that of the last ask
         with quiet():
-            self.study = optuna.create_study(directions=["maximize"] * len(self.problem.objectives))
+            self.study = optuna.create_study(sampler=sampler, directions=["maximize"] * len(self.problem.objectives))
+        self.study.stop = self._end  # type: ignore[method-assign]
         self.study.add_trials([self._restored(*trial) for trial in trials])
+
+    def _end(self) -> None:
+        """Take note that the sampler, which would stop Optuna's own loop, has listed all architectures."""
+        self.exhausted = True
 
     def _saved(self, trial: FrozenTrial) -> list[Any]:
         decisions = [trial.params[name] for name in self.choices]
@@ -139,8 +146,9 @@ class OptunaSampler(Strategy[SamplerSettings]):
         )
 
     def _make_sampler(self, number: int) -> BaseSampler:
+        grid = self.settings.sampler == "GridSampler"  # its seed shuffles the grid, which must stay the same
         given = {
-            "seed": derive_seed(self.seed, number),
+            "seed": derive_seed(self.seed, 0 if grid else number),
             "search_space": {name: distribution.choices for name, distribution in self.choices.items()},
         }
         sampler: BaseSampler = make_plugin("Sampler", self.settings.sampler, self.settings.options, given)
@@ -154,7 +162,6 @@ class OptunaSampler(Strategy[SamplerSettings]):
                 f"GridSampler lists all {architectures:.2e} architectures; at most {_LARGEST_GRID:,} can be"
             )
         self._start([])
-        self.study.sampler = self._make_sampler(0)
         try:
             self.study.ask(dict(self.choices))
         except (NotImplementedError, TypeError, ValueError, ImportError) as error:
