@@ -225,6 +225,7 @@ def raising(error: BaseException) -> int:
         (ValueError("seven"), 2, "error: seven"),
         (FileNotFoundError(errno.ENOENT, "No such file", "a.json"), 2, "error: a.json: No such file"),
         (FileExistsError(errno.EEXIST, "File exists", "out"), 2, "error: out: File exists; expected a folder"),
+        (IsADirectoryError(errno.EISDIR, "Is a directory", "out"), 2, "error: out: Is a directory; expected a file"),
         (OSError(errno.ENOSPC, "No space left", "a.pt"), 2, "error: a.pt: No space left"),
         (MemoryError(), 2, "error: out of memory"),
         (ModuleNotFoundError("No module", name="onnxscript"), 2, "error: onnxscript is not installed: pip install"),

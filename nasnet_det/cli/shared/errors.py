@@ -121,6 +121,8 @@ def _explain_os_error(error: OSError) -> str:
     words = f"{error.filename}: {error.strerror}" if error.filename and error.strerror else str(error)
     if error.errno in (errno.EEXIST, errno.ENOTDIR):
         words += "; expected a folder"
+    if error.errno == errno.EISDIR:
+        words += "; expected a file"
     if error.errno in (errno.ENOSPC, errno.EDQUOT):
         words += "; existing files are unchanged: free some space and run the same command again"
     return words

@@ -242,8 +242,8 @@ class _Inspection:
         return str(self.images[row]["file_name"])
 
     def box_name(self, number: int) -> str:
-        row = self.rows[number]
-        return f"{self.annotations[number]['bbox']} in {self.image_name(row)} ({_format(self.sizes[row])})"
+        row, box = self.rows[number], ", ".join(f"{value:.10g}" for value in self.boxes[number])
+        return f"[{box}] in {self.image_name(row)} ({_format(self.sizes[row])})"
 
 
 def _shared(values: Sequence[Hashable]) -> list[bool]:

@@ -60,15 +60,17 @@ def _annotation(entry: Record, classes: Sequence[Record], where: str) -> Record:
         raise CocoFormatError(f"{where} has an annotation without {', '.join(missing)}")
     category = _plain(entry["category_id"])
     if type(category) is not int or not 0 <= category < len(classes):
-        raise CocoFormatError(
-            f"{where} has category_id {format_value(category)}: it counts the {len(classes)} thing_classes of the data "
-            "set's metadata from 0"
-        )
+        known = f"it counts the {len(classes)} thing_classes of the data set's metadata from 0"
+        absent = "it counts the thing_classes of the data set's metadata: set them"
+        raise CocoFormatError(f"{where} has category_id {format_value(category)}: {known if classes else absent}")
     try:
         box = list(map(float, entry["bbox"]))
         box = list(map(float, BoxMode.convert(box, entry["bbox_mode"], BoxMode.XYWH_ABS)))
     except (TypeError, ValueError, OverflowError, AssertionError, NotImplementedError) as error:
-        raise CocoFormatError(f"{where}: bbox {format_value(entry['bbox'])}: {error}") from None
+        raise CocoFormatError(
+            f"{where}: bbox {format_value(entry['bbox'])}: {error}; expected four numbers of pixels, as "
+            "BoxMode.XYXY_ABS or XYWH_ABS"
+        ) from None
     kept = {key: _plain(entry[key]) for key in ("iscrowd", "ignore") if entry.get(key) is not None}
     if entry.get("segmentation") is not None:
         kept |= _segmentation(entry["segmentation"])

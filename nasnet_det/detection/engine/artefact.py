@@ -82,7 +82,8 @@ tags: [object-detection, nasnet, detectron2]
 {cfg.MODEL.META_ARCHITECTURE} on {cfg.MODEL.NASNET.NETWORK}, trained by `nasnet-det finetune`, version
 {nasnet_det.__version__}.
 
-Validation, in percent: {found}. All numbers are in `{SCORES}`, the course of the training in `metrics.csv`.
+Validation, in percent: {found or "nothing was annotated"}. All numbers are in
+`{SCORES}`, the course of the training in `metrics.csv`.
 
 ```sh
 nasnet-det predict {shlex.quote(name)}/ pictures/

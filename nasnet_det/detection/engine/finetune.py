@@ -207,7 +207,8 @@ def finetune(options: Options, resume: bool = False, log: Callable[[str], None] 
             f"{options.output} is for a GPU, and PyTorch sees none here: give --device cpu and a new run"
         )
     cfg = _config(options, plan, *names, len(classes), run is not None)
-    look = look_at_config(cfg, classes)
+    FinetuneTrainer.check(cfg)
+    look = look_at_config(cfg)
     if run is None:  # weights last, because they may take minutes to download
         plan = _plan(options, train, _weights(options, log))
         cfg = _config(options, plan, *names, len(classes), False)

@@ -53,8 +53,7 @@ class DetectorTrainer(DefaultTrainer):
 
     def __init__(self, cfg: CfgNode) -> None:
         TrainerBase.__init__(self)
-        check_supported(cfg)
-        check_solver(cfg)
+        self.check(cfg)
         look_at_config(cfg)
         cfg = self.auto_scale_workers(cfg, comm.get_world_size())
         model = self.build_model(cfg)
@@ -70,6 +69,12 @@ class DetectorTrainer(DefaultTrainer):
         self.checkpointer.extras = {"config": cfg.dump(), "categories": categories(cfg.DATASETS.TRAIN[0])}
         self.start_iter, self.max_iter, self.cfg = 0, cfg.SOLVER.MAX_ITER, cfg
         self.register_hooks(self.build_hooks())
+
+    @classmethod
+    def check(cls, cfg: CfgNode) -> None:
+        """Raise ConfigError for what this trainer, the machine or the number of processes cannot do."""
+        check_supported(cfg)
+        check_solver(cfg)
 
     def resume_or_load(self, resume: bool = True) -> None:
         """Resume from the last checkpoint of ``OUTPUT_DIR``, or load ``MODEL.WEIGHTS`` and start."""
@@ -188,6 +193,17 @@ class DetectorTrainer(DefaultTrainer):
 
 class ShortTrainer(DetectorTrainer):
     """A trainer for short runs, on a CPU too: maps in channels_last and AdamW."""
+
+    @classmethod
+    def check(cls, cfg: CfgNode) -> None:
+        """Raise ConfigError for what it cannot do, and for keys of detectron2's hooks, which it does not have."""
+        super().check(cfg)
+        for key, value in (
+            ("EXPECTED_RESULTS", cfg.TEST.EXPECTED_RESULTS),
+            ("PRECISE_BN", cfg.TEST.PRECISE_BN.ENABLED),
+        ):
+            if value:
+                raise ConfigError(f"TEST.{key} is for nasnet-det train only: leave it out")
 
     @classmethod
     def build_model(cls, cfg: CfgNode) -> torch.nn.Module:

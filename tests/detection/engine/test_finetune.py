@@ -254,8 +254,15 @@ def test_what_cannot_be_started_or_resumed_changes_nothing(
         finetune(options(one_image(data, tmp_path / "one"), output))
     with pytest.raises(DatasetError, match="no image has an object"):
         finetune(options(without_boxes(data, tmp_path / "bare"), output, weights="auto"))
-    with pytest.raises(ConfigError, match=r"SOLVER\.MAX_ITER"):
-        finetune(options(data, output, settings={"SOLVER.MAX_ITER": 0}))
+    for key, value in (
+        ("SOLVER.MAX_ITER", 0),
+        ("TEST.EXPECTED_RESULTS", [["bbox", "AP", 1, 2]]),
+        ("MODEL.KEYPOINT_ON", True),
+    ):
+        with pytest.raises(ConfigError, match=key):
+            finetune(options(data, output, settings={key: value}, weights="auto"))
+    with pytest.raises(DatasetError, match=r"data set shapes_train: it has 2 classes .* 3"):
+        finetune(options(data, output, settings={"MODEL.ROI_HEADS.NUM_CLASSES": 3}, weights="auto"))
     with monkeypatch.context() as patch, pytest.raises(FinetuneError, match="GPU"):
         patch.setattr(torch.cuda, "is_available", lambda: False)
         finetune(options(data, output, device="cuda"))
