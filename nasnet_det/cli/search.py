@@ -15,6 +15,7 @@ from __future__ import annotations
 import argparse
 import shlex
 import sys
+from collections import Counter
 from collections.abc import Callable, Sequence
 from contextlib import closing
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -172,29 +173,38 @@ def search(options: argparse.Namespace, should_stop: Callable[[], bool] = lambda
             ).run(options.trials)
             if asked.strategy.exhausted:
                 print(f"{asked.name} has tried all architectures")
-            conclude(options, study)
-    return 0
+            return conclude(options, study)
 
 
-def conclude(options: argparse.Namespace, study: Study) -> None:
-    """Print what was found and the command that exports it; draw the Pareto front of several objectives."""
+def conclude(options: argparse.Namespace, study: Study) -> int:
+    """Print what was found and the command that exports it; draw the Pareto front of several objectives.
+
+    Returns:
+        0, or 1 if no child has an accuracy.
+    """
     from nasnet_det.search.records import front
     from nasnet_det.search.report import describe_front, draw_front_of
 
     objectives, findings = study.objectives, study.findings()
+    if not findings:
+        counts = ", ".join(f"{count} {status}" for status, count in sorted(Counter(study.statuses()).items()))
+        print(f"done, but no child has an accuracy ({counts or 'none was trained'})", file=sys.stderr)
+        return 1
     export = f"done: nasnet-det export-cell {shlex.quote(str(options.output))}"
     if len(objectives) > 1 and (found := front(findings, objectives)):
         print(describe_front(found, objectives))
         for path in draw_front_of(findings, objectives, options.output):
             print(path)
         print(f"{export} --trial {found[0].number} --output my_cell.json")
-        return
+        return 0
     print(f"{export} --top 1 --output my_cell.json")
+    return 0
 
 
 @command
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run the command; return 2 for a mistake in what it was given, 130 if it was stopped."""
+    """Run the command; return 1 if no child has an accuracy, 2 for a mistake in what it was given, 130 if it was
+    stopped."""
     options = parse(argv)
     with search_context() as should_stop:
         return search(options, should_stop)

@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, fields, replace
 from importlib.util import find_spec
 from pathlib import Path
+from textwrap import shorten
 from typing import Any
 
 import torch
@@ -105,8 +106,8 @@ def rungs_asked(options: argparse.Namespace, config: ChildConfig) -> tuple[tuple
     if "epochs" not in parse_assignments(options.child):
         config = replace(config, epochs=max(rungs))
     if max(rungs) > config.epochs:
-        raise ValueError(f"rung {max(rungs)} is beyond the children's {config.epochs} epochs")
-    return (rungs if rungs[-1] == config.epochs else (*rungs, config.epochs)), config
+        raise ValueError(f"rung {max(rungs)} is beyond the children's last epoch, {config.epochs}")
+    return (rungs if max(rungs) == config.epochs else (*rungs, config.epochs)), config
 
 
 def candidates_asked(
@@ -214,7 +215,7 @@ class ShowProgress:
         if done := progress.finished - self._first:
             seconds = (time.monotonic() - self._began) / done
             left = f"  {_duration(seconds * (progress.total - progress.finished))} left"
-        note = f"  {' '.join(result.message.split())[:100]}" if result.message else ""
+        note = f"  {shorten(result.message, 160, placeholder=' ...')}" if result.message else ""
         print(
             f"{self.what} {progress.number:5}  {words:>13}  {progress.finished}/{progress.total}  {best}  "
             f"{format_measure('params', result.num_params)} parameters, {result.seconds:.0f} s{left}{note}",

@@ -152,7 +152,7 @@ class Search:
             done = [step for step in record.steps if step.status is not None]
             self.finished += bool(done)
             for rung, step in enumerate(done):
-                self._note(record.number, rung, step.reward)
+                self._note(record.number, rung, step.status, step.reward)
             if not record.finished:
                 values = self._values(record.decisions, done[-1].reward) if done else ()
                 if done and self._is_final(len(done) - 1, done[-1].status):
@@ -228,7 +228,7 @@ class Search:
         if final:
             self._close(task.trial)
         self.finished += not task.rung
-        self._note(trial.number, task.rung, trial.values[0])
+        self._note(trial.number, task.rung, result.status, trial.values[0])
         self.report(Progress(trial.number, result, self.finished, trials, len(self._running), self.best))
 
     def _outcome(self, task: Task, status: str, reward: float, accuracies: Sequence[float]) -> Outcome:
@@ -260,8 +260,11 @@ class Search:
         if self.checkpoints is not None:
             self.checkpoints.remove(number)
 
-    def _note(self, number: int, rung: int, reward: float) -> None:
+    def _note(self, number: int, rung: int, status: str | None, reward: float) -> None:
+        """Take note of a trial with an accuracy if it is the best so far."""
         epochs = self.pruner.rungs[rung] if self.pruner.rungs else 0
+        if status not in MEASURED:
+            return
         if self.best is None or (epochs, reward) > self.best[:2]:
             self.best = Best(epochs, reward, number)
 

@@ -32,7 +32,7 @@ def check_identity(study: str, recorded: Mapping[str, Any], wanted: Mapping[str,
     if differences:
         raise StudyError(
             f"{study} is of another search: {'; '.join(differences[:4])}. "
-            "Give the settings it was made with, or another folder"
+            "Give the settings it was made with, choose another folder, or delete the study (optuna delete-study)"
         )
 
 

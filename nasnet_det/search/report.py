@@ -85,7 +85,7 @@ def describe_values(finding: Finding, objectives: Sequence[str]) -> str:
     """Return a child's objectives in words: ``accuracy 0.4123, params 1.53M``."""
     values = finding.values or (finding.reward,)
     words = [f"{name} {format_measure(name, value)}" for name, value in zip(objectives, values, strict=False)]
-    return ", ".join(words) + ("" if finding.complete else f" after {finding.epochs} epochs")
+    return ", ".join(words) + ("" if finding.complete else f" at epoch {finding.epochs}")
 
 
 def named_genotype(run: Run, phase: str, finding: Finding, name: str) -> Genotype:

@@ -161,6 +161,15 @@ def test_another_space_recipe_or_folder_is_refused(
     assert "not the folder of a search" in capsys.readouterr().err
 
 
+def test_a_search_without_an_accuracy_falls_short(
+    data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for trials in (1, 2):
+        assert run(tmp_path / "s", data, "learning_rate=1e15", trials=trials) == 1
+    output = capsys.readouterr()
+    assert "2 diverged" in output.err and "best" not in output.out and "export-cell" not in output.out
+
+
 def test_one_search_at_a_time(searched: Path, data: Path, capsys: pytest.CaptureFixture[str]) -> None:
     from nasnet_det.search.run_folder import SearchFolder
 
