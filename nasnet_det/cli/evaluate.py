@@ -25,7 +25,7 @@ from typing import TYPE_CHECKING, Any
 from nasnet_det.cli.shared.errors import command
 from nasnet_det.cli.shared.models import RUNTIMES, load_detector
 from nasnet_det.cli.shared.options import add_output, new_parser, share
-from nasnet_det.safe_io.files import protecting
+from nasnet_det.safe_io.files import check_writable, expect_folder, protecting
 
 if TYPE_CHECKING:
     from nasnet_det.detection.data.look import CocoData
@@ -90,10 +90,7 @@ def score(args: argparse.Namespace) -> int:
     from nasnet_det.safe_io.files import write_json
 
     start = time.perf_counter()
-    if args.report:
-        from nasnet_det.detection.evaluation.report import check_folder
-
-        check_folder(args.report)
+    check_outputs(args)
     data, names = open_data(args)
     annotations = data.content
     if "annotations" not in annotations:
@@ -132,6 +129,18 @@ def score(args: argparse.Namespace) -> int:
     if args.report:
         report(args, data, results, scores)
     return 0
+
+
+def check_outputs(args: argparse.Namespace) -> None:
+    """Check the places of all that will be written, before anything is run."""
+    from nasnet_det.detection.evaluation.report import check_folder
+
+    if args.report:
+        check_folder(args.report)
+    if args.json:
+        check_writable(args.json)
+    for folder in filter(None, [args.detector and args.output, args.report, args.json and args.json.parent]):
+        expect_folder(folder)
 
 
 def open_data(args: argparse.Namespace) -> tuple[CocoData, list[str]]:

@@ -54,11 +54,32 @@ def protect(paths: Iterable[str | Path]) -> None:
 
 
 def check_writable(path: str | Path) -> None:
-    """Raise :class:`OverwriteError` if ``path`` is a protected input, under this or another name."""
+    """Raise an error if ``path`` cannot be replaced.
+
+    Raises:
+        OverwriteError: if it is a protected input, under this or another name.
+        IsADirectoryError: if it is a folder.
+    """
     if file_key(path) in (_protected.get() or {}):
         raise OverwriteError(
             f"{path} is an input of this command and would be overwritten or deleted: give another --output"
         )
+    if Path(path).is_dir():
+        raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(path))
+
+
+def expect_folder(path: str | Path) -> None:
+    """Raise an OSError unless files can be written to a folder, which need not exist yet.
+
+    Raises:
+        NotADirectoryError, PermissionError: naming the file in its place, or the folder that may not be written to.
+    """
+    path = Path(path).absolute()
+    place = next(place for place in (path, *path.parents) if exists(place))
+    if not place.is_dir():
+        raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR), str(place))
+    if not os.access(place, os.W_OK):
+        raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(place))
 
 
 @contextmanager
@@ -73,8 +94,6 @@ def replacing(path: str | Path) -> Iterator[Path]:
     """
     path = Path(path)
     check_writable(path)
-    if path.is_dir():
-        raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(path))
     path.parent.mkdir(parents=True, exist_ok=True)
     handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name[:200]}.", suffix=".part")
     os.close(handle)

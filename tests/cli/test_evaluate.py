@@ -60,6 +60,17 @@ def test_a_page_of_the_user_is_not_written_over(files: tuple[Path, Path], capsys
         assert run(*files, "--report", str(page.parent)) == 0
 
 
+@pytest.mark.parametrize("option", ["--output", "--report", "--json"])
+def test_a_file_in_place_of_a_folder_is_told_before_anything_runs(
+    files: tuple[Path, Path], capsys: pytest.CaptureFixture, option: str
+) -> None:
+    inside = files[0] / "scores.json" if option == "--json" else files[0]
+    assert main(["a detector that is not looked for", str(files[0].parent), option, str(inside)]) == 2
+    assert f"{files[0]}: Not a directory" in capsys.readouterr().err
+    assert run(*files, "--json", str(files[0].parent)) == 2
+    assert "expected a file" in capsys.readouterr().err
+
+
 def test_boxes_in_another_format_are_asked_about(files: tuple[Path, Path], capsys: pytest.CaptureFixture) -> None:
     results = json.loads(files[1].read_text())
     files[1].write_text(json.dumps([results[0] | {"bbox": [11, 12, 39, 29]}]))

@@ -110,6 +110,7 @@ def _labelled(path: Path, listings: Listings) -> Labelled | None:
         sides = [int(float(element.findtext(f"size/{name}") or 0)) for name in ("width", "height")]
         polygons = [_polygons(entry) for entry in element.findall("object")]
         found, names = detections_from_xml_obj(element, [], (1, 1))
+        _check_corners(element)
     except (OSError, SyntaxError, ValueError) as error:
         raise CocoFormatError(f"{path}: {error}") from error
     corners = found.xyxy.astype(np.float64)
@@ -117,6 +118,14 @@ def _labelled(path: Path, listings: Listings) -> Labelled | None:
     boxes = np.concatenate([corners[:, :2], corners[:, 2:] - corners[:, :2]], axis=1).tolist()
     objects = list(zip(labels, boxes, polygons, strict=True))
     return Labelled(image, objects, (sides[0], sides[1]) if min(sides) > 0 else None, named)
+
+
+def _check_corners(element: Any) -> None:
+    """Refuse boxes whose corners are exchanged, which ``supervision`` orders: they may be of another form."""
+    for box in element.findall("object/bndbox"):
+        low, high = ([float(box.findtext(f"{axis}{end}")) for axis in "xy"] for end in ("min", "max"))
+        if low[0] > high[0] or low[1] > high[1]:
+            raise ValueError(f"expected xmin, ymin, xmax, ymax, the first two at most the others, not {low + high}")
 
 
 def _polygons(entry: Any) -> list[list[float]]:
@@ -144,5 +153,5 @@ def _image(path: Path, name: str, listings: Listings) -> tuple[Path, Path]:
             if files:
                 image = files[0] if len(files) == 1 else place
                 return image, place if text == base else image
-    missing = path.parent / (base or f"{path.stem}.jpg")
+    missing = next(filter(Path.is_dir, folders[1:]), path.parent) / (base or f"{path.stem}.jpg")
     return missing, missing

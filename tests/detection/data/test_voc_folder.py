@@ -125,9 +125,10 @@ def test_voc_sizes_are_compared_with_the_pictures(tmp_path: Path, pictures: Path
     assert trouble.count == 1 and "80 x 60" in str(trouble)
 
 
-def test_bad_xml_names_its_file(tmp_path: Path, pictures: Path) -> None:
+@pytest.mark.parametrize(("tag", "other"), [("xmin>", "left>"), ("<xmin>", "<xmin>90")])
+def test_bad_xml_names_its_file(tmp_path: Path, pictures: Path, tag: str, other: str) -> None:
     write_voc(tmp_path / "data", {"train": small("train")}, pictures)
     path = tmp_path / "data" / "Annotations" / "train1.xml"
-    path.write_text(path.read_text().replace("<xmin>", "<left>").replace("</xmin>", "</left>"))
+    path.write_text(path.read_text().replace(tag, other))
     with pytest.raises(CocoFormatError, match=r"train1\.xml"):
         open_dataset(tmp_path / "data")
