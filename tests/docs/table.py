@@ -136,10 +136,11 @@ PAGES: dict[str, Page] = {
         saved=(("def setup_environment", "my_data.py"),),
     ),
     "from-cell-to-detector.md": Page(
-        ("datasets/cifar10", "DATA", "pictures", "toy data set"),
+        ("datasets/cifar10", "DATA", "pictures", "toy data set", "my_data"),
         ("detectron2", "optuna"),
         (
             RETRAIN,
+            Row(r"tools/finetune\.py", more=SMALL_DETECTOR),
             Row(
                 r"tools/train_cifar\.py",
                 swaps=((r"--num-cells \d+ --num-filters \d+", "--num-cells 1 --num-filters 4"),),

@@ -32,12 +32,13 @@ from nasnet_det.detection.engine.hooks import (
     validation_loss,
 )
 from nasnet_det.detection.engine.loggers import check_loggers, open_loggers
-from nasnet_det.detection.engine.plan import DataFacts, Plan, make_plan
+from nasnet_det.detection.engine.plan import CONFIGURED, PUBLISHED, DataFacts, Plan, make_plan
 from nasnet_det.detection.engine.predictor import load_config, weights_in
 from nasnet_det.detection.engine.run_folder import RUN, mark_run, read_run, split_of
 from nasnet_det.detection.engine.trainer import ShortTrainer
 from nasnet_det.detection.evaluation.evaluation import IouType
 from nasnet_det.detection.evaluation.evaluator import CocoEvaluator
+from nasnet_det.detection.modeling.backbone import is_published
 from nasnet_det.safe_io.files import exists, write_text
 from nasnet_det.safe_io.values import format_names
 from nasnet_det.weights import WeightsError
@@ -296,7 +297,7 @@ def _weights(options: Options, log: Callable[[str], None]) -> str:
     """Return the initial weights in a plan's terms, after a look at whether they can be had."""
     if options.weights == "none":
         return ""
-    if options.weights not in ("auto", "published"):
+    if options.weights not in ("auto", PUBLISHED):
         path = Path(options.weights)
         if (path / "config.yaml").is_file():
             return str(weights_in(path))
@@ -305,16 +306,20 @@ def _weights(options: Options, log: Callable[[str], None]) -> str:
                 f"--weights {options.weights}: no such file; give auto, published, none, a checkpoint or a run folder"
             )
         return options.weights
-    network = read_config(options.model).MODEL.NASNET.NETWORK
+    nasnet = read_config(options.model, _pairs(options.settings or {})).MODEL.NASNET
+    if nasnet.PRETRAINED not in ("", PUBLISHED):
+        return CONFIGURED
     try:
-        resolve(network)
+        if not is_published(nasnet):
+            raise WeightsError("none are published for this network")
+        resolve(nasnet.NETWORK)
     except WeightsError as error:
-        if options.weights == "published":
+        if options.weights == PUBLISHED:
             raise
         reason = str(error).partition(";")[0]
-        log(f"note: training starts from random weights, as the published ones are not available ({reason})")
+        log(f"note: training starts from random weights, as published ones are not available ({reason})")
         return ""
-    return "published"
+    return PUBLISHED
 
 
 def _config(options: Options, plan: Plan, train: str, val: str, classes: int, resumed: bool) -> CfgNode:

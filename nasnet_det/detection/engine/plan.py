@@ -11,6 +11,8 @@ from typing import Any
 #: Sides between which images are resized, on a CPU and on a GPU, in steps that every pyramid can take.
 _SIDES = {"cpu": (192, 512), "cuda": (320, 800)}
 _STEP = 32
+#: The weights of a plan that are ImageNet's: the published ones, and those of a file that the config names.
+PUBLISHED, CONFIGURED = "published", "the config's"
 #: Images up to this side have anchors of half the model's sizes.
 _HALF_SIDE = 400
 #: What the median object should measure, in pixels: about two positions of the finest map of a pyramid.
@@ -65,7 +67,8 @@ class Plan:
 
     Args:
         model: the config's name or file.
-        weights: a checkpoint of a detector, ``published`` ImageNet weights, or empty for random weights.
+        weights: a checkpoint of a detector, :data:`PUBLISHED` ImageNet weights, those of a file that the config names
+            (:data:`CONFIGURED`), or empty for random weights.
         device: ``cpu`` or ``cuda``.
         image_size: shorter side that images are resized to.
         batch_size: images of a step.
@@ -92,8 +95,7 @@ class Plan:
         random = not self.weights
         settings: dict[str, Any] = {
             "MODEL.DEVICE": self.device,
-            "MODEL.WEIGHTS": "" if self.weights == "published" else self.weights,
-            "MODEL.NASNET.PRETRAINED": "published" if self.weights == "published" else "",
+            "MODEL.WEIGHTS": "" if self.has_new_heads else self.weights,
             "MODEL.NASNET.NORM": "BN" if random else "FrozenBN",
             "MODEL.NASNET.BN_MOMENTUM": 0.1 if random else 0.0,
             "INPUT.MIN_SIZE_TRAIN": [self.image_size],
@@ -113,14 +115,21 @@ class Plan:
             "SOLVER.AMP.ENABLED": self.device == "cuda",
             "TEST.EVAL_PERIOD": self.eval_period,
         }
-        if self.device == "cpu" and self.weights in ("", "published"):  # a detector's weights have heads of their own
+        if self.weights != CONFIGURED:
+            settings["MODEL.NASNET.PRETRAINED"] = PUBLISHED if self.weights == PUBLISHED else ""
+        if self.device == "cpu" and self.has_new_heads:
             settings |= _THIN_HEADS
         return settings
 
     @property
+    def has_new_heads(self) -> bool:
+        """True unless the weights are those of a whole detector."""
+        return self.weights in ("", PUBLISHED, CONFIGURED)
+
+    @property
     def halves_anchors(self) -> bool:
         """True for images so small that the objects on them are about half as large as the model's anchors are for."""
-        return self.device == "cpu" and self.weights in ("", "published") and self.image_size <= _HALF_SIDE
+        return self.device == "cpu" and self.has_new_heads and self.image_size <= _HALF_SIDE
 
     def table(self) -> str:
         """Return the plan as lines for a person."""

@@ -87,6 +87,15 @@ def build_network(
     return model
 
 
+def is_published(node: CfgNode) -> bool:
+    """Return whether weights are published for the network of a ``MODEL.NASNET`` node."""
+    if node.NETWORK not in PRETRAINED:
+        return False
+    own = FAMILY[node.NETWORK].network_arguments()
+    given = {key: getattr(node, key.upper()) for key in ("genotype", "num_cells", "num_filters", "stem_channels")}
+    return all(value in ("", 0, own[key]) for key, value in given.items())
+
+
 def advance_drop_path(module: nn.Module, steps: int) -> None:
     """Set ScheduledDropPath's progress from detectron2's iteration count, at the start of a forward pass.
 

@@ -24,6 +24,7 @@ from nasnet_det.cli.evaluate import main as evaluate
 from nasnet_det.cli.finetune import main
 from nasnet_det.cli.predict import main as predict
 from nasnet_det.detection.config import ConfigError
+from nasnet_det.detection.data.folders import open_dataset
 from nasnet_det.detection.data.look import DatasetError
 from nasnet_det.detection.engine import finetune as finetune_module
 from nasnet_det.detection.engine.artefact import draw_samples
@@ -70,6 +71,31 @@ def data(tmp_path: Path) -> Path:
 def options(data: Path, output: Path, **more: Any) -> Options:
     given = {"weights": "none", "image_size": 64, "loggers": (), "device": "cpu", "settings": SMALL, **more}
     return Options(data=data, output=output, **given)
+
+
+@pytest.mark.parametrize(
+    ("model", "changes", "expected"),
+    [
+        ("fpn_mobile", {}, "published"),
+        ("fpn_mobile", {"NUM_CELLS": 4, "GENOTYPE": "nasnet_a"}, "published"),  # as it is published
+        ("fpn_mobile", {"NUM_CELLS": 2}, ""),
+        ("fpn_mobile", {"GENOTYPE": "pnasnet_5"}, ""),
+        ("fpn_mobile", {"NETWORK": "amoebanet_a_mobile"}, ""),
+        ("fpn_nasnet_det_1", {}, ""),
+        ("fpn_nasnet_det_1", {"PRETRAINED": "mine.safetensors"}, "the config's"),
+    ],
+)
+def test_weights_of_another_network_are_not_asked_for(
+    model: str, changes: dict[str, Any], expected: str, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(finetune_module, "resolve", lambda network: tmp_path)
+    settings = {f"MODEL.NASNET.{key}": value for key, value in changes.items()}
+    asked = options(data, tmp_path / "run", model=model, weights="auto", settings=settings)
+    assert finetune_module._weights(asked, lambda text: None) == expected
+    planned = finetune_module._plan(asked, open_dataset(data)[0], expected)
+    cfg = finetune_module._config(asked, planned, "a", "b", 2, resumed=False)
+    assert cfg.MODEL.NASNET.PRETRAINED == changes.get("PRETRAINED", expected)
+    assert (cfg.MODEL.NASNET.NORM == "FrozenBN") == bool(expected) and not cfg.MODEL.WEIGHTS
 
 
 def test_a_folder_becomes_a_folder_that_can_be_moved(
