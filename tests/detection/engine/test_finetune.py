@@ -94,7 +94,7 @@ def test_weights_of_another_network_are_not_asked_for(
     assert finetune_module._weights(asked, lambda text: None) == expected
     planned = finetune_module._plan(asked, open_dataset(data)[0], expected)
     cfg = finetune_module._config(asked, planned, "a", "b", 2, resumed=False)
-    assert cfg.MODEL.NASNET.PRETRAINED == changes.get("PRETRAINED", expected)
+    assert changes.get("PRETRAINED", expected) == cfg.MODEL.NASNET.PRETRAINED
     assert (cfg.MODEL.NASNET.NORM == "FrozenBN") == bool(expected) and not cfg.MODEL.WEIGHTS
 
 
