@@ -1,9 +1,9 @@
 #!/usr/bin/env python
 """Train or evaluate a detector, with detectron2's flags and habits.
 
-    nasnet-det train --config-file configs/nasnet_frcnn.yaml --num-gpus 8
-    nasnet-det train --config-file configs/nasnet_frcnn.yaml --resume
-    nasnet-det train --config-file configs/nasnet_frcnn.yaml --eval-only MODEL.WEIGHTS model.pth
+    nasnet-det train-net --config-file configs/nasnet_frcnn.yaml --num-gpus 8
+    nasnet-det train-net --config-file configs/nasnet_frcnn.yaml --resume
+    nasnet-det train-net --config-file configs/nasnet_frcnn.yaml --eval-only MODEL.WEIGHTS model.pth
     torchrun --nproc-per-node 8 tools/train_net.py --config-file configs/nasnet_frcnn.yaml
 
 Ctrl-C stops a run after its current step; --resume continues it from its last checkpoint in OUTPUT_DIR, with the same

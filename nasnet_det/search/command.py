@@ -124,8 +124,7 @@ def candidates_asked(
     if unknown := set(changes) - {field.name for field in fields(NetworkSize)}:
         raise ValueError(f"--measured-network has no setting {min(unknown)}")
     size = build(NetworkSize, {**asdict(child), **changes}, what="--measured-network")
-    device = options.device if options.latency_runtime != "onnxruntime" else None
-    meter = LatencyMeter(demands.image_size or size.image_size, options.latency_runtime, device or "cpu")
+    meter = LatencyMeter(demands.image_size or size.image_size, options.latency_runtime, options.device or "cpu")
     candidates = SpaceCandidates(space, size, demands, meter, child)
     if not demands.limits and len(demands.objectives) == 1:
         return candidates, demands, None

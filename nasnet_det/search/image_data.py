@@ -281,7 +281,8 @@ class _TorchvisionImages:
 def _open_torchvision(kind: Callable[..., Any], folder: str) -> Any:
     parameters = signature(kind).parameters
     options: dict[str, Any] = {"train": True} if "train" in parameters else {}
-    attempts = [{"download": False}, {"download": True}] if "download" in parameters else [{}]
+    downloads = parameters.keys() & {"download", "kwargs"}  # QMNIST passes it on
+    attempts = [{"download": False}, {"download": True}] if downloads else [{}]
     problem: Exception | None = None
     for attempt in attempts:
         try:

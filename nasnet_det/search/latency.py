@@ -1,18 +1,19 @@
-"""The latency of a network on this machine: one image, eager, fused or in onnxruntime."""
+"""The latency of a network on this machine: one image, eager, fused or in a runtime of packages."""
 
 from __future__ import annotations
 
 import statistics
+import tempfile
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Literal, get_args
+from pathlib import Path
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
 
-Runtime = Literal["eager", "fused", "onnxruntime"]
-RUNTIMES = get_args(Runtime)
+Runtime = Literal["eager", "fused", "onnxruntime", "openvino"]
 _SECONDS, _LEAST_RUNS = 0.3, 5
 
 
@@ -22,8 +23,8 @@ class LatencyMeter:
 
     Args:
         image_size: height and width of the image.
-        runtime: ``eager`` (PyTorch), ``fused`` (:func:`nasnet_det.fusion.optimize_for_inference`) or ``onnxruntime``,
-            both on the CPU except with ``device``.
+        runtime: ``eager`` (PyTorch), ``fused`` (:func:`nasnet_det.fusion.optimize_for_inference`), or a runtime of
+            packages in ONNX, on the CPU.
         device: where eager and fused networks run.
     """
 
@@ -45,8 +46,8 @@ class LatencyMeter:
         return 1000 * statistics.median(times)
 
     def _runner(self, network: nn.Module, image: Tensor) -> Callable[[], None]:
-        if self.runtime == "onnxruntime":
-            return _onnx_runner(network, image)
+        if self.runtime not in ("eager", "fused"):
+            return _package_runner(network, image, self.runtime)
         if self.runtime == "fused":
             from nasnet_det.fusion import optimize_for_inference
 
@@ -62,17 +63,12 @@ class LatencyMeter:
         return run
 
 
-def _onnx_runner(network: nn.Module, image: Tensor) -> Callable[[], None]:
-    import onnxruntime
+def _package_runner(network: nn.Module, image: Tensor, runtime: str) -> Callable[[], None]:
+    from nasnet_det.export.programs import Program, write_onnx
+    from nasnet_det.export.runtimes import load_package
 
-    with torch.no_grad():
-        program = torch.onnx.export(network, (image,), dynamo=True, verbose=False)
-    assert program is not None
-    content = program.model_proto.SerializeToString()
-    session = onnxruntime.InferenceSession(content, providers=["CPUExecutionProvider"])
-    feed = {session.get_inputs()[0].name: image.numpy()}
-
-    def run() -> None:
-        session.run(None, feed)
-
-    return run
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "network.onnx"
+        write_onnx(Program(network, image, ["logits"]), path)
+        package = load_package(path, runtime)
+    return lambda: package(image)

@@ -96,7 +96,7 @@ def add_demand_options(parser: argparse.ArgumentParser) -> None:
     )
     group.add_argument(
         "--latency-runtime",
-        choices=("eager", "fused", "onnxruntime"),
+        choices=("eager", "fused", "onnxruntime", "openvino"),
         default="eager",
         help="how latency is measured on this machine, one image at a time (default: eager)",
     )

@@ -9,6 +9,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from nasnet_det.export import available
 from nasnet_det.search.candidates import SpaceCandidates
 from nasnet_det.search.costs import NetworkSize, measure_cost
 from nasnet_det.search.latency import LatencyMeter
@@ -123,3 +124,10 @@ def test_latency_grows_with_the_image(runtime: str) -> None:
     network = NetworkSize(1, 4, "cifar", 12, 10, 32).build(SPACES["nasnet_a"].genotype((0,) * 50))
     small, large = (LatencyMeter(side, runtime)(network) for side in (16, 160))  # type: ignore[arg-type]
     assert 0 < small < large
+
+
+@pytest.mark.parametrize("runtime", ["onnxruntime", "openvino"])
+def test_latency_is_measured_in_a_runtime(runtime: str) -> None:
+    if runtime not in available():
+        pytest.skip(f"{runtime} is not installed")
+    assert LatencyMeter(16, runtime)(torch.nn.Conv2d(3, 4, 3)) > 0  # type: ignore[arg-type]
