@@ -135,8 +135,8 @@ def check_outputs(args: argparse.Namespace) -> None:
     """Check the places of all that will be written, before anything is run."""
     from nasnet_det.detection.evaluation.report import check_folder
 
-    if args.report:
-        check_folder(args.report)
+    for folder in (args.report, args.report / "bbox", args.report / "segm") if args.report else ():
+        check_folder(folder)
     if args.json:
         check_writable(args.json)
     for folder in filter(None, [args.detector and args.output, args.report, args.json and args.json.parent]):

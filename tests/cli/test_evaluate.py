@@ -52,10 +52,11 @@ def test_a_fault_of_the_user_is_a_line_and_status_2(files: tuple[Path, Path], ca
 def test_a_page_of_the_user_is_not_written_over(files: tuple[Path, Path], capsys: pytest.CaptureFixture) -> None:
     page = files[0].parent / "site" / "index.html"
     page.parent.mkdir()
-    page.write_text("mine")
-    assert run(*files, "--report", str(page.parent)) == 2
-    assert str(page) in capsys.readouterr().err and page.read_text() == "mine"
-    page.unlink()
+    for own in (page, page.with_name("categories.csv")):
+        own.write_text("mine")
+        assert run(*files, "--report", str(page.parent)) == 2
+        assert str(own) in capsys.readouterr().err and own.read_text() == "mine"
+        own.unlink()
     for _ in range(2):  # an earlier report is replaced
         assert run(*files, "--report", str(page.parent)) == 0
 

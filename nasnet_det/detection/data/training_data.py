@@ -16,6 +16,7 @@ import numpy as np
 import torch
 from detectron2.config import CfgNode, configurable
 from detectron2.data import build_detection_test_loader
+from detectron2.data.build import trivial_batch_collator
 from detectron2.data.samplers import RepeatFactorTrainingSampler, TrainingSampler
 from detectron2.utils import comm
 from torch.utils.data import DataLoader, Dataset, Sampler
@@ -129,12 +130,12 @@ def build_train_loader(
         )
     landscape = [image["width"] > image["height"] for image in dataset] if group_by_aspect else None
     seed = seed if seed >= 0 else comm.shared_random_seed()
-    sampler = make_sampler or functools.partial(_plain_sampler, len(dataset))
+    sampler = make_sampler or functools.partial(TrainingSampler, len(dataset), True)
     return DataLoader(
         SeededImages(dataset, SkippingMapper(mapper, dataset)),
         batch_sampler=TrainingBatches(sampler, landscape, total_batch_size // processes, seed),
         num_workers=num_workers,
-        collate_fn=_as_list,
+        collate_fn=trivial_batch_collator,
         # Of its own, so that starting the loader draws nothing from the generator that a training step samples with.
         generator=torch.Generator().manual_seed(seed),
     )
@@ -173,25 +174,13 @@ def _with_sets(cfg: CfgNode, **names: tuple[str, ...]) -> CfgNode:
 def _sampler_maker(cfg: CfgNode, images: list[dict[str, Any]]) -> Callable[[int], Sampler[int]]:
     name = cfg.DATALOADER.SAMPLER_TRAIN
     if name == "TrainingSampler":
-        return functools.partial(_plain_sampler, len(images))
+        return functools.partial(TrainingSampler, len(images), True)
     if name == "RepeatFactorTrainingSampler":
         factors = RepeatFactorTrainingSampler.repeat_factors_from_category_frequency(
             images, cfg.DATALOADER.REPEAT_THRESHOLD, sqrt=cfg.DATALOADER.REPEAT_SQRT
         )
-        return functools.partial(_repeating_sampler, factors)
+        return lambda seed: RepeatFactorTrainingSampler(factors, seed=seed)
     raise ConfigError(
         f"DATALOADER.SAMPLER_TRAIN is TrainingSampler or RepeatFactorTrainingSampler here, not {name!r}: others do not "
         "resume in the same order"
     )
-
-
-def _plain_sampler(number: int, seed: int) -> Sampler[int]:
-    return TrainingSampler(number, seed=seed)
-
-
-def _repeating_sampler(factors: torch.Tensor, seed: int) -> Sampler[int]:
-    return RepeatFactorTrainingSampler(factors, seed=seed)
-
-
-def _as_list(batch: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    return batch

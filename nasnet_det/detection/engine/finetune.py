@@ -12,7 +12,6 @@ from typing import Any
 import torch
 from detectron2.config import CfgNode
 from detectron2.engine import HookBase, hooks
-from detectron2.evaluation import DatasetEvaluator
 from detectron2.utils.env import seed_all_rng
 
 import nasnet_det
@@ -21,7 +20,7 @@ from nasnet_det.detection.convert.checkpoint_files import write_safetensors
 from nasnet_det.detection.data.catalog import register
 from nasnet_det.detection.data.folders import open_dataset
 from nasnet_det.detection.data.look import CocoData, DatasetError, Look
-from nasnet_det.detection.data.registered import learned_classes, look_at_config
+from nasnet_det.detection.data.registered import look_at_config
 from nasnet_det.detection.engine.artefact import CONFIG, WEIGHTS, finish_folder
 from nasnet_det.detection.engine.hooks import (
     AverageWeights,
@@ -36,8 +35,6 @@ from nasnet_det.detection.engine.plan import CONFIGURED, PUBLISHED, DataFacts, P
 from nasnet_det.detection.engine.predictor import load_config, weights_in
 from nasnet_det.detection.engine.run_folder import RUN, mark_run, read_run, split_of
 from nasnet_det.detection.engine.trainer import ShortTrainer
-from nasnet_det.detection.evaluation.evaluation import IouType
-from nasnet_det.detection.evaluation.evaluator import CocoEvaluator
 from nasnet_det.detection.modeling.backbone import is_published
 from nasnet_det.safe_io.files import exists, write_text
 from nasnet_det.safe_io.values import format_names
@@ -101,17 +98,14 @@ class FinetuneTrainer(ShortTrainer):
         loggers: names of loggers.
     """
 
+    #: Those of the last evaluation are not of the best weights.
+    keeps_results = False
+
     def __init__(self, cfg: CfgNode, plan: Plan, look: Look, loggers: Sequence[str] = ()) -> None:
         self.plan, self.look, self.logger_names = plan, look, loggers
         #: COCO's numbers, in percent, of the best weights so far.
         self.scores: dict[str, float] = {}
         super().__init__(cfg)
-
-    @classmethod
-    def build_evaluator(cls, cfg: CfgNode, dataset_name: str, classes: Sequence[str] | None = None) -> DatasetEvaluator:
-        """Return COCO's evaluator, which writes no files: those of the last evaluation are not of the best weights."""
-        iou_types: tuple[IouType, ...] = ("bbox", "segm") if cfg.MODEL.MASK_ON else ("bbox",)
-        return CocoEvaluator(dataset_name, iou_types=iou_types, classes=classes or learned_classes(cfg))
 
     def checkpoint_name(self) -> str:
         """Return the name of the only checkpoint."""

@@ -43,6 +43,7 @@ class DetectorTrainer(DefaultTrainer):
 
     Attributes:
         finished: set by a hook to end the training after a step.
+        keeps_results: whether an evaluation writes its detections.
 
     Raises:
         ConfigError: if it asks for what this machine or this number of processes cannot do.
@@ -50,6 +51,7 @@ class DetectorTrainer(DefaultTrainer):
     """
 
     finished = False
+    keeps_results = True
 
     def __init__(self, cfg: CfgNode) -> None:
         TrainerBase.__init__(self)
@@ -185,8 +187,8 @@ class DetectorTrainer(DefaultTrainer):
         Args:
             classes: the class names of the model, in the order of its outputs, where its checkpoint knows them.
         """
-        folder = Path(cfg.OUTPUT_DIR) / "inference"
-        folder = folder / dataset_name if len(cfg.DATASETS.TEST) > 1 else folder
+        folder = Path(cfg.OUTPUT_DIR) / "inference" if cls.keeps_results else None
+        folder = folder / dataset_name if folder and len(cfg.DATASETS.TEST) > 1 else folder
         iou_types: tuple[IouType, ...] = ("bbox", "segm") if cfg.MODEL.MASK_ON else ("bbox",)
         return CocoEvaluator(dataset_name, folder, iou_types=iou_types, classes=classes or learned_classes(cfg))
 

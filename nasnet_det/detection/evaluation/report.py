@@ -37,6 +37,11 @@ _SURE = 0.5
 _MOST_DRAWN = 25
 _SIDE = 480
 
+#: What a report consists of.
+_FILES = (
+    *("index.html", "categories.csv", "confusion.csv", "errors.json"),
+    *("errors.svg", "precision_recall.svg", "confusion.svg"),
+)
 _MEANINGS = {
     "classification": "the box is right, the category wrong",
     "localization": "the category is right, the box overlaps by 0.1 to 0.5",
@@ -72,7 +77,7 @@ def write_report(
         the page.
 
     Raises:
-        OverwriteError: if the folder has a page of something else.
+        OverwriteError: if the folder has such files of something else.
     """
     folder = Path(folder)
     check_folder(folder)
@@ -97,11 +102,11 @@ def write_report(
 
 
 def check_folder(folder: Path) -> None:
-    """Raise OverwriteError if a folder has an ``index.html`` without the ``errors.json`` of a report."""
-    if exists(folder / "index.html") and not exists(folder / "errors.json"):
-        raise OverwriteError(
-            f"{folder / 'index.html'} is not of a report and would be overwritten: give another folder"
-        )
+    """Raise OverwriteError if a folder has files of a report's names, but not those that every report has."""
+    if all(exists(folder / name) for name in ("index.html", "errors.json")):
+        return
+    if foreign := [folder / name for name in _FILES if exists(folder / name)]:
+        raise OverwriteError(f"{foreign[0]} is not of a report and would be overwritten: give another folder")
 
 
 def _add_errors(page: Page, folder: Path, analysis: ErrorAnalysis) -> None:
