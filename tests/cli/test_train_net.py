@@ -137,6 +137,9 @@ def test_a_run_is_not_replaced_by_a_new_one(
     (output / "model_final.pth").write_text("mine")
     assert tool.main(arguments(tiny_coco, output)) == 2
     assert "--resume" in capsys.readouterr().err
+    (output / "last_checkpoint").unlink()  # the checkpoint may be from elsewhere
+    assert tool.main(["--resume", *arguments(tiny_coco, output)]) == 2
+    assert "model_final.pth" in capsys.readouterr().err
     assert (output / "model_final.pth").read_text() == "mine" and not (output / "config.yaml").exists()
 
 

@@ -145,6 +145,8 @@ def _check_output(cfg: CfgNode, file: Path, resume: bool) -> None:
         raise ConfigError(f"OUTPUT_DIR {output} holds a run: add --resume to continue it, or give another OUTPUT_DIR")
     if weights and not resume and Path(weights).parent.resolve() == output.resolve():
         raise ConfigError(f"MODEL.WEIGHTS {weights} is in OUTPUT_DIR and may be replaced: give another OUTPUT_DIR")
+    if not is_run and (others := sorted(output.glob("model_*.pth"))):
+        raise ConfigError(f"{others[0]} is not of a run and may be replaced: give another OUTPUT_DIR")
     if saved.exists() and not (is_run or saved.samefile(file) or _is_whole(saved, cfg)):
         raise ConfigError(f"{saved} is not of a run and would be replaced: give another OUTPUT_DIR")
 
