@@ -31,7 +31,7 @@ def test_version() -> None:
 #: Each package imports only from those before it (docs/architecture.md).
 ORDER = (
     *("safe_io", "genotypes", "models", "weights", "fusion", "draw", "timm_models"),
-    *("training", "detection", "search", "export", "golden", "cli"),
+    *("training", "detection", "export", "search", "golden", "cli"),
 )
 
 
