@@ -12,7 +12,7 @@ The detector is a run folder, a checkpoint that holds its config, a package (nas
 detectron2 is not installed), or a config and a checkpoint. The output folder gets a picture of each image, results.json
 in COCO's form, and images.json, which tells the image and category of each id. With --annotations the ids are those of
 that file, so that nasnet-det evaluate can score the results. With a second detector each picture shows both side by
-side, as figure 9 of the paper.
+side, as figure 9 of the paper; results_compared.json are its results, with images_compared.json if its classes differ.
 """
 
 from __future__ import annotations

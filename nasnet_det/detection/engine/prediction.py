@@ -17,8 +17,8 @@ from nasnet_det.safe_io.files import OverwriteError, check_writable, exists, pro
 from nasnet_det.safe_io.images import read_image, reason_with_name
 from nasnet_det.safe_io.values import named, parse_json
 
-#: The results file of each detector.
-RESULTS = ("results.json", "results_compared.json")
+#: The results file of each detector, and the list of images and categories that goes with it.
+RESULTS, LISTS = ("results.json", "results_compared.json"), ("images.json", "images_compared.json")
 #: The comment in each picture written, which tells them from a user's own.
 _COMMENT = b"drawn by nasnet-det predict"
 #: The same in the list of images.
@@ -72,6 +72,8 @@ def predict_images(
 ) -> Predictions:
     """Predict on every image and write pictures, ``images.json`` and results in COCO's form to ``output``.
 
+    A second detector of other categories gets a list of its own, ``images_compared.json``.
+
     Args:
         detectors: one, or two to be compared; each gets its own results file.
         paths: the images, of which those that cannot be used are skipped and named.
@@ -117,21 +119,22 @@ def predict_images(
 
     if len(skipped) == len(paths):
         raise PredictionError(f"none of {len(paths)} images could be used: {named(skipped)}")
-    listed = {"info": _INFO, "images": index.images, "categories": catalogs[0].categories}
-    write_json(output / "images.json", listed)
-    for catalog, name in zip(catalogs, RESULTS, strict=False):
+    for catalog, name, listed in zip(catalogs, RESULTS, LISTS, strict=False):
+        if listed == LISTS[0] or catalog.categories != catalogs[0].categories:
+            content = {"info": _INFO, "images": index.images, "categories": catalog.categories}
+            write_json(output / listed, content)
         write_json(output / name, catalog.results)
     return Predictions([catalog.results for catalog in catalogs], len(paths) - len(skipped), skipped)
 
 
 def _check_outputs(output: Path, pictures: Sequence[Path]) -> None:
     """Refuse to write over inputs, and over pictures and results that are not of an earlier prediction."""
-    listed, results, compared = (output / name for name in ("images.json", *RESULTS))
-    for path in (*pictures, listed, results, compared):
+    files = [output / name for name in (*LISTS, *RESULTS)]
+    for path in (*pictures, *files):
         check_writable(path)
     foreign = [path for path in pictures if exists(path) and not _is_drawn(path)]
-    if not _is_listed(listed):
-        foreign += filter(exists, (listed, results, compared))
+    if not _is_listed(files[0]):
+        foreign += filter(exists, files)
     if foreign:
         raise OverwriteError(
             f"{foreign[0]} is not of an earlier prediction and would be overwritten: give another --output"

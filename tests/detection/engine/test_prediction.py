@@ -149,6 +149,15 @@ def test_pictures_that_the_detector_cannot_take_are_named_and_the_others_predict
     assert results(tmp_path / "out") == [(1, 2), (2, 2)]
 
 
+def test_a_second_detector_of_other_classes_has_a_list_of_its_own(tmp_path: Path) -> None:
+    paths = pictures(tmp_path, "1.png")
+    predict_images([Finder(), Finder()], paths, tmp_path / "same", titles=("a", "b"))
+    assert not (tmp_path / "same" / "images_compared.json").exists()
+    predict_images([Finder(), Finder(("cat", "dog"))], paths, tmp_path / "other", titles=("a", "b"))
+    lists = [json.loads((tmp_path / "other" / f"images{end}.json").read_text()) for end in ("", "_compared")]
+    assert [found["categories"][1]["name"] for found in lists] == ["fox", "dog"]
+
+
 def test_pictures_are_never_written_over(tmp_path: Path) -> None:
     paths = pictures(tmp_path, "1.jpg", "2.png")
     before = {path: path.read_bytes() for path in paths}
