@@ -24,23 +24,26 @@ logger = logging.getLogger(__name__)
 _looks: dict[tuple[str, bool], tuple[Any, SetLook]] = {}
 
 
-def look_at_config(cfg: CfgNode, classes: Sequence[str] | None = None, training: bool = True) -> Look:
+def look_at_config(
+    cfg: CfgNode, classes: Sequence[str] | None = None, training: bool = True, test: Sequence[str] | None = None
+) -> Look:
     """Look at the data sets of a config, before anything long begins: see :func:`look_at_names`.
 
     Args:
         cfg: names them in ``DATASETS.TRAIN`` and ``DATASETS.TEST``.
         classes: the class names of the model, if they are known.
         training: False to look at the test sets only.
+        test: names of test sets, instead of the config's.
     """
     key, number = model_classes(cfg)
-    needed = "TRAIN" if training else "TEST"
-    if not cfg.DATASETS[needed]:
-        raise DatasetError(f"DATASETS.{needed} names no data set")
+    train, test = cfg.DATASETS.TRAIN if training else (), cfg.DATASETS.TEST if test is None else test
+    if not (train if training else test):
+        raise DatasetError(f"DATASETS.{'TRAIN' if training else 'TEST'} names no data set")
     if not classes and not training:
         classes = learned_classes(cfg)
     return look_at_names(
-        cfg.DATASETS.TRAIN if training else (),
-        cfg.DATASETS.TEST,
+        train,
+        test,
         number,
         classes,
         cfg.INPUT.MASK_FORMAT if cfg.MODEL.MASK_ON else "",

@@ -85,7 +85,7 @@ class SeededImages(Dataset[dict[str, Any]]):
 
 
 def _train_parts(cfg: CfgNode) -> dict[str, Any]:
-    images = look_at_config(_with_sets(cfg, TEST=())).train
+    images = look_at_config(cfg, test=()).train
     return {
         "dataset": images,
         "mapper": DetectionMapper(cfg, True),
@@ -143,8 +143,7 @@ def build_train_loader(
 
 def _test_parts(cfg: CfgNode, dataset_name: str) -> dict[str, Any]:
     # One that was looked at before, perhaps with the class names of a checkpoint, is not judged again.
-    found = earlier_look(dataset_name)
-    found = found or look_at_config(_with_sets(cfg, TEST=(dataset_name,)), training=False).sets[0]
+    found = earlier_look(dataset_name) or look_at_config(cfg, training=False, test=(dataset_name,)).sets[0]
     return {
         "dataset": found.records,
         "mapper": DetectionMapper(cfg, False),
@@ -162,13 +161,6 @@ def build_test_loader(
         DatasetError: for data that cannot be used.
     """
     return build_detection_test_loader(dataset, mapper=SkippingMapper(mapper), num_workers=num_workers)
-
-
-def _with_sets(cfg: CfgNode, **names: tuple[str, ...]) -> CfgNode:
-    changed = cfg.clone()
-    changed.defrost()
-    changed.DATASETS.update(names)
-    return changed
 
 
 def _sampler_maker(cfg: CfgNode, images: list[dict[str, Any]]) -> Callable[[int], Sampler[int]]:

@@ -12,7 +12,7 @@ import importlib.util
 import io
 import logging
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -115,8 +115,9 @@ def evaluate(
         evaluation.summarize()
     metrics = dict(zip(METRICS, map(float, evaluation.stats), strict=False))
     precision = np.asarray(evaluation.eval["precision"])[:, :, :, 0, -1]
-    ids = map(int, evaluation.params.catIds)
-    return Scores(metrics, _per_category(precision, ids, annotations["categories"]), name, precision)
+    labels, ids = category_labels(annotations["categories"]), map(int, evaluation.params.catIds)
+    per_category = {labels[category]: mean_precision(precision[:, :, number]) for number, category in enumerate(ids)}
+    return Scores(metrics, per_category, name, precision)
 
 
 def table(scores: Mapping[IouType, Scores]) -> str:
@@ -167,12 +168,6 @@ def _detections(results: Sequence[Record], iou_type: IouType, masks: Any) -> lis
         }
         for number, (result, area) in enumerate(zip(results, areas, strict=True), start=1)
     ]
-
-
-def _per_category(precision: np.ndarray, ids: Iterable[int], categories: Sequence[Record]) -> dict[str, float]:
-    """Return AP by category from the precisions ``(IoU, recall, category)``."""
-    names = category_labels(categories)
-    return {names[category]: mean_precision(precision[:, :, number]) for number, category in enumerate(ids)}
 
 
 def mean_precision(precision: np.ndarray) -> float:
