@@ -324,17 +324,15 @@ def _without_background(array: np.ndarray, target: _Target, fmt: Format) -> np.n
     axis = array.ndim - 1 if fmt.channels_last else 0
     classes, wanted = array.shape[axis], target.source_shape[axis]
     if not fmt.accepts_classes(classes, wanted):
-        raise WeightsError(
-            f"{target.source} in this {fmt.title} has {classes} classes, but {wrong_classes(classes, wanted)}"
-        )
+        raise WeightsError(f"{target.source} in this {fmt.title} {wrong_classes(classes, wanted)}")
     return array.take(range(classes - wanted, classes), axis=axis)
 
 
 def wrong_classes(classes: int, wanted: int) -> str:
     """Return the message for a classifier with another number of classes than the network."""
     return (
-        f"the network has {wanted}: build it with num_classes={classes} to read this classifier, or load the weights "
-        "without their classifier"
+        f"has {classes} classes, but the network has {wanted}: build it with num_classes={classes} to read this "
+        "classifier, or load the weights without their classifier"
     )
 
 

@@ -128,7 +128,7 @@ def load_published(
     if classifier == "new":
         state = {name: value for name, value in state.items() if not name.startswith(_CLASSIFIERS)}
     elif "fc.bias" in state and len(state["fc.bias"]) != model.num_classes:
-        raise WeightsError(f"{source}: {wrong_classes(len(state['fc.bias']), model.num_classes)} (classifier='new')")
+        raise WeightsError(f"{source}: it {wrong_classes(len(state['fc.bias']), model.num_classes)} (classifier='new')")
     in_chans = kept[_STEM].shape[1]
     if state[_STEM].shape[1] != in_chans:
         state[_STEM] = adapt_input_conv(in_chans, state[_STEM], base_chans=state[_STEM].shape[1])

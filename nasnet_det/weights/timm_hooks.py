@@ -41,11 +41,9 @@ def timm_overlay(name: str, kwargs: Mapping[str, Any]) -> dict[str, Any]:
     whole = dict(vars(given)) if is_dataclass(given) else dict(given) if isinstance(given, Mapping) else {}
     if whole.get("source") in ("hf-hub", "local-dir") or overlay.get("state_dict") or whole.get("state_dict"):
         return overlay
-    source = _named(overlay) or _named(whole)
+    source = _named(overlay) or _named(whole) or packaged_weights(name)
     if source is not None:
-        return {**overlay, **_from_source(source, name, kwargs)}
-    if (path := packaged_weights(name)) is not None:
-        return {**overlay, "file": str(path)}
+        return {**overlay, **_from_source(str(source), name, kwargs)}
     if name in PRETRAINED:
         return {**overlay, "file": str(resolve(name, kwargs.get("cache_dir")))}
     return overlay
@@ -87,7 +85,7 @@ def _from_source(source: str, name: str, kwargs: Mapping[str, Any]) -> dict[str,
     classes = next((n for n in (asked, cfg.num_classes) if n and fmt.accepts_classes(stored, n)), stored)
     if asked is None and classes != cfg.num_classes:
         what = wrong_classes(classes, cfg.num_classes)
-        raise WeightsError(f"{source}: {what} (num_classes=N makes a new one of N classes)")
+        raise WeightsError(f"{source}: it {what} (num_classes=N makes a new one of N classes)")
     wiring = {key: kwargs[key] for key in _WIRING if key in kwargs}
     network = NASNet(**wiring, num_classes=classes, device="meta")
     try:

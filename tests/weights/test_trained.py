@@ -14,7 +14,7 @@ import torch
 from PIL import Image
 
 from nasnet_det.models.family import FAMILY
-from nasnet_det.weights import trained
+from nasnet_det.weights import WeightsError, trained
 
 RESULTS = Path(__file__).parents[2] / "benchmarks" / "results"
 RECORDS = {"nasnet_a_cifar_1_at_576": "cifar_small", "nasnet_a_cifar_6_at_768": "gpu_h100"}
@@ -53,3 +53,11 @@ def test_the_file_is_small(name: str) -> None:
 
 def test_timm_lists_the_model_as_pretrained(name: str) -> None:
     assert name in timm.list_models("nasnet_*", pretrained=True) and timm.models.is_model_pretrained(name)
+
+
+def test_other_classes_are_an_error_unless_asked_for(name: str) -> None:
+    five = {"num_classes": 5}
+    with pytest.raises(WeightsError, match=r"10 classes.* 5\b"):
+        timm.create_model(name, pretrained=True, pretrained_cfg_overlay=five)
+    model = timm.create_model(name, pretrained=True, pretrained_cfg_overlay=five, num_classes=5)
+    assert model.fc.out_features == 5
