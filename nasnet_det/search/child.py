@@ -96,7 +96,10 @@ def check_child_config(config: ChildConfig, device: str | torch.device | None = 
         DataError: if the data are missing or incomplete, or have fewer images than requested.
         ValueError: for settings that are not a valid recipe, or a device that does not exist.
     """
-    batches_of(config, _execution(config, device), seed=0)
+    execution = _execution(config, device)
+    data = batches_of(config, execution, seed=0)
+    # Any network shows whether the recipe's optimizer and mixing can be made.
+    Trainer(torch.nn.Linear(1, 1), config.recipe, data.steps_per_epoch, data.num_classes, execution)
 
 
 def train_child(

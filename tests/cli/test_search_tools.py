@@ -119,6 +119,7 @@ def test_the_second_phase_ranks_and_the_report_shows(
         (("--order", "arrival", "--strategy", "ppo"), "ppo"),
         (("--operations", "conv_9x9"), "unknown operations: conv_9x9"),
         (("--child", "colour=red"), "colour"),
+        (("--child", "recipe_settings={optimizer: sgdx}"), "sgdx"),
         (("--data", "nowhere"), "nowhere"),
     ],
 )
