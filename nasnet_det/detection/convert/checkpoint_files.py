@@ -103,7 +103,8 @@ def _tensors(state: Any, file: str) -> dict[str, Tensor]:
             continue
         tensor = torch.from_numpy(value) if isinstance(value, np.ndarray) and value.dtype.kind in "fiub" else value
         if not isinstance(name, str) or not torch.is_tensor(tensor) or tensor.layout != torch.strided or tensor.is_meta:
-            raise CheckpointError(f"{file}: {format_value(name)} names no tensor of numbers")
+            entry = f"{format_value(name)}: {format_value(tensor)}"
+            raise CheckpointError(f"{file}: expected a state dict, tensors by name, but it has {entry}")
         if tensor.is_complex() or tensor.untyped_storage().nbytes() < tensor.nbytes:
             raise CheckpointError(f"{file}: {format_value(name)} is complex, or larger than its storage in the file")
         if tensor.is_floating_point() and not torch.isfinite(tensor).all():
