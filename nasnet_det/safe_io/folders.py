@@ -17,6 +17,8 @@ IMAGE_SUFFIXES = (
     *(".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff", ".gif", ".ppm", ".pgm"),
     *(".jpe", ".jfif", ".jp2", ".avif", ".heic", ".heif"),
 )
+#: What the files begin with that mark the folder of a run, and that of predictions.
+_MARKS = {"run.json": b'"format": "nasnet_det.', "images.json": b"written by nasnet-det predict"}
 
 
 def is_hidden(name: str) -> bool:
@@ -32,7 +34,8 @@ def is_picture(path: Path) -> bool:
 def walk(folder: Path, above: frozenset[FileKey] = frozenset()) -> Iterator[tuple[Path, list[str]]]:
     """Yield a folder and each one below it, with the names of its files; hidden ones are left out.
 
-    Links to folders are followed, except back to a folder that they are in: links may form a circle.
+    Links to folders are followed, except back to a folder that they are in: links may form a circle. Folders of runs
+    and predictions below the first are left out: the pictures in them are drawn.
 
     Args:
         folder: where to begin.
@@ -48,9 +51,22 @@ def walk(folder: Path, above: frozenset[FileKey] = frozenset()) -> Iterator[tupl
             if not is_hidden(entry.name):
                 is_folder = Path(entry).is_dir() if entry.is_symlink() else entry.is_dir()
                 (inner if is_folder else names).append(entry.name)
+    if above and _is_output(folder, names):
+        return
     yield folder, names
     for name in inner:
         yield from walk(folder / name, above | {here})
+
+
+def _is_output(folder: Path, names: Sequence[str]) -> bool:
+    """Return True for a folder of files that this package has written, whose pictures end in ``.jpg``."""
+    if any(is_picture(Path(name)) and not name.endswith(".jpg") for name in names):
+        return False
+    for name in _MARKS.keys() & set(names):
+        with contextlib.suppress(OSError), (folder / name).open("rb") as file:
+            if _MARKS[name] in file.read(100):
+                return True
+    return False
 
 
 def find_files(folder: Path) -> list[Path]:

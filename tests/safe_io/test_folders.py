@@ -32,6 +32,23 @@ def test_a_hidden_folder_that_is_named_is_walked_through(folder: Path) -> None:
     assert names(folder, find_files(folder / ".cache")) == [".cache/3.jpg"]
 
 
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [
+        ("run.json", '{\n  "format": "nasnet_det.demo"}'),
+        ("images.json", '{"info": {"description": "written by nasnet-det predict"}}'),
+    ],
+)
+def test_folders_of_runs_and_predictions_are_left_out(folder: Path, name: str, text: str) -> None:
+    (folder / "b" / name).write_text("{}")
+    assert names(folder, find_pictures(folder)) == ["a/1.jpg", "b/2.PNG"]
+    (folder / "b" / name).write_text(text)
+    assert names(folder, find_pictures(folder)) == ["a/1.jpg", "b/2.PNG"]  # predicted on where it is
+    (folder / "b" / "2.PNG").rename(folder / "b" / "2.jpg")
+    assert names(folder, find_pictures(folder)) == ["a/1.jpg"]
+    assert names(folder, find_pictures(folder / "b")) == ["b/2.jpg"]  # where they are asked for
+
+
 def test_links_to_folders_are_followed(folder: Path, tmp_path: Path) -> None:
     (folder / "b").rename(tmp_path / "elsewhere")
     (folder / "b").symlink_to(tmp_path / "elsewhere")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
@@ -195,7 +196,7 @@ def finetune(options: Options, resume: bool = False, log: Callable[[str], None] 
             raise DatasetError(f"{data.origin} lists no image of data set {data.name}")
         if "annotations" not in data.content:
             raise DatasetError(f"{data.origin} has no 'annotations': a list of images only is not enough to train with")
-    digest, names = _digest(train, val), (register(train), register(val))
+    digest, names = _digest(options.data, train, val), (register(train), register(val))
     plan = _plan(options, train) if run is None else _plan_of_run(run, digest, options)
     if plan.device == "cuda" and not torch.cuda.is_available():
         raise FinetuneError(
@@ -235,9 +236,15 @@ def _describe(root: Path, train: CocoData, val: CocoData, classes: Sequence[str]
     )
 
 
-def _digest(*sets: CocoData) -> str:
-    """Return a hash of what a training depends on: names and sizes of images, boxes, classes."""
-    parts = [[data.content[key] for key in ("images", "annotations", "categories")] for data in sets]
+def _digest(root: Path, *sets: CocoData) -> str:
+    """Return a hash of what a training depends on: sizes and names of images, relative to ``root``, boxes, classes."""
+    parts = []
+    for data in sets:
+        images = [
+            {**image, "file_name": os.path.relpath(data.folder / image["file_name"], root)}
+            for image in data.content["images"]
+        ]
+        parts.append([images, data.content["annotations"], data.content["categories"]])
     return hashlib.sha256(json.dumps(parts, sort_keys=True, default=str).encode()).hexdigest()
 
 

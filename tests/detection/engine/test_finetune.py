@@ -229,6 +229,26 @@ def test_a_killed_run_resumed_ends_as_the_undisturbed_one(
     )
 
 
+def test_data_are_the_same_from_another_folder_and_after_a_move(
+    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Labels beside the pictures, whose paths YOLO's reader keeps whole."""
+    root = (data / "images").rename(tmp_path / "yolo")
+    (root / "classes.txt").write_text("square\n")
+    for picture in list(root.glob("*.png")):
+        picture.with_suffix(".txt").write_text("0 0.5 0.5 0.2 0.3\n")
+
+    def digest(path: Path) -> str:
+        return finetune_module._digest(path, *open_dataset(path)[:2])
+
+    whole = digest(root)
+    monkeypatch.chdir(tmp_path)
+    assert digest(Path("yolo")) == whole
+    assert digest(root.rename(tmp_path / "moved")) == whole
+    (tmp_path / "moved" / "1.txt").write_text("")
+    assert digest(Path("moved")) != whole
+
+
 def one_image(data: Path, folder: Path) -> Path:
     """Copy a data set with its first picture only."""
     shutil.copytree(data, folder)
