@@ -25,16 +25,17 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     add_output(parser, "the report's folder", required=True)
     parser.add_argument("--draw", type=int, default=3, metavar="K", help="best cells to draw of each (default: 3)")
     parser.add_argument("--storage", metavar="URL", help="the searches', where it needs a password")
-    return parser.parse_args(argv)
+    options = parser.parse_args(argv)
+    if options.draw < 0:
+        parser.error(f"--draw must be 0 or more, got {options.draw}")
+    return options
 
 
 def report(options: argparse.Namespace) -> int:
     """Write the report."""
-    from nasnet_det.search.report import read_run, write_report
-    from nasnet_det.search.run_folder import SearchFolder
+    from nasnet_det.search.report import read_runs, write_report
 
-    runs = [read_run(SearchFolder(folder), options.storage) for folder in options.folders]
-    print(write_report(runs, options.output, options.draw))
+    print(write_report(read_runs(options.folders, options.storage), options.output, options.draw))
     return 0
 
 

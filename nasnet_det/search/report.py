@@ -32,7 +32,7 @@ class Run:
     """A search with what its report shows.
 
     Args:
-        name: the name of its folder.
+        name: the name of its folder, with those above it where several searches are of one name.
         strategy: the strategy's name.
         trials: the number of trials with a result.
         failures: the number of those without an accuracy, by status.
@@ -140,6 +140,22 @@ def read_run(folder: SearchFolder, storage: str | None = None) -> Run:
     failures = Counter(status for status in statuses if status not in ("ok", "stopped_early", "stopped", "kept"))
     name = folder.path.resolve().name
     return Run(name, identity["strategy"]["name"], len(statuses), failures, findings, retrained, identity, objectives)
+
+
+def read_runs(folders: Sequence[Path], storage: str | None = None) -> list[Run]:
+    """Return several searches, each once, under names that differ.
+
+    Args:
+        folders: the searches'.
+        storage: the database URL, where it needs a password.
+
+    Raises:
+        StudyError: if a folder is not a search's.
+    """
+    paths = list(dict.fromkeys(path.resolve() for path in folders))
+    deepest = max(len(path.parts) for path in paths)
+    depth = next(n for n in range(1, deepest + 1) if len({path.parts[-n:] for path in paths}) == len(paths))
+    return [replace(read_run(SearchFolder(path), storage), name="-".join(path.parts[-depth:])) for path in paths]
 
 
 def _numbered_as_in(search: Sequence[Finding], retrained: Sequence[Finding]) -> list[Finding]:

@@ -103,6 +103,19 @@ def test_the_second_phase_ranks_and_the_report_shows(
         assert Genotype.load(trial) == replace(cell, name="trial", source=Genotype.load(trial).source)
 
 
+def test_searches_of_one_name_are_told_apart(searched: Path, data: Path, tmp_path: Path) -> None:
+    other = tmp_path / "other" / searched.name
+    assert run(other, data, "--strategy", "random") == 0
+    report = tmp_path / "report"
+    assert search_report([str(searched), str(other), str(other), "--out", str(report), "--draw", "1"]) == 0
+    names = (f"{searched.parent.name}-s1", "other-s1")
+    text = (report / "report.md").read_text()
+    for name in names:
+        assert text.count(f"## {name}:") == 1 and f"]({name}-1.json)" in text
+    sources = [Genotype.load(report / f"{name}-1.json").source for name in names]
+    assert [name in str(source) for name, source in zip(names, sources, strict=True)] == [True, True]
+
+
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
