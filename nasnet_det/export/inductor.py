@@ -9,6 +9,7 @@ the fused network is the fastest form (``docs/speed.md``).
 from __future__ import annotations
 
 import platform
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,7 @@ from torch import nn
 from torch._inductor.exc import CppCompileError, InductorError, InvalidCxxCompiler
 
 from nasnet_det.export.package_files import FORMAT, PackageError, PackageInfo
-from nasnet_det.export.programs import Program
+from nasnet_det.export.programs import Program, quiet
 from nasnet_det.fusion import optimize_for_inference
 from nasnet_det.fusion.network import FusedNASNet
 
@@ -30,31 +31,37 @@ def write_inductor(program: Program, path: Path, precision: str = "float32") -> 
     """Fuse and compile a program ahead of time; this takes minutes.
 
     Args:
-        program: a classifier or features; of its axes, only the number of images may be free.
+        program: what to compile. The paper's detector is compiled for one image at once.
         path: the file to write.
         precision: one of :data:`DTYPES`.
 
     Raises:
         PackageError: if compiling it fails here.
     """
-    if set(program.dynamic) - {0}:
-        raise PackageError("the runtime inductor takes no free image sizes; use onnxruntime or openvino")
+    # PyTorch compiles loops of a known length only.
+    if getattr(program.model, "loops", False) and 0 in program.dynamic:
+        program = replace(program, example=program.example[:1], dynamic=sorted({*program.dynamic} - {0}))
     described = program.described(
         runtime="inductor", precision=precision, torch=str(torch.__version__), needs=offered()
     )
     model = _fused(program.model).to(DTYPES[precision])
     images = program.example.to(DTYPES[precision]).contiguous(memory_format=torch.channels_last)
-    if program.dynamic and len(images) == 1:
-        images = torch.cat([images] * 2)
-    shapes = ({0: torch.export.Dim("images", min=1, max=_MOST_IMAGES)},) if program.dynamic else None
+    free: dict[int, Any] = dict.fromkeys(program.dynamic, torch.export.Dim.AUTO)
+    if 0 in free:
+        images = torch.cat([images] * 2) if len(images) == 1 else images
+        free[0] = torch.export.Dim("images", min=1, max=_MOST_IMAGES)
+    has_fixed_sizes = not {*free} - {0}
     settings: dict[str, Any] = {
-        "freezing": True,
+        # With free sizes PyTorch 2.14 errs in some fused cells that are frozen, and in transposed convolutions whose
+        # layout it chooses.
+        "freezing": has_fixed_sizes,
+        "layout_optimization": has_fixed_sizes,
         "cpp.dynamic_threads": True,
         "aot_inductor.metadata": {FORMAT: described},
     }
     try:
-        with torch.no_grad(), path.open("w+b") as file:
-            exported = torch.export.export(model, (images,), dynamic_shapes=shapes)
+        with quiet(), torch.no_grad(), path.open("w+b") as file:
+            exported = torch.export.export(model, (images,), dynamic_shapes=(free,))
             torch._inductor.aoti_compile_and_package(exported, package_path=file, inductor_configs=settings)
     except (InductorError, CppCompileError, InvalidCxxCompiler) as error:
         raise PackageError(f"compiling {path} failed: {error}") from error

@@ -242,7 +242,8 @@ def _describe(model: Any) -> dict[str, Any]:
 @contextmanager
 def quiet() -> Iterator[None]:
     """Silence the exporters' own logging and warnings."""
-    loggers = [logging.getLogger(name) for name in ("torch.onnx", "onnxscript", "onnx_ir", "torch.export")]
+    names = ("torch.onnx", "onnxscript", "onnx_ir", "torch.export", "torch.utils.cpp_extension")
+    loggers = [logging.getLogger(name) for name in names]
     levels = [logger.level for logger in loggers]
     for logger in loggers:
         logger.setLevel(logging.ERROR)

@@ -18,23 +18,23 @@ class RuntimeSupport:
     Args:
         suffix: the suffix of its files.
         precisions: of weights and arithmetic.
-        detectors: whether it takes detectors.
+        of_detectors: the same for detectors.
     """
 
     suffix: str
     precisions: tuple[str, ...]
-    detectors: bool = True
+    of_detectors: tuple[str, ...]
 
     def precisions_of(self, detector: bool) -> tuple[str, ...]:
         """Return the precisions of detectors, or of everything else."""
-        return self.precisions if self.detectors or not detector else ()
+        return self.of_detectors if detector else self.precisions
 
 
 #: ONNX Runtime has no bfloat16: its CPU kernels would compute in float32.
 RUNTIMES = {
-    "inductor": RuntimeSupport(".pt2", ("float32", "bfloat16", "float16"), detectors=False),
-    "onnxruntime": RuntimeSupport(".onnx", ("float32", "int8")),
-    "openvino": RuntimeSupport(".onnx", ("float32", "bfloat16", "int8")),
+    "inductor": RuntimeSupport(".pt2", ("float32", "bfloat16", "float16"), ("float32",)),
+    "onnxruntime": RuntimeSupport(".onnx", ("float32", "int8"), ("float32", "int8")),
+    "openvino": RuntimeSupport(".onnx", ("float32", "bfloat16", "int8"), ("float32", "bfloat16", "int8")),
 }
 
 

@@ -164,7 +164,8 @@ def save_package(
         program: what to package.
         path: the file, to which the suffix of the runtime is added, ``.pt2`` or ``.onnx``.
         runtime: a key of :data:`nasnet_det.export.runtime_support.RUNTIMES`, or ``auto`` for the fastest that is
-            installed, each tried for a few seconds.
+            installed, each tried for a few seconds; inductor is left out where image sizes are free and another
+            runtime is installed, as compiling takes it many minutes then.
         precision: one of the runtime's; ``int8`` needs ``calibration``.
         calibration: batches of images like those that the model will see.
         log: gets a line for each runtime that is tried.
@@ -177,7 +178,7 @@ def save_package(
         ModuleNotFoundError: if the runtime is not installed.
         ExportError: if an output in float32 differs from PyTorch's; ``auto`` leaves such a runtime out.
     """
-    candidates = _candidates(runtime, precision, program.description.get("kind") == "detector")
+    candidates = _candidates(runtime, precision, program)
     if precision == "int8":
         if not calibration:
             raise PackageError("int8 needs images to calibrate on: give a folder of pictures like those it will see")
@@ -231,17 +232,20 @@ def shortest(package: nn.Module, images: Tensor, seconds: float = 3.0) -> float:
     return min(times)
 
 
-def _candidates(runtime: str, precision: str, detector: bool) -> list[str]:
+def _candidates(runtime: str, precision: str, program: Program) -> list[str]:
     """Return the runtimes to try."""
+    detector = program.description.get("kind") == "detector"
     check_runtime(runtime, precision, detector)
     if runtime != AUTO:
         return [runtime]
-    if names := available(precision, detector):
-        return names
-    raise PackageError(
-        f"none of {', '.join(runtimes_for(precision, detector))} is installed: inductor needs a C++ compiler, "
-        "others pip install 'nasnet-det[export,openvino]'"
-    )
+    if not (names := available(precision, detector)):
+        raise PackageError(
+            f"none of {', '.join(runtimes_for(precision, detector))} is installed: inductor needs a C++ compiler, "
+            "others pip install 'nasnet-det[export,openvino]'"
+        )
+    if {*program.dynamic} - {0} and names != ["inductor"]:
+        return [name for name in names if name != "inductor"]
+    return names
 
 
 def _write_and_check(

@@ -89,7 +89,7 @@ def test_a_package_is_written_described_and_shown(
         ([str(Path(__file__).parent)], "config.yaml"),
         (["detector.yaml", "--precision", "int8"], "--calibrate"),
         (["detector.yaml", "--precision", "float16"], "openvino"),
-        (["detector.safetensors", "--runtime", "inductor"], "openvino"),
+        (["detector.safetensors", "--runtime", "inductor", "--precision", "bfloat16"], "openvino"),
     ],
 )
 def test_mistakes_are_one_line_and_exit_code_2(

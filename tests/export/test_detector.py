@@ -171,6 +171,19 @@ def test_one_file_takes_any_images_in_every_runtime(packaged: tuple[Any, Path]) 
     check_everywhere(*packaged)
 
 
+@pytest.mark.slow
+@pytest.mark.skipif("inductor" not in available(detector=True), reason="compiling needs a C++ compiler")
+@pytest.mark.parametrize(
+    ("kind", "options"),
+    [("paper", []), ("paper", ["MODEL.NASNET.IMAGE_SIZE", [0, 0]]), ("pyramid", [*TWO_LEVELS, *CASCADE, *MASKS])],
+)
+def test_a_compiled_detector_takes_any_images(kind: str, options: list[Any], tmp_path: Path) -> None:
+    model, cfg = detector(kind, options)
+    package = load_package(save_package(detector_program(model, cfg, SIZE), tmp_path / "detector", "inductor").path)
+    assert sum(count for size in SIZES for count in compare(model, package, size)) > 10
+    assert package(random_images(SIZE)[:1])[0].shape == (1, 40, 4)
+
+
 @pytest.fixture(scope="module")
 def with_masks(tmp_path_factory: pytest.TempPathFactory) -> tuple[Any, Path]:
     """A small Cascade Mask R-CNN and its package."""
@@ -298,7 +311,7 @@ def test_what_cannot_be_exported_is_named(tmp_path: Path) -> None:
     model, cfg = detector("pyramid")
     program = detector_program(model, cfg)
     with pytest.raises(PackageError, match="inductor"):
-        save_package(program, tmp_path / "detector", "inductor")
+        save_package(program, tmp_path / "detector", "inductor", "bfloat16")
     with pytest.raises(ValueError, match=r"TEST\.DETECTIONS_PER_IMAGE"):
         exportable_detector(detector("pyramid", ["TEST.DETECTIONS_PER_IMAGE", -1])[0])
     images = sample_pictures(1, (96, 128))

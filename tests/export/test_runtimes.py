@@ -88,10 +88,12 @@ def test_an_onnx_file_runs_in_both_runtimes(packages: dict[str, Path]) -> None:
 
 
 @torch.inference_mode()
-@pytest.mark.skipif(not ONNX, reason="takes a runtime of ONNX files")
-def test_features_of_free_size(tmp_path: Path) -> None:
+@pytest.mark.parametrize("runtime", [*ONNX[-1:], pytest.param("inductor", marks=pytest.mark.slow)])
+def test_features_of_free_size(tmp_path: Path, runtime: str) -> None:
+    if runtime not in available():
+        pytest.skip("compiling ahead of time needs a C++ compiler")
     model = tiny(stem="imagenet", features_only=True)
-    path = save_package(feature_program(model, (64, 64), dynamic=True), tmp_path / "features", ONNX[-1]).path
+    path = save_package(feature_program(model, (64, 64), dynamic=True), tmp_path / "features", runtime).path
     x = images(3, 3, 51, 38)
     for found, expected in zip(load_package(path)(x), model(x), strict=True):
         assert relative(found, expected) <= 2e-6
@@ -167,6 +169,9 @@ def test_auto_takes_the_fastest(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     assert saved.seconds == {"inductor": 3.0, "onnxruntime": 2.0}
     assert [line.split(":")[0] for line in tried] == list(seconds)
     assert list(tmp_path.iterdir()) == [saved.path]
+    tried.clear()
+    save_package(classifier_program(tiny(), dynamic=True), tmp_path / "free", log=tried.append)
+    assert [line.split(":")[0] for line in tried] == ["onnxruntime", "openvino"]
 
 
 def test_a_failure_leaves_the_old_package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

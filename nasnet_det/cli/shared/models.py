@@ -11,7 +11,7 @@ from nasnet_det.cli.shared.errors import needs
 if TYPE_CHECKING:
     from nasnet_det.detection.engine.prediction import Detector
 
-#: The runtimes of packages of detectors.
+#: The runtimes that run any ONNX file.
 RUNTIMES = ("onnxruntime", "openvino")
 
 
