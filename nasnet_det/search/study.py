@@ -15,12 +15,14 @@ front of it would hold every trial in memory.
 from __future__ import annotations
 
 import logging
+import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from optuna.exceptions import DuplicatedStudyError
+import optuna
+from optuna.exceptions import DuplicatedStudyError, ExperimentalWarning
 from optuna.storages import RDBStorage
 from optuna.study import StudyDirection
 from optuna.trial import TrialState, create_trial
@@ -94,6 +96,7 @@ class Study:
                     study_id = _create(backend, name, url, directions_of(identity))
                 recorded = {**(adopt or {}), **identity}
                 backend.set_study_user_attr(study_id, "identity", recorded)
+                _name_objectives(backend, name, objectives_of(identity))
             if not isinstance(recorded, dict):
                 raise StudyError(f"study {name!r} in {format_url(url)} is not one of this project; choose another name")
             check_identity(f"study {name!r} in {format_url(url)}", recorded, identity or {})
@@ -315,6 +318,13 @@ def _create(backend: RDBStorage, name: str, url: URL, directions: list[StudyDire
         return backend.create_new_study(directions, name)
     except DuplicatedStudyError:
         raise StudyError(f"another search has just made study {name!r} in {format_url(url)}") from None
+
+
+def _name_objectives(backend: RDBStorage, name: str, objectives: Sequence[str]) -> None:
+    """Name the objectives for Optuna's plots and dashboard."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ExperimentalWarning)
+        optuna.load_study(study_name=name, storage=backend).set_metric_names(list(objectives))
 
 
 def _is_empty(backend: RDBStorage, study_id: int, directions: list[StudyDirection]) -> bool:

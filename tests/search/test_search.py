@@ -404,6 +404,7 @@ def test_a_front_is_searched_and_recorded(tmp_path: Path) -> None:
     run_search(tmp_path, "random", 12, objectives=["accuracy", "params"])
     study = optuna.load_study(study_name="fake", storage=f"sqlite:///{tmp_path}/study.db")
     assert [direction.name for direction in study.directions] == ["MAXIMIZE", "MINIMIZE"]
+    assert study.metric_names == ["accuracy", "params"]
     recorded = Study.open(tmp_path / "study.db", "fake")
     found = {finding.number: finding.values for finding in front(recorded.findings(), recorded.objectives)}
     recorded.close()
