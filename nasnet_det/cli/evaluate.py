@@ -8,7 +8,8 @@ nasnet-det evaluate --annotations image_info_test-dev2017.json --results results
 
 The first runs the detector (a run folder, a checkpoint that holds its config, a package, for which detectron2 need not
 be installed, or a config with --weights) on the validation images of a folder in COCO's, YOLO's or Pascal VOC's form,
-and keeps its results in the output folder.
+and keeps its results in the output folder. Of a folder without a split a run is scored on the images that it was not
+trained on, or on all if it was trained on other data.
 --report writes a folder with an HTML page: AP by category, precision-recall curves, confusions, the kinds of errors and
 their cost in AP (TIDE), and, with --images, the worst pictures.
 """
@@ -45,7 +46,9 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--weights", default="", metavar="FILE", help="the checkpoint of a config")
     parser.add_argument("--runtime", choices=RUNTIMES, help="of a package (default: its own)")
     parser.add_argument(
-        "--val-share", type=share, help="of data without a split, as given to finetune (default: the run's, or 0.2)"
+        "--val-share",
+        type=share,
+        help="of data without a split, as given to finetune (default: the run's; 0.2 without a run)",
     )
     parser.add_argument("--seed", type=int, help="of that split, as given to finetune (default: the run's, or 0)")
     parser.add_argument("--annotations", type=Path, metavar="FILE", help="COCO annotations")
@@ -146,12 +149,9 @@ def check_outputs(args: argparse.Namespace) -> None:
 def open_data(args: argparse.Namespace) -> tuple[CocoData, list[str]]:
     """Read the annotations, or the validation images of the folder for a detector; also return the class names."""
     if args.detector is not None:
-        from nasnet_det.detection.data.folders import open_dataset
-        from nasnet_det.detection.engine.run_folder import split_of
+        from nasnet_det.detection.engine.scoring import open_to_score
 
-        given = {name: getattr(args, name) for name in ("val_share", "seed") if getattr(args, name) is not None}
-        _, data, names = open_dataset(args.data, **{**split_of(Path(args.detector)), **given})
-        return data, names
+        return open_to_score(args.detector, args.data, args.val_share, args.seed)
     from nasnet_det.detection.data.coco_format import COMPLETE, read_annotations
     from nasnet_det.detection.data.look import CocoData
 

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
-import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
@@ -34,7 +32,7 @@ from nasnet_det.detection.engine.hooks import (
 from nasnet_det.detection.engine.loggers import check_loggers, open_loggers
 from nasnet_det.detection.engine.plan import CONFIGURED, PUBLISHED, DataFacts, Plan, make_plan
 from nasnet_det.detection.engine.predictor import load_config, weights_in
-from nasnet_det.detection.engine.run_folder import RUN, mark_run, read_run, split_of
+from nasnet_det.detection.engine.run_folder import RUN, data_digest, image_digest, mark_run, read_run, split_of
 from nasnet_det.detection.engine.trainer import ShortTrainer
 from nasnet_det.detection.modeling.backbone import is_published
 from nasnet_det.safe_io.files import exists, write_text
@@ -196,7 +194,7 @@ def finetune(options: Options, resume: bool = False, log: Callable[[str], None] 
             raise DatasetError(f"{data.origin} lists no image of data set {data.name}")
         if "annotations" not in data.content:
             raise DatasetError(f"{data.origin} has no 'annotations': a list of images only is not enough to train with")
-    digest, names = _digest(options.data, train, val), (register(train), register(val))
+    digest, names = data_digest(options.data, train, val), (register(train), register(val))
     plan = _plan(options, train) if run is None else _plan_of_run(run, digest, options)
     if plan.device == "cuda" and not torch.cuda.is_available():
         raise FinetuneError(
@@ -218,6 +216,7 @@ def finetune(options: Options, resume: bool = False, log: Callable[[str], None] 
     trainer.resume_or_load(resume=resume)
     if run is None:  # what fails before this leaves no run
         described = {"version": nasnet_det.__version__, "data": str(options.data), "digest": digest}
+        described["images"] = image_digest(options.data, train, val)
         mark_run(options.output, "finetune", {**described, "options": _kept(options), "plan": asdict(plan)})
         write_text(options.output / CONFIG, cfg.dump())
     if resume and trainer.start_iter:
@@ -234,18 +233,6 @@ def _describe(root: Path, train: CocoData, val: CocoData, classes: Sequence[str]
     return f"{root}: {numbers[0]} images to train on, {numbers[1]} to validate on{same}; {len(classes)} classes: " + (
         format_names(classes)
     )
-
-
-def _digest(root: Path, *sets: CocoData) -> str:
-    """Return a hash of what a training depends on: sizes and names of images, relative to ``root``, boxes, classes."""
-    parts = []
-    for data in sets:
-        images = [
-            {**image, "file_name": os.path.relpath(data.folder / image["file_name"], root)}
-            for image in data.content["images"]
-        ]
-        parts.append([images, data.content["annotations"], data.content["categories"]])
-    return hashlib.sha256(json.dumps(parts, sort_keys=True, default=str).encode()).hexdigest()
 
 
 def _kept(options: Options) -> dict[str, Any]:
@@ -272,7 +259,7 @@ def _as_begun(options: Options, run: Mapping[str, Any]) -> Options:
             f"{options.output} is a run with another {format_names(changed)}: leave that out to continue it, or start "
             "a new run in another --output, with --weights from this one"
         )
-    return replace(options, **split_of(options.output))
+    return replace(options, **split_of(run))
 
 
 def _plan_of_run(run: Mapping[str, Any], digest: str, options: Options) -> Plan:

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
+import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from nasnet_det.detection.data.look import CocoData
 from nasnet_det.safe_io.files import write_text
 from nasnet_det.safe_io.values import format_value, parse_json
 
@@ -43,12 +46,40 @@ def read_run(folder: Path, kind: str) -> dict[str, Any] | None:
     return run
 
 
-def split_of(folder: Path) -> dict[str, Any]:
-    """Return ``val_share`` and ``seed`` with which the fine-tuning in a folder divided its data, as far as recorded."""
-    if not (folder / RUN).is_file():
+def run_of(detector: Path) -> dict[str, Any]:
+    """Return the description of the fine-tuning that a run folder, or a file in it, is of; empty if of none."""
+    try:
+        return read_run(detector if detector.is_dir() else detector.parent, "finetune") or {}
+    except RunFolderError:
         return {}
-    kept = (read_run(folder, "finetune") or {}).get("options", {})
+
+
+def split_of(run: Mapping[str, Any]) -> dict[str, Any]:
+    """Return ``val_share`` and ``seed`` with which a fine-tuning divided its data, as far as recorded."""
+    kept = run.get("options", {})
     return {name: kept[name] or 0 for name in ("val_share", "seed") if name in kept}
+
+
+def image_digest(root: Path, *sets: CocoData) -> str:
+    """Return a hash of the names of images, relative to ``root``."""
+    return _hash([_names(root, data) for data in sets])
+
+
+def data_digest(root: Path, *sets: CocoData) -> str:
+    """Return a hash of what a training depends on: names of images, relative to ``root``, sizes, boxes, classes."""
+    parts = []
+    for data in sets:
+        sizes = [[image[key] for key in ("id", "width", "height")] for image in data.content["images"]]
+        parts.append([_names(root, data), sizes, data.content["annotations"], data.content["categories"]])
+    return _hash(parts)
+
+
+def _names(root: Path, data: CocoData) -> list[str]:
+    return [os.path.relpath(data.folder / image["file_name"], root) for image in data.content["images"]]
+
+
+def _hash(value: Any) -> str:
+    return hashlib.sha256(json.dumps(value, sort_keys=True, default=str).encode()).hexdigest()
 
 
 def mark_run(folder: Path, kind: str, description: Mapping[str, Any]) -> None:

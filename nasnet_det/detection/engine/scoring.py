@@ -10,14 +10,37 @@ from tqdm import tqdm
 
 from nasnet_det.detection.data.coco_format import check_results
 from nasnet_det.detection.data.columns import Record
+from nasnet_det.detection.data.folders import open_dataset
 from nasnet_det.detection.data.inspection import look_at
 from nasnet_det.detection.data.look import CocoData, DatasetError, join, match_categories, read_record
 from nasnet_det.detection.engine.prediction import Detector, coco_results
+from nasnet_det.detection.engine.run_folder import image_digest, run_of, split_of
 from nasnet_det.safe_io.files import write_json
 from nasnet_det.safe_io.images import ImageError, reason_with_name
 from nasnet_det.safe_io.values import named
 
 logger = logging.getLogger(__name__)
+
+
+def open_to_score(
+    detector: str, root: Path, val_share: float | None = None, seed: int | None = None
+) -> tuple[CocoData, list[str]]:
+    """Open the validation set of a folder; of one that is not divided, the images that a detector was not trained on.
+
+    Args:
+        detector: a run folder, or a file in it, whose data are divided as it was; other data are not divided.
+        root: the folder.
+        val_share, seed: of the division, instead of the run's; for a detector that is in no run 0.2 and 0.
+
+    Returns:
+        the data, and the class names in the order of the training set's category ids.
+    """
+    given = {name: value for name, value in (("val_share", val_share), ("seed", seed)) if value is not None}
+    run = run_of(Path(detector))
+    train, val, names = open_dataset(root, **{**split_of(run), **given})
+    if "images" in run and not given and run["images"] != image_digest(root, train, val):
+        _, val, names = open_dataset(root, val_share=0)
+    return val, names
 
 
 def detect_on_data(

@@ -31,6 +31,7 @@ from nasnet_det.detection.engine.artefact import draw_samples
 from nasnet_det.detection.engine.finetune import FinetuneError, FinetuneTrainer, Options, finetune
 from nasnet_det.detection.engine.loggers import LoggerError
 from nasnet_det.detection.engine.predictor import Predictor, load_config
+from nasnet_det.detection.engine.run_folder import data_digest
 from nasnet_det.detection.engine.trainer import DetectorTrainer
 from nasnet_det.export import hub, push_run_to_hub
 from tests.helpers import FakeHub
@@ -239,7 +240,7 @@ def test_data_are_the_same_from_another_folder_and_after_a_move(
         picture.with_suffix(".txt").write_text("0 0.5 0.5 0.2 0.3\n")
 
     def digest(path: Path) -> str:
-        return finetune_module._digest(path, *open_dataset(path)[:2])
+        return data_digest(path, *open_dataset(path)[:2])
 
     whole = digest(root)
     monkeypatch.chdir(tmp_path)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 from pathlib import Path
+from typing import Any
 
 import pytest
 from PIL import Image
@@ -13,7 +14,8 @@ pytest.importorskip("detectron2")
 
 from nasnet_det.detection.data.folders import open_dataset
 from nasnet_det.detection.data.look import DatasetError
-from nasnet_det.detection.engine.scoring import detect_on_data
+from nasnet_det.detection.engine.run_folder import image_digest, mark_run
+from nasnet_det.detection.engine.scoring import detect_on_data, open_to_score
 from tests.detection.engine.test_prediction import Finder
 
 
@@ -40,3 +42,29 @@ def test_unusable_images_are_named_once_and_not_all(tmp_path: Path, caplog: pyte
     (tmp_path / "1.png").write_bytes(whole[: len(whole) // 2])
     with pytest.raises(DatasetError, match=r"3 of 3 .*1\.png"):
         detect_on_data(Finder(), *open_dataset(tmp_path, val_share=0)[1:], tmp_path / "out")
+
+
+def test_a_run_is_scored_on_what_it_was_not_trained_on(tmp_path: Path) -> None:
+    """Data without a split are divided as the run divided them, also after a label was corrected; others are whole."""
+    data, run = tmp_path / "data", tmp_path / "run"
+    for root, number in ((data, 10), (tmp_path / "other", 4)):
+        images = [{"id": i, "file_name": f"{i}.png", "width": 40, "height": 30} for i in range(number)]
+        boxes = [{"id": i, "image_id": i, "category_id": 1, "bbox": [0, 0, 9, 9]} for i in range(number)]
+        root.mkdir()
+        content = {"images": images, "annotations": boxes, "categories": [{"id": 1, "name": "hen"}]}
+        (root / "annotations.json").write_text(json.dumps(content))
+    train, held_out, _ = open_dataset(data, val_share=0.3, seed=5)
+    digest = image_digest(data, train, held_out)
+    mark_run(run, "finetune", {"options": {"val_share": 0.3, "seed": 5}, "images": digest})
+
+    def scored(root: Path, detector: Path = run, **more: Any) -> list[int]:
+        return [image["id"] for image in open_to_score(str(detector), root, **more)[0].content["images"]]
+
+    expected = [image["id"] for image in held_out.content["images"]]
+    file = data / "annotations.json"
+    file.write_text(file.read_text().replace("[0, 0, 9, 9]", "[1, 0, 9, 9]"))
+    assert scored(data) == scored(data, run / "model.safetensors") == expected and len(expected) == 3
+    assert scored(tmp_path / "other") == [0, 1, 2, 3] and len(scored(tmp_path / "other", val_share=0.5)) == 2
+    assert len(scored(data, tmp_path / "detector.onnx")) == 2
+    mark_run(run, "demo", {})
+    assert len(scored(data)) == 2
