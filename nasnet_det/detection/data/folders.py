@@ -22,7 +22,7 @@ from nasnet_det.detection.data.voc_folder import read_voc
 from nasnet_det.detection.data.yolo_folder import read_yolo
 from nasnet_det.safe_io.files import protect
 from nasnet_det.safe_io.folders import find_named, subfolders
-from nasnet_det.safe_io.values import named
+from nasnet_det.safe_io.values import named, parse_json
 
 #: Annotations of other tasks beside COCO's instances.
 _OTHER_TASKS = ("captions_", "person_keypoints_", "panoptic_", "stuff_", "image_info_")
@@ -88,7 +88,7 @@ def read_folder(root: str | Path) -> dict[str, CocoData]:
     raise DatasetError(
         f"{root} is in no known form: expected COCO (train.json and val.json, annotations/instances_NAME.json, or one "
         "annotations.json), YOLO (data.yaml with names, train and val, or classes.txt) or Pascal VOC (an .xml file for "
-        f"each image), found {there or 'nothing'}"
+        f"each image), or the file of annotations itself, found {there or 'nothing'}"
     )
 
 
@@ -154,7 +154,17 @@ def _read_coco(folder: Path, root: Path) -> dict[str, CocoData]:
 
 def _read_lone_file(folder: Path, root: Path) -> dict[str, CocoData]:
     files = _main_files(folder) if root.is_dir() else []
+    if len(files) > 1:
+        files = [path for path in files if _is_annotated(path)]
     return _coco_files({"all": files[0]} if len(files) == 1 else {}, folder)
+
+
+def _is_annotated(path: Path) -> bool:
+    """Return True for a JSON file with images and annotations."""
+    with contextlib.suppress(OSError, ValueError):
+        content = parse_json(path.read_bytes())
+        return isinstance(content, dict) and {"images", "annotations"} <= content.keys()
+    return False
 
 
 def _main_files(folder: Path) -> list[Path]:

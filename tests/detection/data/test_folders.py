@@ -147,6 +147,24 @@ def test_a_lone_file_of_instances_is_the_set(tmp_path: Path, pictures: Path) -> 
     assert list(notes_of(tmp_path / "data", "all").values()) == [["labels.json"]]
 
 
+def test_the_only_file_with_annotations_is_the_set(tmp_path: Path, pictures: Path) -> None:
+    """As Label Studio's result.json, among files of other tools and of this package."""
+    write_coco(tmp_path / "data", {"train": small("train")}, pictures)
+    (tmp_path / "data" / "annotations" / "instances_train.json").rename(tmp_path / "data" / "result.json")
+    for name, text in (
+        ("notes.json", "{}"),
+        ("results.json", "[]"),
+        ("broken.json", "{"),
+        ("scores.json", '{"images": 1}'),
+    ):
+        (tmp_path / "data" / name).write_text(text)
+    (others,) = notes_of(tmp_path / "data", "all").values()
+    assert others == ["broken.json", "notes.json", "results.json", "scores.json"]
+    shutil.copy(tmp_path / "data" / "result.json", tmp_path / "data" / "second.json")
+    with pytest.raises(DatasetError, match=r"data is .*result\.json"):
+        read_folder(tmp_path / "data")
+
+
 def test_other_json_files_are_named(tmp_path: Path, pictures: Path) -> None:
     root = tmp_path / "data"
     write_coco(root, {"train": small("train"), "val": small("val")}, pictures)
