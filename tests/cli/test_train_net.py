@@ -17,6 +17,7 @@ import torch
 detectron2 = pytest.importorskip("detectron2")
 
 from nasnet_det.detection.config import read_config  # noqa: E402 (needs detectron2)
+from nasnet_det.detection.engine.run_folder import mark_run  # noqa: E402 (needs detectron2)
 from tests.detection.conftest import CONFIGS, options  # noqa: E402 (needs detectron2)
 from tests.helpers import torchrun  # noqa: E402
 
@@ -137,6 +138,10 @@ def test_a_run_is_not_replaced_by_a_new_one(
     (output / "model_final.pth").write_text("mine")
     assert tool.main(arguments(tiny_coco, output)) == 2
     assert "--resume" in capsys.readouterr().err
+    mark_run(output, "finetune", {})
+    assert tool.main(["--resume", *arguments(tiny_coco, output)]) == 2
+    assert "finetune" in capsys.readouterr().err
+    (output / "run.json").unlink()
     (output / "last_checkpoint").unlink()  # the checkpoint may be from elsewhere
     assert tool.main(["--resume", *arguments(tiny_coco, output)]) == 2
     assert "model_final.pth" in capsys.readouterr().err

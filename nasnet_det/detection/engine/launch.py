@@ -23,6 +23,7 @@ from torch import distributed, nn
 from nasnet_det.detection.config import ConfigError, find_config, read_config
 from nasnet_det.detection.data.registered import look_at_config
 from nasnet_det.detection.engine.checkpointer import Checkpointer, build_for_inference
+from nasnet_det.detection.engine.run_folder import RUN
 from nasnet_det.detection.engine.trainer import DetectorTrainer
 from nasnet_det.detection.evaluation.evaluation import METRICS
 from nasnet_det.safe_io.files import write_text
@@ -141,6 +142,10 @@ def _check_output(cfg: CfgNode, file: Path, resume: bool) -> None:
     """Refuse an ``OUTPUT_DIR`` with files that a training would replace: another run's, or a user's."""
     output, weights = Path(cfg.OUTPUT_DIR), cfg.MODEL.WEIGHTS
     saved, is_run = output / "config.yaml", (output / "last_checkpoint").exists()
+    if (output / RUN).exists():
+        raise ConfigError(
+            f"OUTPUT_DIR {output} holds a run of finetune or demo, which continue it: give another OUTPUT_DIR"
+        )
     if is_run and not resume:
         raise ConfigError(f"OUTPUT_DIR {output} holds a run: add --resume to continue it, or give another OUTPUT_DIR")
     if weights and not resume and Path(weights).parent.resolve() == output.resolve():
