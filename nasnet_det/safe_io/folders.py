@@ -60,12 +60,11 @@ def walk(folder: Path, above: frozenset[FileKey] = frozenset()) -> Iterator[tupl
 
 def _is_output(folder: Path, names: Sequence[str]) -> bool:
     """Return True for a folder of files that this package has written, whose pictures end in ``.jpg``."""
-    if any(is_picture(Path(name)) and not name.endswith(".jpg") for name in names):
-        return False
-    for name in _MARKS.keys() & set(names):
-        with contextlib.suppress(OSError), (folder / name).open("rb") as file:
-            if _MARKS[name] in file.read(100):
-                return True
+    for name in _MARKS:
+        if name in names:
+            with contextlib.suppress(OSError), (folder / name).open("rb") as file:
+                if _MARKS[name] in file.read(100):
+                    return all(other.endswith(".jpg") for other in names if is_picture(Path(other)))
     return False
 
 
