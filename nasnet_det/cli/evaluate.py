@@ -82,18 +82,17 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run the command; return 0, or 2 for an error in its input."""
     args = parse(argv)
     with protecting(filter(None, [args.annotations, args.results, args.weights, args.data])):
+        check_outputs(args)
         return submit(args) if args.submission else score(args)
 
 
 def score(args: argparse.Namespace) -> int:
     """Print the twelve numbers of each IoU type, and write them and a report where asked."""
-    from nasnet_det.detection.data.boxes import format_question
     from nasnet_det.detection.data.coco_format import check_results, read_results
     from nasnet_det.detection.evaluation.evaluation import evaluate, table
     from nasnet_det.safe_io.files import write_json
 
     start = time.perf_counter()
-    check_outputs(args)
     data, names = open_data(args)
     annotations = data.content
     if "annotations" not in annotations:
@@ -109,12 +108,7 @@ def score(args: argparse.Namespace) -> int:
     if len(args.iou_types) > 1:
         check_results(results, annotations, f"results file {args.results}", segmentation=True)
     if "bbox" in args.iou_types and not detector:
-        asked = [(f"results file {args.results}", results)]
-        if not args.images:  # else the look at them asks
-            asked.append((data.origin, annotations["annotations"]))
-        for origin, entries in asked:
-            if question := format_question(entries, annotations["images"]):
-                print(f"note: {origin}: {question}", file=sys.stderr)
+        ask_about_boxes(args, data, results)
     scores = {iou_type: evaluate(annotations, results, iou_type, args.backend) for iou_type in args.iou_types}
     print(table(scores))
     backend = next(iter(scores.values())).backend
@@ -135,7 +129,7 @@ def score(args: argparse.Namespace) -> int:
 
 
 def check_outputs(args: argparse.Namespace) -> None:
-    """Check the places of all that will be written, before anything is run."""
+    """Check the paths of all outputs before anything is run."""
     from nasnet_det.detection.evaluation.report import check_folder
 
     for folder in (args.report, args.report / "bbox", args.report / "segm") if args.report else ():
@@ -159,6 +153,18 @@ def open_data(args: argparse.Namespace) -> tuple[CocoData, list[str]]:
     origin = f"annotation file {args.annotations}"
     data = CocoData(args.annotations.stem, annotations, args.images or args.annotations.parent, origin)
     return data, data.names
+
+
+def ask_about_boxes(args: argparse.Namespace, data: CocoData, results: Sequence[Record]) -> None:
+    """Print a note where nearly all boxes make sense in another format only."""
+    from nasnet_det.detection.data.boxes import format_question
+
+    asked = [(f"results file {args.results}", results)]
+    if not args.images:  # else the look at them asks
+        asked.append((data.origin, data.content["annotations"]))
+    for origin, entries in asked:
+        if question := format_question(entries, data.content["images"]):
+            print(f"note: {origin}: {question}", file=sys.stderr)
 
 
 def load(args: argparse.Namespace) -> Detector:

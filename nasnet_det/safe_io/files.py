@@ -54,7 +54,7 @@ def protect(paths: Iterable[str | Path]) -> None:
 
 
 def check_writable(path: str | Path) -> None:
-    """Raise an error if ``path`` cannot be replaced.
+    """Raise an error for a path that must not be written over.
 
     Raises:
         OverwriteError: if it is a protected input, under this or another name.
@@ -72,7 +72,7 @@ def expect_folder(path: str | Path) -> None:
     """Raise an OSError unless files can be written to a folder, which need not exist yet.
 
     Raises:
-        NotADirectoryError, PermissionError: naming the file in its place, or the folder that may not be written to.
+        NotADirectoryError, PermissionError: naming the file that is no folder, or the folder without write permission.
     """
     path = Path(path).absolute()
     place = next(place for place in (path, *path.parents) if exists(place))
