@@ -118,7 +118,8 @@ def search_asked(options: argparse.Namespace) -> SearchSetup:
     candidates, demands, demanded = shared.candidates_asked(options, space, config)
     pruner_settings = parse_assignments(options.pruner_set)
     pruner = make_pruner(options.pruner, rungs, pruner_settings)
-    problem = Problem(demands.objectives, rungs, candidates)
+    parameters = {name: choices for name, (_, choices) in space.parameters((0,) * len(space.sizes)).items()}
+    problem = Problem(demands.objectives, rungs, candidates, parameters)
     name = resolve_name(options.strategy, problem)
     strategy = make_strategy(name, space.sizes, options.seed, parse_assignments(options.set), problem)
     if options.order == "arrival" and not strategy.any_order:

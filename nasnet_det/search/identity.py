@@ -37,10 +37,12 @@ def check_identity(study: str, recorded: Mapping[str, Any], wanted: Mapping[str,
 
 
 def _differences(recorded: Any, wanted: Any, where: str = "") -> Iterator[str]:
-    """Yield in words what of ``wanted`` is recorded otherwise."""
+    """Yield in words what of ``wanted`` is recorded otherwise; a setting that is missing is one of None.
+
+    What is recorded besides (pending tasks, architectures) is not wanted; within a setting nothing may be missing."""
     if isinstance(recorded, Mapping) and isinstance(wanted, Mapping):
-        for key, value in wanted.items():
-            yield from _differences(recorded.get(key), value, f"{where}.{key}" if where else str(key))
+        for key in dict.fromkeys([*wanted, *(recorded if where else ())]):
+            yield from _differences(recorded.get(key), wanted.get(key), f"{where}.{key}" if where else str(key))
     elif recorded != wanted:
         yield f"{where} is {_short(recorded)} there and {_short(wanted)} here"
 

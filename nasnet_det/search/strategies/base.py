@@ -69,11 +69,13 @@ class Problem:
         objectives: the names of the objectives, ``accuracy`` first.
         rungs: the epochs after which children are judged; empty for one result a trial.
         candidates: what is known of architectures before training; None where nothing is.
+        parameters: the choices of every decision, by its name in the study; None for numbers only.
     """
 
     objectives: tuple[str, ...] = ("accuracy",)
     rungs: tuple[int, ...] = ()
     candidates: Candidates | None = None
+    parameters: Mapping[str, Sequence[Any]] | None = None
 
 
 @dataclass(frozen=True)

@@ -13,6 +13,7 @@ from optuna.distributions import CategoricalDistribution
 from optuna.samplers import BaseSampler
 from optuna.trial import FrozenTrial, TrialState, create_trial
 
+from nasnet_det.safe_io.values import format_names
 from nasnet_det.search.optuna_plugins import make_plugin, quiet
 from nasnet_det.search.strategies.base import Decisions, Problem, Result, Strategy
 from nasnet_det.training.seeds import derive_seed
@@ -151,8 +152,24 @@ class OptunaSampler(Strategy[SamplerSettings]):
             "seed": derive_seed(self.seed, 0 if grid else number),
             "search_space": {name: distribution.choices for name, distribution in self.choices.items()},
         }
-        sampler: BaseSampler = make_plugin("Sampler", self.settings.sampler, self.settings.options, given)
+        options = dict(self.settings.options)
+        if isinstance(fixed := options.get("fixed_params"), Mapping):
+            options["fixed_params"] = self._fixed(fixed)
+        sampler: BaseSampler = make_plugin("Sampler", self.settings.sampler, options, given)
         return sampler
+
+    def _fixed(self, given: Mapping[str, Any]) -> dict[str, int]:
+        """Return decisions that are fixed by the names and values that the study shows, in this sampler's terms."""
+        named = self.problem.parameters or {name: one.choices for name, one in self.choices.items()}
+        fixed = {}
+        for own, (name, choices) in zip(self.choices, named.items(), strict=True):
+            if name in given:
+                if given[name] not in choices:
+                    raise ValueError(f"fixed_params: {name} is one of {format_names(choices)}, got {given[name]}")
+                fixed[own] = choices.index(given[name])
+        if unknown := [name for name in given if name not in named]:
+            raise ValueError(f"fixed_params: no decision is named {unknown[0]}; known: {format_names(list(named))}")
+        return fixed
 
     def _try(self) -> None:
         """Ask once for nothing, so that what a sampler is not made for is known before anything is trained."""
@@ -164,7 +181,7 @@ class OptunaSampler(Strategy[SamplerSettings]):
         self._start([])
         try:
             self.study.ask(dict(self.choices))
-        except (NotImplementedError, TypeError, ValueError, ImportError) as error:
+        except (AttributeError, NotImplementedError, TypeError, ValueError, ImportError) as error:
             raise ValueError(f"{sampler} cannot be used here: {error}") from None
         if sampler in _OF_NUMBERS:
             logger.warning("%s models numbers only: decisions are categories, which it draws at random", sampler)

@@ -35,6 +35,16 @@ def test_options_are_the_sampler_s_arguments() -> None:
             make_strategy(name, SIZES, 0, overrides)
 
 
+def test_decisions_are_fixed_by_their_names() -> None:
+    problem = Problem(parameters={"input": range(3), "operation": ("identity", "conv", "pool")})
+    options = {"base_sampler": "tpe", "fixed_params": {"operation": "pool"}}
+    asked = step(make_strategy("PartialFixedSampler", (3, 3), 0, options, problem), 12)
+    assert {operation for _, operation in asked} == {2} and len({one for one, _ in asked}) > 1
+    for wrong in ({"operation": "dense"}, {"decision_000": 1}):
+        with pytest.raises(ValueError, match=next(iter(wrong))):
+            make_strategy("PartialFixedSampler", (3, 3), 0, {**options, "fixed_params": wrong}, problem)
+
+
 def test_a_sampler_that_is_not_made_for_the_problem_is_refused_at_once() -> None:
     with pytest.raises(ValueError, match="GridSampler"):
         make_strategy("GridSampler", [10] * 10, 0)
