@@ -100,7 +100,8 @@ def train_all(
 
     space = Space.from_dict(study.identity["space"])
     listed = tuple(tuple(decisions) for decisions in study.identity["architectures"])
-    print(f"{len(listed)} architectures, {config.epochs} epochs each", flush=True)
+    count, epochs = len(listed), config.epochs
+    print(f"{count} architecture{'s' * (count > 1)}, {epochs} epoch{'s' * (epochs > 1)} each", flush=True)
     search = Search(
         study,
         Listed(space.sizes, options.seed, ListedSettings(listed)),
