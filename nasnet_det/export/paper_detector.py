@@ -30,15 +30,15 @@ class PaperDetector(ExportableDetector):
     Args:
         model: the detector.
         chunk: the number of proposals that go through the second stage at once, a divisor of the number of proposals.
+            If it is all of them, those of all images go through at once, without a loop.
     """
-
-    loops = True
 
     def __init__(self, model: NASNetRCNN, chunk: int) -> None:
         super().__init__(model)
         self.rpn: NASNetRPN = model.proposal_generator
         self.heads: NASNetROIHeads = model.roi_heads
         self.image_size, self.chunk = model.image_size, chunk
+        self.loops = chunk < self.rpn.max_proposals[1]
 
     def forward(self, images: Tensor) -> Detections:
         """See :class:`ExportableDetector`; images are first resized to ``IMAGE_SIZE`` of the config, as in training."""
@@ -73,25 +73,32 @@ class PaperDetector(ExportableDetector):
         """Return boxes ``(N, K, C, 4)`` and scores ``(N, K, C)``; see :meth:`NASNetROIHeads.forward`."""
         count, (height, width) = proposals.shape[1], size
         fractions = torch.stack([proposals[..., 0::2] / width, proposals[..., 1::2] / height], dim=-1).flatten(2)
-        steps = fractions.reshape(-1, self.chunk, 4)
-        image = torch.arange(features.shape[0], device=features.device).repeat_interleave(count // self.chunk)
-        if torch.compiler.is_exporting():
-            # The map is a loop-carried state, which OpenVINO takes, and not captured from outside, which it does not.
-            _, pooled = scan(lambda map_, step: (map_.clone(), self._pooled(map_, *step)), features, (image, steps))
+        boxes = fractions.flatten(0, 1)
+        image = torch.arange(features.shape[0], device=features.device).repeat_interleave(count)
+        if not self.loops:
+            pooled = self._pooled(features, image, boxes)
         else:
-            pooled = torch.stack([self._pooled(features, *step) for step in zip(image, steps, strict=True)])
-        pooled = pooled.flatten(0, 1)
+            steps = image.unflatten(0, (-1, self.chunk)), boxes.unflatten(0, (-1, self.chunk))
+            pooled = self._in_steps(features, *steps).flatten(0, 1)
         scores = self.heads.class_layer(pooled).float().softmax(dim=1)[:, :-1].unflatten(0, (-1, count))
         deltas = self.heads.box_layer(pooled).float()
         boxes = self.heads.box_transform.apply_deltas(deltas, proposals.flatten(0, 1))
         return boxes.unflatten(1, (-1, 4)).unflatten(0, (-1, count)), scores
 
+    def _in_steps(self, features: Tensor, image: Tensor, boxes: Tensor) -> Tensor:
+        """Return the results of :meth:`_pooled` on ``(S, chunk)`` and ``(S, chunk, 4)``, ``(S, chunk, F)``."""
+        if not torch.compiler.is_exporting():
+            return torch.stack([self._pooled(features, *step) for step in zip(image, boxes, strict=True)])
+        # The map is a loop-carried state, which OpenVINO takes, and not captured from outside, which it does not.
+        _, pooled = scan(lambda map_, step: (map_.clone(), self._pooled(map_, *step)), features, (image, boxes))
+        return pooled
+
     def _pooled(self, features: Tensor, image: Tensor, boxes: Tensor) -> Tensor:
-        """Return the second stage's mean features ``(chunk, F)`` at boxes ``(chunk, 4)`` of one image of the batch."""
+        """Return the second stage's mean features ``(B, F)`` at boxes ``(B, 4)`` of images ``(B,)`` of the batch."""
         _, channels, height, width = features.shape
         positions, weights = crop_taps(boxes, height, width, self.heads.crop_size)
         rows = features.permute(0, 2, 3, 1).reshape(-1, channels)
-        positions = positions + image * (height * width)
+        positions = positions + image[:, None, None, None] * (height * width)
         taps = [rows[positions[..., tap]] * weights[..., tap, None] for tap in range(4)]
         crops = (taps[0] + taps[1] + taps[2] + taps[3]).permute(0, 3, 1, 2)
         kernel, stride = self.heads.crop_pool

@@ -218,13 +218,23 @@ def _axes(dynamic: bool | Sequence[int]) -> tuple[int, ...]:
 
 
 def _example(model: Any, size: tuple[int, int] | None, batch_size: int) -> Tensor:
-    channels, *own = model.pretrained_cfg["input_size"]
+    channels, *own = _data_config(model)["input_size"]
     generator = torch.Generator().manual_seed(0)
     return torch.randn(batch_size, channels, *(size or own), generator=generator)
 
 
+def _data_config(model: Any) -> dict[str, Any]:
+    """Return timm's configuration of a model for the channels that it was built with, as timm's loaders adapt it."""
+    cfg = dict(model.pretrained_cfg)
+    channels = getattr(getattr(model, "model", model), "in_chans", cfg["input_size"][0])
+    for key in ("mean", "std"):
+        if len(cfg[key]) != channels:
+            cfg[key] = (sum(cfg[key]) / len(cfg[key]),) * channels
+    return {**cfg, "input_size": (channels, *cfg["input_size"][1:])}
+
+
 def _describe(model: Any) -> dict[str, Any]:
-    cfg = model.pretrained_cfg
+    cfg = _data_config(model)
     network = getattr(model, "model", model)
     if not hasattr(network, "genotype"):
         raise ValueError(f"{cfg.get('architecture', type(model).__name__)} has no cell: only NASNets are exported here")

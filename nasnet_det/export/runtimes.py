@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import shutil
 import tempfile
+import threading
 import time
 import zipfile
 from collections.abc import Callable, Iterable, Sequence
@@ -98,9 +99,9 @@ class Package(nn.Module):
             DTYPES.get(self.info.precision, torch.float32) if self.info.runtime == "inductor" else torch.float32
         )
         batch = wanted[0] if len(wanted) == 4 else 0
-        if not batch or len(images) == batch:
+        if len(images) and batch in (0, len(images)):
             return self.run(images)
-        return self._in_batches(images, batch)
+        return self._in_batches(images, batch or 1)
 
     def _in_batches(self, images: Tensor, batch: int) -> Any:
         parts = []
@@ -185,8 +186,8 @@ def save_package(
         imported("onnxruntime.quantization")  # for every runtime
     if precision == "int8" and getattr(program.model, "loops", False):
         raise PackageError(
-            "int8 would leave out the second stage of the paper's detector, which takes nearly all of its time: choose "
-            "float32 or bfloat16, or a detector on a feature pyramid"
+            "int8 would leave out the second stage of the paper's detector, nearly all of its time, which runs in a "
+            "loop: set MODEL.NASNET.CHUNK_SIZE to MODEL.RPN.POST_NMS_TOPK_TEST, which takes more memory"
         )
     with tempfile.TemporaryDirectory() as folder:
         tried: dict[str, tuple[Path, dict[str, float], float]] = {}
@@ -292,9 +293,11 @@ def _load_openvino(path: Path, info: PackageInfo) -> Callable[[Tensor], Any]:
     model = core.read_model(path.read_bytes(), b"")
     order_equal_values(model)
     compiled = core.compile_model(model, "CPU", openvino_settings(info.precision))
+    lock = threading.Lock()  # the compiled model has one request, in which calls of several threads would be mixed up
 
     def run(images: Tensor) -> Any:
-        outputs = compiled([images.contiguous().numpy()])
+        with lock:
+            outputs = compiled([images.contiguous().numpy()])
         return _tensors([outputs[index] for index in range(len(compiled.outputs))])
 
     return run

@@ -35,9 +35,8 @@ def test_pictures_have_the_channels_of_the_model(channels: int, tmp_path: Path) 
     for mode in ("L", "RGBA", "P", "CMYK"):
         Image.new(mode, (40, 30)).save(tmp_path / f"{mode}.tiff")
     sizes = {"num_cells": (1,), "num_filters": 4, "stem": "cifar", "stem_channels": 6, "num_classes": 0}
-    cfg = {"input_size": (channels, 16, 16), "mean": (0.5,) * channels, "std": (0.5,) * channels}
-    model = timm.create_model("nasnet", genotype=EVERY_STEP, in_chans=channels, pretrained_cfg_overlay=cfg, **sizes)
-    program = classifier_program(model)
+    model = timm.create_model("nasnet", genotype=EVERY_STEP, in_chans=channels, **sizes)
+    program = classifier_program(model, (16, 16))
     if channels == 4:
         with pytest.raises(DataError, match="4 channels"):
             read_pictures(tmp_path, program)

@@ -207,6 +207,18 @@ def test_a_quantized_detector_is_near_its_own_code(with_masks: tuple[Any, Path],
     assert total > 5 and again > total / 3  # of random weights: their scores are nearly equal
 
 
+@pytest.mark.skipif(not RUNTIMES, reason="takes a runtime of ONNX files")
+def test_the_papers_detector_is_quantized_if_all_proposals_go_through_at_once(tmp_path: Path) -> None:
+    model, cfg = detector("paper", ["MODEL.NASNET.CHUNK_SIZE", 10])
+    program = detector_program(model, cfg, SIZE)
+    assert sum(sum(compare(model, program.model, size)) for size in SIZES[:3]) > 4
+    images = sample_pictures(4, SIZE)
+    package = load_package(save_package(program, tmp_path / "int8", RUNTIMES[-1], "int8", images.split(1)).path)
+    with torch.inference_mode():
+        (_, found, *_), (_, expected, *_) = package(images), program.model(images)
+    assert expected[:, 0].min() > 0.2 and (found - expected)[:, :4].abs().mean() < 0.05
+
+
 def named_classes(number: int) -> list[dict[str, Any]]:
     return [{"id": 7 + i, "name": f"thing {i}"} for i in range(number)]
 

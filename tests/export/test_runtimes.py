@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import sys
 import zipfile
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -77,6 +78,17 @@ def test_every_runtime_computes_the_network(packages: dict[str, Path], runtime: 
     assert packages[runtime].suffix == (".pt2" if runtime == "inductor" else ".onnx")
 
 
+@pytest.mark.parametrize("runtime", ["inductor", "onnxruntime", "openvino"])
+def test_threads_share_a_package(packages: dict[str, Path], runtime: str) -> None:
+    if runtime not in packages:
+        pytest.skip(f"{runtime} cannot be used here")
+    package, batches = load_package(packages[runtime]), [images(40 + 2 * i, 3, 16, 16) for i in range(4)]
+    alone = [package(batch) for batch in batches]
+    with ThreadPoolExecutor(4) as pool:
+        together = list(pool.map(package, batches * 5))
+    assert all(torch.equal(found, expected) for found, expected in zip(together, alone * 5, strict=True))
+
+
 @pytest.mark.skipif(len(ONNX) < 2, reason="takes both runtimes of ONNX files")
 def test_an_onnx_file_runs_in_both_runtimes(packages: dict[str, Path]) -> None:
     x = images(2, 3, 16, 16)
@@ -95,8 +107,10 @@ def test_features_of_free_size(tmp_path: Path, runtime: str) -> None:
     model = tiny(stem="imagenet", features_only=True)
     path = save_package(feature_program(model, (64, 64), dynamic=True), tmp_path / "features", runtime).path
     x = images(3, 3, 51, 38)
-    for found, expected in zip(load_package(path)(x), model(x), strict=True):
+    package = load_package(path)
+    for found, expected in zip(package(x), model(x), strict=True):
         assert relative(found, expected) <= 2e-6
+    assert not any(len(found) for found in package(x[:0]))
 
 
 @torch.inference_mode()
