@@ -21,6 +21,7 @@ from nasnet_det.export.package_files import FORMAT, PackageError, PackageInfo
 from nasnet_det.export.programs import Program, quiet
 from nasnet_det.fusion import optimize_for_inference
 from nasnet_det.fusion.network import FusedNASNet
+from nasnet_det.models.network import NASNet
 
 #: The floating-point data types of packages.
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
@@ -91,6 +92,5 @@ def offered() -> tuple[str, ...]:
 
 
 def _fused(model: nn.Module) -> nn.Module:
-    if any(isinstance(module, FusedNASNet) for module in model.modules()):
-        return model
-    return optimize_for_inference(model)
+    networks = [module for module in model.modules() if isinstance(module, NASNet)]
+    return model if all(isinstance(network, FusedNASNet) for network in networks) else optimize_for_inference(model)

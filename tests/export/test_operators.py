@@ -12,8 +12,8 @@ pytest.importorskip("detectron2")
 pytest.importorskip("onnxscript")
 
 from nasnet_det.detection.modeling.suppression import stable_topk, suppress
-from nasnet_det.export import available, load_package
-from nasnet_det.export.programs import Program, write_onnx
+from nasnet_det.export import available, load_package, save_package
+from nasnet_det.export.programs import Program
 
 
 class Brightest(nn.Module):
@@ -37,9 +37,7 @@ class BrightBoxes(nn.Module):
 @pytest.mark.parametrize("runtime", available("float32", True))
 def test_equal_scores_are_taken_in_order(runtime: str, model: nn.Module, tmp_path: Path) -> None:
     program = Program(model.eval(), torch.rand(2, 3, 20, 30), ["indices"], (0, 2, 3), {"kind": "detector"})
-    path = tmp_path / "model.onnx"
-    write_onnx(program, path, runtime=runtime, precision="float32")
-    package = load_package(path, runtime)
+    package = load_package(save_package(program, tmp_path / "model", runtime).path)
     for size in ((20, 30), (41, 7), (2, 3), (5, 2), (1, 1)):
         images = torch.rand(3, 3, *size)
         assert torch.equal(package(images), model(images))
