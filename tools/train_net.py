@@ -1,4 +1,4 @@
-"""Launcher of ``nasnet-det train`` in a checkout."""
+"""Launcher of ``nasnet-det train-net`` in a checkout."""
 
 import sys
 

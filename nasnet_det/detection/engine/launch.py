@@ -36,7 +36,7 @@ def start(args: argparse.Namespace, explain: Explain) -> int:
     """Run :func:`train_or_evaluate` in every process that the command line, or torchrun, asks for.
 
     Args:
-        args: as ``nasnet-det train`` parses them.
+        args: as ``nasnet-det train-net`` parses them.
         explain: returns the message of an error that a user can put right, None for any other.
 
     Returns:

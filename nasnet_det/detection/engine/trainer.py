@@ -205,7 +205,7 @@ class ShortTrainer(DetectorTrainer):
             ("PRECISE_BN", cfg.TEST.PRECISE_BN.ENABLED),
         ):
             if value:
-                raise ConfigError(f"TEST.{key} is for nasnet-det train only: leave it out")
+                raise ConfigError(f"TEST.{key} is for nasnet-det train-net only: leave it out")
 
     @classmethod
     def build_model(cls, cfg: CfgNode) -> torch.nn.Module:
