@@ -15,8 +15,10 @@ import numpy as np
 import pytest
 import timm
 import torch
+from timm.layers import get_norm_layer
 from timm.models import get_notrace_functions, get_notrace_modules, get_pretrained_cfg, load_checkpoint
 from timm.models._hub import save_for_hf
+from timm.models._manipulate import reinit_non_persistent_buffers
 from timm.optim import create_optimizer_v2, param_groups_layer_decay
 from torch import nn
 from torch.export import Dim
@@ -243,6 +245,48 @@ def test_gradient_checkpointing(name: str) -> None:
     model.set_grad_checkpointing()
     model(images(name)).sum().backward()
     assert all(p.grad is not None for p in model.parameters())
+
+
+def test_compiled_gradient_checkpointing() -> None:
+    """The gradients and running statistics of a step without either."""
+    model = tiny("nasnet_a_cifar_6_at_768").double().train()
+    compiled = copy.deepcopy(model)
+    compiled.set_grad_checkpointing()
+    x = images("nasnet_a_cifar_6_at_768").double()
+    for network in (model, torch.compile(compiled, backend="aot_eager")):
+        network(x).square().mean().backward()
+    for one, other in zip(model.parameters(), compiled.parameters(), strict=True):
+        torch.testing.assert_close(other.grad, one.grad)
+    torch.testing.assert_close(compiled.state_dict(), model.state_dict())
+
+
+@pytest.mark.parametrize("norm", ["batchnorm2d", "groupnorm1", "layernorm2d", "frozenbatchnorm2d"])
+def test_norm_layer_by_its_name_in_timm(norm: str) -> None:
+    model = tiny("nasnet", norm_layer=norm, bn_eps=0.5)
+    assert isinstance(model.stem.bn, get_norm_layer(norm)) and model.stem.bn.eps == 0.5
+    assert model(images("nasnet")).shape == (2, 1000)
+
+
+def test_unknown_norm_layer() -> None:
+    for unknown in ("batchnorm9d", ""):
+        with pytest.raises(ValueError, match="norm_layer"):
+            tiny("nasnet", norm_layer=unknown)
+
+
+@pytest.mark.parametrize("name", FEW)
+def test_a_network_made_on_the_meta_device(name: str) -> None:
+    """``to_empty`` leaves what was in memory: ``init_weights`` sets all of it, and a state dict with timm's
+    ``reinit_non_persistent_buffers`` as well."""
+    model = tiny(name, device="meta", dtype=torch.float64, drop_path_rate=0.5).to_empty(device="cpu")
+    for tensor in (*model.parameters(), *model.buffers()):
+        tensor.detach().fill_(-7)
+    other = copy.deepcopy(model)
+    model.init_weights()
+    assert torch.isfinite(model(images(name).double())).all()
+    assert not any((tensor == -7).any() for tensor in (*model.parameters(), *model.buffers()))
+    other.load_state_dict(model.state_dict())
+    reinit_non_persistent_buffers(other)
+    torch.testing.assert_close(dict(other.named_buffers()), dict(model.named_buffers()))
 
 
 @pytest.mark.parametrize("name", WIRINGS)

@@ -7,6 +7,7 @@ from contextlib import contextmanager, nullcontext
 from functools import partial
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.utils.checkpoint import checkpoint
@@ -14,6 +15,8 @@ from torch.utils.checkpoint import checkpoint
 
 def checkpointed(cell: nn.Module, inputs: Sequence[Tensor]) -> Any:
     """Return ``cell(*inputs)`` without storing its intermediate results for the backward pass."""
+    if torch.compiler.is_compiling():  # a compiled step writes running statistics once, and takes no context
+        return checkpoint(cell, *inputs, use_reentrant=False)
     return checkpoint(cell, *inputs, use_reentrant=False, context_fn=partial(_contexts, cell))
 
 

@@ -29,6 +29,10 @@ class ScheduledDropPath(nn.Module):
         # the training loop sets it from the step number. The default 1 gives the final probability, as in timm.
         self.register_buffer("progress", torch.ones((), device=device), persistent=False)
 
+    def init_non_persistent_buffers(self) -> None:
+        """Set the final probability again: timm's name for what ``to_empty`` needs and no state dict has."""
+        self.progress.fill_(1.0)
+
     def forward(self, x: Tensor) -> Tensor:
         """Drop each example of ``(N, C, H, W)`` with the current probability, in training only."""
         if not self.training or self.drop_prob == 0.0:

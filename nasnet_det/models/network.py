@@ -22,7 +22,7 @@ from nasnet_det.genotypes.genotype import Genotype
 from nasnet_det.genotypes.published import as_genotype
 from nasnet_det.models.cells import Cell, StateShape
 from nasnet_det.models.checkpointing import checkpointed
-from nasnet_det.models.operations import LayerSettings, Scale
+from nasnet_det.models.operations import LayerSettings, Scale, norm_by_name
 from nasnet_det.models.plan import IMAGENET_STEM_CELLS, CellPlan, Stem, plan_cells
 from nasnet_det.models.stem import AuxiliaryHead, StemConv, initialize
 
@@ -39,7 +39,7 @@ class NASNet(nn.Module):
         skip_reduction_layer_input: see :func:`plan_cells`.
         bn_eps: batch norm's epsilon; 1e-3 in the ImageNet networks, 1e-5 in the CIFAR ones.
         bn_momentum: PyTorch's momentum, 1 - TF's decay.
-        norm_layer: builds another normalization layer: ``norm_layer(channels)``.
+        norm_layer: another normalization layer: timm's name of it, or what builds it, ``norm_layer(channels)``.
         num_classes: classes of the classifier; 0 for none.
         in_chans: channels of the image.
         global_pool: timm's name of the global pooling; ``''`` for none.
@@ -65,7 +65,7 @@ class NASNet(nn.Module):
         skip_reduction_layer_input: bool = False,
         bn_eps: float = 1e-3,
         bn_momentum: float = 0.0003,
-        norm_layer: Callable[[int], nn.Module] | None = None,
+        norm_layer: str | Callable[[int], nn.Module] | None = None,
         num_classes: int = 1000,
         in_chans: int = 3,
         global_pool: str = "avg",
@@ -88,6 +88,9 @@ class NASNet(nn.Module):
 
         if norm_layer is None:
             norm_layer = partial(nn.BatchNorm2d, eps=bn_eps, momentum=bn_momentum, device=device, dtype=dtype)
+        elif isinstance(norm_layer, str):
+            place = {key: value for key, value in (("device", device), ("dtype", dtype)) if value is not None}
+            norm_layer = partial(norm_by_name(norm_layer), eps=bn_eps, **place)  # not every one of timm's takes a place
         settings = LayerSettings(norm_layer, device, dtype)
         self.plan = plan_cells(self.stages, num_filters, stem, skip_reduction_layer_input)
         strided = stem == "imagenet"
@@ -254,6 +257,13 @@ class NASNet(nn.Module):
 
         The trace is of the present mode, training or evaluation."""
         return torch.fx.symbolic_trace(self)
+
+    def init_weights(self) -> None:
+        """Set all parameters and buffers as a new network has them, as after ``to_empty`` of one on the meta device."""
+        for module in self.modules():
+            for name in ("reset_parameters", "init_non_persistent_buffers"):
+                getattr(module, name, lambda: None)()
+        initialize(self)
 
     def set_grad_checkpointing(self, enable: bool = True) -> None:
         """Store only the cells' outputs in training and recompute the rest in the backward pass."""

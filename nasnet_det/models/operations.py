@@ -14,6 +14,7 @@ from functools import partial
 from typing import Any
 
 import torch
+from timm.layers import get_norm_layer
 from torch import Tensor, nn
 
 from nasnet_det.genotypes.genotype import OPERATIONS
@@ -39,6 +40,21 @@ class LayerSettings:
     def factory(self) -> dict[str, Any]:
         """Keyword arguments for the device and type of parameters."""
         return {"device": self.device, "dtype": self.dtype}
+
+
+def norm_by_name(name: str) -> Callable[..., nn.Module]:
+    """Return timm's normalization layer of a name, such as ``groupnorm1``.
+
+    Raises:
+        ValueError: if timm has none.
+    """
+    try:
+        layer = get_norm_layer(name)
+    except KeyError:
+        layer = None
+    if layer is None:
+        raise ValueError(f"norm_layer: timm has no layer {name!r:.60}; expected a name such as 'groupnorm1'")
+    return layer
 
 
 @dataclass(frozen=True)

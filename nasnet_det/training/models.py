@@ -6,6 +6,7 @@ pretrained=True)`` builds it from the folder alone, including a genotype that no
 
 from __future__ import annotations
 
+import json
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -206,10 +207,21 @@ def write_timm_folder(
             save_for_hf(network, scratch, model_config=config, model_args=dict(arguments), safe_serialization=True)
         except SafetensorError as error:  # safetensors' error for a full disk
             raise OSError(f"{folder}: writing the model failed ({error})") from None
+        _name_classes_once(Path(scratch) / "config.json")
         add(Path(scratch))
         folder.mkdir(exist_ok=True)
         for file in sorted(Path(scratch).iterdir(), reverse=True):  # the weights before the config that describes them
             file.replace(folder / file.name)
+
+
+def _name_classes_once(path: Path) -> None:
+    """Remove the number of classes from the arguments in timm's config, which has it beside them, too.
+
+    transformers' ``TimmWrapperForImageClassification`` would pass it twice.
+    """
+    config = json.loads(path.read_text(encoding="utf-8"))
+    config["model_args"].pop("num_classes", None)
+    path.write_text(json.dumps(config, indent=2), encoding="utf-8")
 
 
 def load_weights(network: nn.Module, name: str) -> None:

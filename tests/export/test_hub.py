@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -34,6 +35,17 @@ def test_a_found_cells_model_comes_back(tmp_path: Path) -> None:
     x = torch.randn(1, 3, 64, 64)
     torch.testing.assert_close(loaded(x), model(x), rtol=0, atol=0)
     assert loaded.genotype == Genotype.load(folder / "genotype.json") == ONE_BLOCK
+
+
+def test_transformers_load_the_folder(tmp_path: Path) -> None:
+    """Of a config that names the classes among the arguments, too, transformers would pass their number twice."""
+    folder = save_hub_folder(found(), tmp_path / "hub", WEIGHTS)
+    config = json.loads((folder / "config.json").read_text())
+    assert config["num_classes"] == 3 and "num_classes" not in config["model_args"]
+    transformers = pytest.importorskip("transformers")
+    loaded = transformers.TimmWrapperForImageClassification.from_pretrained(folder).eval()
+    x = torch.randn(1, 3, 64, 64)
+    torch.testing.assert_close(loaded(x).logits, found()(x))
 
 
 def test_the_card_says_what_the_weights_are_and_are_not(tmp_path: Path) -> None:
