@@ -83,18 +83,25 @@ class Package(nn.Module):
             images: ``(N, 3, H, W)``, a tensor or an array.
 
         Raises:
-            ValueError: for images of another size than the package was made for, or on a GPU.
+            ValueError: for anything but images of the size that the package was made for, or on a GPU.
         """
-        images = torch.as_tensor(images).detach()
         wanted = self.info.input_size
+        sides = ", ".join(str(side or "any") for side in wanted)
+        expected = f"this package takes floating-point images ({sides}) on the CPU"
+        try:
+            if isinstance(images, np.ndarray):  # torch takes no reversed axes and no foreign byte order
+                images = np.ascontiguousarray(images, images.dtype.newbyteorder("="))
+            images = torch.as_tensor(images).detach()
+        except (TypeError, ValueError, RuntimeError):
+            kind = getattr(images, "dtype", type(images).__name__)
+            raise ValueError(f"{expected}, as a tensor or an array, got {kind}") from None
         shape = tuple(images.shape)
         fits = len(shape) == len(wanted) and all(
             side in (0, given) for side, given in zip(wanted[1:], shape[1:], strict=True)
         )
         if wanted and (not fits or images.device.type != "cpu" or not images.is_floating_point()):
-            sides = ", ".join(str(side or "any") for side in wanted)
             given = f"{shape} of {images.dtype} on {images.device.type}"
-            raise ValueError(f"this package takes floating-point images ({sides}) on the CPU, got {given}")
+            raise ValueError(f"{expected}, got {given}")
         images = images.to(
             DTYPES.get(self.info.precision, torch.float32) if self.info.runtime == "inductor" else torch.float32
         )

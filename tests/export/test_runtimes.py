@@ -9,9 +9,11 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import timm
 import torch
+from PIL import Image
 from safetensors.torch import save_file
 from torch import nn
 
@@ -129,6 +131,22 @@ def test_a_small_example_fixes_no_size() -> None:
 )
 def test_other_images_are_refused(packages: dict[str, Path], wrong: torch.Tensor) -> None:
     with pytest.raises(ValueError, match="16"):
+        load_package(next(iter(packages.values())))(wrong)
+
+
+def test_arrays_of_any_layout_and_float(packages: dict[str, Path]) -> None:
+    """A picture whose channels are reversed, as between BGR and RGB, is an array with a negative stride."""
+    run = load_package(next(iter(packages.values())))
+    images = np.random.default_rng(0).random((2, 3, 16, 16))
+    for array in (images[:, ::-1], images[:, ::-1].transpose(0, 2, 3, 1)[:, :, ::-1].transpose(0, 3, 1, 2)):
+        torch.testing.assert_close(run(array), run(array.copy()))
+    torch.testing.assert_close(run(images.astype(">f4")), run(images))
+    torch.testing.assert_close(run(np.asfortranarray(images)), run(images))
+
+
+@pytest.mark.parametrize("wrong", [None, "cat.jpg", Image.new("RGB", (16, 16)), np.zeros((1, 3, 16, 16), object)])
+def test_what_is_no_array_of_numbers_is_refused(packages: dict[str, Path], wrong: Any) -> None:
+    with pytest.raises(ValueError, match="3, 16, 16"):
         load_package(next(iter(packages.values())))(wrong)
 
 
