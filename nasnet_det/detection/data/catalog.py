@@ -12,7 +12,7 @@ from pathlib import Path
 from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.utils.file_io import PathManager
 
-from nasnet_det.detection.data.coco_format import COMPLETE, one_form, read_annotations
+from nasnet_det.detection.data.coco_format import one_form, read_complete
 from nasnet_det.detection.data.columns import CocoFormatError, Record
 from nasnet_det.detection.data.datasets import SPLITS
 from nasnet_det.detection.data.inspection import look_at
@@ -85,8 +85,8 @@ class _Prepared:
 def _from_file(name: str) -> CocoData:
     metadata, classes = MetadataCatalog.get(name), _thing_classes(name)
     path = PathManager.get_local_path(metadata.json_file)
-    content = read_annotations(path, required=COMPLETE, sound=False)
-    data = CocoData(name, content, Path(metadata.image_root), f"annotation file {path}")
+    content, folder = read_complete(path, lambda _: Path(metadata.image_root))
+    data = CocoData(name, content, folder, f"annotation file {path}")
     if not classes:
         metadata.thing_classes = data.names
     elif not set(data.names) <= set(classes):

@@ -7,17 +7,24 @@ cocodataset.org, "Data format" and "Results format".
 from __future__ import annotations
 
 import functools
+import json
+import logging
 import math
 import unicodedata
 from collections import Counter
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from nasnet_det.detection.data.coco_masks import is_mask
 from nasnet_det.detection.data.columns import CocoFormatError, Kind, Record, check_column, entry_name
+from nasnet_det.detection.data.other_forms import tell_form
 from nasnet_det.safe_io.files import other_content, protect
+from nasnet_det.safe_io.folders import find_named
+from nasnet_det.safe_io.images import ImageHeader, read_headers
 from nasnet_det.safe_io.values import collection_paused, format_names, format_value, named, parse_json
+
+logger = logging.getLogger(__name__)
 
 
 def _is_four_numbers(value: Sequence[Any]) -> bool:
@@ -64,10 +71,57 @@ def read_annotations(path: str | Path, required: Collection[str] = (), sound: bo
     Raises:
         CocoFormatError: if the file is missing, is not JSON, or breaks the format.
     """
+    return _checked(_read_annotations(path), path, required, sound)
+
+
+def read_complete(path: str | Path, find_folder: Callable[[Sequence[str]], Path]) -> tuple[dict[str, Any], Path]:
+    """Read a file of COCO annotations to train on: as :func:`read_annotations`, but boxes may be unsound.
+
+    Images whose width and height are null, as Label Studio writes them where nothing is annotated, are measured; those
+    without a ``file_name``, as LVIS's, have the name and the folder in their ``coco_url``.
+
+    Args:
+        path: the JSON file.
+        find_folder: returns the folder of the images from the names of some of them.
+
+    Returns:
+        the content, where every image has the keys of :data:`COMPLETE`, and the folder of the images.
+    """
+    data = _read_annotations(path)
+    images = [image for image in data["images"] if isinstance(image, dict)]
+    for image in images:
+        if "file_name" not in image and isinstance(image.get("coco_url"), str):
+            image["file_name"] = "/".join(image["coco_url"].split("/")[-2:])
+    named_images = [image for image in images if isinstance(image.get("file_name"), str)]
+    folder = find_folder([image["file_name"] for image in named_images[:20]])
+    unknown = [image for image in named_images if (image.get("width", 0), image.get("height", 0)) == (None, None)]
+    paths = find_named(folder, [image["file_name"] for image in unknown]).paths
+    for image, header in zip(unknown, read_headers(paths), strict=True):
+        if isinstance(header, ImageHeader):
+            image["width"], image["height"] = header.size
+    return _checked(data, path, COMPLETE, sound=False), folder
+
+
+def _read_annotations(path: str | Path) -> dict[str, Any]:
+    """Return the content of a file that has a list of images."""
+    data: dict[str, Any]
     data = _read_json(path, "annotation file", dict, "an object with 'images', 'annotations' and 'categories'")
+    _expect_list(data, "images", f"annotation file {path}", path)
+    return data
+
+
+def _checked(data: dict[str, Any], path: str | Path, required: Collection[str], sound: bool) -> dict[str, Any]:
     check_annotations(data, f"annotation file {path}", required, sound)
     data["categories"].sort(key=lambda category: category["id"])
     return data
+
+
+def _expect_list(data: Mapping[str, Any], group: str, name: str, path: str | Path = "") -> None:
+    records = data.get(group)
+    if not isinstance(records, list):
+        found = format_value(records) if group in data else f"only {format_names(data) or 'nothing'}"
+        hint = f". {form}" if path and (form := tell_form(Path(path))) else ""
+        raise CocoFormatError(f"{name}, {group}: expected a list '{group}', not {found}{hint}")
 
 
 def check_annotations(data: dict[str, Any], name: str, required: Collection[str] = (), sound: bool = True) -> None:
@@ -85,13 +139,14 @@ def check_annotations(data: dict[str, Any], name: str, required: Collection[str]
         CocoFormatError: naming the first wrong entry.
     """
     for group in ("images", "categories", *(["annotations"] if "annotations" in data else [])):
-        records, where = data.get(group), f"{name}, {group}"
-        if not isinstance(records, list):
-            found = format_value(records) if group in data else f"only {format_names(data) or 'nothing'}"
-            raise CocoFormatError(f"{where}: expected a list '{group}', not {found}")
+        _expect_list(data, group, name)
+        records, where = data[group], f"{name}, {group}"
+        if group == "annotations":
+            _number(records, where)
         ids = Counter(check_column(records, "id", WHOLE, where))
         if len(ids) < len(records):
-            raise CocoFormatError(f"{where}: id is not unique: {named([i for i, n in ids.items() if n > 1])}")
+            shared = named([number for number, count in ids.items() if count > 1])
+            raise CocoFormatError(f"{where}: id is not unique: {shared}; remove the copies, or number them anew")
         for key, kind in _OPTIONAL.get(group, {}).items():
             check_column(records, key, kind, where, key in required)
     annotations, where = data.get("annotations", []), f"{name}, annotations"
@@ -152,6 +207,22 @@ def check_true_masks(annotations: Mapping[str, Any]) -> None:
     _check_masks(annotations["annotations"], annotations, forms, "annotations")
 
 
+def _number(annotations: Sequence[Any], where: str) -> None:
+    """Number annotations anew if some have no id, or several the same, as some tools write them: nothing refers to it.
+
+    An annotation that is there twice keeps its id.
+    """
+    ids = Counter(repr(entry.get("id")) for entry in annotations if isinstance(entry, dict))
+    if len(ids) == len(annotations) and "None" not in ids:
+        return
+    different = {json.dumps(entry, sort_keys=True, default=str) for entry in annotations}
+    if len(different) == len(annotations):
+        logger.warning(f"{where}: some have no id, or that of another: they are numbered anew")
+        for number, entry in enumerate(annotations, start=1):
+            if isinstance(entry, dict):
+                entry["id"] = number
+
+
 def category_labels(categories: Sequence[Record]) -> dict[int, str]:
     """Return a label of each category by its id, no two the same: its name, with the id where several have it."""
     labels = {category["id"]: str(category.get("name", category["id"])) for category in categories}
@@ -168,9 +239,11 @@ def _read_json(path: str | Path, what: str, form: type, expected: str) -> Any:
     except OSError as error:
         raise CocoFormatError(f"{what} {path} cannot be read: {error.strerror}") from error
     except ValueError as error:
-        raise CocoFormatError(f"{what} {path} is not JSON: {other_content(path) or error}") from error
+        reason = tell_form(Path(path)) or other_content(path) or error
+        raise CocoFormatError(f"{what} {path} is not JSON: {reason}") from error
     if not isinstance(data, form):
-        raise CocoFormatError(f"{what} {path}: expected {expected}, not {format_value(data)}")
+        found = tell_form(Path(path)) or f"not {format_value(data)}"
+        raise CocoFormatError(f"{what} {path}: expected {expected}; {found}")
     return data
 
 

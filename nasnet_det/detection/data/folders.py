@@ -14,10 +14,11 @@ from typing import Any
 
 import numpy as np
 
-from nasnet_det.detection.data.coco_format import COMPLETE, read_annotations
+from nasnet_det.detection.data.coco_format import read_complete
 from nasnet_det.detection.data.columns import CocoFormatError
 from nasnet_det.detection.data.labelled import add_notes, match_files, note, split_of
 from nasnet_det.detection.data.look import CocoData, DatasetError, Trouble
+from nasnet_det.detection.data.other_forms import tell_form, tell_forms
 from nasnet_det.detection.data.voc_folder import read_voc
 from nasnet_det.detection.data.yolo_folder import read_yolo
 from nasnet_det.safe_io.files import protect
@@ -75,7 +76,7 @@ def read_folder(root: str | Path) -> dict[str, CocoData]:
     if not root.exists():
         raise DatasetError(f"{root} does not exist")
     folder = root if root.is_dir() else root.parent
-    if found := _first_form(folder, root):
+    if found := _first_form(folder, root) or (_split_folders(folder) if root.is_dir() else {}):
         name = root.resolve().name if root.is_dir() else root.stem
         for data in found.values():
             protect(data.find_images().paths)
@@ -89,7 +90,18 @@ def read_folder(root: str | Path) -> dict[str, CocoData]:
         f"{root} is in no known form: expected COCO (train.json and val.json, annotations/instances_NAME.json, or one "
         "annotations.json), YOLO (data.yaml with names, train and val, or classes.txt) or Pascal VOC (an .xml file for "
         f"each image), or the file of annotations itself, found {there or 'nothing'}"
+        + ". ".join(["", *filter(None, [tell_forms(folder) if root.is_dir() else tell_form(root)])])
     )
+
+
+def _split_folders(folder: Path) -> dict[str, CocoData]:
+    """Return the sets of folders that are named for the splits, each a whole data set in some form."""
+    found: dict[str, CocoData] = {}
+    for inner in subfolders(folder):
+        sets = _first_form(inner, inner) if split_of(inner.name) else {}
+        if len(sets) == 1:
+            found.setdefault(split_of(inner.name), *sets.values())
+    return found
 
 
 def _first_form(folder: Path, root: Path) -> dict[str, CocoData]:
@@ -186,10 +198,9 @@ def _coco_files(found: Mapping[str, Path], folder: Path) -> dict[str, CocoData]:
 
 
 def _coco_file(path: Path, root: Path) -> CocoData:
-    content = read_annotations(path, required=COMPLETE, sound=False)
     name = path.stem.removeprefix("instances_")
     roots = [root, path.parent, *([path.parent.parent] if path.parent.name == "annotations" else [])]
-    images = _image_folder(name, roots, [image["file_name"] for image in content["images"][:20]])
+    content, images = read_complete(path, lambda names: _image_folder(name, roots, names))
     done = "It can be predicted on, but neither trained nor scored with"
     notes = () if "annotations" in content else (Trouble("", "it has no annotations", done=done),)
     return CocoData(name, content, images, f"annotation file {path}", notes)

@@ -22,6 +22,8 @@ from nasnet_det.safe_io.values import format_value, named
 Namer = Callable[[int], object]
 #: detectron2's BoxMode.XYWH_ABS.
 _XYWH = 1
+#: Of all boxes no larger share is of crowds: in COCO one in a hundred.
+_CROWDS = 0.1
 #: A box times this is its centre.
 _CENTRE = np.array([[1, 0], [0, 1], [0.5, 0], [0, 0.5]])
 
@@ -113,6 +115,15 @@ class _Inspection:
             odd = (extents > 0) & ((areas == 0) | (areas > 2 * extents + 1))
         scored = "APs, APm and APl go by it; without 'area' that of the box is taken"
         self.note("annotations have an area of 0, or larger than their box", odd, "It is not used", scored)
+        crowds = self.crowd & (self.crowd.sum() > _CROWDS * len(self.crowd))
+        question = (
+            "They are neither learnt nor counted; are they single objects, whose masks CVAT and Datumaro mark so?"
+        )
+        self.note("boxes are crowds (iscrowd)", crowds, question)
+        if not self.training:
+            partly = ["neg_category_ids" in image for image in self.images]
+            done = "COCO's scores count right detections of other classes as wrong, LVIS's do not"
+            self.note("images were annotated for some classes only ('neg_category_ids')", partly, done)
         keys = np.column_stack([self.rows, self.classes, self.boxes])
         repeated = np.ones(len(keys), dtype=bool)
         repeated[np.unique(keys, axis=0, return_index=True)[1]] = False
@@ -206,7 +217,11 @@ class _Inspection:
             expected = self.training or "annotations" in self.data.content
             if expected and not any(trouble.fatal for trouble in self.troubles):  # else those are the reason
                 reasons = [f"{trouble.count} {trouble.what}" for trouble in self.troubles]
-                reasons += [f"{self.crowd.sum()} boxes are crowds"] if self.crowd.any() else []
+                reasons += (
+                    [f"{self.crowd.sum()} boxes are crowds"]
+                    if 0 < self.crowd.sum() <= _CROWDS * len(self.crowd)
+                    else []
+                )
                 done = "; ".join(reasons) if self.training else "All scores will be undefined"
                 self.troubles.append(Trouble(self.data.name, "no image has an object", done=done, fatal=self.training))
         elif self.training:

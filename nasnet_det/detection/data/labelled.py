@@ -16,6 +16,8 @@ from nasnet_det.safe_io.images import ImageError, read_header
 
 #: What splits are called, in folders, files and keys.
 SPLITS = {"train": ("train", "training"), "val": ("val", "valid", "validation", "minival")}
+#: How an image without a label file is handled.
+BARE = "They are used as images without objects"
 #: An object's class, its box as x, y, width, height, and its polygons.
 Object = tuple[str, list[float], list[list[float]]]
 
@@ -28,12 +30,14 @@ class Labelled(NamedTuple):
         objects: its objects.
         size: the width and height that it is annotated with, if known.
         named: its path in the list of images, if that differs from its file's.
+        first_pixel: the number of the first pixel in a row or column, 0 or 1, if the file shows it.
     """
 
     image: Path
     objects: list[Object]
     size: tuple[int, int] | None
     named: Path | None = None
+    first_pixel: int | None = None
 
 
 def split_of(name: str) -> str:
@@ -92,7 +96,7 @@ def as_coco(
     images: list[Record] = []
     annotations: list[Record] = []
     ids = {name: number for number, name in enumerate(classes, start=1)}
-    for number, (path, objects, size, listed) in enumerate(labelled, start=1):
+    for number, (path, objects, size, listed, _) in enumerate(labelled, start=1):
         try:
             width, height = size or read_header(path).size
         except ImageError:  # which the look at the images reports

@@ -15,6 +15,9 @@ from nasnet_det.detection.data.coco_masks import rle_area, rle_of
 from nasnet_det.detection.data.columns import CocoFormatError, Record
 from nasnet_det.safe_io.values import format_value
 
+#: The keys of an image that are kept.
+_IMAGE_KEYS = ("file_name", "width", "height", "neg_category_ids")
+
 
 def as_coco_content(records: Sequence[Any], classes: Sequence[Record]) -> dict[str, Any]:
     """Convert records as detectron2's ``convert_to_coco_dict`` does, with full precision.
@@ -35,7 +38,7 @@ def as_coco_content(records: Sequence[Any], classes: Sequence[Record]) -> dict[s
     images: list[Record] = []
     annotations: list[Record] = []
     for number, (image_id, record) in enumerate(zip(ids, records, strict=True)):
-        image = {key: _plain(record[key]) for key in ("file_name", "width", "height") if key in record}
+        image = {key: _plain(record[key]) for key in _IMAGE_KEYS if key in record}
         images.append({"id": image_id, **image})
         where = f"record {number} ({image.get('file_name')})"
         entries = record.get("annotations") or []

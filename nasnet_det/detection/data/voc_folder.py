@@ -11,8 +11,10 @@ import numpy as np
 
 from nasnet_det.detection.data.columns import CocoFormatError
 from nasnet_det.detection.data.labelled import (
+    BARE,
     SPLITS,
     Labelled,
+    Object,
     add_notes,
     as_coco,
     match_files,
@@ -21,8 +23,14 @@ from nasnet_det.detection.data.labelled import (
     split_of,
 )
 from nasnet_det.detection.data.look import CocoData, Trouble
+from nasnet_det.detection.data.other_forms import tell_form
 from nasnet_det.safe_io.files import protect
 from nasnet_det.safe_io.folders import IMAGE_SUFFIXES, Listings, find_files, find_pictures
+
+#: What the folder of the images beside that of the annotations is called.
+_SISTERS = ("JPEGImages", "images", "Images", "data")
+#: The database that LabelImg, CVAT and Datumaro name, whose coordinates are not shifted.
+_FROM_ZERO = "Unknown"
 
 
 def read_voc(folder: Path, root: Path) -> dict[str, CocoData]:
@@ -37,42 +45,92 @@ def read_voc(folder: Path, root: Path) -> dict[str, CocoData]:
     """
     files = [path for path in find_files(folder) if path.suffix.lower() == ".xml"] if root.is_dir() else []
     listings = Listings()
-    labelled = {path: entry for path in files if (entry := _labelled(path, listings)) is not None}
+    labelled = {path: entry for path in files if (entry := _labelled(path, folder, listings)) is not None}
     if not labelled:
         return {}
+    labelled, notes = _in_pixels_from_zero(labelled)
     classes = sorted({name for entry in labelled.values() for name, *_ in entry.objects})
-    stems = {path.stem for path in labelled}
-    lists = {key: _listed(folder, names, stems) for key, names in (SPLITS | {"all": ("trainval",)}).items()}
-    groups: dict[str, list[Path]] = {}
+    homes: dict[Path, list[Path]] = {}
     for path in labelled:
-        named = "" if any(lists.values()) else split_of(path.parent.relative_to(folder).as_posix())
-        for key in [key for key, stems in lists.items() if path.stem in stems] or [named]:
-            groups.setdefault(key, []).append(path)
-    rest = groups.pop("", [])
+        homes.setdefault(_home(path, folder), []).append(path)
+    groups: dict[str, dict[Path, Labelled]] = {}
+    absent: set[str] = set()
+    for home, paths in homes.items():
+        absent |= _divide(home, paths, labelled, groups)
+    rest = groups.pop("", {})
     if "train" in groups:
         groups.pop("all", None)
     elif rest:
         groups.setdefault("all", rest)
-    unused = set(labelled).difference(*groups.values())
-    notes = _notes(labelled, unused, {stem for stems in lists.values() for stem in stems})
-    sets = {key: as_coco([labelled[path] for path in paths], classes, folder) for key, paths in groups.items()}
-    return add_notes(sets, notes)
+    sets = {key: as_coco(entries.values(), classes, folder) for key, entries in groups.items()}
+    grouped = {path: entry for entries in groups.values() for path, entry in entries.items()}
+    return add_notes(sets, [*notes, *_notes(labelled, grouped, absent)])
 
 
-def _notes(labelled: Mapping[Path, Labelled], unused: Collection[Path], listed: set[str]) -> list[Trouble]:
+def _home(path: Path, folder: Path) -> Path:
+    """Return the folder of the development kit that a file belongs to, as VOC2007: the one with ``ImageSets/Main``."""
+    inside = path.parents[: path.parents.index(folder) + 1]
+    return next((home for home in inside if (home / "ImageSets" / "Main").is_dir()), folder)
+
+
+def _divide(
+    home: Path, paths: Sequence[Path], labelled: Mapping[Path, Labelled], groups: dict[str, dict[Path, Labelled]]
+) -> set[str]:
+    """Add the annotation files of a development kit to the groups of its lists, or of their folders.
+
+    Images that are listed and have no annotation file are without objects.
+
+    Args:
+        home: its folder.
+        paths: the files.
+        labelled: all files' images.
+        groups: images by ``train``, ``val``, ``all`` or, for those of no split, an empty text.
+
+    Returns:
+        the names in the lists that are of no file.
+    """
+    names = {
+        path: {path.stem, path.relative_to(home / path.relative_to(home).parts[0]).with_suffix("").as_posix()}
+        if path.parent != home
+        else {path.stem}
+        for path in paths
+    }
+    known = {name for those in names.values() for name in those}
+    lists = {key: _listed(home, words, known) for key, words in (SPLITS | {"all": ("trainval",)}).items()}
+    for path in paths:
+        named = "" if any(lists.values()) else split_of(path.parent.relative_to(home).as_posix())
+        for key in [key for key, listed in lists.items() if names[path] & listed] or [named]:
+            groups.setdefault(key, {})[path] = labelled[path]
+    absent = {name for listed in lists.values() for name in listed} - known
+    folders = [home / name for name in _SISTERS] if absent else []
+    bare = {
+        image.relative_to(place).with_suffix("").as_posix(): image
+        for place in folders
+        for image in find_pictures(place)
+    }
+    for key, listed in lists.items():
+        for name in sorted(listed & absent & {*bare}):
+            groups.setdefault(key, {})[bare[name]] = Labelled(bare[name], [], None)
+    return absent - {*bare}
+
+
+def _notes(
+    labelled: Mapping[Path, Labelled], grouped: Mapping[Path, Labelled], absent: Collection[str]
+) -> list[Trouble]:
     """Return the files without a partner."""
-    used = {entry.image for entry in labelled.values()}
+    used = {entry.image for entry in (*labelled.values(), *grouped.values())}
     pictures = {image for folder in {path.parent for path in used if path.is_file()} for image in find_pictures(folder)}
-    absent = listed - {path.stem for path in labelled}
+    unused = {*labelled} - {*grouped}
     return [
         *note("annotation files are in neither the training nor the validation set", unused, "Unused", len(labelled)),
         *note("images have no annotation file", pictures - used, "Unused", len(pictures)),
-        *note("images of the lists in ImageSets have no annotation file", absent, "Unused"),
+        *note("images of the lists in ImageSets have no annotation file", {*grouped} - {*labelled}, BARE),
+        *note("names of the lists in ImageSets have neither an image nor an annotation file", absent, "Unused"),
     ]
 
 
 def _listed(folder: Path, names: Sequence[str], known: Collection[str]) -> set[str]:
-    """Return the base names of the images that ``ImageSets/Main`` lists for a split.
+    """Return the names of the images that ``ImageSets/Main`` lists for a split.
 
     The lists of single classes (``dog_train.txt``) count where they are the only ones. As in VOC's development kit,
     such a list has all images of the split: lines ``NAME 1`` are those with the class, ``-1`` those without it, and
@@ -81,22 +139,23 @@ def _listed(folder: Path, names: Sequence[str], known: Collection[str]) -> set[s
     Args:
         folder: the folder of ``ImageSets``.
         names: what the split is called.
-        known: the base names of the annotation files.
+        known: the names of the annotation files.
     """
     for form in ("", "*_"):
         if files := match_files(folder, *(f"ImageSets/Main/{form}{name}.txt" for name in names)):
-            return {_base_name(line, known) for file in files for line in read_lines(file)}
+            return {_listed_name(line, known) for file in files for line in read_lines(file)}
     return set()
 
 
-def _base_name(line: str, known: Collection[str]) -> str:
-    """Return the base name of the image of a line: all of it, or what is before the flag of a class."""
-    paths = [Path(line), Path(re.sub(r"\s+(-1|0|1)$", "", line))]
-    names = [path.stem if path.suffix.lower() in IMAGE_SUFFIXES else path.name for path in paths]
-    return next((name for name in names if name in known), names[-1])
+def _listed_name(line: str, known: Collection[str]) -> str:
+    """Return the name of the image of a line: all of it, or what is before the flag of a class; perhaps in a folder."""
+    paths = [Path(text.replace("\\", "/")) for text in (line, re.sub(r"\s+(-1|0|1)$", "", line))]
+    paths = [path.with_suffix("") if path.suffix.lower() in IMAGE_SUFFIXES else path for path in paths]
+    names = [name for path in paths for name in (path.as_posix(), path.name)]
+    return next((name for name in names if name in known), names[-2])
 
 
-def _labelled(path: Path, listings: Listings) -> Labelled | None:
+def _labelled(path: Path, folder: Path, listings: Listings) -> Labelled | None:
     """Return the image and objects of a file; None for XML of another kind."""
     from defusedxml.ElementTree import parse
     from supervision.dataset.formats.pascal_voc import detections_from_xml_obj
@@ -106,18 +165,19 @@ def _labelled(path: Path, listings: Listings) -> Labelled | None:
         element = parse(path).getroot()
         if element.tag != "annotation":
             return None
-        image, named = _image(path, element.findtext("filename") or "", listings)
+        image, named = _image(path, folder, element.findtext("filename") or "", listings)
         sides = [int(float(element.findtext(f"size/{name}") or 0)) for name in ("width", "height")]
         polygons = [_polygons(entry) for entry in element.findall("object")]
         found, names = detections_from_xml_obj(element, [], (1, 1))
         _check_corners(element)
     except (OSError, SyntaxError, ValueError) as error:
-        raise CocoFormatError(f"{path}: {error}") from error
+        raise CocoFormatError(f"{path}: {error}" + "; ".join(["", *filter(None, [tell_form(path)])])) from error
     corners = found.xyxy.astype(np.float64)
     labels = [names[number] for number in ([] if found.class_id is None else found.class_id.tolist())]
     boxes = np.concatenate([corners[:, :2], corners[:, 2:] - corners[:, :2]], axis=1).tolist()
     objects = list(zip(labels, boxes, polygons, strict=True))
-    return Labelled(image, objects, (sides[0], sides[1]) if min(sides) > 0 else None, named)
+    first_pixel = _first_pixel(element, corners[:, :2] + 1)
+    return Labelled(image, objects, (sides[0], sides[1]) if min(sides) > 0 else None, named, first_pixel)
 
 
 def _check_corners(element: Any) -> None:
@@ -138,12 +198,48 @@ def _polygons(entry: Any) -> list[list[float]]:
     return polygons
 
 
-def _image(path: Path, name: str, listings: Listings) -> tuple[Path, Path]:
+def _in_pixels_from_zero(labelled: dict[Path, Labelled]) -> tuple[dict[Path, Labelled], list[Trouble]]:
+    """Undo the shift of a pixel where most files that tell count pixels from 0; name those files.
+
+    Pascal VOC's begin at 1. Tools that write coordinates, of which 0 is the least, mostly leave VOC's 1 in no file.
+    """
+    zeros = [path for path, entry in labelled.items() if entry.first_pixel == 0]
+    ones = sum(entry.first_pixel == 1 for entry in labelled.values())
+    if len(zeros) <= ones:
+        return labelled, []
+    moved = {path: entry._replace(objects=[*map(_from_zero, entry.objects)]) for path, entry in labelled.items()}
+    done = "All boxes are read so, without the shift of a pixel of Pascal VOC, which counts from 1"
+    return moved, note(
+        "annotation files count pixels from 0, as their boxes or their tool show", zeros, done, len(labelled)
+    )
+
+
+def _first_pixel(element: Any, starts: np.ndarray) -> int | None:
+    """Return the number of the first pixel in the coordinates of a file, if its tool or boxes there show it.
+
+    Args:
+        element: the file's root.
+        starts: ``xmin`` and ``ymin`` of its boxes, ``(N, 2)``.
+    """
+    if element.findtext("source/database") == _FROM_ZERO or (starts < 1).any():
+        return 0
+    return 1 if (starts < 2).any() else None
+
+
+def _from_zero(entry: Object) -> Object:
+    name, (x, y, width, height), polygons = entry
+    return name, [x + 1, y + 1, width - 1, height - 1], [[number + 1 for number in polygon] for polygon in polygons]
+
+
+def _image(path: Path, folder: Path, name: str, listings: Listings) -> tuple[Path, Path]:
     """Return the image of an annotation file, and its path as named, which may be written otherwise.
 
-    The image has the name in the file or the file's own, and is beside it or in a sister folder.
+    The image has the name in the file or the file's own, and is beside it or in a sister folder, below which it may be
+    in the same folders as the file.
     """
-    folders = [path.parent, *(path.parent.parent / name for name in ("JPEGImages", "images", "Images"))]
+    inside = path.parents[: path.parents.index(folder) + 1]
+    sisters = [up.parent / name / path.parent.relative_to(up) for up in inside for name in _SISTERS]
+    folders = [path.parent, *sisters]
     base = Path(name.replace("\\", "/")).name
     for text in filter(None, (base, path.stem)):
         named = [folder / text for folder in folders]
@@ -153,5 +249,5 @@ def _image(path: Path, name: str, listings: Listings) -> tuple[Path, Path]:
             if files:
                 image = files[0] if len(files) == 1 else place
                 return image, place if text == base else image
-    missing = next(filter(Path.is_dir, folders[1:]), path.parent) / (base or f"{path.stem}.jpg")
+    missing = next(filter(Path.is_dir, sisters), path.parent) / (base or f"{path.stem}.jpg")
     return missing, missing

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from pathlib import Path, PureWindowsPath
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from nasnet_det.detection.data.columns import CocoFormatError
 from nasnet_det.detection.data.labelled import (
+    BARE,
     SPLITS,
     Labelled,
     Object,
@@ -61,15 +62,21 @@ def read_yolo(folder: Path, root: Path) -> dict[str, CocoData]:
 def _without_settings(folder: Path) -> dict[str, CocoData]:
     """Return the sets of a folder with a list of class names only, as Darknet, CVAT, LabelImg and Label Studio have it;
     none where no image has a label file."""
-    found = match_files(folder, "obj.names", "classes.txt")
-    if not found or not any(_label_file(image).is_file() for image in find_pictures(folder)):
+    found = match_files(folder, "obj.names", "classes.txt", "_darknet.labels")
+    pictures = find_pictures(folder) if found else []
+    if not any(_label_file(image).is_file() for image in pictures):
+        if found and not pictures and match_files(folder, "labels/*.txt", "labels/*/*.txt"):
+            raise CocoFormatError(f"{folder} has label files, but no images: put them into {folder / 'images'}")
         return {}
-    settings: dict[str, Any] = {"names": read_lines(found[0])}
-    for name in (name for names in SPLITS.values() for name in names):
-        entries = [entry for entry in (f"{name}.txt", f"images/{name}", name) if exists(folder / entry)]
-        if entries:
-            settings[name] = entries[0]
-    return _sets(found[0], settings)
+    return _sets(found[0], {"names": read_lines(found[0])})
+
+
+def _usual_entries(folder: Path) -> dict[str, str]:
+    """Return the lists or folders of the splits that have the usual names."""
+    names = [name for names in SPLITS.values() for name in names]
+    entries = {name: (f"{name}.txt", f"images/{name}", name) for name in names}
+    there = {name: [entry for entry in those if exists(folder / entry)] for name, those in entries.items()}
+    return {name: those[0] for name, those in there.items() if those}
 
 
 def _sets(path: Path, settings: dict[str, Any]) -> dict[str, CocoData]:
@@ -81,6 +88,8 @@ def _sets(path: Path, settings: dict[str, Any]) -> dict[str, CocoData]:
     base = path.parent / str(settings.get("path") or "")
     if not base.is_dir():  # of the machine that wrote it
         base = path.parent
+    if not any(settings.get(name) for names in SPLITS.values() for name in names):  # as supervision's
+        settings = settings | _usual_entries(base)
     found: dict[str, list[Path]] = {}
     for key, names in SPLITS.items():
         given: Any = next((settings[name] for name in names if settings.get(name)), [])
@@ -122,7 +131,7 @@ def _notes(images: Sequence[Path], found: FoundFiles, known: set[Path]) -> list[
     lone = [file for file in labels - known - partners - {*found.paths} if not _is_other_text(file)]
     known |= labels
     return [
-        *note("images have no label file", bare, "They are used as images without objects", len(images)),
+        *note("images have no label file", bare, BARE, len(images)),
         *note("images share a label file with another", shared, "Each has all its objects", len(images)),
         *note("label files are named in another letter case than their images", renamed, "They are used"),
         *note("label files have no image", lone, "Unused"),
@@ -136,7 +145,8 @@ def _class_names(path: Path, settings: dict[str, Any]) -> list[str]:
         numbers = [str(number) for number in range(len(names))]
         if set(numbered) != set(numbers):
             raise CocoFormatError(
-                f"{path}: the keys of 'names' must be 0 to {len(names) - 1}, not {format_names(names)}"
+                f"{path}: the keys of 'names' must be 0 to {len(names) - 1}, not {format_names(names)}: number the "
+                "classes from 0, in the label files, too"
             )
         names = [numbered[number] for number in numbers]
     if not isinstance(names, list) or not names or not all(type(name) in (str, int) for name in names):
@@ -154,9 +164,8 @@ def _class_names(path: Path, settings: dict[str, Any]) -> list[str]:
 
 def _images_of(base: Path, entry: str, path: Path) -> list[Path]:
     """Return the images of an entry of ``data.yaml``: a folder, or a list of files; Roboflow's begin with ``../``."""
-    elsewhere = path_ends(base, entry) if entry.startswith("..") or PureWindowsPath(entry).root else ()
-    named = [find_path(base, name) for name in (entry, *elsewhere)]
-    place = next(filter(exists, [*named, find_path(path.parent, entry)]), None)
+    named = [(base, entry), *((folder, name) for folder in (base, path.parent) for name in path_ends(folder, entry))]
+    place = next(filter(exists, (find_path(*pair) for pair in [*named, (path.parent, entry)])), None)
     if place is None:
         raise CocoFormatError(f"{path} names {entry}, which is not in {base}")
     if place.is_dir():
@@ -183,7 +192,10 @@ def _labelled(image: Path, labels: Path, classes: Sequence[str], keypoints: int)
     numbers: list[int] = [] if found.class_id is None else found.class_id.tolist()
     for line, number in zip(lines, numbers, strict=True):
         if not 0 <= number < len(classes):
-            raise CocoFormatError(f"{labels}: class {number} is not one of the data's, 0 to {len(classes) - 1}")
+            raise CocoFormatError(
+                f"{labels}: class {number} is not one of the data's, 0 to {len(classes) - 1}: label files count the "
+                "class names from 0"
+            )
         values = list(map(float, line.split()[1:]))
         values = values[:4] if len(values) == 4 + keypoints else values
         if max(values) >= _FARTHEST:

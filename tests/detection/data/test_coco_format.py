@@ -98,6 +98,18 @@ def test_crowds_of_other_kinds_name_the_annotation(tmp_path: Path, crowd: Any) -
         read_annotations(write(tmp_path, data))
 
 
+@pytest.mark.parametrize("ids", [[None, None], [1, 1], [5, None]])
+def test_annotations_without_an_id_of_their_own_are_numbered(tmp_path: Path, ids: list[int | None]) -> None:
+    """As labelformat, and Datumaro's conversions, write them."""
+    data = annotations()
+    entry = data["annotations"].pop()
+    for number, x in zip(ids, (1.0, 2.0), strict=True):
+        made = {**entry, "id": number, "bbox": [x, 2, 3, 4]}
+        data["annotations"].append(made if number else {key: value for key, value in made.items() if key != "id"})
+    found = read_annotations(write(tmp_path, data))["annotations"]
+    assert [(made["id"], made["bbox"][0]) for made in found] == [(1, 1.0), (2, 2.0)]
+
+
 def change(key: str, value: Any, group: str = "annotations") -> Callable[[dict[str, Any]], None]:
     return lambda data: data[group][0].update({key: value})
 

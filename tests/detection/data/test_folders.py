@@ -14,7 +14,7 @@ from nasnet_det.detection.data.columns import CocoFormatError
 from nasnet_det.detection.data.folders import open_dataset, read_folder
 from nasnet_det.detection.data.inspection import look_at
 from nasnet_det.detection.data.look import CocoData, DatasetError
-from tests.detection.data.forms import FORMS, Content, essence, notes_of, small, write_coco
+from tests.detection.data.forms import FORMS, Content, essence, notes_of, small, write_coco, write_yolo
 
 
 def assert_same(one: dict[str, Any], other: dict[str, Any]) -> None:
@@ -139,6 +139,51 @@ def test_sets_in_fiftyones_folders(tmp_path: Path, pictures: Path) -> None:
         (tmp_path / "root" / folder / "labels.json").write_text(json.dumps(small(split)))
     for split, data in read_folder(tmp_path / "root").items():
         assert len(essence(data)) == 2 and all(name.startswith(split) for name in essence(data))
+
+
+@pytest.mark.parametrize("names", ["obj.names", "_darknet.labels"])
+def test_folders_of_the_splits_may_be_data_sets_of_their_own(tmp_path: Path, pictures: Path, names: str) -> None:
+    """COCO as SAHI and OpenMMLab have it, YOLO as FiftyOne and Roboflow have it for Darknet."""
+    root = tmp_path / "root"
+    write_yolo(tmp_path / "yolo", {split: small(split) for split in ("train", "val")}, pictures)
+    wanted = {split: essence(data) for split, data in read_folder(tmp_path / "yolo").items()}
+    for split, folder in (("train", "train"), ("val", "valid"), ("val", "test")):
+        for kind in ("images", "labels"):
+            shutil.copytree(tmp_path / "yolo" / kind / split, root / folder, dirs_exist_ok=True)
+        (root / folder / names).write_text("fox\nhen\n")
+    assert {split: essence(data) for split, data in read_folder(root).items()} == wanted
+    for path in [*root.glob("*/*.txt"), *root.glob(f"*/{names}")]:
+        path.unlink()
+    for split, folder in (("train", "train"), ("val", "valid")):
+        (root / folder / f"{folder}_coco.json").write_text(json.dumps(small(split)))
+    found = {split: essence(data) for split, data in read_folder(root).items()}
+    assert {split: [*images] for split, images in found.items()} == {s: [*images] for s, images in wanted.items()}
+
+
+def test_sizes_that_are_null_are_measured(tmp_path: Path, pictures: Path) -> None:
+    """As Label Studio writes them for images without annotations."""
+    write_coco(tmp_path / "data", {"train": small("train")}, pictures)
+    wanted = essence(read_folder(tmp_path / "data")["train"])
+    path = tmp_path / "data" / "annotations" / "instances_train.json"
+    content = json.loads(path.read_text())
+    content["images"][1] |= {"width": None, "height": None}
+    path.write_text(json.dumps(content))
+    assert essence(read_folder(tmp_path / "data")["train"]) == wanted
+    (tmp_path / "data" / "train" / "train2.png").unlink()
+    with pytest.raises(CocoFormatError, match=r"id 2.*'width'"):
+        read_folder(tmp_path / "data")
+
+
+def test_images_without_a_name_are_named_by_their_address(tmp_path: Path, pictures: Path) -> None:
+    """As LVIS's."""
+    content = small("train")
+    wanted = [image["file_name"] for image in content["images"]]
+    for image in content["images"]:
+        image["coco_url"] = f"http://images.cocodataset.org/train2017/{image.pop('file_name')}"
+    (tmp_path / "data" / "annotations").mkdir(parents=True)
+    (tmp_path / "data" / "annotations" / "lvis_v1_train.json").write_text(json.dumps(content))
+    shutil.copytree(pictures, tmp_path / "data" / "train2017")
+    assert [*essence(read_folder(tmp_path / "data")["train"])] == wanted
 
 
 def test_a_lone_file_of_instances_is_the_set(tmp_path: Path, pictures: Path) -> None:

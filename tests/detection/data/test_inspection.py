@@ -333,3 +333,19 @@ def test_training_sees_exactly_the_boxes_that_show_something(folder: Path, drawn
         shows = width > 0 and height > 0 and min(x + width, 40) > max(x, 0) and min(y + height, 30) > max(y, 0)
         assert ([x, y, width, height] in kept) == bool(shows)
     assert np.isfinite(kept).all()
+
+
+def test_many_crowds_are_asked_about(folder: Path) -> None:
+    """CVAT and Datumaro mark masks of single objects so."""
+    few = content(*[[2, 3, 10, 10]] * 20)
+    few["annotations"][0]["iscrowd"] = 1
+    assert not [trouble for trouble in look(folder, few).troubles if "iscrowd" in trouble.what]
+    few["annotations"][1]["iscrowd"] = few["annotations"][2]["iscrowd"] = 1
+    has_trouble(look(folder, few), "3 of 20 boxes", "iscrowd")
+
+
+def test_scores_of_partly_annotated_images_are_commented(folder: Path) -> None:
+    data = content()
+    data["images"][2]["neg_category_ids"] = []
+    has_trouble(look(folder, data, training=False), "1 of 4 images", "neg_category_ids", "3.jpg")
+    assert look(folder, data).troubles == []

@@ -125,6 +125,78 @@ def test_voc_sizes_are_compared_with_the_pictures(tmp_path: Path, pictures: Path
     assert trouble.count == 1 and "80 x 60" in str(trouble)
 
 
+def write_plain_voc(path: Path, image: str, corners: tuple[float, float, float, float], database: str = "") -> None:
+    """Write a file with one box and, where it is named, its database."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    box = "".join(
+        f"<{key}>{value}</{key}>" for key, value in zip(("xmin", "ymin", "xmax", "ymax"), corners, strict=True)
+    )
+    source = f"<source><database>{database}</database></source>" if database else ""
+    text = f"<filename>{image}</filename>{source}<object><name>fox</name><bndbox>{box}</bndbox></object>"
+    path.write_text(f"<annotation>{text}</annotation>")
+
+
+@pytest.mark.parametrize(
+    ("corners", "database", "first"),
+    [
+        ((4, 5, 16, 21), "", [3, 4, 13, 17]),
+        ((4, 5, 16, 21), "The VOC2007 Database", [3, 4, 13, 17]),
+        ((4, 5, 16, 21), "Unknown", [4, 5, 12, 16]),  # LabelImg, CVAT, Datumaro
+        ((0, 5, 16, 21), "", [0, 5, 16, 16]),
+        ((1, 5, 16, 21), "", [0, 4, 16, 17]),
+    ],
+)
+def test_voc_pixels_count_from_1_unless_files_show_0(
+    tmp_path: Path, pictures: Path, corners: Any, database: str, first: list[int]
+) -> None:
+    root = tmp_path / "data"
+    shutil.copytree(pictures, root)
+    write_plain_voc(root / "train1.xml", "train1.png", corners, database)
+    write_plain_voc(root / "train2.xml", "train2.png", (7, 8, 9, 10))
+    (data,) = read_folder(root).values()
+    boxes = [entry["bbox"] for entry in data.content["annotations"]]
+    assert boxes == [first, [7, 8, 2, 2] if first[:2] == [*corners[:2]] else [6, 7, 3, 3]]
+    assert bool(
+        notes_of(root, "all").get("annotation files count pixels from 0, as their boxes or their tool show")
+    ) == (first[:2] == [*corners[:2]])
+
+
+def test_voc_folders_below_annotations_are_those_of_the_images(tmp_path: Path, pictures: Path) -> None:
+    """As CVAT and Datumaro write them; equal names in two folders are two images, and listed ones may have no file."""
+    root = tmp_path / "data"
+    for camera, split in (("cam A", "train"), ("cam B", "val")):
+        (root / "JPEGImages" / camera).mkdir(parents=True)
+        for number in (1, 2):
+            shutil.copy(pictures / f"{split}{number}.png", root / "JPEGImages" / camera / f"{number}.png")
+        write_plain_voc(root / "Annotations" / camera / "1.xml", f"{camera}/1.png", (4, 5, 16, 21))
+        (root / "ImageSets" / "Main").mkdir(parents=True, exist_ok=True)
+        (root / "ImageSets" / "Main" / f"{split}.txt").write_text(f"{camera}/1\n{camera}/2\n")
+    found = read_folder(root)
+    for camera, split in (("cam A", "train"), ("cam B", "val")):
+        look = look_at(found[split], training=False)
+        records = [(Path(record["file_name"]), len(record["annotations"])) for record in look.records]
+        assert records == [(root / "JPEGImages" / camera / f"{number}.png", 2 - number) for number in (1, 2)]
+    assert list(notes_of(root).values()) == [["2.png", "2.png"]]
+
+
+def test_voc_lists_are_found_in_the_development_kit(tmp_path: Path, pictures: Path) -> None:
+    kit = tmp_path / "data" / "VOCdevkit" / "VOC2007"
+    kit.parent.mkdir(parents=True)
+    write_voc(kit, {split: small(split) for split in ("train", "val")}, pictures)
+    shutil.copytree(kit, kit.with_name("VOC2012"))
+    found = read_folder(tmp_path / "data")
+    assert {key: len(data.content["images"]) for key, data in found.items()} == {"train": 4, "val": 4}
+
+
+def test_voc_images_in_fiftyones_folders(tmp_path: Path, pictures: Path) -> None:
+    for split in ("train", "val"):
+        shutil.copytree(pictures, tmp_path / "data" / split / "data")
+        write_plain_voc(tmp_path / "data" / split / "labels" / f"{split}1.xml", f"{split}1.png", (4, 5, 16, 21))
+    for split, data in read_folder(tmp_path / "data").items():
+        (record,) = look_at(data, training=False).records
+        assert record["file_name"] == str(tmp_path / "data" / split / "data" / f"{split}1.png")
+
+
 @pytest.mark.parametrize(("tag", "other"), [("xmin>", "left>"), ("<xmin>", "<xmin>90")])
 def test_bad_xml_names_its_file(tmp_path: Path, pictures: Path, tag: str, other: str) -> None:
     write_voc(tmp_path / "data", {"train": small("train")}, pictures)

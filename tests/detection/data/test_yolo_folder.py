@@ -166,3 +166,39 @@ def test_yolo_labels_in_another_letter_case_are_used_and_named(tmp_path: Path, p
     # A file that two images may mean is nobody's.
     shutil.copy(root / "Images" / "train" / "train1.png", root / "Images" / "train" / "Train1.png")
     assert ["Train1.png", "train1.png"] in notes_of(root).values()
+
+
+@pytest.mark.parametrize("layout", ["images/{}", "{}/images"])
+def test_settings_without_splits_have_the_usual_folders(tmp_path: Path, pictures: Path, layout: str) -> None:
+    """As supervision writes them; the images to test on are of neither set."""
+    root = tmp_path / "root"
+    write_yolo(root, {split: small(split) for split in ("train", "val")}, pictures)
+    wanted = {split: essence(data) for split, data in read_folder(root).items()}
+    shutil.copytree(root / "images" / "val", root / "images" / "test")
+    shutil.copytree(root / "labels" / "val", root / "labels" / "test")
+    (root / "data.yaml").write_text("nc: 2\nnames: [fox, hen]\n")
+    if layout == "{}/images":
+        for split in ("train", "val", "test"):
+            for kind in ("images", "labels"):
+                (root / split).mkdir(exist_ok=True)
+                (root / kind / split).rename(root / split / kind)
+    assert {split: essence(data) for split, data in read_folder(root).items()} == wanted
+
+
+def test_settings_may_name_folders_from_where_they_were_written(tmp_path: Path, pictures: Path) -> None:
+    """As PyLabel's, whose paths begin in the folder that it ran in."""
+    root = tmp_path / "root"
+    write_yolo(root, {split: small(split) for split in ("train", "val")}, pictures)
+    wanted = {split: essence(data) for split, data in read_folder(root).items()}
+    lines = "".join(f"{split}: work/out/root/images/{split}\n" for split in ("train", "val"))
+    (root / "data.yaml").write_text(f"path: ..\n{lines}names: [fox, hen]\n")
+    assert {split: essence(data) for split, data in read_folder(root).items()} == wanted
+
+
+def test_label_files_without_images_are_told(tmp_path: Path, pictures: Path) -> None:
+    """As Label Studio exports them unless images are asked for."""
+    write_yolo(tmp_path / "data", {"train": small("train")}, pictures)
+    shutil.rmtree(tmp_path / "data" / "images")
+    (tmp_path / "data" / "data.yaml").rename(tmp_path / "data" / "classes.txt")
+    with pytest.raises(CocoFormatError, match=r"data has label files.*images"):
+        read_folder(tmp_path / "data")
