@@ -146,10 +146,13 @@ def open_data(args: argparse.Namespace) -> tuple[CocoData, list[str]]:
         from nasnet_det.detection.engine.scoring import open_to_score
 
         return open_to_score(args.detector, args.data, args.val_share, args.seed)
-    from nasnet_det.detection.data.coco_format import COMPLETE, read_annotations
+    from nasnet_det.detection.data.coco_format import read_annotations, read_complete
     from nasnet_det.detection.data.look import CocoData
 
-    annotations = read_annotations(args.annotations, required=COMPLETE if args.images else ())
+    if args.images:
+        annotations, _ = read_complete(args.annotations, lambda _: args.images, sound=True)
+    else:
+        annotations = read_annotations(args.annotations)
     origin = f"annotation file {args.annotations}"
     data = CocoData(args.annotations.stem, annotations, args.images or args.annotations.parent, origin)
     return data, data.names

@@ -25,6 +25,8 @@ from nasnet_det.safe_io.images import ImageHeader, read_headers
 from nasnet_det.safe_io.values import collection_paused, format_names, format_value, named, parse_json
 
 logger = logging.getLogger(__name__)
+#: A file may be read for several uses.
+_warn_once = functools.cache(logger.warning)
 
 
 def _is_four_numbers(value: Sequence[Any]) -> bool:
@@ -71,43 +73,54 @@ def read_annotations(path: str | Path, required: Collection[str] = (), sound: bo
     Raises:
         CocoFormatError: if the file is missing, is not JSON, or breaks the format.
     """
-    return _checked(_read_annotations(path), path, required, sound)
+    data = _read_annotations(path)
+    for image in filter(_has_no_size, data["images"]):
+        del image["width"], image["height"]
+    return _checked(data, path, required, sound)
 
 
-def read_complete(path: str | Path, find_folder: Callable[[Sequence[str]], Path]) -> tuple[dict[str, Any], Path]:
-    """Read a file of COCO annotations to train on: as :func:`read_annotations`, but boxes may be unsound.
+def read_complete(
+    path: str | Path, find_folder: Callable[[Sequence[str]], Path], sound: bool = False
+) -> tuple[dict[str, Any], Path]:
+    """Read a file of COCO annotations with what training and drawing need: see :func:`read_annotations`.
 
-    Images whose width and height are null, as Label Studio writes them where nothing is annotated, are measured; those
-    without a ``file_name``, as LVIS's, have the name and the folder in their ``coco_url``.
+    Images whose width and height are null, as Label Studio writes them where nothing is annotated, are measured.
 
     Args:
         path: the JSON file.
         find_folder: returns the folder of the images from the names of some of them.
+        sound: see :func:`check_annotations`.
 
     Returns:
         the content, where every image has the keys of :data:`COMPLETE`, and the folder of the images.
     """
     data = _read_annotations(path)
-    images = [image for image in data["images"] if isinstance(image, dict)]
-    for image in images:
-        if "file_name" not in image and isinstance(image.get("coco_url"), str):
-            image["file_name"] = "/".join(image["coco_url"].split("/")[-2:])
-    named_images = [image for image in images if isinstance(image.get("file_name"), str)]
-    folder = find_folder([image["file_name"] for image in named_images[:20]])
-    unknown = [image for image in named_images if (image.get("width", 0), image.get("height", 0)) == (None, None)]
+    images = [image for image in data["images"] if isinstance(image, dict) and isinstance(image.get("file_name"), str)]
+    folder = find_folder([image["file_name"] for image in images[:20]])
+    unknown = [*filter(_has_no_size, images)]
     paths = find_named(folder, [image["file_name"] for image in unknown]).paths
     for image, header in zip(unknown, read_headers(paths), strict=True):
         if isinstance(header, ImageHeader):
             image["width"], image["height"] = header.size
-    return _checked(data, path, COMPLETE, sound=False), folder
+    return _checked(data, path, COMPLETE, sound), folder
 
 
 def _read_annotations(path: str | Path) -> dict[str, Any]:
-    """Return the content of a file that has a list of images."""
+    """Return the content of a file that has a list of images.
+
+    Those without a ``file_name``, as LVIS's, get the folder and name in their ``coco_url``.
+    """
     data: dict[str, Any]
     data = _read_json(path, "annotation file", dict, "an object with 'images', 'annotations' and 'categories'")
     _expect_list(data, "images", f"annotation file {path}", path)
+    for image in data["images"]:
+        if isinstance(image, dict) and "file_name" not in image and isinstance(image.get("coco_url"), str):
+            image["file_name"] = "/".join(image["coco_url"].split("/")[-2:])
     return data
+
+
+def _has_no_size(image: Any) -> bool:
+    return isinstance(image, dict) and (image.get("width", 0), image.get("height", 0)) == (None, None)
 
 
 def _checked(data: dict[str, Any], path: str | Path, required: Collection[str], sound: bool) -> dict[str, Any]:
@@ -217,7 +230,7 @@ def _number(annotations: Sequence[Any], where: str) -> None:
         return
     different = {json.dumps(entry, sort_keys=True, default=str) for entry in annotations}
     if len(different) == len(annotations):
-        logger.warning(f"{where}: some have no id, or that of another: they are numbered anew")
+        _warn_once(f"{where}: some have no id, or that of another: they are numbered anew")
         for number, entry in enumerate(annotations, start=1):
             if isinstance(entry, dict):
                 entry["id"] = number

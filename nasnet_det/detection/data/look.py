@@ -6,7 +6,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -221,12 +221,17 @@ def _matching_records(found: SetLook, classes: Sequence[str], troubles: list[Tro
     """Return a set's records with ``category_id`` counting ``classes``; adds a trouble if names differ."""
     if found.data.names == list(classes):
         return found.records
+    categories = found.data.categories
+    used = {categories[entry["category_id"]]["id"] for record in found.records for entry in record["annotations"]}
     try:
-        ids = match_categories(classes, found.data.categories, f"data set {found.data.name}")
+        ids = match_categories(classes, categories, f"data set {found.data.name}", used)
     except DatasetError as error:
         troubles.append(Trouble("", str(error), fatal=True))
         return found.records
-    position = [ids.index(category["id"]) for category in found.data.categories]
+    if unknown := [str(category["name"]) for category in categories if category["id"] not in ids]:
+        what = "classes are not the model's, and have no box"
+        troubles.append(Trouble(found.data.name, what, len(unknown), len(categories), unknown, LEFT_OUT))
+    position = [ids.index(category["id"]) if category["id"] in ids else -1 for category in categories]
     return [
         {**record, "annotations": [{**a, "category_id": position[a["category_id"]]} for a in record["annotations"]]}
         for record in found.records
@@ -242,13 +247,17 @@ def _trained_on(name: str, records: Sequence[Record], learned: Sequence[Record])
     return [trouble] if found else []
 
 
-def match_categories(classes: Sequence[str], categories: Sequence[Record], where: str) -> list[int | None]:
+def match_categories(
+    classes: Sequence[str], categories: Sequence[Record], where: str, used: Collection[int] | None = None
+) -> list[int | None]:
     """Return the category id of each class of a model, matched by name; None for a class without a category.
 
     Args:
         classes: the model's class names in the order of its outputs.
         categories: ``id`` and ``name`` of a data set's categories, in the order of its classes.
         where: the annotations' name in errors.
+        used: ids of the categories that have annotations, if others need not be among the classes: tools add
+            categories of their own, as Roboflow the name of all.
 
     Raises:
         DatasetError: if a category is not among the classes, or names do not tell them apart.
@@ -256,7 +265,8 @@ def match_categories(classes: Sequence[str], categories: Sequence[Record], where
     names = [str(category.get("name", category["id"])) for category in categories]
     if names == list(classes):
         return [category["id"] for category in categories]
-    if not set(names) <= set(classes) or len(set(classes)) < len(classes) or len(set(names)) < len(names):
+    needed = {name for name, category in zip(names, categories, strict=True) if used is None or category["id"] in used}
+    if not needed <= set(classes) or len(set(classes)) < len(classes) or len(set(names)) < len(names):
         raise DatasetError(
             f"{where}: its classes are {format_names(names)}; the model's are {format_names(classes)}: give both the "
             "same names"

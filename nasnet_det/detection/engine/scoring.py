@@ -67,7 +67,8 @@ def detect_on_data(
     look.refuse_fatal()
     for trouble in look.troubles:
         logger.warning(str(trouble))
-    ids = match_categories(classes, data.categories, f"data set {data.name}")
+    used = {entry["category_id"] for entry in data.content.get("annotations", [])}
+    ids = match_categories(classes, data.categories, f"data set {data.name}", used)
     kept = [
         {**result, "category_id": number}
         for result in _detect(detector, found.records, data.name)

@@ -74,7 +74,8 @@ class CocoEvaluator(DatasetEvaluator):
         self.category_ids: list[int | None] = list(category_ids or [category["id"] for category in categories])
         classes = classes or (look.classes if look else None)
         if classes is not None and category_ids is None:
-            self.category_ids = match_categories(classes, categories, f"data set {dataset_name}")
+            used = {entry["category_id"] for entry in self.annotations.get("annotations", [])}
+            self.category_ids = match_categories(classes, categories, f"data set {dataset_name}", used)
         self.reset()
 
     def reset(self) -> None:

@@ -110,6 +110,15 @@ def test_annotations_without_an_id_of_their_own_are_numbered(tmp_path: Path, ids
     assert [(made["id"], made["bbox"][0]) for made in found] == [(1, 1.0), (2, 2.0)]
 
 
+def test_sizes_of_null_are_unknown(tmp_path: Path) -> None:
+    """As Label Studio writes them; scoring needs none."""
+    data = annotations()
+    data["images"][0] |= {"width": None, "height": None}
+    assert read_annotations(write(tmp_path, data))["images"] == [{"id": 7, "file_name": "a.jpg"}]
+    with pytest.raises(CocoFormatError, match=r"id 7.*'width'"):
+        read_annotations(write(tmp_path, data), required=COMPLETE)
+
+
 def change(key: str, value: Any, group: str = "annotations") -> Callable[[dict[str, Any]], None]:
     return lambda data: data[group][0].update({key: value})
 

@@ -88,6 +88,16 @@ def test_the_report_counts_every_set() -> None:
     assert [line.split() for line in report.splitlines()[:2]] == [["train", "val"], ["boxes", "2", "1"]]
 
 
+def test_classes_without_a_box_need_not_be_the_models() -> None:
+    """As the name of all classes that Roboflow's COCO files have as their first."""
+    roboflow = made("val", ["animals", "fox", "hen"])
+    del roboflow.records[0]["annotations"][0]
+    look = join([made("train", ["hen", "fox"])], [roboflow])
+    look.refuse_fatal()
+    assert names(look, look.test["val"]) == ["fox", "hen"]
+    assert ["animals"] in [trouble.examples for trouble in look.troubles]
+
+
 def test_names_hold_no_commands_for_a_terminal() -> None:
     assert "fox\\x1b[2J\\n" in join([made("fox\x1b[2J\n", ["hen"])], []).report()
 
@@ -95,6 +105,11 @@ def test_names_hold_no_commands_for_a_terminal() -> None:
 def test_categories_of_a_model() -> None:
     categories = [{"id": 2, "name": "hen"}, {"id": 5, "name": "fox"}]
     assert match_categories(["hen", "cow", "fox"], categories, "x") == [2, None, 5]
+    with pytest.raises(DatasetError, match="hen, fox"):
+        match_categories(["hen", "cow"], categories, "x")
+    assert match_categories(["hen", "cow"], categories, "x", used={2}) == [2, None]
+    with pytest.raises(DatasetError, match="hen, fox"):
+        match_categories(["hen", "cow"], categories, "x", used={2, 5})
     twins = [{"id": 1, "name": "hen"}, {"id": 2, "name": "hen"}]
     assert match_categories(["hen", "hen"], twins, "x") == [1, 2]
     with pytest.raises(DatasetError, match="hen, hen"):
