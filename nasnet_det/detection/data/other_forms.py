@@ -64,6 +64,8 @@ OTHER_FORMS = (
     OtherForm("CreateML", r"\.json", r'^\[\s*\{\s*"(image|imagefilename)".*"annotations?"', _ROBOFLOW),
     OtherForm("FiftyOne", r"(labels|samples|metadata)\.json", r'^\{\s*"(classes|samples|media_type)"', _FIFTYONE),
     OtherForm("Supervisely", r"\.json", r'"classTitle"|"classes"\s*:\s*\[\s*\{\s*"(id|title)"'),
+    OtherForm("VoTT", r"\.(json|vott)", r'"(assets|visitedAssets|asset)"\s*:\s*\{'),
+    OtherForm("Darwin (V7)", r"\.json", r'"schema_ref"', "export it from V7 as COCO"),
     OtherForm("COCO's image information", r"/image_info_[^/]*\.json", "", "take its file of instances"),
     OtherForm("COCO's panoptic segmentation", r"/panoptic_[^/]*\.json", "", "take its file of instances"),
     OtherForm("COCO's results", r"\.json", r'^\[\s*\{[^{}]*"score"', "take the file of annotations"),
@@ -79,6 +81,7 @@ OTHER_FORMS = (
         "Ultralytics' NDJSON", r"\.ndjson", r'"type"\s*:\s*"dataset"', "let ultralytics convert it to YOLO's form"
     ),
     OtherForm("Labelbox", r"\.(nd)?json", r'"data_row"'),
+    OtherForm("SageMaker's manifest", r"\.(manifest|jsonl)", r'"source-ref"'),
     OtherForm("JSON lines", r"\.(jsonl|ndjson)"),
     OtherForm("Open Images", r"\.csv", r"^.?ImageID\b"),
     OtherForm("a table of boxes (CSV)", r"\.(csv|tsv)"),

@@ -29,6 +29,8 @@ from nasnet_det.safe_io.folders import IMAGE_SUFFIXES, Listings, find_files, fin
 
 #: What the folder of the images beside that of the annotations is called.
 _SISTERS = ("JPEGImages", "images", "Images", "data")
+#: The lists of sets that are not divided, the second Datumaro's and CVAT's.
+_WHOLE = ("trainval", "default")
 #: The database that LabelImg, CVAT and Datumaro name, whose coordinates are not shifted.
 _FROM_ZERO = "Unknown"
 
@@ -96,7 +98,7 @@ def _divide(
         for path in paths
     }
     known = {name for those in names.values() for name in those}
-    lists = {key: _listed(home, words, known) for key, words in (SPLITS | {"all": ("trainval",)}).items()}
+    lists = {key: _listed(home, words, known) for key, words in (SPLITS | {"all": _WHOLE}).items()}
     for path in paths:
         named = "" if any(lists.values()) else split_of(path.parent.relative_to(home).as_posix())
         for key in [key for key, listed in lists.items() if names[path] & listed] or [named]:

@@ -74,7 +74,7 @@ def _without_settings(folder: Path) -> dict[str, CocoData]:
 def _usual_entries(folder: Path) -> dict[str, str]:
     """Return the lists or folders of the splits that have the usual names."""
     names = [name for names in SPLITS.values() for name in names]
-    entries = {name: (f"{name}.txt", f"images/{name}", name) for name in names}
+    entries = {name: (f"{name}.txt", f"autosplit_{name}.txt", f"images/{name}", name) for name in names}
     there = {name: [entry for entry in those if exists(folder / entry)] for name, those in entries.items()}
     return {name: those[0] for name, those in there.items() if those}
 

@@ -33,6 +33,7 @@ def test_voc_files_without_a_partner_are_named(tmp_path: Path, pictures: Path) -
             {"train": ["train1"], "val": ["val1"]},
         ),
         ({"train": ["train1", "val1"], "val": ["val1"]}, {"train": ["train1", "val1"], "val": ["val1"]}),
+        ({"default": ["train1", "train2", "val1"]}, {"all": ["train1", "train2", "val1"]}),
         ({"val": ["val1"]}, {"val": ["val1"], "all": ["train1", "train2", "val2"]}),
     ],
 )

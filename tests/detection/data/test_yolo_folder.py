@@ -185,6 +185,20 @@ def test_settings_without_splits_have_the_usual_folders(tmp_path: Path, pictures
     assert {split: essence(data) for split, data in read_folder(root).items()} == wanted
 
 
+def test_lists_of_ultralytics_autosplit_are_kept_to(tmp_path: Path, pictures: Path) -> None:
+    root = tmp_path / "root"
+    write_yolo(root, {split: small(split) for split in ("train", "val")}, pictures)
+    wanted = {split: essence(data) for split, data in read_folder(root).items()}
+    for split in wanted:
+        names = [f"./images/all/{path.name}\n" for path in sorted((root / "images" / split).iterdir())]
+        (root / f"autosplit_{split}.txt").write_text("".join(names))
+        for kind in ("images", "labels"):
+            shutil.copytree(root / kind / split, root / kind / "all", dirs_exist_ok=True)
+            shutil.rmtree(root / kind / split)
+    (root / "data.yaml").write_text("names: [fox, hen]\n")
+    assert {split: essence(data) for split, data in read_folder(root).items()} == wanted
+
+
 def test_settings_may_name_folders_from_where_they_were_written(tmp_path: Path, pictures: Path) -> None:
     """As PyLabel's, whose paths begin in the folder that it ran in."""
     root = tmp_path / "root"
