@@ -14,7 +14,17 @@ from nasnet_det.detection.data.boxes import ROUNDING, find_odd_boxes
 from nasnet_det.detection.data.coco_format import category_labels
 from nasnet_det.detection.data.coco_masks import box_of_mask, is_mask, training_mask
 from nasnet_det.detection.data.columns import Record
-from nasnet_det.detection.data.look import CORRECT, EXAMPLES, LEFT_OUT, RENAMED, CocoData, Fatal, SetLook, Trouble
+from nasnet_det.detection.data.look import (
+    CORRECT,
+    EXAMPLES,
+    LEFT_OUT,
+    RENAMED,
+    TURNED,
+    CocoData,
+    Fatal,
+    SetLook,
+    Trouble,
+)
 from nasnet_det.safe_io.images import ImageError, ImageHeader, read_headers
 from nasnet_det.safe_io.values import format_value, named
 
@@ -120,6 +130,9 @@ class _Inspection:
             "They are neither learnt nor counted; are they single objects, whose masks CVAT and Datumaro mark so?"
         )
         self.note("boxes are crowds (iscrowd)", crowds, question)
+        attributes = [entry.get("attributes") for entry in self.annotations]
+        turned = [isinstance(given, dict) and bool(given.get("rotation")) for given in attributes]
+        self.note("boxes are turned ('attributes', 'rotation')", turned, TURNED)
         if not self.training:
             partly = ["neg_category_ids" in image for image in self.images]
             done = "COCO's scores count right detections of other classes as wrong, LVIS's do not"

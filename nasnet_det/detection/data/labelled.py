@@ -30,6 +30,7 @@ class Labelled(NamedTuple):
         objects: its objects.
         size: the width and height that it is annotated with, if known.
         named: its path in the list of images, if that differs from its file's.
+        is_turned: True if a box of it has an angle.
         first_pixel: the number of the first pixel in a row or column, 0 or 1, if the file shows it.
     """
 
@@ -37,6 +38,7 @@ class Labelled(NamedTuple):
     objects: list[Object]
     size: tuple[int, int] | None
     named: Path | None = None
+    is_turned: bool = False
     first_pixel: int | None = None
 
 
@@ -96,7 +98,7 @@ def as_coco(
     images: list[Record] = []
     annotations: list[Record] = []
     ids = {name: number for number, name in enumerate(classes, start=1)}
-    for number, (path, objects, size, listed, _) in enumerate(labelled, start=1):
+    for number, (path, objects, size, listed, *_) in enumerate(labelled, start=1):
         try:
             width, height = size or read_header(path).size
         except ImageError:  # which the look at the images reports

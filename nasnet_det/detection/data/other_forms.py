@@ -45,6 +45,7 @@ OTHER_FORMS = (
         "export it from CVAT as COCO 1.0 or Ultralytics YOLO Detection 1.0",
     ),
     OtherForm("LabelMe's XML", r"\.xml", r"<(sourceImage|imagesize|deleted)\b"),
+    OtherForm("turned boxes (roLabelImg, DIOR-R)", r"\.xml", r"<robndbox>"),
     OtherForm("dlib's XML", r"\.xml", r"<image file="),
     OtherForm("Labelme's JSON", r"\.json", r'"shapes"\s*:\s*\[', "convert it by labelme2coco"),
     OtherForm(
@@ -64,6 +65,7 @@ OTHER_FORMS = (
     OtherForm("CreateML", r"\.json", r'^\[\s*\{\s*"(image|imagefilename)".*"annotations?"', _ROBOFLOW),
     OtherForm("FiftyOne", r"(labels|samples|metadata)\.json", r'^\{\s*"(classes|samples|media_type)"', _FIFTYONE),
     OtherForm("Supervisely", r"\.json", r'"classTitle"|"classes"\s*:\s*\[\s*\{\s*"(id|title)"'),
+    OtherForm("Segment Anything", r"\.json", r'"(predicted_iou|stability_score)"'),
     OtherForm("VoTT", r"\.(json|vott)", r'"(assets|visitedAssets|asset)"\s*:\s*\{'),
     OtherForm("Darwin (V7)", r"\.json", r'"schema_ref"', "export it from V7 as COCO"),
     OtherForm("COCO's image information", r"/image_info_[^/]*\.json", "", "take its file of instances"),

@@ -22,7 +22,7 @@ from nasnet_det.detection.data.labelled import (
     read_lines,
     split_of,
 )
-from nasnet_det.detection.data.look import CocoData, Trouble
+from nasnet_det.detection.data.look import TURNED, CocoData, Trouble
 from nasnet_det.detection.data.other_forms import tell_form
 from nasnet_det.safe_io.files import protect
 from nasnet_det.safe_io.folders import IMAGE_SUFFIXES, Listings, find_files, find_pictures
@@ -123,7 +123,9 @@ def _notes(
     used = {entry.image for entry in (*labelled.values(), *grouped.values())}
     pictures = {image for folder in {path.parent for path in used if path.is_file()} for image in find_pictures(folder)}
     unused = {*labelled} - {*grouped}
+    turned = [path for path, entry in labelled.items() if entry.is_turned]
     return [
+        *note("annotation files have turned boxes ('attributes', 'rotation')", turned, TURNED, len(labelled)),
         *note("annotation files are in neither the training nor the validation set", unused, "Unused", len(labelled)),
         *note("images have no annotation file", pictures - used, "Unused", len(pictures)),
         *note("images of the lists in ImageSets have no annotation file", {*grouped} - {*labelled}, BARE),
@@ -179,7 +181,9 @@ def _labelled(path: Path, folder: Path, listings: Listings) -> Labelled | None:
     boxes = np.concatenate([corners[:, :2], corners[:, 2:] - corners[:, :2]], axis=1).tolist()
     objects = list(zip(labels, boxes, polygons, strict=True))
     first_pixel = _first_pixel(element, corners[:, :2] + 1)
-    return Labelled(image, objects, (sides[0], sides[1]) if min(sides) > 0 else None, named, first_pixel)
+    return Labelled(
+        image, objects, (sides[0], sides[1]) if min(sides) > 0 else None, named, _is_turned(element), first_pixel
+    )
 
 
 def _check_corners(element: Any) -> None:
@@ -213,6 +217,14 @@ def _in_pixels_from_zero(labelled: dict[Path, Labelled]) -> tuple[dict[Path, Lab
     done = "All boxes are read so, without the shift of a pixel of Pascal VOC, which counts from 1"
     return moved, note(
         "annotation files count pixels from 0, as their boxes or their tool show", zeros, done, len(labelled)
+    )
+
+
+def _is_turned(element: Any) -> bool:
+    """Return True for a file with a box that has an angle, as CVAT and Datumaro write it."""
+    attributes = element.iterfind("object/attributes/attribute")
+    return any(
+        entry.findtext("name") == "rotation" and entry.findtext("value") not in ("0.0", "0") for entry in attributes
     )
 
 

@@ -344,6 +344,14 @@ def test_many_crowds_are_asked_about(folder: Path) -> None:
     has_trouble(look(folder, few), "3 of 20 boxes", "iscrowd")
 
 
+def test_turned_boxes_are_named(folder: Path) -> None:
+    """CVAT and Datumaro write the box before it is turned, and the angle beside it."""
+    data = content(attributes={"rotation": 0.0})
+    assert look(folder, data).troubles == []
+    data["annotations"][2]["attributes"] = {"rotation": 30.0}
+    has_trouble(look(folder, data), "1 of 4 boxes", "rotation", "3.jpg")
+
+
 def test_scores_of_partly_annotated_images_are_commented(folder: Path) -> None:
     data = content()
     data["images"][2]["neg_category_ids"] = []

@@ -180,6 +180,16 @@ def test_voc_folders_below_annotations_are_those_of_the_images(tmp_path: Path, p
     assert list(notes_of(root).values()) == [["2.png", "2.png"]]
 
 
+def test_voc_boxes_with_an_angle_are_named(tmp_path: Path, pictures: Path) -> None:
+    root = tmp_path / "data"
+    write_voc(root, {"train": small("train")}, pictures)
+    for name, angle in (("train1", "30.0"), ("train2", "0.0")):
+        path = root / "Annotations" / f"{name}.xml"
+        attribute = f"<attribute><name>rotation</name><value>{angle}</value></attribute>"
+        path.write_text(path.read_text().replace("</object>", f"<attributes>{attribute}</attributes></object>"))
+    assert list(notes_of(root).values()) == [["train1.xml"]]
+
+
 def test_voc_lists_are_found_in_the_development_kit(tmp_path: Path, pictures: Path) -> None:
     kit = tmp_path / "data" / "VOCdevkit" / "VOC2007"
     kit.parent.mkdir(parents=True)
