@@ -16,7 +16,7 @@ import numpy as np
 
 from nasnet_det.detection.data.coco_format import read_complete
 from nasnet_det.detection.data.columns import CocoFormatError
-from nasnet_det.detection.data.labelled import add_notes, match_files, note, split_of
+from nasnet_det.detection.data.labelled import add_notes, match_files, note, note_other_copy, split_of
 from nasnet_det.detection.data.look import CocoData, DatasetError, Trouble
 from nasnet_det.detection.data.other_forms import tell_form, tell_forms
 from nasnet_det.detection.data.voc_folder import read_voc
@@ -202,8 +202,11 @@ def _coco_file(path: Path, root: Path) -> CocoData:
     roots = [root, path.parent, *([path.parent.parent] if path.parent.name == "annotations" else [])]
     content, images = read_complete(path, lambda names: _image_folder(name, roots, names))
     done = "It can be predicted on, but neither trained nor scored with"
-    notes = () if "annotations" in content else (Trouble("", "it has no annotations", done=done),)
-    return CocoData(name, content, images, f"annotation file {path}", notes)
+    notes = [] if "annotations" in content else [Trouble("", "it has no annotations", done=done)]
+    data = CocoData(name, content, images, f"annotation file {path}")
+    whole = [Path(image["file_name"]) for image in content["images"] if image["file_name"].startswith("/")]
+    home = min(roots, key=lambda folder: len(folder.absolute().parts))
+    return replace(data, notes=(*notes, *note_other_copy(filter(Path.is_file, whole), home, path)))
 
 
 def _image_folder(name: str, roots: Sequence[Path], images: Sequence[str]) -> Path:

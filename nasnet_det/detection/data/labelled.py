@@ -10,8 +10,8 @@ from typing import NamedTuple
 from nasnet_det.detection.data.coco_format import COMPLETE, check_annotations
 from nasnet_det.detection.data.columns import CocoFormatError, Record
 from nasnet_det.detection.data.look import EXAMPLES, CocoData, Trouble
-from nasnet_det.safe_io.files import protect
-from nasnet_det.safe_io.folders import is_hidden
+from nasnet_det.safe_io.files import exists, protect
+from nasnet_det.safe_io.folders import is_hidden, path_ends
 from nasnet_det.safe_io.images import ImageError, read_header
 
 #: What splits are called, in folders, files and keys.
@@ -58,6 +58,29 @@ def note(what: str, paths: Iterable[Path | str], done: str, total: int = 0) -> l
     """Return the trouble of these files, if there are any; its data set is named later."""
     names = sorted(map(str, paths))
     return [Trouble("", what, len(names), total, names[:EXAMPLES], done)] if names else []
+
+
+def note_other_copy(images: Iterable[Path], home: Path, origin: Path) -> list[Trouble]:
+    """Return the trouble of images outside the folder of the data, which has folders of the same names.
+
+    Of two copies of the data one then uses the images of the other, as files with whole paths do.
+
+    Args:
+        images: the images.
+        home: the folder of the data.
+        origin: the file that names the images.
+    """
+    here = {home.absolute(), home.resolve()}
+    places = {image.parent for image in images}
+    outside = [
+        place
+        for place in places
+        if not here & {path for form in (place.absolute(), place.resolve()) for path in (form, *form.parents)}
+    ]
+    copies = [place for place in outside if any(exists(home / end) for end in path_ends(home, place.as_posix()))]
+    return note(
+        f"folders of images are not those of {home}, but of the same name", copies, f"{origin.name} names these"
+    )
 
 
 def add_notes(sets: Mapping[str, CocoData], notes: Iterable[Trouble]) -> dict[str, CocoData]:

@@ -18,6 +18,7 @@ from nasnet_det.detection.data.labelled import (
     as_coco,
     match_files,
     note,
+    note_other_copy,
     read_lines,
     read_text,
 )
@@ -113,7 +114,9 @@ def _set(
         _labelled(image, file, classes, math.prod(keypoints))._replace(named=path)
         for image, file, path in zip(images, labels.paths, listed, strict=True)
     ]
-    return as_coco(labelled, classes, origin, _notes(images, labels, known))
+    return as_coco(
+        labelled, classes, origin, [*note_other_copy(images, origin.parent, origin), *_notes(images, labels, known)]
+    )
 
 
 def _notes(images: Sequence[Path], found: FoundFiles, known: set[Path]) -> list[Trouble]:

@@ -174,6 +174,21 @@ def test_sizes_that_are_null_are_measured(tmp_path: Path, pictures: Path) -> Non
         read_folder(tmp_path / "data")
 
 
+def test_whole_paths_into_another_copy_are_told(tmp_path: Path, pictures: Path) -> None:
+    """As FiftyOne's with abs_paths."""
+    root = tmp_path / "root"
+    write_coco(root, {"train": small("train")}, pictures)
+    path = root / "annotations" / "instances_train.json"
+    content = json.loads(path.read_text())
+    for image in content["images"]:
+        image["file_name"] = str(root / "train" / image["file_name"])
+    path.write_text(json.dumps(content))
+    assert not notes_of(root)
+    shutil.copytree(root, tmp_path / "copy")
+    assert list(notes_of(tmp_path / "copy").values()) == [["train"]]
+    assert list(notes_of(tmp_path / "copy" / "annotations" / path.name, "all").values()) == [["train"]]
+
+
 def test_images_without_a_name_are_named_by_their_address(tmp_path: Path, pictures: Path) -> None:
     """As LVIS's."""
     content = small("train")

@@ -185,6 +185,20 @@ def test_settings_without_splits_have_the_usual_folders(tmp_path: Path, pictures
     assert {split: essence(data) for split, data in read_folder(root).items()} == wanted
 
 
+def test_settings_of_a_copy_that_name_the_first_are_told(tmp_path: Path, pictures: Path) -> None:
+    """As FiftyOne's and ultralytics', whose path is that of the folder that was written."""
+    root = tmp_path / "root"
+    write_yolo(root, {split: small(split) for split in ("train", "val")}, pictures)
+    settings = root / "data.yaml"
+    settings.write_text(settings.read_text().replace("path: .", f"path: {root}"))
+    assert not notes_of(root)
+    shutil.copytree(root, tmp_path / "copy")
+    (linked := tmp_path / "linked").symlink_to(root)
+    assert list(notes_of(tmp_path / "copy").values()) == [["train"]] and not notes_of(linked)
+    shutil.move(root, tmp_path / "moved")
+    assert not notes_of(tmp_path / "copy")
+
+
 def test_lists_of_ultralytics_autosplit_are_kept_to(tmp_path: Path, pictures: Path) -> None:
     root = tmp_path / "root"
     write_yolo(root, {split: small(split) for split in ("train", "val")}, pictures)
