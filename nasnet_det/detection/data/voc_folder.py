@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import re
 from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
@@ -251,17 +252,21 @@ def _image(path: Path, folder: Path, name: str, listings: Listings) -> tuple[Pat
     The image has the name in the file or the file's own, and is beside it or in a sister folder, below which it may be
     in the same folders as the file.
     """
-    inside = path.parents[: path.parents.index(folder) + 1]
-    sisters = [up.parent / name / path.parent.relative_to(up) for up in inside for name in _SISTERS]
-    folders = [path.parent, *sisters]
+    folders = _image_folders(path.parent, folder)
     base = Path(name.replace("\\", "/")).name
     for text in filter(None, (base, path.stem)):
-        named = [folder / text for folder in folders]
-        if exact := next(filter(Path.is_file, named), None):
+        if exact := next(filter(Path.is_file, (place / text for place in folders)), None):
             return exact, exact
-        for place, files in ((place, listings.fitting(place)) for place in named):
+        for place, files in ((place / text, listings.fitting(place / text)) for place in folders):
             if files:
                 image = files[0] if len(files) == 1 else place
                 return image, place if text == base else image
-    missing = next(filter(Path.is_dir, sisters), path.parent) / (base or f"{path.stem}.jpg")
+    missing = next(filter(Path.is_dir, folders[1:]), path.parent) / (base or f"{path.stem}.jpg")
     return missing, missing
+
+
+@functools.lru_cache
+def _image_folders(place: Path, folder: Path) -> list[Path]:
+    """Return the folders that may hold the images of the annotation files in a place below the folder of the data."""
+    inside = [up for up in (place, *place.parents) if folder in (up, *up.parents)]
+    return [place, *(up.parent / name / place.relative_to(up) for up in inside for name in _SISTERS)]
