@@ -31,7 +31,7 @@ class OtherForm(NamedTuple):
     remedy: str = ""
 
 
-_CONVERT = "convert it to COCO's form, as datumaro, FiftyOne or supervision do"
+_CONVERT = "convert it to COCO's, YOLO's or Pascal VOC's form; datumaro and FiftyOne read many"
 _ROBOFLOW = "export it as COCO or YOLO"
 _FIFTYONE = "export it with dataset_type=fiftyone.types.COCODetectionDataset"
 _DATUMARO = "export it as coco_instances or yolo_ultralytics"

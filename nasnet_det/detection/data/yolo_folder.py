@@ -66,8 +66,9 @@ def _without_settings(folder: Path) -> dict[str, CocoData]:
     found = match_files(folder, "obj.names", "classes.txt", "_darknet.labels")
     pictures = find_pictures(folder) if found else []
     if not any(_label_file(image).is_file() for image in pictures):
-        if found and not pictures and match_files(folder, "labels/*.txt", "labels/*/*.txt"):
-            raise CocoFormatError(f"{folder} has label files, but no images: put them into {folder / 'images'}")
+        if found and match_files(folder, "labels/*.txt", "labels/*/*.txt"):
+            absent = "images with their names" if pictures else "images"
+            raise CocoFormatError(f"{folder} has label files, but no {absent}: put these into {folder / 'images'}")
         return {}
     return _sets(found[0], {"names": read_lines(found[0])})
 

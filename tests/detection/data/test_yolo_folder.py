@@ -230,3 +230,6 @@ def test_label_files_without_images_are_told(tmp_path: Path, pictures: Path) -> 
     (tmp_path / "data" / "data.yaml").rename(tmp_path / "data" / "classes.txt")
     with pytest.raises(CocoFormatError, match=r"data has label files.*images"):
         read_folder(tmp_path / "data")
+    shutil.copy(pictures / "val1.png", tmp_path / "data")
+    with pytest.raises(CocoFormatError, match=r"data has label files.*images"):
+        read_folder(tmp_path / "data")
