@@ -76,9 +76,7 @@ OTHER_FORMS = (
     OtherForm("the predictions of Lightly", r"\.json", r'^\{\s*"file_name".*"predictions"'),
     OtherForm("ODVG (OpenMMLab)", r"\.jsonl?", r'^\{\s*"filename"[^\n]*"(detection|grounding)"'),
     OtherForm("a Hugging Face image folder", r"metadata\.(jsonl|csv|parquet)", "", _HUGGING_FACE),
-    OtherForm(
-        "a Hugging Face data set", r"(dataset_dict|dataset_info|state)\.json|\.(parquet|arrow)", "", _HUGGING_FACE
-    ),
+    OtherForm("a Hugging Face data set", r"(dataset_dict|state)\.json|\.(parquet|arrow)", "", _HUGGING_FACE),
     OtherForm(
         "Ultralytics' NDJSON", r"\.ndjson", r'"type"\s*:\s*"dataset"', "let ultralytics convert it to YOLO's form"
     ),

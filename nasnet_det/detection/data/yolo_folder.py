@@ -63,14 +63,17 @@ def read_yolo(folder: Path, root: Path) -> dict[str, CocoData]:
 def _without_settings(folder: Path) -> dict[str, CocoData]:
     """Return the sets of a folder with a list of class names only, as Darknet, CVAT, LabelImg and Label Studio have it;
     none where no image has a label file."""
-    found = match_files(folder, "obj.names", "classes.txt", "_darknet.labels")
+    found = match_files(
+        folder, "obj.names", "classes.txt", "_darknet.labels", "labels/classes.txt", "labels/*/classes.txt"
+    )
     pictures = find_pictures(folder) if found else []
     if not any(_label_file(image).is_file() for image in pictures):
         if found and match_files(folder, "labels/*.txt", "labels/*/*.txt"):
             absent = "images with their names" if pictures else "images"
             raise CocoFormatError(f"{folder} has label files, but no {absent}: put these into {folder / 'images'}")
         return {}
-    return _sets(found[0], {"names": read_lines(found[0])})
+    base = "" if found[0].parent == folder else folder.absolute()  # LabelImg's list is among the label files
+    return _sets(found[0], {"names": read_lines(found[0]), "path": base})
 
 
 def _usual_entries(folder: Path) -> dict[str, str]:

@@ -59,6 +59,7 @@ _EXAMPLES = [
     ("train-annotations-bbox.csv", "ImageID,Source,LabelName,Confidence,XMin", "Open Images"),
     ("train/_annotations.csv", "filename,width,height,class,xmin,ymin,xmax,ymax", "CSV"),
     ("train/a.tfrecord", "\0", "TensorFlow"),
+    ("1.0.0/fox-train.tfrecord-00000-of-00001", "\0", "TensorFlow"),
     ("train.record-00000-of-00010", "\0", "TensorFlow"),
     ("train/_annotations.txt", "a.png 1,2,3,4,0", "keras-yolo3"),
     ("label_2/000001.txt", _KITTI, "KITTI"),

@@ -132,7 +132,9 @@ def test_a_list_of_class_names_is_enough(tmp_path: Path, pictures: Path, lists: 
     write_yolo(root, {split: small(split) for split in ("train", "val")}, pictures)
     wanted = {split: essence(data) for split, data in read_folder(root).items()}
     (root / "data.yaml").unlink()
-    (root / "classes.txt").write_text("fox\nhen\n")
+    (root / "labels" / "train" / "classes.txt").write_text("fox\nhen\n")  # where LabelImg saves label files
+    assert {split: essence(data) for split, data in read_folder(root).items()} == wanted
+    (root / "labels" / "train" / "classes.txt").rename(root / "classes.txt")
     if lists:  # as CVAT has it: labels beside the images
         for split in wanted:
             for folder in ("images", "labels"):
