@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
+pytest.importorskip("supervision")
 from nasnet_det.detection.data.coco_format import read_annotations
 from nasnet_det.detection.data.columns import CocoFormatError
 from nasnet_det.detection.data.folders import read_folder
