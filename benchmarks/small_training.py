@@ -4,7 +4,7 @@ OMP_NUM_THREADS=1 python benchmarks/small_training.py --json benchmarks/results/
 
 CIFAR stem, 32 x 32, channels_last, float32, eager, recipe cifar_small, kept memory as in every command. Images per
 second of processor time, the best of the turns: with PyTorch's convolution, batch norm and pooling as they are, and
-with those of nasnet_det.models.cpu_training. The losses of both are compared.
+with those of nasnet_det.models.cpu_training and eager_training. The losses of both are compared.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from unittest import mock
 import torch
 
 from nasnet_det.genotypes.published import as_genotype
-from nasnet_det.models import cpu_training, operations, padding
+from nasnet_det.models import eager_training, network
 from nasnet_det.safe_io.files import write_text
 from nasnet_det.training.engine import Trainer
 from nasnet_det.training.execution import choose_execution
@@ -31,10 +31,10 @@ from nasnet_det.training.recipe import load_recipe
 
 @contextmanager
 def pytorchs_functions() -> Iterator[None]:
-    """Leave the functions of cpu_training out."""
+    """Leave the functions of cpu_training and eager_training out."""
     with ExitStack() as stack:
-        for module in (cpu_training, operations, padding):
-            stack.enter_context(mock.patch.object(module, "is_training_on_cpu", lambda x: False))
+        for module in (eager_training, network):
+            stack.enter_context(mock.patch.object(module, "is_training_eagerly", lambda x: False))
         yield
 
 

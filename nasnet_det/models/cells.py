@@ -13,9 +13,8 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from nasnet_det.genotypes.genotype import Block, CellGenotype
-from nasnet_det.models.cpu_training import has_hooks
 from nasnet_det.models.drop_path import ScheduledDropPath
-from nasnet_det.models.gpu_training import concat_channels, is_training_on_gpu
+from nasnet_det.models.eager_training import concat_channels, has_hooks, is_training_on_device
 from nasnet_det.models.operations import ConvNorm, LayerSettings, Scale, begins_with_relu, build_operation, projection
 from nasnet_det.models.padding import Pool2dSame
 
@@ -42,7 +41,11 @@ class Concat(nn.Module):
     """Concatenation of states along the channels."""
 
     def forward(self, *states: Tensor) -> Tensor:
-        if self.training and is_training_on_gpu(states[0]):
+        if (
+            self.training
+            and is_training_on_device(states[0])
+            and states[0].is_contiguous(memory_format=torch.channels_last)
+        ):
             return concat_channels(*states)
         return torch.cat(states, dim=1)
 
@@ -81,9 +84,9 @@ def build_combiner(name: str, filters: int, settings: LayerSettings) -> tuple[nn
 class States(list[Tensor]):
     """The states of a cell, with what several operations need of one computed once."""
 
-    def __init__(self, states: Iterable[Tensor]) -> None:
+    def __init__(self, states: Iterable[Tensor], activated: Iterable[Tensor] = ()) -> None:
         super().__init__(states)
-        self._results: dict[Hashable, Tensor] = {}
+        self._results: dict[Hashable, Tensor] = {("relu", state): x for state, x in enumerate(activated)}
 
     def apply(self, operation: nn.Module, state: int) -> Tensor:
         """Return an operation's result on a state; ReLU and equal pools of one state are computed once."""
@@ -201,12 +204,18 @@ class Cell(nn.Module):
             StateShape(width, level, scale.dilation_after) for width in (widths if passes_all else [sum(widths)])
         )
 
-    def forward(self, *inputs: Tensor) -> tuple[Tensor, ...]:
+    def forward(self, *inputs: Tensor, activated: Sequence[Tensor] = ()) -> tuple[Tensor, ...]:
         """Maps the inputs, each ``(N, channels, H, W)`` (a previous one may be twice as large), to the cell's outputs:
-        one ``(N, channels, ceil(H/stride), ceil(W/stride))`` tensor, or every created state."""
+        one ``(N, channels, ceil(H/stride), ceil(W/stride))`` tensor, or every created state.
+
+        ``activated`` are the first inputs after ReLU, if they are known already."""
         if len(inputs) < len(self.preprocess):
             inputs = (*inputs, inputs[0])
-        states = States(project(x) for project, x in zip(self.preprocess, inputs, strict=True))
+        below = States(inputs, activated)
+        states = States(
+            below.apply(project, number) if number < len(activated) else project(below[number])
+            for number, project in enumerate(self.preprocess)
+        )
         for block in self.blocks:
             states.append(block(states))
         concat = [

@@ -2,8 +2,9 @@
 
 Several of PyTorch's CPU kernels are far from what memory allows (measured in ``docs/speed.md``): oneDNN has a fast
 weight gradient only for depthwise kernels up to 3 columns wide; native batch norm in channels_last works through a few
-channels at a time, and so does average pooling. The functions below are used only where :func:`is_training_on_cpu`
-allows, and have a second derivative as PyTorch's have.
+channels at a time, and so does average pooling; pointwise convolutions are slower than matrix products. The functions
+below are used only where :func:`~nasnet_det.models.eager_training.is_training_on_cpu` allows, and have a second
+derivative as PyTorch's have.
 """
 
 from __future__ import annotations
@@ -14,7 +15,8 @@ import torch
 from torch import Tensor, nn
 from torch.autograd import Function
 from torch.nn import functional
-from torch.nn.modules import module as module_state
+
+from nasnet_det.models.eager_training import has_hooks, is_training_on_cpu
 
 Pair = tuple[int, int]
 Sides = tuple[int, int, int, int]
@@ -22,36 +24,6 @@ Sides = tuple[int, int, int, int]
 _FAST_COLUMNS = 3
 #: The fewest channels for which PyTorch's backward pass of batch norm in channels_last is the faster one.
 _FAST_CHANNELS = 16
-
-
-def is_training_on_cpu(x: Tensor) -> bool:
-    """Return whether ``x`` is a plain tensor on a CPU in an eager forward pass that records gradients."""
-    return (
-        is_training_eagerly(x)
-        and x.device.type == "cpu"
-        and x.dtype in (torch.float32, torch.float64)
-        and not torch.is_autocast_enabled("cpu")
-    )
-
-
-def is_training_eagerly(x: object) -> bool:
-    """Return whether ``x`` is a plain tensor in an eager forward pass that records gradients."""
-    return (
-        type(x) is Tensor
-        and x.numel() > 0
-        and torch.is_grad_enabled()
-        and not torch.compiler.is_compiling()
-        and torch._C._get_tracing_state() is None
-        and not torch._C._are_functorch_transforms_active()
-    )
-
-
-def has_hooks(*modules: nn.Module) -> bool:
-    """Return whether calling one of the modules would run a hook."""
-    return bool(module_state._has_any_global_hook()) or any(
-        module._forward_hooks or module._forward_pre_hooks or module._backward_hooks or module._backward_pre_hooks
-        for module in modules
-    )
 
 
 def is_slow_depthwise(conv: nn.Conv2d) -> bool:
@@ -62,6 +34,20 @@ def is_slow_depthwise(conv: nn.Conv2d) -> bool:
         and conv.dilation == (1, 1)
         and conv.bias is None
     )
+
+
+def is_pointwise(conv: nn.Conv2d) -> bool:
+    """Return whether a convolution is one matrix product for all pixels."""
+    return conv.kernel_size == conv.stride == (1, 1) and conv.groups == 1 and conv.bias is None
+
+
+def pointwise_conv2d(x: Tensor, weight: Tensor) -> Tensor:
+    """Return a pointwise convolution ``(N, out, H, W)`` of ``x`` ``(N, in, H, W)`` in channels_last.
+
+    Args:
+        weight: the kernels ``(out, in, 1, 1)``.
+    """
+    return functional.linear(x.permute(0, 2, 3, 1), weight.flatten(1)).permute(0, 3, 1, 2)
 
 
 def depthwise_conv2d(x: Tensor, weight: Tensor, stride: Pair, padding: Sides) -> Tensor:
@@ -146,31 +132,6 @@ class _PaddedColumns:
             for start in range(0, columns, tile.shape[3])
         ]
         return torch.cat(tiles, dim=3)[..., :columns]
-
-
-def subsample_twice(x: Tensor, stride: int, offset: int) -> tuple[Tensor, Tensor]:
-    """Return every ``stride``-th row and column of ``(N, C, H, W)``, from 0 on and from ``offset`` on, zeros beyond."""
-    return _SubsampleTwice.apply(x, stride, offset)
-
-
-class _SubsampleTwice(Function):
-    """Two strided selections, whose gradient is written into a single tensor."""
-
-    @staticmethod
-    def forward(ctx: Any, x: Tensor, stride: int, offset: int) -> tuple[Tensor, Tensor]:
-        ctx.steps, ctx.size, ctx.strides = (stride, offset), x.shape, x.stride()
-        first, second = x[..., ::stride, ::stride], x[..., offset::stride, offset::stride]
-        missing = (first.shape[3] - second.shape[3], first.shape[2] - second.shape[2])
-        return first.clone(), functional.pad(second, (0, missing[0], 0, missing[1]))
-
-    @staticmethod
-    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
-        (first, second), (stride, offset) = gradients, ctx.steps
-        gradient = first.new_empty_strided(ctx.size, ctx.strides).zero_()
-        gradient[..., ::stride, ::stride] = first
-        target = gradient[..., offset::stride, offset::stride]
-        target += second[..., : target.shape[2], : target.shape[3]]
-        return gradient, None, None
 
 
 def normalize(x: Tensor, norm: nn.Module) -> Tensor:

@@ -18,8 +18,8 @@ from timm.layers import get_norm_layer
 from torch import Tensor, nn
 
 from nasnet_det.genotypes.genotype import OPERATIONS
-from nasnet_det.models.cpu_training import has_hooks, is_training_on_cpu, normalize, subsample_twice
-from nasnet_det.models.gpu_training import is_training_on_gpu
+from nasnet_det.models.cpu_training import normalize
+from nasnet_det.models.eager_training import has_hooks, is_training_on_device, subsample_twice
 from nasnet_det.models.padding import AvgPool2dSame, Conv2dSame, MaxPool2dSame, Pool2dSame, shift, subsample
 
 Kernel = int | tuple[int, int]
@@ -152,7 +152,8 @@ def begins_with_relu(module: nn.Module) -> bool:
     """Return whether a module's forward takes ``activated=True``, for an input to which ReLU is applied already."""
     if isinstance(module, Layers):
         return begins_with_relu(module[0]) and not has_hooks(module[0])
-    return type(module) in (ConvNorm, SeparableConvNorm) and type(module.act) is nn.ReLU and not has_hooks(module.act)
+    known = type(module) in (ConvNorm, SeparableConvNorm, FactorizedReduction)
+    return known and type(module.act) is nn.ReLU and not has_hooks(module.act)
 
 
 class FactorizedReduction(nn.Module):
@@ -171,13 +172,14 @@ class FactorizedReduction(nn.Module):
         self.path2 = Conv2dSame(in_channels, out_channels - out_channels // 2, 1, **settings.factory)
         self.bn = settings.norm(out_channels)
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, x: Tensor, activated: bool = False) -> Tensor:
+        act = nn.Identity() if activated else self.act
         stride, offset = self.scale.stride, self.scale.dilation
-        if self.training and stride > 1 and (is_training_on_cpu(x) or is_training_on_gpu(x)):
+        if self.training and stride > 1 and is_training_on_device(x):
             first, second = subsample_twice(x, stride, offset)
         else:
             first, second = subsample(x, stride), subsample(shift(x, offset), stride)
-        return normalize(torch.cat((self.path1(self.act(first)), self.path2(self.act(second))), dim=1), self.bn)
+        return normalize(torch.cat((self.path1(act(first)), self.path2(act(second))), dim=1), self.bn)
 
 
 Builder = Callable[[int, int, LayerSettings, Scale], nn.Module]

@@ -14,8 +14,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from nasnet_det.models.cpu_training import depthwise_conv2d, is_slow_depthwise, is_training_on_cpu
-from nasnet_det.models.gpu_training import is_training_on_gpu
+from nasnet_det.models.cpu_training import depthwise_conv2d, is_pointwise, is_slow_depthwise, pointwise_conv2d
+from nasnet_det.models.eager_training import is_training_on_cpu, is_training_on_device
 
 Pair = tuple[int, int]
 
@@ -88,8 +88,11 @@ class Conv2dSame(nn.Conv2d):
 
     def forward(self, x: Tensor) -> Tensor:
         kernel, stride = (self.kernel_size[0], self.kernel_size[1]), (self.stride[0], self.stride[1])
-        if self.training and is_slow_depthwise(self) and is_training_on_cpu(x) and self.weight.dtype == x.dtype:
-            return depthwise_conv2d(x, self.weight, stride, same_sides(x, kernel, stride))
+        if self.training and is_training_on_cpu(x) and self.weight.dtype == x.dtype:
+            if is_slow_depthwise(self):
+                return depthwise_conv2d(x, self.weight, stride, same_sides(x, kernel, stride))
+            if is_pointwise(self) and x.is_contiguous(memory_format=torch.channels_last):
+                return pointwise_conv2d(x, self.weight)
         if not self.pads_itself:
             x = pad_same(x, kernel, stride, self.dilation[0])
         return super().forward(x)
@@ -135,7 +138,7 @@ class AvgPool2dSame(Pool2dSame):
 
     def forward(self, x: Tensor) -> Tensor:
         # Only in training mode, so that evaluation gives the same bits with and without gradients.
-        as_convolution = self.training and (is_training_on_cpu(x) or is_training_on_gpu(x))
+        as_convolution = self.training and is_training_on_device(x)
         if self.pads_itself and not as_convolution:
             return functional.avg_pool2d(x, self.kernel, 1, self.kernel // 2, count_include_pad=False)
         # Sum over the padded window, divided by the number of its positions inside the map. One channel counts them.

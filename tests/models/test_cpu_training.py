@@ -12,14 +12,9 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 from torch.nn import functional
 
-from nasnet_det.models.cpu_training import (
-    depthwise_conv2d,
-    has_hooks,
-    is_training_on_cpu,
-    normalize,
-    subsample_twice,
-)
-from nasnet_det.models.padding import shift, subsample
+from nasnet_det.models.cpu_training import depthwise_conv2d, normalize, pointwise_conv2d
+from nasnet_det.models.eager_training import has_hooks
+from nasnet_det.models.padding import Conv2dSame
 
 LAYOUTS = [torch.channels_last, torch.contiguous_format]
 
@@ -59,6 +54,20 @@ def test_depthwise_conv2d_has_two_derivatives(padding: tuple[int, int, int, int]
 
     assert torch.autograd.gradcheck(run, (x, weight), fast_mode=True)
     assert torch.autograd.gradgradcheck(run, (x, weight), fast_mode=True)
+
+
+@settings(deadline=None, max_examples=30)
+@given(size=st.tuples(*[st.integers(1, 6)] * 4), width=st.integers(1, 6))
+def test_pointwise_conv2d_is_pytorchs(size: Any, width: int) -> None:
+    x, conv = images(*size), Conv2dSame(size[1], width, 1).double()
+    expected = functional.conv2d(x, conv.weight)
+    gradient = torch.randn_like(expected)
+    for found in (pointwise_conv2d(x, conv.weight), conv(x)):
+        torch.testing.assert_close(found, expected)
+        assert found.is_contiguous(memory_format=torch.channels_last)
+        both = [torch.autograd.grad(y, (x, conv.weight), gradient, retain_graph=True) for y in (found, expected)]
+        for ours, plain in zip(*both, strict=True):
+            torch.testing.assert_close(ours, plain)
 
 
 @pytest.mark.parametrize("layout", LAYOUTS)
@@ -105,31 +114,3 @@ def test_other_norms_and_hooks_are_called() -> None:
     assert has_hooks(norm)
     normalize(x, norm)
     assert seen == [norm]
-
-
-def test_only_plain_eager_training_is_changed() -> None:
-    x = images(2, 3, 4, 4)
-    assert is_training_on_cpu(x)
-    with torch.no_grad():
-        assert not is_training_on_cpu(x)
-    with torch.autocast("cpu", torch.bfloat16):
-        assert not is_training_on_cpu(x)
-    assert not is_training_on_cpu(x.to("meta"))
-    assert not is_training_on_cpu(x.bfloat16())
-    assert not is_training_on_cpu(nn.Parameter(x.detach()))
-    torch.func.grad(lambda x: (x * is_training_on_cpu(x)).sum())(x)
-    assert torch.func.grad(lambda x: x.sum() * is_training_on_cpu(x))(x.detach()).eq(0).all()
-
-
-@pytest.mark.parametrize("layout", LAYOUTS)
-@pytest.mark.parametrize("size", [(7, 8), (8, 7), (1, 1), (2, 3)])
-def test_subsample_twice_is_the_padded_pools(layout: torch.memory_format, size: tuple[int, int]) -> None:
-    x = images(2, 3, *size, layout=layout)
-    expected = (subsample(x, 2), subsample(shift(x, 1), 2))
-    found = subsample_twice(x, 2, 1)
-    gradients = [torch.randn_like(map) for map in expected]
-    for ours, padded in zip(found, expected, strict=True):
-        assert torch.equal(ours, padded)
-    for ours, padded in zip(*(torch.autograd.grad(maps, x, gradients) for maps in (found, expected)), strict=True):
-        torch.testing.assert_close(ours, padded)
-    assert torch.autograd.gradgradcheck(lambda x: subsample_twice(x, 2, 1), x, fast_mode=True)

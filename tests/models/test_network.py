@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import pytest
 import torch
 from torch import nn
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from nasnet_det.genotypes.published import PUBLISHED
 from nasnet_det.models.network import NASNet
@@ -128,15 +130,46 @@ def _step(network: NASNet, x: torch.Tensor) -> tuple[list[torch.Tensor], dict[st
 
 def test_checkpointing_changes_nothing_but_memory() -> None:
     """Equal gradients with paths dropped at random, and batch norm's statistics updated once, not twice."""
-    plain = NASNet(**SMALL, drop_path_rate=0.5)
-    saved = NASNet(**SMALL, drop_path_rate=0.5)
+    plain = NASNet(**SMALL, drop_path_rate=0.5).double()
+    saved = NASNet(**SMALL, drop_path_rate=0.5).double()
     saved.load_state_dict(plain.state_dict())
     saved.set_grad_checkpointing()
-    x = torch.randn(3, 3, 64, 64)
+    x = torch.randn(3, 3, 64, 64, dtype=torch.float64)
     expected, expected_state = _step(plain, x)
     gradients, state = _step(saved, x)
     torch.testing.assert_close(gradients, expected)
     torch.testing.assert_close(state, expected_state)
+
+
+class Relus(TorchDispatchMode):
+    """Keeps the inputs of ReLU."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.inputs: list[torch.Tensor] = []
+
+    def __torch_dispatch__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if function is torch.ops.aten.relu.default:
+            self.inputs.append(args[0])
+        return function(*args, **(kwargs or {}))
+
+
+@pytest.mark.parametrize("training", [True, False])
+def test_training_computes_the_relu_of_an_output_once(training: bool) -> None:
+    network = NASNet(num_cells=1, num_filters=8, stem="cifar").train(training)
+    with Relus() as relus:
+        outputs = {0: network.forward_stem(torch.randn(2, 3, 16, 16))}
+        kept = [output for _, (output,) in network.run_cells(outputs, 0, len(network.plan))]
+    places = [x.data_ptr() for x in relus.inputs]
+    # The second cell's is read by two cells; of the others one of two reads a part only, before its ReLU.
+    assert [places.count(output.data_ptr()) for output in kept[:3]] == ([1, 1, 1] if training else [1, 2, 1])
+
+
+def test_a_hook_on_an_activation_is_run_in_training() -> None:
+    network, seen = NASNet(num_cells=1, num_filters=8, stem="cifar").train(), []
+    network.cells["cell_1"].preprocess[0].act.register_forward_hook(lambda *arguments: seen.append(arguments[2]))
+    network(torch.randn(2, 3, 16, 16))
+    assert len(seen) == 1 and seen[0].min() == 0
 
 
 def test_all_states_can_be_passed_on() -> None:

@@ -1,0 +1,100 @@
+"""Training in eager mode: when PyTorch's functions are replaced by faster ones, and those for CPUs and GPUs alike.
+
+Several of PyTorch's functions have slow backward passes (measured in ``docs/speed.md``). Their replacements compute the
+same function; networks that are evaluated, compiled, exported or traced run PyTorch's own.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.autograd import Function
+from torch.nn import functional
+from torch.nn.modules import module as module_state
+
+
+def is_training_eagerly(x: object) -> bool:
+    """Return whether ``x`` is a plain tensor in an eager forward pass that records gradients."""
+    return (
+        type(x) is Tensor
+        and x.numel() > 0
+        and torch.is_grad_enabled()
+        and not torch.compiler.is_compiling()
+        and torch._C._get_tracing_state() is None
+        and not torch._C._are_functorch_transforms_active()
+    )
+
+
+def is_training_on_cpu(x: Tensor) -> bool:
+    """Return whether ``x`` is a plain tensor on a CPU in an eager forward pass that records gradients."""
+    return (
+        is_training_eagerly(x)
+        and x.device.type == "cpu"
+        and x.dtype in (torch.float32, torch.float64)
+        and not torch.is_autocast_enabled("cpu")
+    )
+
+
+def is_training_on_gpu(x: Tensor) -> bool:
+    """Return whether ``x`` is a tensor in channels_last on a GPU in an eager forward pass that records gradients."""
+    return is_training_eagerly(x) and x.is_cuda and x.is_contiguous(memory_format=torch.channels_last)
+
+
+def is_training_on_device(x: Tensor) -> bool:
+    """Return whether ``x`` is in training on a CPU, or on a GPU in channels_last."""
+    return is_training_on_cpu(x) or is_training_on_gpu(x)
+
+
+def has_hooks(*modules: nn.Module) -> bool:
+    """Return whether calling one of the modules would run a hook."""
+    return bool(module_state._has_any_global_hook()) or any(
+        module._forward_hooks or module._forward_pre_hooks or module._backward_hooks or module._backward_pre_hooks
+        for module in modules
+    )
+
+
+def subsample_twice(x: Tensor, stride: int, offset: int) -> tuple[Tensor, Tensor]:
+    """Return every ``stride``-th row and column of ``(N, C, H, W)``, from 0 on and from ``offset`` on, zeros beyond."""
+    return _SubsampleTwice.apply(x, stride, offset)
+
+
+class _SubsampleTwice(Function):
+    """Two strided selections, whose gradient is written into a single tensor."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, stride: int, offset: int) -> tuple[Tensor, Tensor]:
+        ctx.steps, ctx.size, ctx.strides = (stride, offset), x.shape, x.stride()
+        first, second = x[..., ::stride, ::stride], x[..., offset::stride, offset::stride]
+        missing = (first.shape[3] - second.shape[3], first.shape[2] - second.shape[2])
+        return first.clone(), functional.pad(second, (0, missing[0], 0, missing[1]))
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
+        (first, second), (stride, offset) = gradients, ctx.steps
+        gradient = first.new_empty_strided(ctx.size, ctx.strides).zero_()
+        gradient[..., ::stride, ::stride] = first
+        target = gradient[..., offset::stride, offset::stride]
+        target += second[..., : target.shape[2], : target.shape[3]]
+        return gradient, None, None
+
+
+def concat_channels(*xs: Tensor) -> Tensor:
+    """Concatenate ``(N, C_i, H, W)`` along the channels; each gets a gradient of its own memory, in channels_last.
+
+    PyTorch's are slices of one gradient, for which batch norm is slow.
+    """
+    return _ConcatChannels.apply(*xs)
+
+
+class _ConcatChannels(Function):
+    @staticmethod
+    def forward(ctx: Any, *xs: Tensor) -> Tensor:
+        ctx.widths = [x.shape[1] for x in xs]
+        return torch.cat(xs, dim=1)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, ...]:
+        slices = gradients[0].split(ctx.widths, dim=1)
+        return tuple(part.contiguous(memory_format=torch.channels_last) for part in slices)
