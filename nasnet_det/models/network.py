@@ -6,7 +6,6 @@ Its wiring is data (``plan.py``). Sources: paper figure 2; TF-slim ``nets/nasnet
 from __future__ import annotations
 
 import math
-import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import partial
 from numbers import Integral
@@ -24,6 +23,7 @@ from nasnet_det.genotypes.published import as_genotype
 from nasnet_det.models.cells import Cell, StateShape
 from nasnet_det.models.checkpointing import checkpointed
 from nasnet_det.models.eager_training import is_training_eagerly
+from nasnet_det.models.old_names import rename_old_keys
 from nasnet_det.models.operations import LayerSettings, Scale, norm_by_name
 from nasnet_det.models.plan import IMAGENET_STEM_CELLS, CellPlan, Stem, plan_cells
 from nasnet_det.models.stem import AuxiliaryHead, StemConv, initialize
@@ -121,7 +121,7 @@ class NASNet(nn.Module):
             size = self._map_size(img_size, self.aux_output)
             self.aux_head = AuxiliaryHead(self._channels(self.aux_output), num_classes, size, settings)
         initialize(self)
-        self.register_load_state_dict_pre_hook(_rename_old_keys)
+        self.register_load_state_dict_pre_hook(rename_old_keys)
 
     @property
     def _model_args(self) -> dict[str, Any]:
@@ -392,19 +392,3 @@ def check_size(stages: Sequence[int], num_filters: int, stem: str, output_stride
     strides = [first * 2**i for i in range(count)]
     if output_stride is not None and output_stride not in strides:
         raise ValueError(f"output_stride is one of {strides} for this network, not {output_stride!r:.60}")
-
-
-_OLD_NAMES = re.compile(r"(^|\.)(cells\.\w+)\.(fits|joins)\.")
-_NEW_NAMES = {"fits": "preprocess", "joins": "concat_proj"}
-
-
-def current_name(name: str) -> str:
-    """Return the present name of a tensor that release 0.1 may have stored under another one."""
-    return _OLD_NAMES.sub(lambda match: f"{match[1]}{match[2]}.{_NEW_NAMES[match[3]]}.", name)
-
-
-def _rename_old_keys(module: nn.Module, state_dict: dict[str, Any], prefix: str, *unused: Any) -> None:
-    """Rename the tensors of a state dict of release 0.1: a hook of ``load_state_dict``."""
-    del module, unused
-    for key in [key for key in state_dict if key.startswith(f"{prefix}cells.")]:
-        state_dict[current_name(key)] = state_dict.pop(key)

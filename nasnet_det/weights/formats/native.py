@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from nasnet_det.models.network import current_name
+from nasnet_det.models.old_names import current_name
 from nasnet_det.weights.layout import Arrays, Format, Unit, WeightsError
 
 #: The suffix of the scale of an integer tensor's values.
