@@ -3,10 +3,11 @@
     python benchmarks/training.py --json OUT                       # every row that this machine has a device for
     python benchmarks/training.py --rows imagenet --steps 3 --json OUT
 
-A row is a network, an image size, a batch and an execution. All rows run in one process, one after the other, on made
-images on the device: reading and augmentation are not measured. Each is warmed up, then measured in
-``--repeats`` turns of ``--steps`` steps; the figure is the median over the turns. On a CPU the processor's time is
-given as well, which other work on the machine disturbs less. The comparisons: ``darts_v2_cifar`` with DARTS's own kind
+A row is a network, an image size, a batch and an execution. All rows run in one process, on made images on the device:
+reading and augmentation are not measured. Each is warmed up, then measured in ``--repeats`` turns of ``--steps`` steps;
+the figure is the median over the turns. On a CPU the rows of one image size and batch take turns, so that their ratios
+hold on a machine whose speed varies, and the processor's time is given as well, which other work on the machine
+disturbs less. The comparisons: ``darts_v2_cifar`` with DARTS's own kind
 of code (20 cells, 36 channels, auxiliary head, drop path); ``nasnet_a_large`` with ``nasnetalarge`` (neither with
 auxiliary head or drop path, the same optimizer and step). A row that fails, for example
 for lack of memory, is reported as such; the others are still measured.
@@ -23,6 +24,7 @@ import sys
 import time
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
+from itertools import groupby
 from pathlib import Path
 from typing import Any
 
@@ -104,57 +106,87 @@ def _default_batch(cifar: bool, mobile: bool, cuda: bool) -> int:
     return (128 if mobile else 32) if cuda else (4 if mobile else 1)
 
 
+class Measurement:
+    """A row that is measured turn by turn.
+
+    Args:
+        row: the row.
+        warmup: steps that are made at once, and not measured.
+    """
+
+    def __init__(self, row: Row, warmup: int) -> None:
+        self.row, self.device = row, row.execution.device
+        if self.device.type == "cuda":
+            torch.cuda.reset_peak_memory_stats(self.device)
+        self.trained, self.batch = row.prepare(), row.batch()
+        self.preparation = self._steps(warmup)[0] * warmup
+        self.turns: list[tuple[float, float]] = []
+
+    def turn(self, steps: int) -> None:
+        """Measure so many steps."""
+        self.turns.append(self._steps(steps))
+
+    def figures(self) -> dict[str, Any]:
+        """Return milliseconds a step and images a second: the median over the turns."""
+        seconds, worked = ([turn[number] for turn in self.turns] for number in (0, 1))
+        network = self.trained.network if isinstance(self.trained, DartsStyleStep) else self.trained.model
+        cuda = self.device.type == "cuda"
+        return {
+            "parameters": sum(parameter.numel() for parameter in network.parameters()),
+            "milliseconds_per_step": 1000 * statistics.median(seconds),
+            "images_per_second": self.row.batch_size / statistics.median(seconds),
+            "processor_milliseconds_per_step": None if cuda else 1000 * statistics.median(worked),
+            "slowest_over_fastest_turn": max(seconds) / min(seconds),
+            "preparation_seconds": self.preparation,
+            "peak_memory_gib": torch.cuda.max_memory_allocated(self.device) / 2**30 if cuda else None,
+        }
+
+    def _steps(self, steps: int) -> tuple[float, float]:
+        """Return seconds a step by the clock and by the processor."""
+        began, worked = time.perf_counter(), time.process_time()
+        for _ in range(steps):
+            self.trained.step(*self.batch)
+        if self.device.type == "cuda":
+            torch.cuda.synchronize(self.device)
+        return (time.perf_counter() - began) / steps, (time.process_time() - worked) / steps
+
+
 def measure(row: Row, steps: int, warmup: int, repeats: int) -> dict[str, Any]:
-    """Milliseconds a step and images a second: the median over the turns."""
-    device = row.execution.device
-    if device.type == "cuda":
-        torch.cuda.reset_peak_memory_stats(device)
-    trained, (images, labels) = row.prepare(), row.batch()
-    began = time.perf_counter()
-    for _ in range(warmup):
-        trained.step(images, labels)
-    _wait(device)
-    preparation = time.perf_counter() - began
-    worked = time.process_time()
-    turns = [_turn(trained, images, labels, steps, device) for _ in range(repeats)]
-    worked = (time.process_time() - worked) / (steps * repeats)
-    seconds = statistics.median(turns)
-    network = trained.network if isinstance(trained, DartsStyleStep) else trained.model
-    return {
-        "parameters": sum(parameter.numel() for parameter in network.parameters()),
-        "milliseconds_per_step": 1000 * seconds,
-        "images_per_second": row.batch_size / seconds,
-        "processor_milliseconds_per_step": None if device.type == "cuda" else 1000 * worked,
-        "slowest_over_fastest_turn": max(turns) / min(turns),
-        "preparation_seconds": preparation,
-        "peak_memory_gib": torch.cuda.max_memory_allocated(device) / 2**30 if device.type == "cuda" else None,
-    }
-
-
-def _turn(trained: Any, images: torch.Tensor, labels: torch.Tensor, steps: int, device: torch.device) -> float:
-    began = time.perf_counter()
-    for _ in range(steps):
-        trained.step(images, labels)
-    _wait(device)
-    return (time.perf_counter() - began) / steps
-
-
-def _wait(device: torch.device) -> None:
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
+    """Return the figures of a row alone."""
+    measurement = Measurement(row, warmup)
+    for _ in range(repeats):
+        measurement.turn(steps)
+    return measurement.figures()
 
 
 def run(options: argparse.Namespace) -> Iterator[dict[str, Any]]:
-    """Measure row after row; a row that fails is a row that says why."""
-    for row in rows(options):
-        described = {**asdict(row), "execution": row.execution.describe()}
-        try:
-            yield {**described, **measure(row, options.steps, options.warmup, options.repeats)}
-        except RuntimeError as error:
-            yield {**described, "error": str(error).splitlines()[0]}
+    """Measure the rows of one image size in turn on a CPU, one by one on a GPU, whose memory may hold one network only.
+
+    A row that fails is a row that says why."""
+
+    def group(row: Row) -> Any:
+        return row if row.execution.device.type == "cuda" else (row.image_size, row.batch_size)
+
+    for _, together in groupby(rows(options), group):
+        measured: dict[Row, Measurement] = {}
+        errors: dict[Row, str] = {}
+        wanted = [*together]
+        for turn in range(options.repeats + 1):
+            for row in [row for row in wanted if row not in errors]:
+                try:
+                    if turn:
+                        measured[row].turn(options.steps)
+                    else:
+                        measured[row] = Measurement(row, options.warmup)
+                except RuntimeError as error:
+                    errors[row] = str(error).splitlines()[0]
+                    measured.pop(row, None)
+        for row in wanted:
+            described = {**asdict(row), "execution": row.execution.describe()}
+            yield {**described, **({"error": errors[row]} if row in errors else measured[row].figures())}
+        measured.clear()
         gc.collect()
-        if row.execution.device.type == "cuda":
-            torch.cuda.empty_cache()
+        torch.cuda.empty_cache()
 
 
 def machine() -> dict[str, Any]:
@@ -187,7 +219,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--imagenet-batch", type=int, help="(GPU 128 mobile and 32 large, CPU 4 and 1)")
     parser.add_argument("--image-size", type=int, help="of the ImageNet networks (theirs)")
     parser.add_argument("--steps", type=int, default=5, help="a turn (5)")
-    parser.add_argument("--warmup", type=int, default=2, help="steps (2)")
+    parser.add_argument("--warmup", type=int, default=2, help="steps, at least 1 (2)")
     parser.add_argument("--repeats", type=int, default=3, help="turns (3)")
     parser.add_argument("--json", type=Path, metavar="OUT")
     options = parser.parse_args(arguments)

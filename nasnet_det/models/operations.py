@@ -173,13 +173,14 @@ class FactorizedReduction(nn.Module):
         self.bn = settings.norm(out_channels)
 
     def forward(self, x: Tensor, activated: bool = False) -> Tensor:
-        act = nn.Identity() if activated else self.act
         stride, offset = self.scale.stride, self.scale.dilation
         if self.training and stride > 1 and is_training_on_device(x):
             first, second = subsample_twice(x, stride, offset)
         else:
             first, second = subsample(x, stride), subsample(shift(x, offset), stride)
-        return normalize(torch.cat((self.path1(act(first)), self.path2(act(second))), dim=1), self.bn)
+        if not activated:
+            first, second = self.act(first), self.act(second)
+        return normalize(torch.cat((self.path1(first), self.path2(second)), dim=1), self.bn)
 
 
 Builder = Callable[[int, int, LayerSettings, Scale], nn.Module]

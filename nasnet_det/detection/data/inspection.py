@@ -230,11 +230,8 @@ class _Inspection:
             expected = self.training or "annotations" in self.data.content
             if expected and not any(trouble.fatal for trouble in self.troubles):  # else those are the reason
                 reasons = [f"{trouble.count} {trouble.what}" for trouble in self.troubles]
-                reasons += (
-                    [f"{self.crowd.sum()} boxes are crowds"]
-                    if 0 < self.crowd.sum() <= _CROWDS * len(self.crowd)
-                    else []
-                )
+                few = 0 < self.crowd.sum() <= _CROWDS * len(self.crowd)  # more are among the troubles
+                reasons += [f"{self.crowd.sum()} boxes are crowds"] if few else []
                 done = "; ".join(reasons) if self.training else "All scores will be undefined"
                 self.troubles.append(Trouble(self.data.name, "no image has an object", done=done, fatal=self.training))
         elif self.training:

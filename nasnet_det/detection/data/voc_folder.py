@@ -92,12 +92,7 @@ def _divide(
     Returns:
         the names in the lists that are of no file.
     """
-    names = {
-        path: {path.stem, path.relative_to(home / path.relative_to(home).parts[0]).with_suffix("").as_posix()}
-        if path.parent != home
-        else {path.stem}
-        for path in paths
-    }
+    names = {path: _list_names(path, home) for path in paths}
     known = {name for those in names.values() for name in those}
     lists = {key: _listed(home, words, known) for key, words in (SPLITS | {"all": _WHOLE}).items()}
     for path in paths:
@@ -105,16 +100,20 @@ def _divide(
         for key in [key for key, listed in lists.items() if names[path] & listed] or [named]:
             groups.setdefault(key, {})[path] = labelled[path]
     absent = {name for listed in lists.values() for name in listed} - known
-    folders = [home / name for name in _SISTERS] if absent else []
+    places = [home / name for name in _SISTERS] if absent else []
     bare = {
-        image.relative_to(place).with_suffix("").as_posix(): image
-        for place in folders
-        for image in find_pictures(place)
+        image.relative_to(place).with_suffix("").as_posix(): image for place in places for image in find_pictures(place)
     }
     for key, listed in lists.items():
         for name in sorted(listed & absent & {*bare}):
             groups.setdefault(key, {})[bare[name]] = Labelled(bare[name], [], None)
     return absent - {*bare}
+
+
+def _list_names(path: Path, home: Path) -> set[str]:
+    """Return what lists may call the image of an annotation file: its base name, or its path below ``Annotations``."""
+    inside = path.relative_to(home).with_suffix("").parts
+    return {path.stem, "/".join(inside[1:]) or path.stem}
 
 
 def _notes(
