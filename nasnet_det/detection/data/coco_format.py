@@ -159,7 +159,7 @@ def check_annotations(data: dict[str, Any], name: str, required: Collection[str]
         ids = Counter(check_column(records, "id", WHOLE, where))
         if len(ids) < len(records):
             shared = named([number for number, count in ids.items() if count > 1])
-            raise CocoFormatError(f"{where}: id is not unique: {shared}; remove the copies, or number them anew")
+            raise CocoFormatError(f"{where}: id is not unique: {shared}; remove the copies, or renumber them")
         for key, kind in _OPTIONAL.get(group, {}).items():
             check_column(records, key, kind, where, key in required)
     annotations, where = data.get("annotations", []), f"{name}, annotations"
@@ -221,7 +221,7 @@ def check_true_masks(annotations: Mapping[str, Any]) -> None:
 
 
 def _number(annotations: Sequence[Any], where: str) -> None:
-    """Number annotations anew if some have no id, or several the same, as some tools write them: nothing refers to it.
+    """Renumber annotations if some have no id, or several the same, as some tools write them: nothing refers to it.
 
     An annotation that is there twice keeps its id.
     """
@@ -230,7 +230,7 @@ def _number(annotations: Sequence[Any], where: str) -> None:
         return
     different = {json.dumps(entry, sort_keys=True, default=str) for entry in annotations}
     if len(different) == len(annotations):
-        _warn_once(f"{where}: some have no id, or that of another: they are numbered anew")
+        _warn_once(f"{where}: some have no id, or that of another: they are renumbered")
         for number, entry in enumerate(annotations, start=1):
             if isinstance(entry, dict):
                 entry["id"] = number
