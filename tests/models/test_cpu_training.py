@@ -61,6 +61,7 @@ def test_depthwise_conv2d_has_two_derivatives(padding: tuple[int, int, int, int]
 def test_pointwise_conv2d_is_pytorchs(size: Any, width: int) -> None:
     x, conv = images(*size), Conv2dSame(size[1], width, 1).double()
     expected = functional.conv2d(x, conv.weight)
+    assert "Permute" in type(conv(x).grad_fn).__name__  # a product, not a convolution
     gradient = torch.randn_like(expected)
     for found in (pointwise_conv2d(x, conv.weight), conv(x)):
         torch.testing.assert_close(found, expected)
