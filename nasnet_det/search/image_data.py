@@ -12,6 +12,7 @@ import logging
 import os
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import lru_cache, partial
 from inspect import signature
@@ -257,7 +258,7 @@ class _TorchvisionImages:
         from torchvision import datasets
 
         kind = getattr(datasets, name, None)
-        if not (isinstance(kind, type) and "root" in signature(kind).parameters and name in datasets.__all__):
+        if not isinstance(kind, type) or name not in datasets.__all__:
             raise DataError(f"torchvision has no data set {format_value(name)}; see torchvision.datasets")
         self.name, self.held_out = f"{name} of torchvision in {folder}", 0
         self.digest: str | None = None
@@ -280,18 +281,34 @@ class _TorchvisionImages:
 
 def _open_torchvision(kind: Callable[..., Any], folder: str) -> Any:
     parameters = signature(kind).parameters
-    options: dict[str, Any] = {"train": True} if "train" in parameters else {}
+    options: dict[str, Any] = {"root": folder} if "root" in parameters else {}  # FakeData has none
+    options |= {"train": True} if "train" in parameters else {}
     downloads = parameters.keys() & {"download", "kwargs"}  # QMNIST passes it on
     attempts = [{"download": False}, {"download": True}] if downloads else [{}]
+    before = _entries(Path(folder))
     problem: Exception | None = None
     for attempt in attempts:
         try:
-            return kind(folder, **options, **attempt)
-        except (OSError, RuntimeError, TypeError, ValueError) as error:
+            return kind(**options, **attempt)
+        except (ImportError, OSError, RuntimeError, TypeError, ValueError) as error:
             problem = error
+    _remove_empty(_entries(Path(folder)) - before)
     reason = " ".join(str(problem).split())[:300]
     name = getattr(kind, "__name__", "data set")
     raise DataError(f"torchvision cannot open {name} in {folder}, or download it there: {reason}") from None
+
+
+def _entries(folder: Path) -> set[Path]:
+    """Return a folder and what is in it; an empty set if there is no such folder."""
+    return {folder, *folder.iterdir()} if folder.is_dir() else set()
+
+
+def _remove_empty(paths: set[Path]) -> None:
+    """Remove the folders without any file that a failed download leaves."""
+    for path in sorted(paths, key=lambda path: len(path.parts), reverse=True):
+        for inner in [*sorted(path.rglob("*"), reverse=True), path]:
+            with suppress(OSError):  # not empty, or a file
+                inner.rmdir()
 
 
 def _torchvision_labels(name: str, dataset: Any) -> np.ndarray:

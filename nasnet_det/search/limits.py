@@ -22,7 +22,8 @@ UNITS: dict[str, dict[str, float]] = {
     "latency": {"ms": 1, "s": 1e3, "us": 1e-3},
 }
 _LIMIT = re.compile(
-    r"(?P<name>\w+)=(?P<number>(\d+(_\d+)*(\.\d*)?|\.\d+)(e\+?\d+)?) ?(?P<unit>[A-Za-z]*)(@(?P<size>\d+))?", re.ASCII
+    r"(?P<name>\w+)=(?P<number>(\d+(_\d+)*(\.\d*)?|\.\d+)([eE][+-]?\d+)?) ?(?P<unit>[A-Za-z]*)(@(?P<size>\d+))?",
+    re.ASCII,
 )
 _OBJECTIVE = re.compile(r"(?P<name>\w+)(@(?P<size>\d+))?", re.ASCII)
 _LARGEST_IMAGE = 4096
@@ -129,7 +130,7 @@ def _parse_limit(word: str) -> tuple[Limit, int | None]:
         raise ValueError(f"limit {name} has one of the units {known}, got {format_value(word)}")
     value = float(match["number"]) * units[unit]
     if not 0 < value < math.inf:
-        raise ValueError(f"limit {name} must be positive, got {format_value(word)}")
+        raise ValueError(f"limit {name} must be positive and finite, got {format_value(word)}")
     return Limit(name, value), _image_size(name, match["size"], word)
 
 

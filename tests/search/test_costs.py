@@ -48,6 +48,8 @@ def test_few_filters_are_counted_or_refused() -> None:
         ("params=12345", 12345),
         ("params=1_500_000", 1.5e6),
         ("params=1.5e6", 1.5e6),
+        ("params=1.5E6", 1.5e6),
+        ("latency=2e-2s@224", 20),
         ("params=800 K", 8e5),
         ("macs=200M", 2e8),
         ("macs=.5G", 5e8),

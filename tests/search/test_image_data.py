@@ -172,3 +172,27 @@ def test_cifar_is_told_from_pictures(tmp_path: Path) -> None:
     assert is_cifar10(str(tmp_path))
     mean, std = channel_statistics(np.zeros((2, 3, 4, 4), np.uint8))
     assert mean == (0.0,) * 3 and min(std) > 0
+
+
+def test_data_sets_without_a_folder_and_what_a_failed_download_leaves(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from torchvision import datasets
+
+    found = inspect_images(data_asked("fakedata"))
+    assert len(found.classes) == 10 and found.train_images + found.validation_images == 1000
+
+    class Broken(datasets.VisionDataset):
+        def __init__(self, root: str, download: bool = False) -> None:
+            (Path(root) / "Broken" / "raw").mkdir(parents=True, exist_ok=True)
+            if download:
+                raise RuntimeError("no connection")
+            raise ModuleNotFoundError("No module named 'lmdb'")
+
+    monkeypatch.setattr(datasets, "Broken", Broken, raising=False)
+    monkeypatch.setattr(datasets, "__all__", (*datasets.__all__, "Broken"))
+    (tmp_path / "mine" / "empty").mkdir(parents=True)
+    for folder in (tmp_path / "new", tmp_path / "mine"):
+        with pytest.raises(DataError, match=r"Broken.*no connection"):
+            find_images(f"torchvision:Broken@{folder}")
+    assert sorted(path.name for path in tmp_path.rglob("*")) == ["empty", "mine"]

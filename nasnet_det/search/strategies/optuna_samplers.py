@@ -10,7 +10,7 @@ from typing import Any
 
 import optuna
 from optuna.distributions import CategoricalDistribution
-from optuna.samplers import BaseSampler
+from optuna.samplers import BaseSampler, RandomSampler
 from optuna.trial import FrozenTrial, TrialState, create_trial
 
 from nasnet_det.safe_io.values import format_names
@@ -21,8 +21,14 @@ from nasnet_det.training.seeds import derive_seed
 logger = logging.getLogger(__name__)
 
 _LARGEST_GRID = 100_000
+#: Refusals in a row after which decisions are drawn at random: a model of what was trained would propose the like.
+_REFUSALS = 10
+#: Samplers that list all architectures, each once.
+_LISTS = ("GridSampler", "BruteForceSampler")
+#: Samplers whose refused decisions are not proposed again, or on purpose.
+_AS_LISTED = (*_LISTS, "QMCSampler", "PartialFixedSampler")
 #: Samplers that draw categories independently and uniformly.
-_OF_NUMBERS = ("CmaEsSampler", "QMCSampler")
+_OF_NUMBERS = ("CmaEsSampler",) if int(optuna.__version__.split(".")[0]) >= 5 else ("CmaEsSampler", "QMCSampler")
 
 
 @dataclass(frozen=True)
@@ -43,7 +49,7 @@ class OptunaSampler(Strategy[SamplerSettings]):
 
     Results of lower rungs are intermediate values, stopped trials are pruned, failed and refused ones failed. The
     sampler is created again for every ask, its seed drawn from the strategy's and the ask's number: then all its state
-    is in the trials, and can be saved. Its cost grows with the number of trials.
+    is in the study and its trials, and can be saved. Its cost grows with the number of trials.
 
     Raises:
         ValueError: if Optuna has no such sampler, it does not take the options, or it is not made for the problem.
@@ -63,12 +69,14 @@ class OptunaSampler(Strategy[SamplerSettings]):
         self.choices = {f"decision_{i:03d}": CategoricalDistribution(range(size)) for i, size in enumerate(sizes)}
         #: Optuna's numbers of the trials without a final result, by this search's.
         self.open: dict[int, int] = {}
+        self._refused = self._refused_before = 0  # in a row, up to the next and to the last ask
         self._try()
         self._start([])
 
     def refuse(self) -> None:
         """Take back the last ask; its trial fails in Optuna's study."""
         super().refuse()
+        self._refused = self._refused_before + 1
         self.study.tell(self.open.pop(self.trials), state=TrialState.FAIL)
 
     def tell(self, number: int, result: Result) -> None:
@@ -92,11 +100,16 @@ class OptunaSampler(Strategy[SamplerSettings]):
 
     def _ask(self) -> Decisions:
         number = len(self._trials())
+        self._refused_before, self._refused = self._refused, 0
         self.study.sampler = self._make_sampler(number)
+        if self._refused_before >= _REFUSALS and self.settings.sampler not in _AS_LISTED:
+            self.study.sampler = RandomSampler(derive_seed(self.seed, number))
         with quiet():
             trial = self.study.ask(dict(self.choices))
         self.open[self.trials] = number
         self.updates += 1
+        if self.settings.sampler in _LISTS and number + 1 >= math.prod(self.sizes):
+            self.exhausted = True  # Optuna would wait for the trials that wait at rungs
         return tuple(trial.params[name] for name in self.choices)
 
     def _tell(self, decisions: Decisions, reward: float) -> None:
@@ -107,10 +120,13 @@ class OptunaSampler(Strategy[SamplerSettings]):
 
     def _state(self) -> dict[str, Any]:
         trials = [self._saved(trial) for trial in self._trials()]
-        return {"trials": trials, "open": list(self.open.items()), "exhausted": self.exhausted}
+        study = self.study._storage.get_study_system_attrs(self.study._study_id)
+        return {"trials": trials, "study": study, "open": list(self.open.items()), "exhausted": self.exhausted}
 
     def _load(self, state: Mapping[str, Any]) -> None:
         self._start(state["trials"])
+        for key, value in state.get("study", {}).items():  # a sequence's position, parents of a generation
+            self.study._storage.set_study_system_attr(self.study._study_id, key, value)
         self.open, self.exhausted = dict(state["open"]), state.get("exhausted", False)
 
     def _start(self, trials: Sequence[Any]) -> None:
@@ -147,12 +163,15 @@ class OptunaSampler(Strategy[SamplerSettings]):
         )
 
     def _make_sampler(self, number: int) -> BaseSampler:
-        grid = self.settings.sampler == "GridSampler"  # its seed shuffles the grid, which must stay the same
-        given = {
-            "seed": derive_seed(self.seed, 0 if grid else number),
+        # The seed of these shuffles the grid, or scrambles the sequence, which must stay the same.
+        fixed_seed = self.settings.sampler in ("GridSampler", "QMCSampler")
+        given: dict[str, Any] = {
+            "seed": derive_seed(self.seed, 0 if fixed_seed else number),
             "search_space": {name: distribution.choices for name, distribution in self.choices.items()},
         }
         options = dict(self.settings.options)
+        if self.settings.sampler == "QMCSampler" and "independent_sampler" not in options:
+            given["independent_sampler"] = RandomSampler(derive_seed(self.seed, number))
         if isinstance(fixed := options.get("fixed_params"), Mapping):
             options["fixed_params"] = self._fixed(fixed)
         sampler: BaseSampler = make_plugin("Sampler", self.settings.sampler, options, given)

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import json
 import warnings
 
 import pytest
 
-from nasnet_det.search.strategies.base import Problem, Result
+from nasnet_det.search.strategies.base import Decisions, Problem, Result
 from nasnet_det.search.strategies.registry import make_strategy
 from tests.search.strategies.helpers import SIZES, reward_of, step
 
@@ -68,3 +69,54 @@ def test_trials_have_their_states_and_intermediate_values() -> None:
         assert [trial.state.name for trial in trials] == ["COMPLETE", "PRUNED", "RUNNING", "FAIL", "FAIL"]
         assert trials[0].value == 0.9 and list(trials[0].intermediate_values) == [1]
     assert other.open == {2: 2}
+
+
+@pytest.mark.parametrize(
+    ("name", "options"),
+    [
+        ("QMCSampler", {}),
+        ("QMCSampler", {"scramble": True}),
+        ("NSGAIISampler", {"population_size": 4}),
+        ("NSGAIIISampler", {"population_size": 4}),
+        ("TPESampler", {"n_startup_trials": 4}),
+    ],
+)
+def test_a_sampler_continues_from_its_state_as_if_it_had_not_been_stopped(
+    name: str, options: dict[str, object]
+) -> None:
+    def loaded_at_every(steps: int) -> list[Decisions]:
+        strategy, asked = make_strategy(name, SIZES, 0, options), list[Decisions]()
+        for number in range(40):
+            asked.append(strategy.ask())
+            if number % 3 == 2:  # the latest first, and one of three only when its generation is over
+                late = [n for n in range(number - 10, number - 9) if n >= 0 and n % 3 == 0]
+                for n in (number, number - 1, *late):
+                    strategy.tell(n, Result((reward_of(asked[n]),), failed=n % 7 == 0))
+            if number % steps == steps - 1:
+                state, strategy = strategy.state_dict(), make_strategy(name, SIZES, 0, options)
+                strategy.load_state_dict(json.loads(json.dumps(state)))
+        return asked
+
+    assert loaded_at_every(100) == loaded_at_every(1) == loaded_at_every(7)
+
+
+@pytest.mark.parametrize("name", ["GridSampler", "BruteForceSampler"])
+def test_a_list_ends_though_its_trials_wait_at_rungs(name: str) -> None:
+    strategy = make_strategy(name, (2, 3), 0, problem=Problem(rungs=(1, 3)))
+    asked = []
+    for number in range(6):
+        assert not strategy.exhausted
+        asked.append(strategy.ask())
+        strategy.tell(number, Result((0.5,), 1, final=False))
+    assert strategy.exhausted and len(set(asked)) == 6
+
+
+def test_a_model_that_proposes_refused_architectures_again_does_not_end_a_search() -> None:
+    strategy = make_strategy("GPSampler", SIZES, 0)
+    for number in range(16):
+        refused = 0
+        while (decisions := strategy.ask())[2] == 4 or decisions[3] == 3:  # which have the best rewards
+            strategy.refuse()
+            refused += 1
+            assert refused < 40
+        strategy.tell(number, Result((reward_of(decisions),)))
