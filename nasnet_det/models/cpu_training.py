@@ -191,20 +191,44 @@ class _Rows:
         count, channels, height, width = self.shape
         return rows.view(count, height, width, channels).permute(0, 3, 1, 2) if self.is_last else rows.view(self.shape)
 
-    def sum(self, rows: Tensor) -> Tensor:
-        """Return the sum of each channel ``(C,)``."""
-        return rows.sum(0).view(-1, self.shape[1]).sum(0) if self.is_last else rows.sum((0, 2))
+    def statistics(self) -> tuple[Tensor, Tensor]:
+        """Return the mean and the biased variance of each channel, both ``(C,)``.
+
+        In channels_last PyTorch's kernel sums rows one after another in the precision of ``x``: few channels are slow,
+        and many rows inexact. Each column of the image is therefore a channel of its own to it.
+        """
+        if self.is_last:
+            means, variances = torch.batch_norm_update_stats(_as_channels(self.data), None, None, 0.0)
+            means, variances = means.view(-1, self.shape[1]), variances.view(-1, self.shape[1])
+            mean = means.mean(0)
+            return mean, variances.add_((means - mean).square_()).mean(0)
+        mean = self.data.sum((0, 2)) / self.count
+        return mean, (self.data - mean[:, None]).square_().sum((0, 2)) / self.count
+
+    def parameter_gradients(self, gradient: Tensor, mean: Tensor, inverse: Tensor) -> tuple[Tensor, Tensor]:
+        """Return the gradients ``(C,)`` of the weight and bias, from rows of the output's gradient."""
+        if self.is_last:
+            statistics = (None, None, *self.spread(mean, inverse), True, 0.0, (False, True, True))
+            data, outer = _as_channels(self.data), _as_channels(gradient)
+            sums = torch.ops.aten.native_batch_norm_backward(outer, data, None, *statistics)[1:]
+            weight, bias = (value.view(-1, self.shape[1]).sum(0) for value in sums)
+            return weight, bias
+        bias = gradient.sum((0, 2))
+        return ((gradient * self.data).sum((0, 2)) - mean * bias) * inverse, bias
 
     def spread(self, *vectors: Tensor) -> Tensor:
         """Return vectors ``(C,)`` as a stack of tensors that broadcast with the rows."""
         stack = torch.stack(vectors)
         return stack.repeat(1, self.shape[3]) if self.is_last else stack[:, :, None]
 
-    def scale_and_shift(self, out: Tensor, rows: Tensor, scale: Tensor, shift: Tensor) -> Tensor:
-        """Write ``rows * scale + shift`` to ``out``, for what :meth:`spread` returns."""
-        if self.is_last:
-            return torch.addcmul(shift, rows, scale, out=out)
-        return torch.mul(rows, scale, out=out).add_(shift)
+    def scale_and_shift(self, rows: Tensor, scale: Tensor, shift: Tensor) -> Tensor:
+        """Return ``rows * scale + shift``, for what :meth:`spread` returns."""
+        return torch.addcmul(shift, rows, scale) if self.is_last else torch.mul(rows, scale).add_(shift)
+
+
+def _as_channels(rows: Tensor) -> Tensor:
+    """Return rows ``(R, C)`` as an image ``(1, C, R, 1)`` in channels_last."""
+    return rows.t()[None, :, :, None]
 
 
 class _BatchNorm2d(Function):
@@ -213,16 +237,14 @@ class _BatchNorm2d(Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor, eps: float) -> tuple[Tensor, Tensor, Tensor]:
         rows = _Rows(x)
-        mean = rows.sum(rows.data) / rows.count
-        work = rows.data - rows.spread(mean)[0]
-        variance = rows.sum(work.mul_(work)) / rows.count
+        mean, variance = rows.statistics()
         inverse = (variance + eps).rsqrt()
         scale = weight * inverse
-        rows.scale_and_shift(work, rows.data, *rows.spread(scale, bias - mean * scale))
+        normalized = rows.scale_and_shift(rows.data, *rows.spread(scale, bias - mean * scale))
         ctx.save_for_backward(x, weight, mean, inverse)
         ctx.eps = eps
         ctx.mark_non_differentiable(mean, variance)
-        return rows.restore(work), mean, variance
+        return rows.restore(normalized), mean, variance
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
@@ -236,14 +258,11 @@ class _BatchNorm2d(Function):
                 gradient = gradient.contiguous(memory_format=torch.channels_last)
             return *torch.ops.aten.native_batch_norm_backward(gradient, x, weight, *statistics), None
         gradient = rows.arrange(gradient)
-        work = gradient * rows.data
-        bias_gradient = rows.sum(gradient)
-        weight_gradient = (rows.sum(work) - mean * bias_gradient) * inverse
+        weight_gradient, bias_gradient = rows.parameter_gradients(gradient, mean, inverse)
         # dx = scale * (g - mean(g) - normalized x * mean(g * normalized x)), as a sum of multiples of g and x
         scale = weight * inverse
         slope = -scale * inverse * weight_gradient / rows.count
         shift = -scale * bias_gradient / rows.count - slope * mean
         spread_scale, spread_shift, spread_slope = rows.spread(scale, shift, slope)
-        rows.scale_and_shift(work, gradient, spread_scale, spread_shift)
-        work.addcmul_(rows.data, spread_slope)
+        work = rows.scale_and_shift(gradient, spread_scale, spread_shift).addcmul_(rows.data, spread_slope)
         return rows.restore(work), weight_gradient, bias_gradient, None
