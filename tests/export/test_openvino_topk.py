@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 pytest.importorskip("openvino")
@@ -25,6 +25,7 @@ def largest(limit: int) -> openvino.CompiledModel:
     return openvino.Core().compile_model(model, "CPU", openvino_settings("float32"))
 
 
+@settings(deadline=None)
 @given(st.integers(0, 2**31), st.integers(1, 4), st.integers(0, 60), st.sampled_from([1, 2, 7]))
 def test_the_earlier_of_equal_values_is_first(seed: int, rows: int, more: int, limit: int) -> None:
     generator = torch.Generator().manual_seed(seed)
