@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING
 
 from nasnet_det.cli.shared.errors import command, needs
 from nasnet_det.cli.shared.options import add_output, new_parser
-from nasnet_det.safe_io.files import exists, protect, protecting, write_text
+from nasnet_det.safe_io.files import exists, protecting, write_text
 
 if TYPE_CHECKING:
     from nasnet_det.detection.data.look import CocoData
@@ -78,9 +78,7 @@ def read_sets(root: Path) -> dict[str, CocoData]:
 
         register_coco_splits()
         if str(root) in DatasetCatalog:
-            data = read_registered(str(root))
-            protect(data.find_images().paths)
-            return {"all": data}
+            return {"all": read_registered(str(root))}
     return read_folder(root)
 
 

@@ -23,8 +23,8 @@ from nasnet_det.safe_io.files import protecting, remove
 
 #: The AP50, in percent, that counts as plainly learnt.
 LEARNT = 90.0
-#: What a demo writes beside its checkpoints, its pictures and the mark of its folder.
-_FILES = ("annotations.json", "scores.json", "config.yaml", "last_checkpoint", "overview.jpg")
+#: What a demo writes beside its checkpoints of a step, its pictures and the mark of its folder.
+_FILES = ("annotations.json", "scores.json", "config.yaml", "last_checkpoint", "model_final.pth", "overview.jpg")
 
 
 def parse(argv: Sequence[str] | None) -> argparse.Namespace:
@@ -88,7 +88,7 @@ def forget(output: Path) -> None:
 
     if read_run(output, "demo") is None:
         return
-    for path in [output / name for name in _FILES] + sorted(output.glob("model_*.pth")):
+    for path in [output / name for name in _FILES] + sorted(output.glob(f"model_{'[0-9]' * 7}.pth")):
         remove(path)
 
 

@@ -22,6 +22,8 @@ from nasnet_det.safe_io.files import other_content
 logger = logging.getLogger(__name__)
 
 _ORIENTATION = 0x0112
+#: TIFF's tag of the bits of each channel.
+_BITS = 258
 #: What undoes each EXIF orientation; the last four exchange width and height.
 _TURNS = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
@@ -127,12 +129,16 @@ def as_rgb(image: Image.Image) -> Image.Image:
     """Return a copy of an image as 8-bit RGB, without transparency.
 
     Grey images of 16 or 32 bits or of floating-point numbers are scaled to 8 bits by their own range. Of images of
-    several channels of 16 bits Pillow keeps the upper 8; those that use less than a quarter of the range are refused.
+    several channels of 16 bits Pillow keeps the upper 8; those that use less than a quarter of the range are refused,
+    as are TIFF's of a plane for each channel, which Pillow takes for bytes.
 
     Raises:
         ImageError: if it has no such form.
     """
-    deep = any(";16" in str(tile.args) for tile in getattr(image, "tile", ()))  # which loading forgets
+    forms = [str(tile.args) for tile in getattr(image, "tile", ())]  # which loading forgets
+    deep = any(form in text for text in forms for form in (";16", "65535"))  # the latter is PPM's largest value
+    if not deep and len(image.getbands()) > 1 and max(getattr(image, "tag_v2", {}).get(_BITS, (8,))) > 8:
+        raise ImageError("its channels of 16 bits are in planes of their own: save it with a colour for each pixel")
     image.load()
     if image.mode in ("I", "F") or image.mode.startswith("I;16"):
         _warn_of_scaling(f"mode {image.mode}", "each by its own range")

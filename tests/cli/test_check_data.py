@@ -73,9 +73,10 @@ def test_broken_entries_are_named(folder: Path, tmp_path: Path, capsys: pytest.C
 
 
 def test_the_input_is_not_written_over(folder: Path, capsys: pytest.CaptureFixture) -> None:
-    before = (folder / "annotations.json").read_bytes()
-    assert main([str(folder), "--output", str(folder / "annotations.json")]) == 2
-    assert (folder / "annotations.json").read_bytes() == before
+    for path in (folder / "annotations.json", folder / "images" / "2.png"):
+        before = path.read_bytes()
+        assert main([str(folder), "--output", str(path)]) == 2
+        assert path.read_bytes() == before
 
 
 def test_masks_are_looked_at_where_asked(folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:

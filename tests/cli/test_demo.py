@@ -43,10 +43,12 @@ def test_it_trains_judges_and_draws(
     assert main(["--output", str(output), *SMALL, *SHORT]) == 1
     assert "holds a finished run" in capsys.readouterr().out
     assert (output / "model_final.pth").stat().st_mtime_ns == trained
-    (output / "notes.txt").write_text("a file of the user's")
+    own = [output / name for name in ("notes.txt", "model_mine.pth", "model_final_copy.pth")]
+    for path in own:
+        path.write_text("a file of the user's")
     assert main(["--output", str(output), "--restart", *SMALL, *SHORT]) == 1
     assert (output / "model_final.pth").stat().st_mtime_ns != trained
-    assert (output / "notes.txt").is_file()
+    assert all(path.is_file() for path in own)
 
 
 def test_a_stopped_run_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture) -> None:

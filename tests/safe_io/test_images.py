@@ -57,6 +57,32 @@ def test_channels_of_16_bits_keep_their_range_or_are_refused(tmp_path: Path, kin
         read_image(path)
 
 
+def test_16_bits_are_seen_in_pixmaps_and_planes(tmp_path: Path) -> None:
+    dark = np.stack([RAMP * 4095] * 3, -1)
+    (tmp_path / "a.ppm").write_bytes(b"P6 4 3 65535\n" + dark.astype(">u2").tobytes())
+    (tmp_path / "a.tif").write_bytes(tiff_of_planes(RAMP * 65535))
+    assert Image.open(tmp_path / "a.tif").mode == "RGB"
+    for name in ("a.ppm", "a.tif"):
+        with pytest.raises(ImageError, match=rf"{name}.*16"):
+            read_image(tmp_path / name)
+
+
+def tiff_of_planes(plane: np.ndarray) -> bytes:
+    """Return a TIFF of 16 bits in whose three planes ``(H, W)`` all values are the same."""
+    (height, width), data = plane.shape, plane.astype("<u2").tobytes()
+    tags = {256: width, 257: height, 258: (16,) * 3, 259: 1, 262: 2, 273: (0, 1, 2), 277: 3, 278: height}
+    tags |= {279: (len(data),) * 3, 284: 2}
+    entries, more, start = b"", b"", 8 + 2 + 12 * len(tags) + 4
+    for tag, value in tags.items():
+        values = [start + 36 + part * len(data) for part in value] if tag == 273 else np.atleast_1d(value).tolist()
+        packed = struct.pack(f"<{len(values)}I", *values)
+        entries += struct.pack("<HHI", tag, 4, len(values)) + (
+            packed if len(values) == 1 else struct.pack("<I", start + len(more))
+        )
+        more += packed if len(values) > 1 else b""
+    return b"II*\0" + struct.pack("<IH", 8, len(tags)) + entries + bytes(4) + more + data * 3
+
+
 def png_of_16_bits(pixels: np.ndarray, kind: int) -> bytes:
     """Return a PNG of ``(H, W, C)`` values, which Pillow does not write; ``kind`` is its colour type."""
 

@@ -11,7 +11,9 @@ from typing import Any
 
 from nasnet_det.detection.data.columns import CocoFormatError, Record
 from nasnet_det.detection.data.look import RENAMED
-from nasnet_det.safe_io.folders import bare_name
+from nasnet_det.safe_io.copies import find_copies
+from nasnet_det.safe_io.files import exists
+from nasnet_det.safe_io.folders import bare_name, find_path
 from nasnet_det.safe_io.images import read_header
 from nasnet_det.safe_io.values import named
 
@@ -23,7 +25,8 @@ class ImageIndex:
 
     An image belongs to the entry whose ``file_name`` its path ends with, the longest where there are several; else, of
     the entries that are left with its base name, to the one whose last folders are those of its path. What is left is
-    matched once more by names without the ending of images, in any letter case.
+    matched once more by names without the ending of images, in any letter case. An entry whose ``file_name`` is that of
+    another image, relative to a folder that the image is in, is not the image's.
 
     Args:
         paths: all images.
@@ -41,8 +44,12 @@ class ImageIndex:
         self.images: list[Record] = []
         self.known = annotations
         self._entries = {} if annotations is None else _match(paths, annotations["images"], _parts)
+        near = {path: _listed_file(path, entry["file_name"]) for path, entry in self._entries.items()}
+        self._others = {path: other for path, other in near.items() if other and not find_copies([path], [other])}
+        self._entries = {path: entry for path, entry in self._entries.items() if path not in self._others}
         if annotations is not None:
-            self._add_renamed([path for path in paths if path not in self._entries], annotations["images"])
+            rest = [path for path in paths if path not in self._entries and path not in self._others]
+            self._add_renamed(rest, annotations["images"])
 
     def is_upright(self, path: Path) -> bool:
         """Return False for an image whose size in the annotations is that without its EXIF orientation.
@@ -64,6 +71,8 @@ class ImageIndex:
         """
         if self.known is None:
             return len(self.images) + 1
+        if path in self._others:
+            raise KeyError(f"not in the annotations, whose image of this name is {self._others[path]}")
         if path not in self._entries:
             raise KeyError("not in the annotations")
         entry = self._entries[path]
@@ -107,6 +116,12 @@ def _match(
         if not matches
     }
     return _one_to_one(found | rest)
+
+
+def _listed_file(path: Path, name: str) -> Path | None:
+    """Return the file that an entry's ``file_name`` names, relative to the nearest folder above ``path`` with one."""
+    folders = path.absolute().parents
+    return next((found for folder in folders if exists(found := find_path(folder, name))), None)
 
 
 def _equal(one: Sequence[str], other: Sequence[str]) -> int:

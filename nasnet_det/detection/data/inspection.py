@@ -25,6 +25,7 @@ from nasnet_det.detection.data.look import (
     SetLook,
     Trouble,
 )
+from nasnet_det.safe_io.files import protect
 from nasnet_det.safe_io.images import ImageError, ImageHeader, read_headers
 from nasnet_det.safe_io.values import format_value, named
 
@@ -69,6 +70,7 @@ class _Inspection:
         self.images, self.annotations = data.content["images"], data.content.get("annotations", [])
         self.found = data.find_images()
         self.paths = self.found.paths
+        protect(self.paths)
         self.sizes = [(image["width"], image["height"]) for image in self.images]
         self.boxes = np.array([entry["bbox"] for entry in self.annotations], dtype=np.float64).reshape(-1, 4)
         self.crowd = np.array([entry["iscrowd"] for entry in self.annotations], dtype=bool)

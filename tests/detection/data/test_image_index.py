@@ -50,3 +50,13 @@ def test_images_have_the_ids_of_names_in_another_way(
 def test_ambiguous_names_are_refused(paths: list[str], entries: list[str]) -> None:
     with pytest.raises(CocoFormatError, match=r"1\.(png|bmp)"):
         ids(paths, entries)
+
+
+@pytest.mark.parametrize(("same", "expected"), [(False, None), (True, 10)])
+def test_an_image_is_not_another_s_of_its_base_name(tmp_path: Path, same: bool, expected: int | None) -> None:
+    """Of two cameras only one may be annotated; a copy of its images is the same."""
+    for camera in ("a", "b"):
+        (tmp_path / camera).mkdir()
+        (tmp_path / camera / "1.jpg").write_text("a" if same else camera)
+    assert ids([str(tmp_path / "b" / "1.jpg")], ["a/1.jpg"]) == [expected]
+    assert ids([str(tmp_path / "a" / "1.jpg")], ["a/1.jpg"]) == [10]
