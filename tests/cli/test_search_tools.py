@@ -179,7 +179,7 @@ def test_a_search_without_an_accuracy_falls_short(
     data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     for trials in (1, 2):
-        assert run(tmp_path / "s", data, "learning_rate=1e15", trials=trials) == 1
+        assert run(tmp_path / "s", data, "learning_rate=1e15", "weight_decay=1e10", trials=trials) == 1
     output = capsys.readouterr()
     assert "2 diverged" in output.err and "best" not in output.out and "export-cell" not in output.out
 
