@@ -25,8 +25,8 @@ _LARGEST_GRID = 100_000
 _REFUSALS = 10
 #: Samplers that list all architectures, each once.
 _LISTS = ("GridSampler", "BruteForceSampler")
-#: Samplers whose refused decisions are not proposed again, or on purpose.
-_AS_LISTED = (*_LISTS, "QMCSampler", "PartialFixedSampler")
+#: Samplers without a model, which refusals do not hold: they follow a list, a sequence or fixed decisions.
+_WITHOUT_MODEL = (*_LISTS, "QMCSampler", "PartialFixedSampler")
 #: Samplers that draw categories independently and uniformly.
 _OF_NUMBERS = ("CmaEsSampler",) if int(optuna.__version__.split(".")[0]) >= 5 else ("CmaEsSampler", "QMCSampler")
 
@@ -102,7 +102,7 @@ class OptunaSampler(Strategy[SamplerSettings]):
         number = len(self._trials())
         self._refused_before, self._refused = self._refused, 0
         self.study.sampler = self._make_sampler(number)
-        if self._refused_before >= _REFUSALS and self.settings.sampler not in _AS_LISTED:
+        if self._refused_before >= _REFUSALS and self.settings.sampler not in _WITHOUT_MODEL:
             self.study.sampler = RandomSampler(derive_seed(self.seed, number))
         with quiet():
             trial = self.study.ask(dict(self.choices))
