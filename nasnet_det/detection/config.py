@@ -257,6 +257,14 @@ def default_node() -> CfgNode:
     return node
 
 
+def with_weights(cfg: CfgNode, weights: str) -> CfgNode:
+    """Return a config whose detector is to have the weights of a checkpoint: ``PRETRAINED`` is not read for it."""
+    cfg = cfg.clone()
+    cfg.defrost()
+    cfg.MODEL.WEIGHTS = weights
+    return cfg
+
+
 def network_arguments(cfg: CfgNode) -> dict[str, Any]:
     """Return the arguments of :func:`nasnet_det.detection.modeling.backbone.build_network` from a config."""
     node = cfg.MODEL.NASNET

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 import sqlalchemy
 from optuna.exceptions import StorageInternalError
@@ -54,22 +56,44 @@ def format_url(url: URL) -> str:
     return str(url.database) if url.drivername == "sqlite" else url.render_as_string(hide_password=True)
 
 
-def connect(url: URL) -> RDBStorage:
-    """Return Optuna's storage at a URL; the folder of an SQLite file is created."""
+def connect(url: URL, reading: bool = False) -> RDBStorage:
+    """Return Optuna's storage at a URL; the folder of an SQLite file is created.
+
+    Args:
+        url: the database's.
+        reading: True if nothing will be written, so that an SQLite file may be where nothing can be.
+    """
     arguments: dict[str, Any] = {}
     if url.get_backend_name() == "sqlite":
         arguments = {"timeout": 60}
-        if url.database:
+        if url.database and not (reading and _is_read_only(Path(url.database))):
             Path(url.database).parent.mkdir(parents=True, exist_ok=True)
+        elif url.database:
+            file = f"file:{quote(str(Path(url.database).absolute()))}"
+            url = url.set(database=file, query={"mode": "ro", "immutable": "1", "uri": "true"})
     elif url.get_backend_name() in ("postgresql", "mysql"):
         arguments = {"connect_timeout": _CONNECT_SECONDS}
     backend = RDBStorage(
         url.render_as_string(hide_password=False), engine_kwargs={"connect_args": arguments, "pool_pre_ping": True}
     )
-    if url.get_backend_name() == "sqlite":
+    if url.get_backend_name() == "sqlite" and "immutable" not in url.query:
         sqlalchemy.event.listen(backend.engine, "connect", _tune_sqlite)
         backend.engine.dispose()
     return backend
+
+
+def _is_read_only(file: Path) -> bool:
+    """Return whether SQLite cannot write to a file and make its log beside it.
+
+    Raises:
+        StudyError: if trials are in a log that only a writer can read.
+    """
+    if os.access(file, os.W_OK) and os.access(file.parent, os.W_OK):
+        return False
+    log = file.with_name(f"{file.name}-wal")
+    if log.is_file() and log.stat().st_size:
+        raise StudyError(f"{file} is read-only, and its last trials are still in {log.name}: copy both, and read those")
+    return True
 
 
 def _tune_sqlite(connection: Any, _: Any) -> None:

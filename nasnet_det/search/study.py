@@ -81,7 +81,7 @@ class Study:
         with storage_errors(url):
             if identity is None and url.database and url.drivername == "sqlite" and not Path(url.database).is_file():
                 raise StudyError(f"no study at {url.database}")
-            backend = connect(url)
+            backend = connect(url, reading=identity is None)
             try:
                 study_id = backend.get_study_id_from_name(name)
             except KeyError:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import warnings
 from pathlib import Path
 
@@ -17,7 +18,7 @@ from nasnet_det.search.records import Task
 from nasnet_det.search.storage import StudyError, storage_url
 from nasnet_det.search.study import Study
 from nasnet_det.search.workers import Job
-from tests.search.fakes import SPACE, FakeChild, outcome, run_search
+from tests.search.fakes import SPACE, FakeChild, outcome, rewards, run_search
 
 
 def test_a_trial_holds_its_genotype_and_measures(tmp_path: Path) -> None:
@@ -117,6 +118,23 @@ def test_an_unreachable_database_is_one_clear_error(storage: str, match: str) ->
     with pytest.raises(StudyError, match=match) as caught:
         Study.open(storage, "s", {"seed": 0})
     assert "\n" not in str(caught.value) and "secret" not in str(caught.value)
+
+
+def test_a_finished_search_is_read_where_nothing_can_be_written(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = tmp_path / "50% of a #search?"  # signs that mean something in a URL
+    run_search(folder, "random", 4)
+    expected, files = rewards(folder), sorted(folder.iterdir())
+    access = os.access
+    monkeypatch.setattr(
+        os, "access", lambda path, mode: folder not in (path, *Path(path).parents) and access(path, mode)
+    )
+    assert rewards(folder) == expected
+    assert sorted(folder.iterdir()) == files
+    (folder / "study.db-wal").write_bytes(b"trials of a killed search")
+    with pytest.raises(StudyError, match=r"study\.db-wal"):
+        rewards(folder)
 
 
 def test_what_is_no_database_is_refused(tmp_path: Path) -> None:

@@ -10,6 +10,7 @@ from detectron2.checkpoint import DetectionCheckpointer
 from detectron2.config import CfgNode
 from torch import nn
 
+from nasnet_det.detection.config import with_weights
 from nasnet_det.detection.convert.checkpoint_files import MALFORMED, read_checkpoint_file, refused
 from nasnet_det.detection.convert.identity import CheckpointError
 from nasnet_det.detection.modeling.rcnn import build_detector
@@ -140,10 +141,7 @@ def build_for_inference(cfg: CfgNode, weights: str) -> tuple[nn.Module, list[dic
     """
     if not weights:
         raise CheckpointError("the config names no checkpoint: give one with --weights or MODEL.WEIGHTS")
-    cfg = cfg.clone()
-    cfg.defrost()
-    cfg.MODEL.WEIGHTS = weights
-    model = build_detector(cfg).eval()
+    model = build_detector(with_weights(cfg, weights)).eval()
     return model, load_for_inference(model, weights)
 
 

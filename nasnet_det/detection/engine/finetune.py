@@ -95,16 +95,17 @@ class FinetuneTrainer(ShortTrainer):
         plan: of the run.
         look: the data sets looked at.
         loggers: names of loggers.
+        resume: see the trainer's.
     """
 
     #: Those of the last evaluation are not of the best weights.
     keeps_results = False
 
-    def __init__(self, cfg: CfgNode, plan: Plan, look: Look, loggers: Sequence[str] = ()) -> None:
+    def __init__(self, cfg: CfgNode, plan: Plan, look: Look, loggers: Sequence[str] = (), resume: bool = False) -> None:
         self.plan, self.look, self.logger_names = plan, look, loggers
         #: COCO's numbers, in percent, of the best weights so far.
         self.scores: dict[str, float] = {}
-        super().__init__(cfg)
+        super().__init__(cfg, resume)
 
     def checkpoint_name(self) -> str:
         """Return the name of the only checkpoint."""
@@ -212,7 +213,7 @@ def finetune(options: Options, resume: bool = False, log: Callable[[str], None] 
         log(f"  --set           {key}={value}")
 
     seed_all_rng(cfg.SEED)
-    trainer = FinetuneTrainer(cfg, plan, look, options.loggers)
+    trainer = FinetuneTrainer(cfg, plan, look, options.loggers, resume)
     trainer.resume_or_load(resume=resume)
     if run is None:  # what fails before this leaves no run
         described = {"version": nasnet_det.__version__, "data": str(options.data), "digest": digest}

@@ -172,7 +172,7 @@ def train_or_evaluate(cfg: CfgNode, args: argparse.Namespace) -> Any:
         CheckpointError: if an evaluation has no weights, or weights that do not fill the model.
     """
     if not args.eval_only:
-        trainer = DetectorTrainer(cfg)
+        trainer = DetectorTrainer(cfg, args.resume)
         trainer.resume_or_load(resume=args.resume)
         # Not earlier: a resume that is refused leaves the run's config as it was.
         saved = Path(cfg.OUTPUT_DIR, "config.yaml")

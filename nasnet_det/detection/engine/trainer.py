@@ -16,7 +16,7 @@ from detectron2.utils import comm
 from detectron2.utils.events import EventStorage
 from torch import nn
 
-from nasnet_det.detection.config import ConfigError
+from nasnet_det.detection.config import ConfigError, with_weights
 from nasnet_det.detection.data.catalog import categories
 from nasnet_det.detection.data.registered import learned_classes, look_at_config
 from nasnet_det.detection.data.training_data import build_test_loader, build_train_loader
@@ -40,6 +40,8 @@ class DetectorTrainer(DefaultTrainer):
 
     Args:
         cfg: the config.
+        resume: whether :meth:`resume_or_load` will be asked to resume; where a run is there, all weights are then those
+            of its checkpoint, and published ones are not looked for.
 
     Attributes:
         finished: set by a hook to end the training after a step.
@@ -53,12 +55,14 @@ class DetectorTrainer(DefaultTrainer):
     finished = False
     keeps_results = True
 
-    def __init__(self, cfg: CfgNode) -> None:
+    def __init__(self, cfg: CfgNode, resume: bool = False) -> None:
         TrainerBase.__init__(self)
         self.check(cfg)
         look_at_config(cfg)
         cfg = self.auto_scale_workers(cfg, comm.get_world_size())
-        model = self.build_model(cfg)
+        run = Checkpointer(nn.Module(), cfg.OUTPUT_DIR)
+        resumed = resume and run.has_checkpoint()
+        model = self.build_model(with_weights(cfg, run.get_checkpoint_file()) if resumed else cfg)
         optimizer = self.build_optimizer(cfg, model)
         loader = self.build_train_loader(cfg)
         self.seed = loader.batch_sampler.seed

@@ -13,6 +13,7 @@ pytest.importorskip("detectron2")
 
 from nasnet_det.detection.config import ConfigError
 from nasnet_det.detection.engine.trainer import DetectorTrainer, TrainingError, check_solver
+from nasnet_det.weights import WeightsError
 
 
 class Killed(BaseException):
@@ -66,6 +67,17 @@ def test_a_killed_run_resumed_is_the_unbroken_run(small_config: Any, tiny_coco: 
         assert torch.equal(value, resumed["model"][name]), name
     rates = [run["trainer"]["_trainer"]["optimizer"]["param_groups"][0]["lr"] for run in (unbroken, resumed)]
     assert rates[0] == rates[1] == pytest.approx(3e-5)
+
+
+def test_a_resumed_run_needs_no_other_weights_than_its_own(small_config: Any, tiny_coco: str, tmp_path: Path) -> None:
+    first = train(config(small_config, tiny_coco, tmp_path / "run"), resume=False)
+    cfg = config(small_config, tiny_coco, tmp_path / "run", MODEL__NASNET__PRETRAINED=str(tmp_path / "absent.pt"))
+    with pytest.raises(WeightsError, match=r"absent\.pt"):
+        DetectorTrainer(cfg)
+    trainer = DetectorTrainer(cfg, resume=True)
+    trainer.resume_or_load(resume=True)
+    for name, value in trainer.model.state_dict().items():
+        assert torch.equal(value, first["model"][name]), name
 
 
 @pytest.mark.parametrize(
