@@ -31,6 +31,7 @@ from nasnet_det.cli.shared.models import RUNTIMES, names_package
 from nasnet_det.cli.shared.options import add_image_size, new_parser
 from nasnet_det.cli.shared.training_options import add_execution_options, selected_execution
 from nasnet_det.safe_io.files import write_text
+from nasnet_det.safe_io.values import one_line
 
 if TYPE_CHECKING:
     from nasnet_det.training.data.image_folder import Preprocessing
@@ -47,6 +48,7 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--model", required=True, help="a timm name, local-dir:FOLDER, or a package (.onnx, .pt2)")
     parser.add_argument("--runtime", choices=RUNTIMES, help="of a package in ONNX (its own)")
     parser.add_argument("--weights", type=Path, metavar="FILE", help="a downloaded file of published weights")
+    parser.add_argument("--num-classes", type=int, metavar="N", help="of --weights, if not those of the model's name")
     parser.add_argument(
         "--preprocessing", default="timm", choices=["timm", "slim"], help="of an ImageNet folder (timm)"
     )
@@ -84,23 +86,28 @@ def load_model(options: argparse.Namespace) -> Any:
     """Return the model with its pretrained weights, or a package (see ``nasnet-det package``).
 
     Raises:
-        ModelError: if the model does not exist or its weights are not available.
+        ModelError: if the model does not exist, or its weights are not available or have other classes.
         ValueError: for weights with a package, or a runtime with anything else.
     """
     import timm
 
     from nasnet_det.training.models import ModelChoice, ModelError
 
-    if names_package(options.model, options.runtime, others=options.weights is not None):
+    classes = options.num_classes
+    if names_package(options.model, options.runtime, others=options.weights is not None or classes is not None):
         from nasnet_det.export import load_package
 
         return load_package(options.model, options.runtime)
     ModelChoice.named(options.model)
     try:
-        overlay: dict[str, Any] = {"pretrained_cfg_overlay": {"file": str(options.weights)}} if options.weights else {}
-        return timm.create_model(options.model, pretrained=True, **overlay)
+        given: dict[str, Any] = {} if classes is None else {"num_classes": classes}
+        overlay = {"file": str(options.weights), **given} if options.weights else None
+        model: Any = timm.create_model(options.model, pretrained=True, pretrained_cfg_overlay=overlay, **given)
     except (RuntimeError, OSError, ValueError) as error:
-        raise ModelError(f"the weights of {options.model} are not available: {error}") from None
+        raise ModelError(f"the weights of {options.model} are not available: {one_line(error)}") from None
+    if given and (stored := model.pretrained_cfg["num_classes"]) != classes:  # its classifier would be a random one
+        raise ModelError(f"{options.weights or options.model} has {stored} classes, not --num-classes {classes}")
+    return model
 
 
 def preprocessing_of(options: argparse.Namespace, model: Any) -> Preprocessing:

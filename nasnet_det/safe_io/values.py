@@ -148,6 +148,11 @@ def named(items: Collection[Any], limit: int = 3) -> str:
     return shown + (f" and {len(items) - limit} more" if len(items) > limit else "")
 
 
+def one_line(error: BaseException) -> str:
+    """Return an exception's message with its lines joined, at most 300 characters."""
+    return " ".join(str(error).split())[:300]
+
+
 def first_line(error: BaseException) -> str:
     """Return the first line of an exception's message, at most 300 characters, or its class's name if it is empty."""
     return (str(error).strip().splitlines() or [type(error).__name__])[0][:300]

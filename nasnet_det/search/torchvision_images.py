@@ -13,7 +13,7 @@ import numpy as np
 from PIL import Image
 
 from nasnet_det.safe_io.images import ImageError, as_rgb
-from nasnet_det.safe_io.values import format_value
+from nasnet_det.safe_io.values import format_value, one_line
 from nasnet_det.training.data.cifar10 import DataError
 
 
@@ -66,10 +66,10 @@ def _open(kind: Callable[..., Any], folder: str) -> Any:
             return kind(**options, **attempt)
         except (ImportError, OSError, RuntimeError, TypeError, ValueError) as error:
             problem = error
+    assert problem is not None
     _remove_empty(_entries(Path(folder)) - before)
-    reason = " ".join(str(problem).split())[:300]
     name = getattr(kind, "__name__", "data set")
-    raise DataError(f"torchvision cannot open {name} in {folder}, or download it there: {reason}") from None
+    raise DataError(f"torchvision cannot open {name} in {folder}, or download it there: {one_line(problem)}") from None
 
 
 def _entries(folder: Path) -> set[Path]:

@@ -23,7 +23,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from torch.optim.swa_utils import get_ema_multi_avg_fn
 
 from nasnet_det.models.drop_path import ScheduledDropPath, set_drop_path_progress
-from nasnet_det.safe_io.values import format_value
+from nasnet_det.safe_io.values import format_value, one_line
 from nasnet_det.training.execution import Execution, capture
 from nasnet_det.training.optimizer_state import load_state
 from nasnet_det.training.processor import keep_freed_memory
@@ -281,5 +281,4 @@ def _as_recipe_error(what: str, options: Mapping[str, Any]) -> Iterator[None]:
     try:
         yield
     except (ArithmeticError, AssertionError, AttributeError, LookupError, RuntimeError, TypeError, ValueError) as error:
-        reason = " ".join(str(error).split())[:300]
-        raise RecipeError(f"{what}: invalid arguments {format_value(dict(options))} ({reason})") from None
+        raise RecipeError(f"{what}: invalid arguments {format_value(dict(options))} ({one_line(error)})") from None

@@ -24,7 +24,7 @@ from nasnet_det.genotypes.genotype import Genotype
 from nasnet_det.models.family import FAMILY
 from nasnet_det.models.plan import Stem
 from nasnet_det.models.presets import PRESETS, stem_channels
-from nasnet_det.safe_io.values import first_line, format_value, parse_json
+from nasnet_det.safe_io.values import first_line, format_value, one_line, parse_json
 
 LOCAL = "local-dir:"
 _AUXILIARY = "aux_head."
@@ -87,8 +87,9 @@ class ModelChoice:
         try:
             return timm.create_model(self.architecture, **given)
         except (ArithmeticError, AttributeError, LookupError, RuntimeError, TypeError, ValueError) as error:
-            reason = " ".join(str(error).split())[:400]
-            raise ModelError(f"{format_value(self.architecture)[1:-1]}: invalid arguments ({reason})") from None
+            raise ModelError(
+                f"{format_value(self.architecture)[1:-1]}: invalid arguments ({one_line(error)})"
+            ) from None
 
     def build_for_training(
         self, num_classes: int, image_size: int, drop_rate: float, drop_path_rate: float, auxiliary: bool

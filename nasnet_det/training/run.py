@@ -10,6 +10,7 @@ from typing import Any, Protocol
 
 import torch
 
+from nasnet_det.safe_io.values import one_line
 from nasnet_det.training.engine import Batches, Diverged, Trainer
 from nasnet_det.training.seeds import seed_step
 
@@ -181,10 +182,9 @@ class _Loop:
             self.loss.steps = int(state["partial"]["steps"])
             self.history = [EpochReport.from_dict(row) for row in state["history"]]
         except (ArithmeticError, AttributeError, LookupError, RuntimeError, TypeError, ValueError) as error:
-            reason = " ".join(str(error).split())[:300]
             path = getattr(self.keeper, "checkpoint", "the last checkpoint")
             raise RunError(
-                f"{path} is damaged or belongs to another run ({reason}); "
+                f"{path} is damaged or belongs to another run ({one_line(error)}); "
                 "remove it to start over, or choose another folder"
             ) from error
 

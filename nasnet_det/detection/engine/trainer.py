@@ -28,6 +28,7 @@ from nasnet_det.detection.modeling.fused import for_inference
 from nasnet_det.detection.modeling.rcnn import build_detector
 from nasnet_det.detection.supported import check_supported
 from nasnet_det.safe_io.stopping import stop_on_signal
+from nasnet_det.safe_io.values import one_line
 from nasnet_det.training.seeds import derive_seed
 
 
@@ -137,7 +138,7 @@ class DetectorTrainer(DefaultTrainer):
             else f"lower SOLVER.BASE_LR (now {self.cfg.SOLVER.BASE_LR:g}) or raise SOLVER.WARMUP_ITERS "
             f"(now {self.cfg.SOLVER.WARMUP_ITERS}), and start again or --resume from the last checkpoint"
         )
-        return f"step {self.iter + 1}: the loss is not finite ({' '.join(str(error).split())[:200]}): {remedy}"
+        return f"step {self.iter + 1}: the loss is not finite ({one_line(error)}): {remedy}"
 
     @classmethod
     def build_model(cls, cfg: CfgNode) -> nn.Module:

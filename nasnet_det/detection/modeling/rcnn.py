@@ -22,6 +22,7 @@ from nasnet_det.detection.supported import check_supported
 from nasnet_det.genotypes.genotype import GenotypeError
 from nasnet_det.models.network import NASNet
 from nasnet_det.models.tf_image import resize_bilinear
+from nasnet_det.safe_io.values import one_line
 from nasnet_det.weights import WeightsError
 
 del rpn  # imported for what it registers
@@ -142,5 +143,4 @@ def build_detector(cfg: CfgNode) -> nn.Module:
     except (ConfigError, GenotypeError, WeightsError):
         raise
     except (AssertionError, ArithmeticError, AttributeError, LookupError, RuntimeError, TypeError, ValueError) as error:
-        reason = " ".join(str(error).split())[:300]
-        raise ConfigError(f"the config describes no detector ({type(error).__name__}: {reason})") from error
+        raise ConfigError(f"the config describes no detector ({type(error).__name__}: {one_line(error)})") from error
