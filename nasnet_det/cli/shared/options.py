@@ -9,8 +9,8 @@ from typing import Any
 
 
 def new_parser(description: str | None) -> argparse.ArgumentParser:
-    """Return a parser that shows a module's docstring as it is formatted."""
-    return argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
+    """Return a parser that shows a module's docstring as it is formatted, and takes options between arguments."""
+    return _Parser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
 
 
 def add_output(
@@ -47,6 +47,13 @@ def settings_as_pairs(words: Sequence[str]) -> list[Any]:
     from nasnet_det.safe_io.settings import parse_assignments
 
     return [part for pair in parse_assignments(words).items() for part in pair]
+
+
+class _Parser(argparse.ArgumentParser):
+    def parse_args(self, args: Any = None, namespace: Any = None) -> Any:
+        if any(action.nargs == argparse.REMAINDER for action in self._actions):
+            return super().parse_args(args, namespace)
+        return self.parse_intermixed_args(args, namespace)
 
 
 class _ImageSize(argparse.Action):

@@ -29,3 +29,13 @@ def test_impossible_sizes_are_refused(sides: list[str], capsys: pytest.CaptureFi
     with pytest.raises(SystemExit):
         parser.parse_args(["--image-size", *sides])
     assert "--image-size" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("words", [["a", "--out", "x", "b"], ["--out", "x", "a", "b"], ["a", "b", "--out", "x"]])
+def test_options_may_stand_between_arguments(words: list[str]) -> None:
+    parser = new_parser(None)
+    parser.add_argument("first")
+    parser.add_argument("others", nargs="*")
+    add_output(parser, "the file")
+    options = parser.parse_args(words)
+    assert (options.first, options.others, options.output) == ("a", ["b"], Path("x"))
