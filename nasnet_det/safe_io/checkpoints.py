@@ -19,6 +19,8 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 
+from nasnet_det.safe_io.pickles import MADE
+
 logger = logging.getLogger(__name__)
 
 #: Keras 3 numbers the layers of its own formats in order of creation, so their positions in a network are unknown.
@@ -27,8 +29,9 @@ KERAS_3 = (
     "which nasnet-det reads"
 )
 
+_NOUN = "(state_dict|model|weights|params|net|network|module)"
 #: Keys and module names under which tools keep a moving average of the weights, then the weights themselves.
-_AVERAGES = ("state_dict_ema", "model_ema", "ema_state_dict", "ema_model", "ema", "average")
+_AVERAGE = re.compile(f"({_NOUN}_)?(ema|swa|averaged?|avg|shadow)(_{_NOUN})?")
 _WEIGHTS = ("state_dict", "model", "model_state_dict", "module", "net", "network")
 #: What DistributedDataParallel and Lightning modules put before parameter names.
 _PREFIXES = ("module.", "model.", "net.", "network.")
@@ -81,11 +84,13 @@ def load_torch(path: str | Path) -> Any:
     unknown: list[str] = ["argparse.Namespace"]
     with suppress(Exception):  # a file of the format before PyTorch 1.6, or one that torch.load will refuse
         unknown += torch.serialization.get_unsafe_globals_in_checkpoint(str(path))
-    placeholders: list[Any] = [
-        (type(name.rpartition(".")[2], (_Placeholder,), {}), name) for name in dict.fromkeys(unknown)
+    data = {".".join(name): made for name, made in MADE.items()}
+    allowed: list[Any] = [
+        (data.get(name) or type(name.rpartition(".")[2], (_Placeholder,), {}), name) for name in dict.fromkeys(unknown)
     ]
+    allowed += {type(np.dtype(kind)) for kind in np.typecodes["AllInteger"] + np.typecodes["Float"] + "?"}
     try:
-        with Path(path).open("rb") as file, torch.serialization.safe_globals(placeholders):
+        with Path(path).open("rb") as file, torch.serialization.safe_globals(allowed):
             return torch.load(file, map_location="cpu", weights_only=True)  # by a path it would go by the ending
     except (pickle.UnpicklingError, LookupError, EOFError):  # PyTorch advises weights_only=False
         raise pickle.UnpicklingError(
@@ -110,11 +115,16 @@ def find_state_dict(data: Any, averaged: bool = True) -> StateDict:
     Raises:
         ValueError: if the content is something else; names its kind.
     """
-    keys = (*_AVERAGES, *_WEIGHTS) if averaged else (*_WEIGHTS, *_AVERAGES)
     names: list[str] = []
     others: list[str] = []
     while isinstance(data, Mapping):
+        averaged = averaged and "message_hub" not in data  # MMEngine exchanges the two when it saves them
+        averages = [key for key in data if isinstance(key, str) and _AVERAGE.fullmatch(key)]
+        keys = [*averages, *_WEIGHTS] if averaged else [*_WEIGHTS, *averages]
         inner = [key for key in keys if isinstance(data.get(key), _Placeholder) or _is_filled(data.get(key))]
+        if not inner and not _holds_tensors(data):
+            inner = [key for key, value in data.items() if _holds_tensors(value)]
+            inner = inner if len(inner) == 1 else []
         if not inner:
             break
         names.append(inner[0])
@@ -127,7 +137,7 @@ def find_state_dict(data: Any, averaged: bool = True) -> StateDict:
     tensors, member = _unwrap(data)
     name = ".".join([*names, *([member] if member else [])])
     skipped = [f"{other!r}" for other in others if averaged or other in _WEIGHTS]
-    if skipped or member in _AVERAGES:
+    if skipped or _AVERAGE.fullmatch(member):
         logger.warning(f"took the weights in {name!r}" + (f", not those in {', '.join(skipped)}" if skipped else ""))
     elif name not in ("", "model"):
         logger.info(f"took the weights in {name!r}")
@@ -136,9 +146,13 @@ def find_state_dict(data: Any, averaged: bool = True) -> StateDict:
 
 def _is_filled(value: Any) -> bool:
     """Return True for a mapping that holds values by name; torch_ema's averages, for one, are a list."""
-    return isinstance(value, Mapping) and any(
-        isinstance(item, (Mapping, torch.Tensor, np.ndarray)) for item in value.values()
+    return _holds_tensors(value) or (
+        isinstance(value, Mapping) and any(isinstance(item, Mapping) for item in value.values())
     )
+
+
+def _holds_tensors(value: Any) -> bool:
+    return isinstance(value, Mapping) and any(isinstance(item, (torch.Tensor, np.ndarray)) for item in value.values())
 
 
 def _unwrap(state: Mapping[str, Any]) -> tuple[dict[str, Any], str]:
@@ -148,7 +162,8 @@ def _unwrap(state: Mapping[str, Any]) -> tuple[dict[str, Any], str]:
         the tensors, and the name of the network that was chosen among several.
     """
     tensors = {_WRAPPERS.sub("", name): value for name, value in state.items() if name not in _COUNTERS}
-    for member in (*_AVERAGES, *_NETWORKS):
+    members = dict.fromkeys(name.partition(".")[0] for name in tensors)
+    for member in (*filter(_AVERAGE.fullmatch, members), *_NETWORKS):
         chosen = {name: value for name, value in tensors.items() if name.startswith(f"{member}.")}
         if chosen:
             inner, within = _unwrap({name.removeprefix(f"{member}."): value for name, value in chosen.items()})

@@ -11,7 +11,8 @@ from typing import Any
 
 import numpy as np
 
-_MADE: dict[tuple[str, str], Any] = {
+#: What arrays and plain values are made by.
+MADE: dict[tuple[str, str], Any] = {
     **{(f"numpy.{core}.multiarray", "_reconstruct"): np.zeros(0).__reduce__()[0] for core in ("core", "_core")},
     **{(f"numpy.{core}.multiarray", "scalar"): np.float32(0).__reduce__()[0] for core in ("core", "_core")},
     **{(f"numpy.{core}.numeric", "_frombuffer"): np.zeros(1).__reduce_ex__(5)[0] for core in ("core", "_core")},
@@ -24,8 +25,8 @@ _MADE: dict[tuple[str, str], Any] = {
 
 class _Unpickler(pickle.Unpickler):
     def find_class(self, module: str, name: str) -> Any:
-        if (module, name) in _MADE:
-            return _MADE[module, name]
+        if (module, name) in MADE:
+            return MADE[module, name]
         raise pickle.UnpicklingError(
             f"it refers to {f'{module}.{name}':.100}, which is not data; nothing in it was executed"
         )

@@ -7,6 +7,7 @@ import datetime
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
@@ -41,7 +42,16 @@ def prefixed(state: dict[str, Any], prefix: str) -> dict[str, Any]:
             {"state_dict": RAW, "ema_state_dict": {"steps": 5, **prefixed(AVERAGE, "module.")}},
             "ema_state_dict",
             True,
+        ),
+        (
+            {"message_hub": {}, "state_dict": AVERAGE, "ema_state_dict": {"steps": 5, **RAW}},
+            "state_dict",
+            True,
         ),  # MMEngine
+        ({"model": RAW, "swa_model": {"n_averaged": 5, **prefixed(AVERAGE, "module.")}}, "swa_model", True),
+        ({"params": RAW, "params_ema": AVERAGE}, "params_ema", True),  # BasicSR
+        ({"model": RAW, "ema": {"decay": 0.9, "shadow": AVERAGE}}, "ema.shadow", True),
+        ({"epoch": 3, "weights": RAW, "optimizer": {"state": {}}}, "weights", False),
         (
             {"step": 5, "initted": 1, **prefixed(RAW, "online_model."), **prefixed(AVERAGE, "ema_model.")},
             "ema_model",
@@ -78,6 +88,11 @@ def test_objects_of_other_classes_are_not_made(tmp_path: Path) -> None:
     loaded = load_torch(tmp_path / "timm.pth")
     assert not any(isinstance(loaded[key], type(value)) for key, value in extras.items())
     assert find_state_dict(loaded).name == "state_dict"
+
+
+def test_arrays_are_read(tmp_path: Path) -> None:
+    torch.save({"model": {"stem.weight": np.ones(2, np.float32)}, "best": np.float64(3)}, tmp_path / "arrays.pth")
+    assert find_state_dict(load_torch(tmp_path / "arrays.pth")).tensors["stem.weight"].tolist() == [1, 1]
 
 
 def test_nothing_is_executed(tmp_path: Path) -> None:

@@ -45,13 +45,14 @@ def read_checkpoint_file(file: str, averaged: bool = True) -> dict[str, Any]:
             head = opened.read(9)
         if head[8:] == b"{":  # after the length of a header in JSON
             return _read_safetensors(file)
-        if file.endswith(".pkl"):
+        pickled = file.endswith(".pkl") and not head.startswith(b"PK")  # else an archive of torch.save
+        if pickled:
             data: Any = from_pickle(Path(file).read_bytes(), encoding="latin1")
         else:
             data = load_torch(file)
         if not isinstance(data, dict):
             raise ValueError(f"it holds a {type(data).__name__}")
-        if file.endswith((".pkl", ".pyth")) and not ("model" in data and "__author__" in data):
+        if (pickled or file.endswith(".pyth")) and not ("model" in data and "__author__" in data):
             # Caffe2's and pycls's, whose names detectron2 then matches
             state = data.get("model_state", data.get("blobs", data))
             author = "pycls" if file.endswith(".pyth") else "Caffe2"

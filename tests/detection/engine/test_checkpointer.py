@@ -153,7 +153,8 @@ def test_checkpoints_are_known_by_their_content_and_found_in_folders(tmp_path: P
     (folder / "optimizer.bin").touch()
     save_file(model.state_dict(), folder / "model.safetensors")
     (tmp_path / "blob").write_bytes((folder / "model.safetensors").read_bytes())
-    for path in (tmp_path / "blob", folder):
+    torch.save(model.state_dict(), tmp_path / "model.pkl")
+    for path in (tmp_path / "blob", tmp_path / "model.pkl", folder):
         loaded = Heads(2)
         load_for_inference(loaded, str(path))
         assert torch.equal(model.cls_score.weight, loaded.cls_score.weight)
