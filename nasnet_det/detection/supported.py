@@ -11,6 +11,12 @@ from nasnet_det.safe_io.values import format_value
 _BOXES_ONLY = ("NASNetRCNN", "RetinaNet", "FCOS")
 #: detectron2's meta-architectures that give something else than detections.
 _OTHER_TASKS = ("PanopticFPN", "SemanticSegmentor", "ProposalNetwork")
+#: detectron2's parts for turned boxes and stored proposals, by the key of their name below MODEL.
+_OTHER_PARTS = {
+    "PROPOSAL_GENERATOR": ("RRPN", "PrecomputedProposals"),
+    "ANCHOR_GENERATOR": ("RotatedAnchorGenerator",),
+    "ROI_HEADS": ("RROIHeads",),
+}
 
 
 def check_supported(cfg: CfgNode) -> None:
@@ -42,6 +48,8 @@ def check_supported(cfg: CfgNode) -> None:
             f"MODEL.PIXEL_STD is {list(model.PIXEL_STD)}, but the weights of MODEL.NASNET.PRETRAINED expect RGB in "
             "[-1, 1]: set MODEL.PIXEL_MEAN and PIXEL_STD [127.5, 127.5, 127.5] and INPUT.FORMAT RGB, as base.yaml does"
         )
+    if min(model.PIXEL_STD, default=0) <= 0:
+        raise ConfigError(f"MODEL.PIXEL_STD is {list(model.PIXEL_STD)}: expected numbers above 0")
     if cfg.INPUT.FORMAT not in ("RGB", "BGR"):
         raise ConfigError(
             f"INPUT.FORMAT is {cfg.INPUT.FORMAT!r}: expected RGB or BGR, as all networks here take colours"
@@ -49,12 +57,20 @@ def check_supported(cfg: CfgNode) -> None:
     for key, sides in (("MIN_SIZE_TRAIN", cfg.INPUT.MIN_SIZE_TRAIN), ("MIN_SIZE_TEST", [cfg.INPUT.MIN_SIZE_TEST])):
         if not sides or min(sides) < 0:
             raise ConfigError(f"INPUT.{key} is {cfg.INPUT[key]}: expected sides in pixels, or 0 for the images' own")
+    for key, names in _OTHER_PARTS.items():
+        if model[key].NAME in names:
+            raise ConfigError(
+                f"MODEL.{key}.NAME is {model[key].NAME}, but turned boxes and stored proposals are not supported: "
+                "leave it out"
+            )
     if model.KEYPOINT_ON:
         raise ConfigError("MODEL.KEYPOINT_ON is True, but keypoints are not supported: set MODEL.KEYPOINT_ON False")
     if model.LOAD_PROPOSALS:
         raise ConfigError(
             "MODEL.LOAD_PROPOSALS is True, but stored proposals are not supported: set MODEL.LOAD_PROPOSALS False"
         )
+    if cfg.TEST.AUG.ENABLED and min(cfg.TEST.AUG.MIN_SIZES, default=0) < 1:
+        raise ConfigError(f"TEST.AUG.MIN_SIZES is {list(cfg.TEST.AUG.MIN_SIZES)}: expected sides in pixels")
     if cfg.TEST.AUG.ENABLED and architecture != "GeneralizedRCNN":
         raise ConfigError(
             f"TEST.AUG.ENABLED is True, but {architecture} has no test-time augmentation (the paper's detector resizes "

@@ -15,7 +15,7 @@ from nasnet_det.safe_io.files import FileKey, exists, file_key
 #: The endings of files that are taken for images in a folder, in lower case; Pillow reads the last with plugins only.
 IMAGE_SUFFIXES = (
     *(".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff", ".gif", ".ppm", ".pgm"),
-    *(".jpe", ".jfif", ".jp2", ".avif", ".heic", ".heif"),
+    *(".jpe", ".jfif", ".jp2", ".mpo", ".apng", ".pnm", ".avif", ".heic", ".heif"),
 )
 #: What the files begin with that mark the folder of a run, and that of predictions.
 _MARKS = {"run.json": b'"format": "nasnet_det.', "images.json": b"written by nasnet-det predict"}

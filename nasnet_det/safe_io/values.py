@@ -11,6 +11,7 @@ import gc
 import itertools
 import json
 import reprlib
+import traceback
 from collections import Counter
 from collections.abc import Collection, Iterable, Iterator, Mapping
 from contextlib import contextmanager
@@ -149,7 +150,12 @@ def named(items: Collection[Any], limit: int = 3) -> str:
 
 
 def one_line(error: BaseException) -> str:
-    """Return an exception's message with its lines joined, at most 300 characters."""
+    """Return an exception's message with its lines joined, at most 300 characters.
+
+    Where it has none, as detectron2's assertions, it is the line of code that raised it.
+    """
+    if not str(error).strip() and (frames := traceback.extract_tb(error.__traceback__)):
+        return str(frames[-1].line)[:300]
     return " ".join(str(error).split())[:300]
 
 

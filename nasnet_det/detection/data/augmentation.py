@@ -36,6 +36,8 @@ def training_augmentations(cfg: CfgNode) -> list[transforms.Augmentation]:
     elif crop.ENABLED:
         if max(_pair("INPUT.CROP.SIZE", crop.SIZE)) > 1 and crop.TYPE.startswith("relative"):
             raise ConfigError(f"INPUT.CROP.SIZE: expected shares of the picture, at most 1, got {list(crop.SIZE)}")
+        if crop.TYPE.startswith("absolute") and any(side != int(side) for side in crop.SIZE):
+            raise ConfigError(f"INPUT.CROP.SIZE: expected whole numbers of pixels, got {list(crop.SIZE)}")
         found.insert(0, transforms.RandomCrop(crop.TYPE, crop.SIZE))
     for name, kind in _COLOURS.items():
         if strength := _strength(name, colour[name]):

@@ -18,6 +18,7 @@ from nasnet_det.detection.data.augmentation import training_augmentations
 from nasnet_det.detection.data.columns import Record
 from nasnet_det.detection.data.look import DatasetError, read_record
 from nasnet_det.safe_io.images import ImageError, reason_with_name
+from nasnet_det.safe_io.values import one_line
 
 logger = logging.getLogger(__name__)
 
@@ -42,7 +43,7 @@ class DetectionMapper(DatasetMapper):
         try:
             parts = super().from_config(cfg, is_train)
         except (AssertionError, ValueError, TypeError) as error:
-            raise ConfigError(f"INPUT describes no augmentation of detectron2's: {error}") from None
+            raise ConfigError(f"INPUT describes no augmentation of detectron2's: {one_line(error)}") from None
         if is_train:
             parts["augmentations"] = training_augmentations(cfg)
             # Boxes of cropped objects are those of what is left of their masks.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 import weakref
 from collections.abc import Sequence
 from pathlib import Path
@@ -193,9 +194,14 @@ class DetectorTrainer(DefaultTrainer):
             classes: the class names of the model, in the order of its outputs, where its checkpoint knows them.
         """
         folder = Path(cfg.OUTPUT_DIR) / "inference" if cls.keeps_results else None
-        folder = folder / dataset_name if folder and len(cfg.DATASETS.TEST) > 1 else folder
+        folder = folder / folder_name(dataset_name) if folder and len(cfg.DATASETS.TEST) > 1 else folder
         iou_types: tuple[IouType, ...] = ("bbox", "segm") if cfg.MODEL.MASK_ON else ("bbox",)
         return CocoEvaluator(dataset_name, folder, iou_types=iou_types, classes=classes or learned_classes(cfg))
+
+
+def folder_name(name: str) -> str:
+    """Return a name for a data set's folder: its own, but for what would lead elsewhere where that is a path."""
+    return re.sub(r"[%/\\:]|^\.+$", lambda found: f"%{found[0].encode().hex()}", name)
 
 
 class ShortTrainer(DetectorTrainer):
@@ -235,9 +241,9 @@ def check_solver(cfg: CfgNode) -> None:
             f"SOLVER.AMP.ENABLED is True, but MODEL.DEVICE is {cfg.MODEL.DEVICE}, and mixed precision needs a GPU: set "
             "SOLVER.AMP.ENABLED False"
         )
-    for key in ("MAX_ITER", "CHECKPOINT_PERIOD"):
-        if solver[key] < 1:
-            raise ConfigError(f"SOLVER.{key} is {solver[key]}: expected at least 1")
+    for key, least in {"MAX_ITER": 1, "CHECKPOINT_PERIOD": 1, "REFERENCE_WORLD_SIZE": 0}.items():
+        if solver[key] < least:
+            raise ConfigError(f"SOLVER.{key} is {solver[key]}: expected at least {least}")
     if not 0 <= solver.BASE_LR < math.inf:
         raise ConfigError(f"SOLVER.BASE_LR is {solver.BASE_LR}: expected a finite number, at least 0")
     reference, batch = solver.REFERENCE_WORLD_SIZE, solver.IMS_PER_BATCH

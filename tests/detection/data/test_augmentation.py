@@ -73,6 +73,10 @@ def test_colour(name: str, image: np.ndarray) -> None:
         (["INPUT.SCALE_JITTER.ENABLED", True, "INPUT.SCALE_JITTER.SIZE", [0, 64]], r"SCALE_JITTER\.SIZE"),
         (["INPUT.COLOR.CONTRAST", 1.5], r"COLOR\.CONTRAST"),
         (["INPUT.CROP.ENABLED", True, "INPUT.CROP.SIZE", [2.0, 2.0]], r"INPUT\.CROP\.SIZE"),
+        (
+            ["INPUT.CROP.ENABLED", True, "INPUT.CROP.TYPE", "absolute", "INPUT.CROP.SIZE", [0.5, 0.5]],
+            r"INPUT\.CROP\.SIZE",
+        ),
     ],
 )
 def test_what_is_refused(opts: list[Any], key: str) -> None:

@@ -12,7 +12,7 @@ import torch
 pytest.importorskip("detectron2")
 
 from nasnet_det.detection.config import ConfigError
-from nasnet_det.detection.engine.trainer import DetectorTrainer, TrainingError, check_solver
+from nasnet_det.detection.engine.trainer import DetectorTrainer, TrainingError, check_solver, folder_name
 from nasnet_det.weights import WeightsError
 
 
@@ -85,6 +85,7 @@ def test_a_resumed_run_needs_no_other_weights_than_its_own(small_config: Any, ti
     [
         ({"SOLVER__AMP__ENABLED": True}, "SOLVER.AMP.ENABLED"),
         ({"SOLVER__REFERENCE_WORLD_SIZE": 8, "SOLVER__IMS_PER_BATCH": 12}, "REFERENCE_WORLD_SIZE"),
+        ({"SOLVER__REFERENCE_WORLD_SIZE": -1}, "REFERENCE_WORLD_SIZE"),
         ({"SOLVER__IMS_PER_BATCH": 0}, "SOLVER.IMS_PER_BATCH"),
         ({"SOLVER__MAX_ITER": 0}, "SOLVER.MAX_ITER"),
         ({"SOLVER__BASE_LR": float("inf")}, "SOLVER.BASE_LR"),
@@ -94,6 +95,13 @@ def test_a_resumed_run_needs_no_other_weights_than_its_own(small_config: Any, ti
 def test_a_solver_that_cannot_work_is_refused(small_config: Any, changes: dict[str, Any], named: str) -> None:
     with pytest.raises(ConfigError, match=named):
         check_solver(small_config("fpn_mobile.yaml", **changes))
+
+
+@pytest.mark.parametrize("name", ["../x", "/data/x", "a/b", "..", "C:\\x"])
+def test_every_test_set_has_a_folder_below_that_of_its_run(name: str, tmp_path: Path) -> None:
+    assert (tmp_path / folder_name(name)).resolve().parent == tmp_path.resolve()
+    assert folder_name(name) != name
+    assert folder_name("coco_2017_val v1.2") == "coco_2017_val v1.2"
 
 
 def test_a_diverged_loss_names_the_step_and_a_remedy(small_config: Any, tiny_coco: str, tmp_path: Path) -> None:
