@@ -24,7 +24,7 @@ from nasnet_det.detection.config import ConfigError, find_config, read_config
 from nasnet_det.detection.data.registered import look_at_config
 from nasnet_det.detection.engine.checkpointer import Checkpointer, build_for_inference
 from nasnet_det.detection.engine.run_folder import RUN
-from nasnet_det.detection.engine.trainer import DetectorTrainer
+from nasnet_det.detection.engine.trainer import TORCHRUN, DetectorTrainer
 from nasnet_det.detection.evaluation.evaluation import METRICS
 from nasnet_det.safe_io.files import write_text
 from nasnet_det.safe_io.values import format_value, parse_yaml
@@ -62,7 +62,7 @@ def start(args: argparse.Namespace, explain: Explain) -> int:
 
 
 def _under_torchrun() -> bool:
-    return {"RANK", "LOCAL_RANK", "MASTER_ADDR"} <= os.environ.keys() and int(os.environ.get("WORLD_SIZE", "1")) > 1
+    return set(TORCHRUN) <= os.environ.keys() and int(os.environ["WORLD_SIZE"]) > 1
 
 
 @contextmanager

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 import re
 import weakref
 from collections.abc import Sequence
@@ -31,6 +32,9 @@ from nasnet_det.detection.supported import check_supported
 from nasnet_det.safe_io.stopping import stop_on_signal
 from nasnet_det.safe_io.values import one_line
 from nasnet_det.training.seeds import derive_seed
+
+#: The environment variables by which torchrun tells a process of the others.
+TORCHRUN = ("WORLD_SIZE", "RANK", "LOCAL_RANK", "LOCAL_WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
 
 
 class TrainingError(ValueError):
@@ -236,6 +240,11 @@ def check_solver(cfg: CfgNode) -> None:
         ConfigError: naming the key, its value and what to set.
     """
     solver, processes = cfg.SOLVER, comm.get_world_size()
+    if processes == 1 and "RANK" in os.environ and os.environ.get("WORLD_SIZE", "1") != "1":
+        raise ConfigError(
+            f"WORLD_SIZE is {os.environ['WORLD_SIZE']}, but this process is alone, and all would train in one folder: "
+            f"start nasnet-det train-net by torchrun, which sets {', '.join(TORCHRUN)}, or unset RANK and WORLD_SIZE"
+        )
     if solver.AMP.ENABLED and not cfg.MODEL.DEVICE.startswith("cuda"):
         raise ConfigError(
             f"SOLVER.AMP.ENABLED is True, but MODEL.DEVICE is {cfg.MODEL.DEVICE}, and mixed precision needs a GPU: set "

@@ -97,6 +97,16 @@ def test_a_solver_that_cannot_work_is_refused(small_config: Any, changes: dict[s
         check_solver(small_config("fpn_mobile.yaml", **changes))
 
 
+def test_processes_that_have_not_joined_do_not_train_in_one_folder(
+    small_config: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    check_solver(small_config("fpn_mobile.yaml"))
+    monkeypatch.setenv("RANK", "1")
+    with pytest.raises(ConfigError, match=r"WORLD_SIZE.*LOCAL_RANK"):
+        check_solver(small_config("fpn_mobile.yaml"))
+
+
 @pytest.mark.parametrize("name", ["../x", "/data/x", "a/b", "..", "C:\\x"])
 def test_every_test_set_has_a_folder_below_that_of_its_run(name: str, tmp_path: Path) -> None:
     assert (tmp_path / folder_name(name)).resolve().parent == tmp_path.resolve()
