@@ -73,7 +73,8 @@ def parse_yaml(text: str) -> Any:
     try:
         value = yaml.load(text, _Loader)
     except yaml.YAMLError as error:
-        raise ValueError(" ".join(str(error).split())) from None
+        code = "; a tag that runs code is not followed: write the values themselves" if "python/" in str(error) else ""
+        raise ValueError(" ".join(str(error).split()) + code) from None
     except (RecursionError, OverflowError):
         raise ValueError("it is nested too deeply, or contains a number that is too large") from None
     check_extent(value)

@@ -171,9 +171,11 @@ def build_nasnet_backbone(cfg: CfgNode, input_shape: ShapeSpec) -> NASNetBackbon
 
 def _fpn(cfg: CfgNode, bottom_up: NASNetBackbone, top_block: nn.Module) -> FPN:
     known, wanted = list(bottom_up.output_shape()), list(cfg.MODEL.FPN.IN_FEATURES)
-    if unknown := [name for name in wanted if name not in known]:
+    unknown = [name for name in wanted if name not in known]
+    if unknown or not wanted:
+        problem = f"the backbone has no {unknown[0]}" if unknown else "it is empty"
         raise ConfigError(
-            f"MODEL.FPN.IN_FEATURES: the backbone has no {unknown[0]}; set MODEL.FPN.IN_FEATURES {known} (ResNet's "
+            f"MODEL.FPN.IN_FEATURES: {problem}; set MODEL.FPN.IN_FEATURES {known} (ResNet's "
             "res2 to res5 are c2 to c5, and images are RGB with PIXEL_MEAN and PIXEL_STD 127.5, as in base_fpn.yaml)"
         )
     return FPN(
