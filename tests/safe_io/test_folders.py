@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from nasnet_det.safe_io.folders import find_files, find_named, find_pictures, is_hidden, subfolders
+from nasnet_det.safe_io.folders import find_files, find_named, find_pictures, is_hidden, is_picture, subfolders
 
 
 @pytest.fixture
@@ -112,3 +112,8 @@ def test_paths_of_another_machine_are_found_by_their_ends(folder: Path, listed: 
 
 def test_one_image_under_two_ids_is_found_for_both(folder: Path) -> None:
     assert find_named(folder, ["a/1.png", "a/1.png"]).paths == [folder / "a" / "1.jpg"] * 2
+
+
+@pytest.mark.parametrize(("name", "taken"), [("a.MPO", True), ("a.apng", True), ("._a.jpg", False), ("a.txt", False)])
+def test_pictures_are_told_by_their_names(name: str, taken: bool) -> None:
+    assert is_picture(Path(name)) is taken
