@@ -9,6 +9,7 @@ genotype::
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import Any
 
 from timm.models import build_model_with_cfg, generate_default_cfgs, register_model
@@ -85,7 +86,9 @@ def _create(name: str, pretrained: bool, **kwargs: Any) -> NASNet:
         kwargs["pretrained_cfg_overlay"] = timm_overlay(name, kwargs)
     # An ImageNet network has two feature maps of the stem and one of each stage.
     stages = kwargs.get("num_cells", 3)
-    taps = (3 if isinstance(stages, int) else len(stages)) + (2 if kwargs.get("stem", "imagenet") == "imagenet" else 0)
+    taps = (len(stages) if isinstance(stages, Sequence) else 3) + (
+        2 if kwargs.get("stem", "imagenet") == "imagenet" else 0
+    )
     return build_model_with_cfg(
         NASNet,
         name,

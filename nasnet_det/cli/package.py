@@ -86,6 +86,8 @@ def check(options: argparse.Namespace) -> None:
         raise PackageError(f"--batch-size must be at least 1, got {options.batch_size}")
     if options.precision == "int8" and options.calibrate is None:
         raise PackageError("--precision int8 needs --calibrate FOLDER: pictures like those that the model will see")
+    if options.calibrate is not None and not options.calibrate.is_dir():
+        raise PackageError(f"--calibrate takes a folder of pictures, and {options.calibrate} is none")
 
 
 def package(options: argparse.Namespace) -> None:

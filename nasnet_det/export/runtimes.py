@@ -35,7 +35,7 @@ from nasnet_det.export.package_files import (
 from nasnet_det.export.programs import ExportError, Program, as_list, check, imported, quiet, write_onnx
 from nasnet_det.export.quantization import quantize_onnx
 from nasnet_det.export.runtime_support import AUTO, RUNTIMES, available, check_runtime, runtimes_for
-from nasnet_det.safe_io.files import replacing
+from nasnet_det.safe_io.files import check_writable, expect_folder, replacing
 
 #: The largest accepted difference from PyTorch's outputs in each precision, relative to the largest value. In less than
 #: float32 the difference is measured and reported, not bounded.
@@ -185,8 +185,12 @@ def save_package(
         PackageError: if no runtime can be used, or the combination does not exist.
         ModuleNotFoundError: if the runtime is not installed.
         ExportError: if an output in float32 differs from PyTorch's; ``auto`` leaves such a runtime out.
+        OSError: if the file cannot be written: known before anything is packaged.
     """
     candidates = _candidates(runtime, precision, program)
+    expect_folder(Path(path).parent)
+    for name in candidates:
+        check_writable(package_path(path, name))
     if precision == "int8":
         if not calibration:
             raise PackageError("int8 needs images to calibrate on: give a folder of pictures like those it will see")

@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.autograd import Function
+from torch.autograd import Function, forward_ad
 from torch.nn import functional
 from torch.nn.modules import module as module_state
 
@@ -24,6 +24,7 @@ def is_training_eagerly(x: object) -> bool:
         and not torch.compiler.is_compiling()
         and torch._C._get_tracing_state() is None
         and not torch._C._are_functorch_transforms_active()
+        and forward_ad._current_level < 0  # the replacements have no forward-mode derivatives
     )
 
 

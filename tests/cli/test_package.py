@@ -85,6 +85,7 @@ def test_a_package_is_written_described_and_shown(
         (["nasnet_a_mobile", "--batch-size", "0"], "--batch-size"),
         (["nasnet_a_mobile", "--precision", "int8"], "--calibrate"),
         (["no_such_model"], "no_such_model"),
+        (["no_such_model", "--calibrate", "no_folder"], "no_folder"),
         ([str(Path(__file__).parent)], "config.yaml"),
         (["detector.yaml", "--precision", "int8"], "--calibrate"),
         (["detector.yaml", "--precision", "float16"], "openvino"),

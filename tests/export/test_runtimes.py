@@ -294,3 +294,15 @@ def test_other_files_are_no_packages(tmp_path: Path) -> None:
 )
 def test_only_the_suffix_of_a_package_is_replaced(given: str, file: str) -> None:
     assert package_path(f"out/{given}", "openvino") == Path("out", file)
+
+
+def test_a_file_that_cannot_be_written_is_told_before_packaging(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("nasnet_det.export.runtimes._write_and_check", lambda *_: pytest.fail("packaged"))
+    (tmp_path / "net.onnx").mkdir()
+    (tmp_path / "file").touch()
+    program = classifier_program(tiny(), (16, 16))
+    for path, named in ((tmp_path / "net", "net.onnx"), (tmp_path / "file" / "net", "file")):
+        with pytest.raises(OSError, match=named):
+            save_package(program, path, "onnxruntime")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.autograd import forward_ad
 
 from nasnet_det.models.cells import Concat
 from nasnet_det.models.eager_training import (
@@ -29,6 +30,8 @@ def test_only_plain_eager_training_is_changed() -> None:
     with torch.no_grad():
         assert not is_training_on_cpu(x)
     with torch.autocast("cpu", torch.bfloat16):
+        assert not is_training_on_cpu(x)
+    with forward_ad.dual_level():
         assert not is_training_on_cpu(x)
     assert not is_training_on_cpu(x.to("meta"))
     assert not is_training_on_cpu(x.bfloat16())
