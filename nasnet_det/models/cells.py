@@ -15,7 +15,15 @@ from torch.nn import functional
 from nasnet_det.genotypes.genotype import Block, CellGenotype
 from nasnet_det.models.drop_path import ScheduledDropPath
 from nasnet_det.models.eager_training import concat_channels, has_hooks, is_training_on_device
-from nasnet_det.models.operations import ConvNorm, LayerSettings, Scale, begins_with_relu, build_operation, projection
+from nasnet_det.models.operations import (
+    ConvNorm,
+    LayerSettings,
+    Scale,
+    activates_itself,
+    begins_with_relu,
+    build_operation,
+    projection,
+)
 from nasnet_det.models.padding import Pool2dSame
 
 
@@ -92,7 +100,7 @@ class States(list[Tensor]):
         """Return an operation's result on a state; ReLU and equal pools of one state are computed once."""
         if isinstance(operation, Pool2dSame) and not has_hooks(operation):
             return self._once((*operation.key(), state), operation, state)
-        if begins_with_relu(operation):
+        if begins_with_relu(operation) and not activates_itself(operation, self[state]):
             return operation(self._once(("relu", state), functional.relu, state), activated=True)
         return operation(self[state])
 

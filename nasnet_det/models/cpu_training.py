@@ -2,13 +2,16 @@
 
 Several of PyTorch's CPU kernels are far from what memory allows (measured in ``docs/speed.md``): oneDNN has a fast
 weight gradient only for depthwise kernels up to 3 columns wide; native batch norm in channels_last works through a few
-channels at a time, and so does average pooling; pointwise convolutions are slower than matrix products. The functions
-below are used only where :func:`~nasnet_det.models.eager_training.is_training_on_cpu` allows, and have a second
-derivative as PyTorch's have.
+channels at a time, and so does average pooling; pointwise convolutions are slower than matrix products. Depthwise
+convolutions and batch norm in channels_last are those of :mod:`~nasnet_det.models.cpu_kernels` where it can be
+compiled. The functions below are used only where :func:`~nasnet_det.models.eager_training.is_training_on_cpu` allows,
+and have a second derivative as PyTorch's have.
 """
 
 from __future__ import annotations
 
+import math
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import torch
@@ -16,24 +19,22 @@ from torch import Tensor, nn
 from torch.autograd import Function
 from torch.nn import functional
 
+from nasnet_det.models import cpu_kernels
+from nasnet_det.models.cpu_fallback import FAST_COLUMNS, Rows, TiledDepthwise
 from nasnet_det.models.eager_training import has_hooks, is_training_on_cpu
 
 Pair = tuple[int, int]
 Sides = tuple[int, int, int, int]
-#: The widest depthwise kernel that oneDNN computes a weight gradient for in its depthwise implementation.
-_FAST_COLUMNS = 3
 #: The fewest channels for which PyTorch's backward pass of batch norm in channels_last is the faster one.
 _FAST_CHANNELS = 16
 
 
-def is_slow_depthwise(conv: nn.Conv2d) -> bool:
-    """Return whether oneDNN has no fast weight gradient for a depthwise convolution, but has one for its tiles."""
-    return (
-        conv.groups == conv.in_channels == conv.out_channels
-        and conv.kernel_size[1] > _FAST_COLUMNS
-        and conv.dilation == (1, 1)
-        and conv.bias is None
-    )
+def is_slow_depthwise(conv: nn.Conv2d, x: Tensor) -> bool:
+    """Return whether a convolution of ``x`` is depthwise, and :func:`depthwise_conv2d` is faster than PyTorch's."""
+    depthwise = conv.groups == conv.in_channels == conv.out_channels and conv.bias is None
+    if not depthwise or conv.dilation[0] != conv.dilation[1]:
+        return False
+    return cpu_kernels.convolve(x, conv.weight) or (conv.kernel_size[1] > FAST_COLUMNS and conv.dilation == (1, 1))
 
 
 def is_pointwise(conv: nn.Conv2d) -> bool:
@@ -50,185 +51,176 @@ def pointwise_conv2d(x: Tensor, weight: Tensor) -> Tensor:
     return functional.linear(x.permute(0, 2, 3, 1), weight.flatten(1)).permute(0, 3, 1, 2)
 
 
-def depthwise_conv2d(x: Tensor, weight: Tensor, stride: Pair, padding: Sides) -> Tensor:
-    """Return a depthwise convolution whose weight gradient is computed tile by tile.
+def depthwise_conv2d(x: Tensor, weight: Tensor, stride: Pair, padding: Sides, dilation: int = 1) -> Tensor:
+    """Return a depthwise convolution, compiled or, if it is not dilated, with a weight gradient computed tile by tile.
 
     Args:
         x: the input ``(N, C, H, W)``.
         weight: the kernels ``(C, 1, kH, kW)``.
         stride: the strides ``(sH, sW)``.
         padding: the zeros at ``(left, right, top, bottom)``, none negative.
+        dilation: the steps between a kernel's weights.
     """
-    return _DepthwiseConv2d.apply(x, weight, stride, padding)
+    if cpu_kernels.convolve(x, weight):
+        return _CompiledDepthwise.apply(x, weight, stride, padding, dilation, None)
+    return TiledDepthwise.apply(x, weight, stride, padding)
 
 
-class _DepthwiseConv2d(Function):
+def average_pool2d(x: Tensor, kernel: int, stride: int, padding: Sides) -> Tensor | None:
+    """Return means ``(N, C, H', W')`` over windows of a map that is padded, without its border; None if not compiled.
+
+    Args:
+        x: the input ``(N, C, H, W)``.
+        kernel: the window's side.
+        stride: the stride.
+        padding: the border at ``(left, right, top, bottom)``, none negative.
+    """
+    one = x.new_ones((1, 1, kernel, kernel))
+    weight = one.expand(x.shape[1], 1, kernel, kernel)
+    if not cpu_kernels.convolve(x, weight):
+        return None
+    members = functional.conv2d(functional.pad(torch.ones_like(x[:1, :1]), padding), one, None, stride)
+    return _CompiledDepthwise.apply(x, weight, (stride, stride), padding, 1, members[0, 0].reciprocal())
+
+
+class _CompiledDepthwise(Function):
+    """A convolution of ``x`` by ``weight`` with the options of :func:`nasnet_det.models.cpu_kernels.depthwise`."""
+
     @staticmethod
-    def forward(ctx: Any, x: Tensor, weight: Tensor, stride: Pair, padding: Sides) -> Tensor:
-        ctx.geometry, ctx.columns = (stride, padding), None
+    def forward(ctx: Any, x: Tensor, weight: Tensor, *options: Any) -> Tensor:
+        ctx.options = options
         ctx.save_for_backward(x, weight)
-        left, right, top, bottom = padding
-        if left == right and top == bottom:
-            return functional.conv2d(x, weight, None, stride, (top, left), groups=x.shape[1])
-        ctx.columns = _PaddedColumns(x, padding, weight.shape[3])
-        return functional.conv2d(ctx.columns.view(0), weight, None, stride, groups=x.shape[1])
+        return cpu_kernels.depthwise(x, weight, *options)
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
-        x, weight = ctx.saved_tensors
-        (gradient,), (stride, padding), columns = gradients, ctx.geometry, ctx.columns
+        (x, weight), wanted, nothing = ctx.saved_tensors, ctx.needs_input_grad[:2], [None] * len(ctx.options)
         if torch.is_grad_enabled():  # a gradient of the gradient is asked for
-            output = functional.conv2d(functional.pad(x, padding), weight, None, stride, groups=x.shape[1])
-            found = torch.autograd.grad(output, (x, weight), gradient, create_graph=True)
-            return *found, None, None
-        x_gradient = weight_gradient = None
-        if ctx.needs_input_grad[0]:
-            left, top = padding[0], padding[2]
-            padded, border = (x, (top, left)) if columns is None else (columns.view(0), (0, 0))
-            x_gradient = _convolution_backward(gradient, padded, weight, stride, border, (True, False, False))[0]
-            if columns is not None:
-                x_gradient = x_gradient[:, :, top : top + x.shape[2], left : left + x.shape[3]]
-        if ctx.needs_input_grad[1]:
-            columns = columns or _PaddedColumns(x, padding, weight.shape[3])
-            weight_gradient = columns.weight_gradient(gradient, weight, stride)
-        return x_gradient, weight_gradient, None, None
-
-
-def _convolution_backward(
-    gradient: Tensor, x: Tensor, weight: Tensor, stride: Pair, padding: Pair, wanted: tuple[bool, bool, bool]
-) -> Any:
-    geometry = (stride, padding, (1, 1), False, (0, 0), x.shape[1])
-    return torch.ops.aten.convolution_backward(gradient, x, weight, None, *geometry, wanted)
-
-
-class _PaddedColumns:
-    """A padded copy of an input ``(N, C, H, W)``, of which views can begin at any column of a kernel.
-
-    The copy is in channels_last. A view that begins at a later column has the same size and strides, so its rows wrap
-    around at their ends, where the gradient of the output is padded with zeros.
-    """
-
-    def __init__(self, x: Tensor, padding: Sides, kernel_columns: int) -> None:
-        left, right, top, bottom = padding
-        count, channels, height, width = x.shape
-        rows, columns = height + top + bottom, width + left + right
-        self.size = (count, channels, rows, columns)
-        self.strides = (rows * columns * channels, 1, columns * channels, channels)
-        self.buffer = x.new_zeros((count * rows * columns + kernel_columns) * channels)
-        self.view(0)[:, :, top : top + height, left : left + width] = x
-
-    def view(self, column: int) -> Tensor:
-        """Return the copy from a column on."""
-        return self.buffer.as_strided(self.size, self.strides, column * self.size[1])
-
-    def weight_gradient(self, gradient: Tensor, weight: Tensor, stride: Pair) -> Tensor:
-        """Return the weight gradient ``(C, 1, kH, kW)``, computed in tiles of at most three columns."""
-        rows, columns = weight.shape[2:]
-        tile = weight.new_empty((len(weight), 1, rows, min(columns, _FAST_COLUMNS)))
-        beyond = (self.size[3] - tile.shape[3]) // stride[1] + 1 - gradient.shape[3]
-        gradient = functional.pad(gradient.contiguous(memory_format=torch.channels_last), (0, beyond))
-        tiles = [
-            _convolution_backward(gradient, self.view(start), tile, stride, (0, 0), (False, True, False))[1]
-            for start in range(0, columns, tile.shape[3])
-        ]
-        return torch.cat(tiles, dim=3)[..., :columns]
+            stride, padding, dilation, scale = ctx.options
+            output = functional.conv2d(functional.pad(x, padding), weight, None, stride, 0, dilation, groups=x.shape[1])
+            output = output if scale is None else output * scale
+            return *_gradients_again(output, (x, weight), wanted, gradients[0]), *nothing
+        return *cpu_kernels.depthwise_gradients(gradients[0], wanted, x, weight, *ctx.options), *nothing
 
 
 def normalize(x: Tensor, norm: nn.Module) -> Tensor:
     """Return ``norm(x)`` for ``x`` ``(N, C, H, W)``, the faster way where it applies."""
-    if is_training_on_cpu(x) and _is_plain_batch_norm(norm, x):
+    if is_training_on_cpu(x) and _is_plain_batch_norm(norm, x, x.shape):
         return _batch_norm(x, norm)  # type: ignore[arg-type]
     return norm(x)
 
 
-def _is_plain_batch_norm(norm: nn.Module, x: Tensor) -> bool:
+def _is_plain_batch_norm(norm: nn.Module, x: Tensor, size: Sequence[int]) -> bool:
+    """Return whether a layer is PyTorch's batch norm, for a map of this size, of the type and device of ``x``."""
     return (
         type(norm) is nn.BatchNorm2d
         and norm.training
         and norm.affine
         and norm.track_running_stats
+        and norm.weight.device == x.device
         and norm.weight.dtype == norm.running_mean.dtype == x.dtype  # type: ignore[union-attr]
-        and x.numel() > x.shape[1]  # PyTorch's own raises for a single value per channel
+        and norm.num_features == size[1]
+        and math.prod(size) > size[1]  # PyTorch's own raises for a single value per channel
         and not has_hooks(norm)
     )
 
 
 def _batch_norm(x: Tensor, norm: nn.BatchNorm2d) -> Tensor:
+    normalized, mean, variance = _BatchNorm2d.apply(x, norm.weight, norm.bias, norm.eps)
+    _track(norm, mean, variance, x.numel() // x.shape[1])
+    return normalized
+
+
+def _track(norm: nn.BatchNorm2d, mean: Tensor, variance: Tensor, count: int) -> None:
+    """Update the running statistics by those of a batch of so many pixels."""
     momentum, tracked = norm.momentum, norm.num_batches_tracked
     running_mean, running_var = norm.running_mean, norm.running_var
     assert running_mean is not None and running_var is not None and tracked is not None
     tracked.add_(1)
-    normalized, mean, variance = _BatchNorm2d.apply(x, norm.weight, norm.bias, norm.eps)
     factor = 1.0 / float(tracked) if momentum is None else momentum
-    count = x.numel() // x.shape[1]
     with torch.no_grad():
         running_mean.lerp_(mean, factor)
         running_var.lerp_(variance * (count / (count - 1)), factor)
-    return normalized
 
 
-class _Rows:
-    """A tensor ``(N, C, H, W)`` as memory lays it out: rows in which a vector of C values repeats or is constant.
+def is_compiled_separable(
+    x: Tensor, act: nn.Module, depthwise: nn.Conv2d, pointwise: nn.Conv2d, norm: nn.Module
+) -> bool:
+    """Return whether :func:`separable_norm` takes a map and these layers."""
+    if not (depthwise.training and is_training_on_cpu(x) and type(act) is nn.ReLU):
+        return False
+    if not cpu_kernels.separate(x, depthwise.weight, pointwise.weight) or has_hooks(act, depthwise, pointwise):
+        return False
+    sides = (-(-side // step) for side, step in zip(x.shape[2:], depthwise.stride, strict=True))
+    is_plain = _is_plain_batch_norm(norm, x, (len(x), pointwise.out_channels, *sides))
+    return is_plain and is_slow_depthwise(depthwise, x) and is_pointwise(pointwise)
 
-    PyTorch's element-wise kernels are fast on long rows; for channels_last these are ``(N * H, W * C)``, for contiguous
-    tensors ``(N, C, H * W)``.
+
+def separable_norm(x: Tensor, depthwise: nn.Conv2d, pointwise: nn.Conv2d, norm: nn.Module, padding: Sides) -> Tensor:
+    """Return ``norm(pointwise(depthwise(relu(x))))`` ``(N, K, H', W')``, computed image by image.
+
+    Args:
+        x: the input ``(N, C, H, W)``.
+        depthwise, pointwise, norm: layers that :func:`is_compiled_separable` accepts.
+        padding: of the depthwise convolution, the zeros at ``(left, right, top, bottom)``.
     """
-
-    def __init__(self, x: Tensor) -> None:
-        self.shape, self.count = x.shape, x.numel() // x.shape[1]
-        self.is_last = not x.is_contiguous() and x.is_contiguous(memory_format=torch.channels_last)
-        self.data = self.arrange(x)
-
-    def arrange(self, x: Tensor) -> Tensor:
-        """Return the rows of a tensor of the same shape, copying it only if it has another layout."""
-        count, channels, height, width = self.shape
-        if self.is_last:
-            return x.permute(0, 2, 3, 1).reshape(count * height, width * channels)
-        return x.reshape(count, channels, height * width)
-
-    def restore(self, rows: Tensor) -> Tensor:
-        """Return rows as ``(N, C, H, W)``."""
-        count, channels, height, width = self.shape
-        return rows.view(count, height, width, channels).permute(0, 3, 1, 2) if self.is_last else rows.view(self.shape)
-
-    def statistics(self) -> tuple[Tensor, Tensor]:
-        """Return the mean and the biased variance of each channel, both ``(C,)``.
-
-        In channels_last PyTorch's kernel sums rows one after another in the precision of ``x``: few channels are slow,
-        and many rows inexact. Each column of the image is therefore a channel of its own to it.
-        """
-        if self.is_last:
-            means, variances = torch.batch_norm_update_stats(_as_channels(self.data), None, None, 0.0)
-            means, variances = means.view(-1, self.shape[1]), variances.view(-1, self.shape[1])
-            mean = means.mean(0)
-            return mean, variances.add_((means - mean).square_()).mean(0)
-        mean = self.data.sum((0, 2)) / self.count
-        return mean, (self.data - mean[:, None]).square_().sum((0, 2)) / self.count
-
-    def parameter_gradients(self, gradient: Tensor, mean: Tensor, inverse: Tensor) -> tuple[Tensor, Tensor]:
-        """Return the gradients ``(C,)`` of the weight and bias, from rows of the output's gradient."""
-        if self.is_last:
-            statistics = (None, None, *self.spread(mean, inverse), True, 0.0, (False, True, True))
-            data, outer = _as_channels(self.data), _as_channels(gradient)
-            sums = torch.ops.aten.native_batch_norm_backward(outer, data, None, *statistics)[1:]
-            weight, bias = (value.view(-1, self.shape[1]).sum(0) for value in sums)
-            return weight, bias
-        bias = gradient.sum((0, 2))
-        return ((gradient * self.data).sum((0, 2)) - mean * bias) * inverse, bias
-
-    def spread(self, *vectors: Tensor) -> Tensor:
-        """Return vectors ``(C,)`` as a stack of tensors that broadcast with the rows."""
-        stack = torch.stack(vectors)
-        return stack.repeat(1, self.shape[3]) if self.is_last else stack[:, :, None]
-
-    def scale_and_shift(self, rows: Tensor, scale: Tensor, shift: Tensor) -> Tensor:
-        """Return ``rows * scale + shift``, for what :meth:`spread` returns."""
-        return torch.addcmul(shift, rows, scale) if self.is_last else torch.mul(rows, scale).add_(shift)
+    assert isinstance(norm, nn.BatchNorm2d)
+    layers = (depthwise.weight, pointwise.weight, norm.weight, norm.bias)
+    result, mean, variance = _SeparableNorm.apply(
+        x, *layers, norm.eps, depthwise.stride, padding, depthwise.dilation[0]
+    )
+    _track(norm, mean, variance, result.numel() // result.shape[1])
+    return result
 
 
-def _as_channels(rows: Tensor) -> Tensor:
-    """Return rows ``(R, C)`` as an image ``(1, C, R, 1)`` in channels_last."""
-    return rows.t()[None, :, :, None]
+class _SeparableNorm(Function):
+    """A separable convolution of ``relu(x)``, normalized, and the mean and biased variance of each channel."""
+
+    @staticmethod
+    def forward(
+        ctx: Any,
+        x: Tensor,
+        depthwise: Tensor,
+        pointwise: Tensor,
+        weight: Tensor,
+        bias: Tensor,
+        eps: float,
+        *geometry: Any,
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        result, convolved, mean, variance, inverse = cpu_kernels.separable_norm(
+            x, depthwise, pointwise, weight, bias, eps, *geometry
+        )
+        ctx.save_for_backward(x, depthwise, pointwise, weight, convolved, mean, inverse)
+        ctx.eps, ctx.geometry = eps, geometry
+        ctx.mark_non_differentiable(mean, variance)
+        return result, mean, variance
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
+        nothing = [None] * (1 + len(ctx.geometry))
+        if not torch.is_grad_enabled():
+            by_x = ctx.needs_input_grad[0]
+            found = cpu_kernels.separable_norm_gradients(gradients[0], by_x, *ctx.saved_tensors, *ctx.geometry)
+            return *found, *nothing
+        # A gradient of the gradient is asked for.
+        (x, depthwise, pointwise, weight), (stride, padding, dilation) = ctx.saved_tensors[:4], ctx.geometry
+        bias = torch.zeros_like(weight).requires_grad_()
+        inner = functional.pad(functional.relu(x), padding)
+        inner = functional.conv2d(inner, depthwise, None, stride, 0, dilation, groups=x.shape[1])
+        output = functional.batch_norm(
+            functional.conv2d(inner, pointwise), None, None, weight, bias, training=True, eps=ctx.eps
+        )
+        inputs = (x, depthwise, pointwise, weight, bias)
+        return *_gradients_again(output, inputs, ctx.needs_input_grad, gradients[0]), *nothing
+
+
+def _gradients_again(
+    output: Tensor, inputs: Sequence[Tensor], wanted: Sequence[bool], gradient: Tensor
+) -> Iterator[Tensor | None]:
+    """Return the gradients of an output by those of its inputs that are wanted, to be differentiated in turn."""
+    given = [value for value, want in zip(inputs, wanted, strict=False) if want]
+    found = iter(torch.autograd.grad(output, given, gradient, create_graph=True))
+    return (next(found) if want else None for want in wanted[: len(inputs)])
 
 
 class _BatchNorm2d(Function):
@@ -236,23 +228,28 @@ class _BatchNorm2d(Function):
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor, eps: float) -> tuple[Tensor, Tensor, Tensor]:
-        rows = _Rows(x)
-        mean, variance = rows.statistics()
-        inverse = (variance + eps).rsqrt()
-        scale = weight * inverse
-        normalized = rows.scale_and_shift(rows.data, *rows.spread(scale, bias - mean * scale))
+        if cpu_kernels.are_for(x, len(weight), weight):
+            normalized, mean, variance, inverse = cpu_kernels.batch_norm(x, weight, bias, eps)
+        else:
+            rows = Rows(x)
+            mean, variance = rows.statistics()
+            inverse = (variance + eps).rsqrt()
+            scale = weight * inverse
+            normalized = rows.restore(rows.scale_and_shift(rows.data, *rows.spread(scale, bias - mean * scale)))
         ctx.save_for_backward(x, weight, mean, inverse)
         ctx.eps = eps
         ctx.mark_non_differentiable(mean, variance)
-        return rows.restore(normalized), mean, variance
+        return normalized, mean, variance
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
         gradient = gradients[0]
         x, weight, mean, inverse = ctx.saved_tensors
-        rows = _Rows(x)
-        native_is_faster = rows.is_last and x.shape[1] >= _FAST_CHANNELS
-        if native_is_faster or torch.is_grad_enabled():  # or a gradient of the gradient is asked for
+        again = torch.is_grad_enabled()  # a gradient of the gradient is asked for
+        if cpu_kernels.are_for(x, len(weight), weight) and not again:
+            return *cpu_kernels.batch_norm_gradients(gradient, x, weight, mean, inverse), None
+        rows = Rows(x)
+        if again or (rows.is_last and x.shape[1] >= _FAST_CHANNELS):
             statistics = (None, None, mean, inverse, True, ctx.eps, (True, True, True))
             if rows.is_last:
                 gradient = gradient.contiguous(memory_format=torch.channels_last)

@@ -18,7 +18,7 @@ from timm.layers import get_norm_layer
 from torch import Tensor, nn
 
 from nasnet_det.genotypes.genotype import OPERATIONS
-from nasnet_det.models.cpu_training import normalize
+from nasnet_det.models.cpu_training import is_compiled_separable, normalize, separable_norm
 from nasnet_det.models.eager_training import has_hooks, is_training_on_device, subsample_twice
 from nasnet_det.models.padding import AvgPool2dSame, Conv2dSame, MaxPool2dSame, Pool2dSame, shift, subsample
 
@@ -136,7 +136,14 @@ class SeparableConvNorm(nn.Module):
         self.bn = settings.norm(out_channels)
 
     def forward(self, x: Tensor, activated: bool = False) -> Tensor:
+        if not activated and self.is_compiled(x):
+            return separable_norm(x, self.depthwise, self.pointwise, self.bn, self.depthwise.sides(x))
         return normalize(self.pointwise(self.depthwise(x if activated else self.act(x))), self.bn)
+
+    def is_compiled(self, x: Tensor) -> bool:
+        """Return whether all layers are one function for a map, which is then not to be activated before."""
+        own = type(self.depthwise) is type(self.pointwise) is Conv2dSame  # others may compute something else
+        return own and is_compiled_separable(x, self.act, self.depthwise, self.pointwise, self.bn)
 
 
 class Layers(nn.Sequential):
@@ -154,6 +161,12 @@ def begins_with_relu(module: nn.Module) -> bool:
         return begins_with_relu(module[0]) and not has_hooks(module[0])
     known = type(module) in (ConvNorm, SeparableConvNorm, FactorizedReduction)
     return known and type(module.act) is nn.ReLU and not has_hooks(module.act)
+
+
+def activates_itself(module: nn.Module, x: Tensor) -> bool:
+    """Return whether the ReLU that a module begins with costs nothing, so that one computed before is of no use."""
+    first = module[0] if isinstance(module, Layers) else module
+    return type(first) is SeparableConvNorm and first.is_compiled(x)
 
 
 class FactorizedReduction(nn.Module):

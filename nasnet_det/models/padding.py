@@ -14,7 +14,13 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from nasnet_det.models.cpu_training import depthwise_conv2d, is_pointwise, is_slow_depthwise, pointwise_conv2d
+from nasnet_det.models.cpu_training import (
+    average_pool2d,
+    depthwise_conv2d,
+    is_pointwise,
+    is_slow_depthwise,
+    pointwise_conv2d,
+)
 from nasnet_det.models.eager_training import is_training_on_cpu, is_training_on_device
 
 Pair = tuple[int, int]
@@ -86,11 +92,16 @@ class Conv2dSame(nn.Conv2d):
             dtype=dtype,
         )
 
+    def sides(self, x: Tensor) -> tuple[int, int, int, int]:
+        """Return the padding ``(left, right, top, bottom)`` of a map ``(N, C, H, W)``."""
+        kernel, stride = (self.kernel_size[0], self.kernel_size[1]), (self.stride[0], self.stride[1])
+        return same_sides(x, kernel, stride, self.dilation[0])
+
     def forward(self, x: Tensor) -> Tensor:
         kernel, stride = (self.kernel_size[0], self.kernel_size[1]), (self.stride[0], self.stride[1])
-        if self.training and is_training_on_cpu(x) and self.weight.dtype == x.dtype:
-            if is_slow_depthwise(self):
-                return depthwise_conv2d(x, self.weight, stride, same_sides(x, kernel, stride))
+        if self.training and is_training_on_cpu(x) and self.weight.dtype == x.dtype and self.weight.device == x.device:
+            if is_slow_depthwise(self, x):
+                return depthwise_conv2d(x, self.weight, stride, self.sides(x), self.dilation[0])
             if is_pointwise(self) and x.is_contiguous(memory_format=torch.channels_last):
                 return pointwise_conv2d(x, self.weight)
         if not self.pads_itself:
@@ -137,6 +148,10 @@ class AvgPool2dSame(Pool2dSame):
     """Average pooling with SAME padding, which is not counted in the mean."""
 
     def forward(self, x: Tensor) -> Tensor:
+        if self.training and self.dilation == 1 and is_training_on_cpu(x):
+            sides = same_sides(x, _pair(self.kernel), _pair(self.stride))
+            if (means := average_pool2d(x, self.kernel, self.stride, sides)) is not None:
+                return means
         # Only in training mode, so that evaluation gives the same bits with and without gradients.
         as_convolution = self.training and is_training_on_device(x)
         if self.pads_itself and not as_convolution:

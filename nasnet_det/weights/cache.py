@@ -7,29 +7,19 @@ first hash is compared whenever the file is downloaded again, the second at ever
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Callable
 from datetime import datetime, timezone
 from pathlib import Path
 from shutil import copyfile
 from typing import Any
 
-import torch
 from filelock import FileLock
 
+from nasnet_det.safe_io.cache import CACHE_VARIABLE
 from nasnet_det.safe_io.files import file_digest, replacing, write_text
 from nasnet_det.safe_io.values import first_line
 from nasnet_det.weights.download import check_digest, fetched
 from nasnet_det.weights.layout import WeightsError
-
-#: The environment variable that names the cache's folder.
-CACHE_VARIABLE = "NASNET_DET_CACHE"
-
-
-def cache_folder(folder: str | Path | None = None) -> Path:
-    """Return the cache's folder: the given one, ``$NASNET_DET_CACHE``, or ``nasnet_det`` in PyTorch's hub folder."""
-    chosen = folder or os.environ.get(CACHE_VARIABLE) or Path(torch.hub.get_dir()) / "nasnet_det"
-    return Path(chosen).expanduser()
 
 
 def cached(

@@ -16,8 +16,9 @@ from torch import Tensor
 
 from nasnet_det.models.family import FAMILY
 from nasnet_det.models.network import NASNet
+from nasnet_det.safe_io.cache import cache_folder
 from nasnet_det.weights.arrays import read_arrays
-from nasnet_det.weights.cache import cache_folder, cached, is_cached
+from nasnet_det.weights.cache import cached, is_cached
 from nasnet_det.weights.download import HUB, Unreachable, from_hub, is_remote
 from nasnet_det.weights.formats import detect
 from nasnet_det.weights.layout import AUXILIARY, WeightsError, to_state_dict, wrong_classes
@@ -117,7 +118,7 @@ def load_published(
         model: the network that the weights belong to.
         source: see :func:`resolve`.
         classifier: ``new`` leaves the network's own classifier, for another number of classes.
-        cache_dir: the cache's folder, see :func:`nasnet_det.weights.cache.cache_folder`.
+        cache_dir: the cache's folder, see :func:`nasnet_det.safe_io.cache.cache_folder`.
 
     Raises:
         WeightsError: if the weights cannot be read or belong to another network, which is then unchanged.

@@ -1,0 +1,230 @@
+"""The functions of ``cpu_kernels.cpp`` on tensors: float32 maps ``(N, C, H, W)`` in channels_last on a CPU.
+
+They are there where the file can be compiled (:func:`nasnet_det.safe_io.libraries.load_library`), and compute in as
+many threads as PyTorch does.
+"""
+
+from __future__ import annotations
+
+import ctypes
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from nasnet_det.safe_io.libraries import load_library
+
+Pair = tuple[int, int]
+Sides = tuple[int, int, int, int]
+_SOURCE = Path(__file__).with_suffix(".cpp")
+#: The widths of kernels whose weight gradient is compiled.
+_COLUMNS = (3, 5, 7)
+#: The most channels, and the most values of an image, for which a separable convolution is faster whole (measured).
+_WIDEST, _LARGEST = 96, 2**16
+
+
+class _Geometry(ctypes.Structure):
+    """``Geometry`` of the C++ file."""
+
+    _fields_ = [
+        (name, ctypes.c_long)
+        for name in (
+            *("count", "channels", "height", "width", "out_height", "out_width"),
+            *("rows", "columns", "dilation", "stride_y", "stride_x", "top", "left", "relu"),
+        )
+    ]
+
+
+def are_for(x: Tensor, channels: int, *parameters: Tensor) -> bool:
+    """Return whether the functions take a map, of so many channels as it must have, and parameters."""
+    return (
+        x.dtype is torch.float32
+        and x.is_contiguous(memory_format=torch.channels_last)
+        and x.shape[1] == channels
+        and all(value.dtype is x.dtype and value.device == x.device for value in parameters)
+        and load_library(_SOURCE) is not None
+    )
+
+
+def convolve(x: Tensor, weight: Tensor) -> bool:
+    """Return whether :func:`depthwise` takes a map and kernels ``(C, 1, kH, kW)``."""
+    return weight.shape[3] in _COLUMNS and are_for(x, len(weight), weight)
+
+
+def separate(x: Tensor, depthwise: Tensor, pointwise: Tensor) -> bool:
+    """Return whether :func:`separable_norm` takes a map and kernels, and is faster than its parts.
+
+    It is where what it keeps of an image fits the cache, and products are so small that memory limits them.
+    """
+    widest = max(pointwise.shape[:2])
+    taken = convolve(x, depthwise) and are_for(x, pointwise.shape[1], pointwise)
+    return taken and widest <= _WIDEST and widest * x.shape[2] * x.shape[3] <= _LARGEST
+
+
+def depthwise(x: Tensor, weight: Tensor, stride: Pair, padding: Sides, dilation: int, scale: Tensor | None) -> Tensor:
+    """Return a depthwise convolution ``(N, C, H', W')``.
+
+    Args:
+        x: the map.
+        weight: the kernels ``(C, 1, kH, kW)``.
+        stride: the strides ``(sH, sW)``.
+        padding: the zeros at ``(left, right, top, bottom)``, none negative.
+        dilation: the steps between a kernel's weights.
+        scale: factors ``(H', W')`` of the output; None for 1.
+    """
+    geometry = _geometry(x, weight, stride, padding, dilation, False)
+    size = (geometry.count, geometry.channels, geometry.out_height, geometry.out_width)
+    result = torch.empty(size, dtype=x.dtype, memory_format=torch.channels_last)
+    _call("depthwise_forward", geometry, x, weight.contiguous(), scale, result)
+    return result
+
+
+def depthwise_gradients(
+    gradient: Tensor,
+    wanted: Sequence[bool],
+    x: Tensor,
+    weight: Tensor,
+    stride: Pair,
+    padding: Sides,
+    dilation: int,
+    scale: Tensor | None,
+) -> tuple[Tensor | None, Tensor | None]:
+    """Return the gradients of :func:`depthwise` by ``x`` and ``weight``, those that are wanted.
+
+    Args:
+        gradient: that of the output ``(N, C, H', W')``.
+        wanted: which of the two are.
+        x, weight, stride, padding, dilation, scale: as there.
+    """
+    geometry = _geometry(x, weight, stride, padding, dilation, False)
+    weight = weight.contiguous()
+    found = [torch.empty_like(value) if want else None for value, want in zip((x, weight), wanted, strict=True)]
+    _call("depthwise_backward", geometry, x, weight, scale, _last(gradient), *found)
+    return found[0], found[1]
+
+
+def batch_norm(x: Tensor, weight: Tensor, bias: Tensor, eps: float) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Return the batch norm of a map.
+
+    Returns:
+        the result ``(N, C, H, W)``, the mean and the biased variance of each channel, and the inverse of its deviation,
+        all ``(C,)``.
+    """
+    result = torch.empty_like(x)
+    mean, variance, inverse = x.new_empty((3, x.shape[1]))
+    vectors = (weight.contiguous(), bias.contiguous(), result, mean, variance, inverse)
+    _call("norm_forward", *_pixels(x), ctypes.c_float(eps), x, *vectors)
+    return result, mean, variance, inverse
+
+
+def batch_norm_gradients(
+    gradient: Tensor, x: Tensor, weight: Tensor, mean: Tensor, inverse: Tensor
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Return the gradients of :func:`batch_norm` by ``x``, ``weight`` and ``bias``.
+
+    Args:
+        gradient: that of the result ``(N, C, H, W)``.
+        x, weight: as there.
+        mean, inverse: what it returned.
+    """
+    found = (torch.empty_like(x), torch.empty_like(mean), torch.empty_like(mean))
+    _call("norm_backward", *_pixels(x), x, _last(gradient), weight.contiguous(), mean, inverse, *found)
+    return found
+
+
+def separable_norm(
+    x: Tensor,
+    depthwise: Tensor,
+    pointwise: Tensor,
+    weight: Tensor,
+    bias: Tensor,
+    eps: float,
+    stride: Pair,
+    padding: Sides,
+    dilation: int,
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+    """Return the batch norm of a separable convolution of ``relu(x)``.
+
+    Args:
+        x: the map.
+        depthwise: the kernels ``(C, 1, kH, kW)``.
+        pointwise: the kernels ``(K, C, 1, 1)``.
+        weight, bias, eps: of the batch norm.
+        stride, padding, dilation: of the depthwise convolution, as in :func:`depthwise`.
+
+    Returns:
+        the result ``(N, K, H', W')``, what is normalized, of the same size, and for each channel its mean, biased
+        variance and the inverse of its deviation, all ``(K,)``.
+    """
+    geometry = _geometry(x, depthwise, stride, padding, dilation, True)
+    size = (geometry.count, len(pointwise), geometry.out_height, geometry.out_width)
+    convolved = torch.empty(size, dtype=x.dtype, memory_format=torch.channels_last)
+    result, (mean, variance, inverse) = torch.empty_like(convolved), x.new_empty((3, len(pointwise)))
+    given = (x, *(value.contiguous() for value in (depthwise, pointwise, weight, bias)))
+    found = (convolved, result, mean, variance, inverse)
+    _call("separable_forward", geometry, len(pointwise), ctypes.c_float(eps), *given, *found)
+    return result, convolved, mean, variance, inverse
+
+
+def separable_norm_gradients(
+    gradient: Tensor,
+    by_x: bool,
+    x: Tensor,
+    depthwise: Tensor,
+    pointwise: Tensor,
+    weight: Tensor,
+    convolved: Tensor,
+    mean: Tensor,
+    inverse: Tensor,
+    stride: Pair,
+    padding: Sides,
+    dilation: int,
+) -> tuple[Tensor | None, Tensor, Tensor, Tensor, Tensor]:
+    """Return the gradients of :func:`separable_norm` by ``x``, the kernels, ``weight`` and ``bias``.
+
+    Args:
+        gradient: that of the result ``(N, K, H', W')``.
+        by_x: whether the first is wanted.
+        x, depthwise, pointwise, weight, stride, padding, dilation: as there.
+        convolved, mean, inverse: what it returned.
+    """
+    geometry = _geometry(x, depthwise, stride, padding, dilation, True)
+    kernels = (depthwise.contiguous(), pointwise.contiguous())
+    found = [*map(torch.empty_like, (*kernels, mean, mean))]
+    x_gradient = torch.empty_like(x) if by_x else None
+    given = (x, *kernels, weight.contiguous(), convolved, _last(gradient), mean, inverse)
+    _call("separable_backward", geometry, len(pointwise), *given, x_gradient, *found)
+    return x_gradient, found[0], found[1], found[2], found[3]
+
+
+def _last(x: Tensor) -> Tensor:
+    return x.contiguous(memory_format=torch.channels_last)
+
+
+def _geometry(x: Tensor, weight: Tensor, stride: Pair, padding: Sides, dilation: int, relu: bool) -> _Geometry:
+    left, right, top, bottom = padding
+    count, channels, height, width = x.shape
+    rows, columns = weight.shape[2:]
+    reach = ((rows - 1) * dilation + 1, (columns - 1) * dilation + 1)
+    size = ((height + top + bottom - reach[0]) // stride[0] + 1, (width + left + right - reach[1]) // stride[1] + 1)
+    return _Geometry(count, channels, height, width, *size, rows, columns, dilation, *stride, top, left, relu)
+
+
+def _pixels(x: Tensor) -> tuple[int, int]:
+    return x.shape[1], x.numel() // x.shape[1]
+
+
+def _call(name: str, *arguments: _Geometry | Tensor | ctypes.c_float | int | None) -> None:
+    """Call a function with tensors as pointers to their values, and the number of threads after its arguments."""
+    library = load_library(_SOURCE)
+    assert library is not None
+    getattr(library, name)(*map(_as_c, arguments), ctypes.c_int(torch.get_num_threads()))
+
+
+def _as_c(value: _Geometry | Tensor | ctypes.c_float | int | None) -> object:
+    if isinstance(value, Tensor):
+        return ctypes.c_void_p(value.data_ptr())
+    if isinstance(value, ctypes.Structure):
+        return ctypes.byref(value)
+    return ctypes.c_long(value) if isinstance(value, int) else value

@@ -1,0 +1,74 @@
+"""Shared libraries, compiled from a C++ file of this package when they are first needed."""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import functools
+import hashlib
+import logging
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+from nasnet_det.safe_io.cache import cache_folder
+from nasnet_det.safe_io.files import replacing
+from nasnet_det.safe_io.values import first_line
+
+logger = logging.getLogger(__name__)
+_COMPILE = ("-O3", "-march=native", "-std=c++17", "-fPIC", "-fopenmp", "-c")
+_SECONDS = 120
+
+
+@functools.cache
+def load_library(source: Path) -> ctypes.CDLL | None:
+    """Return a C++ file as a library for this processor; None where it cannot be compiled, which is logged.
+
+    It is compiled once, by ``$CXX``, g++ or c++, and kept in the cache's folder. OpenMP's functions are those that the
+    process has loaded, which are PyTorch's.
+    """
+    if sys.platform != "linux":
+        return None
+    named = (os.environ.get("CXX"), "g++", "c++")
+    compiler = next((found for name in named if name and (found := shutil.which(name))), None)
+    if compiler is None:
+        logger.info(f"{source.name} is not used: no C++ compiler (g++) was found")
+        return None
+    try:
+        kept = cache_folder() / f"{source.stem}-{_digest(source, compiler)}.so"
+        if kept.is_file():
+            return _load(kept)
+        with tempfile.TemporaryDirectory() as folder:
+            made = _compile(compiler, source, Path(folder))
+            with contextlib.suppress(OSError), replacing(kept) as target:
+                shutil.copyfile(made, target)
+            return _load(kept if kept.is_file() else made)
+    except (OSError, subprocess.SubprocessError) as error:
+        words = getattr(error, "stderr", None) or first_line(error)
+        logger.info(f"{source.name} is not used: {' '.join(str(words).split())[:300]}")
+        return None
+
+
+def _load(library: Path) -> ctypes.CDLL:
+    return ctypes.CDLL(str(library), mode=os.RTLD_NOW)
+
+
+def _digest(source: Path, compiler: str) -> str:
+    """Return a hash of all that a library depends on: the file, the compiler and the processor's instructions."""
+    version = subprocess.run([compiler, "--version"], capture_output=True, check=True, timeout=_SECONDS).stdout
+    processor = next(
+        (line for line in Path("/proc/cpuinfo").read_bytes().splitlines() if line.startswith(b"flags")), b""
+    )
+    parts = (source.read_bytes(), version, processor, " ".join(_COMPILE).encode())
+    return hashlib.sha256(b"\0".join(parts)).hexdigest()[:16]
+
+
+def _compile(compiler: str, source: Path, folder: Path) -> Path:
+    compiled, library = folder / "compiled.o", folder / "library.so"
+    # Linked without -fopenmp, so that no second OpenMP is loaded.
+    for arguments in ((*_COMPILE, str(source), "-o", str(compiled)), ("-shared", str(compiled), "-o", str(library))):
+        subprocess.run([compiler, *arguments], capture_output=True, text=True, check=True, timeout=_SECONDS)
+    return library
