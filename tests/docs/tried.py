@@ -40,13 +40,16 @@ def check(script: str, words: Sequence[str]) -> None:
         AssertionError: if the parser refuses them.
         ValueError: for a config key, a setting or a recipe that does not exist.
     """
-    real = argparse.ArgumentParser.parse_args
 
-    def parse(parser: argparse.ArgumentParser, args: Any = None, namespace: Any = None) -> Any:
-        raise Parsed(real(parser, args, namespace))
+    def parsed_by(real: Callable[..., Any]) -> Callable[..., Any]:
+        def parse(parser: argparse.ArgumentParser, args: Any = None, namespace: Any = None) -> Any:
+            raise Parsed(real(parser, args, namespace))
+
+        return parse
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(argparse.ArgumentParser, "parse_args", parse)
+        for name in ("parse_args", "parse_intermixed_args"):
+            patch.setattr(argparse.ArgumentParser, name, parsed_by(getattr(argparse.ArgumentParser, name)))
         try:
             status = run(script, words)
         except Parsed as parsed:
