@@ -97,8 +97,8 @@ def depthwise_gradients(
         wanted: which of the two are.
         x, weight, stride, padding, dilation, scale: as there.
     """
+    x, weight = _last(x), weight.contiguous()  # what autograd saved may have been moved meanwhile
     geometry = _geometry(x, weight, stride, padding, dilation, False)
-    weight = weight.contiguous()
     found = [torch.empty_like(value) if want else None for value, want in zip((x, weight), wanted, strict=True)]
     _call("depthwise_backward", geometry, x, weight, scale, _last(gradient), *found)
     return found[0], found[1]
@@ -192,8 +192,9 @@ def separable_norm_gradients(
     geometry = _geometry(x, depthwise, stride, padding, dilation, True)
     kernels = (depthwise.contiguous(), pointwise.contiguous())
     found = [*map(torch.empty_like, (*kernels, mean, mean))]
+    x = _last(x)  # what autograd saved may have been moved meanwhile
     x_gradient = torch.empty_like(x) if by_x else None
-    given = (x, *kernels, weight.contiguous(), convolved, _last(gradient), mean, inverse)
+    given = (x, *kernels, weight.contiguous(), _last(convolved), _last(gradient), mean, inverse)
     _call("separable_backward", geometry, len(pointwise), *given, x_gradient, *found)
     return x_gradient, found[0], found[1], found[2], found[3]
 

@@ -187,6 +187,20 @@ def test_a_compiled_separable_convolution_has_two_derivatives() -> None:
         torch.testing.assert_close(ours.double(), exact, rtol=1e-3, atol=1e-4 * exact.abs().max().item())
 
 
+@compiled
+@pytest.mark.parametrize("kernel", [3, 5])
+def test_tensors_that_were_saved_in_another_layout_are_read_right(kernel: int) -> None:
+    settings = LayerSettings(nn.BatchNorm2d)
+    layer = nn.Sequential(SeparableConvNorm(5, 6, settings, kernel), AvgPool2dSame(3), Conv2dSame(6, 6, 3, groups=6))
+    x, results = images(2, 5, 6, 7).float().detach().requires_grad_(), []
+    for pack in (lambda value: value, lambda value: value.contiguous(memory_format=torch.contiguous_format).clone()):
+        with torch.autograd.graph.saved_tensors_hooks(pack, lambda value: value):
+            y = layer(x).square().sum()
+        results.append(torch.autograd.grad(y, [x, *layer.parameters()]))
+    for ours, expected in zip(*results, strict=True):
+        assert torch.equal(ours, expected)
+
+
 class Doubled(Conv2dSame):
     def forward(self, x: Tensor) -> Tensor:
         return 2 * super().forward(x)
