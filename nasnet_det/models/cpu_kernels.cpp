@@ -1,16 +1,25 @@
 // Training on a CPU: depthwise and separable convolutions and batch norm of float32 maps in channels_last, forward and
 // backward. nasnet_det/models/cpu_kernels.py compiles and calls this file.
 //
-// What limits such steps is memory, so each function reads and writes a map as seldom as it can. A depthwise convolution
-// copies one image's block of channels at a time to a plane with a border of zeros that fits the cache; ReLU of its input
-// is part of the copy. Batch norm sums a chunk of pixels at a time in float, and the chunks in double. A separable
-// convolution with its batch norm works image by image: what is between its parts stays in the cache, and what its
-// backward pass needs of that is computed again. No result depends on the number of threads.
+// What limits such steps is memory, so each function reads and writes a map as seldom as it can. A depthwise
+// convolution copies one image's block of channels at a time to a plane with a border of zeros that fits the cache;
+// ReLU of its input is part of the copy. Batch norm sums a chunk of pixels at a time in float, and the chunks in
+// double. A separable convolution with its batch norm works image by image: what is between its parts stays in the
+// cache, and what its backward pass needs of that is computed again. No result depends on the number of threads.
 #include <algorithm>
 #include <cmath>
 #include <cstring>
 #include <memory>
 #include <vector>
+
+// The values of one instruction. Compilers make poor code of vectors that are longer.
+#if defined(__AVX512F__)
+constexpr int kLanes = 16;
+#elif defined(__AVX2__)
+constexpr int kLanes = 8;
+#else
+#error "written for processors with AVX2"
+#endif
 
 // Maps are (count, height, width, channels) in memory; kernels are (channels, rows, columns).
 struct Geometry {
@@ -67,6 +76,7 @@ class Plane {
   public:
     Plane(long rows, long columns, long top, long left, long step_y, long step_x)
         : zeros(rows * columns * L), columns(columns), step_y(step_y), step_x(step_x), origin(at(top, left)) {}
+    long width() const { return columns; }
     float* at(long y, long x) { return zeros.data() + (y * columns + x) * L; }
     float* pixel(long y, long x) { return origin + (y * step_y * columns + x * step_x) * L; }
 
@@ -91,11 +101,7 @@ class Plane {
 
   private:
     Zeros zeros;
-
-  public:
     const long columns, step_y, step_x;
-
-  private:
     float* const origin;
 };
 
@@ -163,7 +169,7 @@ void weight_sums(Plane<L>& input, Plane<L>& gradient, const Geometry& g, float* 
     }
 }
 
-// The depthwise convolution of one image after another, by one thread: the channels from `begin` to `end`, in blocks of L.
+// The depthwise convolution of one image after another, by one thread: channels `begin` to `end`, in blocks of L.
 template <int L>
 class Depthwise {
   public:
@@ -189,7 +195,7 @@ class Depthwise {
     void forward(const float* x, const float* scale, float* y) {
         for (long b = 0; b < blocks(); ++b) {
             input.read(x, g.height, g.width, block(b), g.relu, nullptr);
-            correlate<L>(input.at(0, 0), width, kernels.data() + b * area * L, g, g.stride_y, g.stride_x, y,
+            correlate<L>(input.at(0, 0), input.width(), kernels.data() + b * area * L, g, g.stride_y, g.stride_x, y,
                          g.out_height, g.out_width, block(b), nullptr, scale);
         }
     }
@@ -201,7 +207,7 @@ class Depthwise {
             input.read(x, g.height, g.width, block(b), g.relu, nullptr);
             outer.read(gradient, g.out_height, g.out_width, block(b), false, scale);
             if (x_gradient)
-                correlate<L>(outer.at(g.top, g.left), outer.columns, turned.data() + b * area * L, g, 1, 1, x_gradient,
+                correlate<L>(outer.at(g.top, g.left), outer.width(), turned.data() + b * area * L, g, 1, 1, x_gradient,
                              g.height, g.width, block(b), g.relu ? &input : nullptr, nullptr);
             if (!weight_gradient) continue;
             (g.columns == 3 ? weight_sums<L, 3> : g.columns == 5 ? weight_sums<L, 5> : weight_sums<L, 7>)(
@@ -222,12 +228,12 @@ class Depthwise {
     Zeros kernels, turned, sums;
 };
 
-// All channels: blocks of 16, and one of 8 where no more are left.
+// All channels: blocks of an instruction's, and one of 8 where no more are left.
 class DepthwiseImages {
   public:
     DepthwiseImages(const Geometry& g, const float* weight, bool backward = false) {
-        const long wide = g.channels % 16 > 8 ? g.channels : g.channels / 16 * 16;
-        if (wide > 0) many = std::make_unique<Depthwise<16>>(g, 0, wide, weight, backward);
+        const long wide = g.channels % kLanes > 8 ? g.channels : g.channels / kLanes * kLanes;
+        if (wide > 0) many = std::make_unique<Depthwise<kLanes>>(g, 0, wide, weight, backward);
         if (wide < g.channels) few = std::make_unique<Depthwise<8>>(g, wide, g.channels, weight, backward);
     }
     void forward(const float* x, const float* scale, float* y) {
@@ -241,7 +247,7 @@ class DepthwiseImages {
     }
 
   private:
-    std::unique_ptr<Depthwise<16>> many;
+    std::unique_ptr<Depthwise<kLanes>> many;
     std::unique_ptr<Depthwise<8>> few;
 };
 
@@ -256,7 +262,7 @@ void add_images(const std::vector<float>& images, long size, float* result, int 
     }
 }
 
-// ROWS rows of a product and WIDE * L columns of it, of which `used` exist: each row's values times the rows of a matrix.
+// ROWS rows of a product and WIDE * L columns of it, of which `used` exist: each row's values times a matrix's rows.
 template <int L, int WIDE, int ROWS>
 __attribute__((always_inline)) inline void multiply_tile(const float* rows, long step, long between, long inner,
                                                          const float* matrix, long columns, float* result, long used) {
@@ -281,19 +287,20 @@ void multiply_columns(const float* rows, long number, long step, long between, l
     constexpr int many = WIDE > 1 ? 6 : 8;
     long p = 0;
     for (; p + many <= number; p += many)
-        multiply_tile<L, WIDE, many>(rows + p * step, step, between, inner, matrix, columns, result + p * columns, used);
+        multiply_tile<L, WIDE, many>(rows + p * step, step, between, inner, matrix, columns, result + p * columns,
+                                     used);
     for (; p < number; ++p)
         multiply_tile<L, WIDE, 1>(rows + p * step, step, between, inner, matrix, columns, result + p * columns, used);
 }
 
-// The product (number, columns) of rows with a matrix (inner, columns). Value c of row p is at p * step + c * between. Up to
-// 15 values after the matrix are read.
+// The product (number, columns) of rows with a matrix (inner, columns). Value c of row p is at p * step + c * between;
+// up to 31 values after the matrix are read.
 void multiply(const float* rows, long number, long step, long between, long inner, const float* matrix, long columns,
               float* result) {
     for (long first = 0; first < columns;) {
-        const long left = columns - first, taken = left > 16 ? 32 : left > 8 ? 16 : 8;
-        (taken == 32   ? multiply_columns<16, 2>
-         : taken == 16 ? multiply_columns<16, 1>
+        const long left = columns - first, taken = left > kLanes ? 2 * kLanes : left > 8 ? kLanes : 8;
+        (left > kLanes ? multiply_columns<kLanes, 2>
+         : left > 8    ? multiply_columns<kLanes, 1>
                        : multiply_columns<8, 1>)(rows, number, step, between, inner, matrix + first, columns,
                                                  result + first, std::min(taken, left));
         first += taken;
