@@ -1,6 +1,6 @@
 """Depthwise convolutions and batch norm by PyTorch's own kernels, arranged so that they are fast on a CPU.
 
-They take the place of :mod:`~nasnet_det.models.cpu_kernels` in other types and layouts, and where there is no compiler.
+They replace :mod:`~nasnet_det.models.cpu_kernels` in other types and layouts, and without a compiler.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """The functions of ``cpu_kernels.cpp`` on tensors: float32 maps ``(N, C, H, W)`` in channels_last on a CPU.
 
-They are there where the file can be compiled (:func:`nasnet_det.safe_io.libraries.load_library`), and compute in as
+They exist where the file can be compiled (:func:`nasnet_det.models.cpu_library.load_library`), and compute in as
 many threads as PyTorch does.
 """
 
@@ -13,7 +13,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from nasnet_det.safe_io.libraries import load_library
+from nasnet_det.models.cpu_library import load_library
 
 Pair = tuple[int, int]
 Sides = tuple[int, int, int, int]
@@ -36,8 +36,8 @@ class _Geometry(ctypes.Structure):
     ]
 
 
-def are_for(x: Tensor, channels: int, *parameters: Tensor) -> bool:
-    """Return whether the functions take a map, of so many channels as it must have, and parameters."""
+def takes(x: Tensor, channels: int, *parameters: Tensor) -> bool:
+    """Return whether the functions take ``x`` as a map of so many channels, and parameters."""
     return (
         x.dtype is torch.float32
         and x.is_contiguous(memory_format=torch.channels_last)
@@ -47,18 +47,23 @@ def are_for(x: Tensor, channels: int, *parameters: Tensor) -> bool:
     )
 
 
-def convolve(x: Tensor, weight: Tensor) -> bool:
+def takes_depthwise(x: Tensor, weight: Tensor) -> bool:
     """Return whether :func:`depthwise` takes a map and kernels ``(C, 1, kH, kW)``."""
-    return weight.shape[3] in _COLUMNS and are_for(x, len(weight), weight)
+    return weight.shape[3] in _COLUMNS and takes(x, len(weight), weight)
 
 
-def separate(x: Tensor, depthwise: Tensor, pointwise: Tensor) -> bool:
+def gains_as_separable(x: Tensor, depthwise: Tensor, pointwise: Tensor) -> bool:
     """Return whether :func:`separable_norm` takes a map and kernels, and is faster than its parts.
 
-    It is where what it keeps of an image fits the cache, and products are so small that memory limits them.
+    It is faster if an image's intermediate maps fit the cache and memory limits its matrix products.
+
+    Args:
+        x: the map.
+        depthwise: the kernels ``(C, 1, kH, kW)``.
+        pointwise: the kernels ``(K, C, 1, 1)``.
     """
     widest = max(pointwise.shape[:2])
-    taken = convolve(x, depthwise) and are_for(x, pointwise.shape[1], pointwise)
+    taken = takes_depthwise(x, depthwise) and takes(x, pointwise.shape[1], pointwise)
     return taken and widest <= _WIDEST and widest * x.shape[2] * x.shape[3] <= _LARGEST
 
 
@@ -105,7 +110,12 @@ def depthwise_gradients(
 
 
 def batch_norm(x: Tensor, weight: Tensor, bias: Tensor, eps: float) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Return the batch norm of a map.
+    """Return the batch norm of a map, with the statistics of the batch.
+
+    Args:
+        x: the map.
+        weight, bias: of each channel, both ``(C,)``.
+        eps: added to the variance.
 
     Returns:
         the result ``(N, C, H, W)``, the mean and the biased variance of each channel, and the inverse of its deviation,

@@ -34,7 +34,9 @@ def is_slow_depthwise(conv: nn.Conv2d, x: Tensor) -> bool:
     depthwise = conv.groups == conv.in_channels == conv.out_channels and conv.bias is None
     if not depthwise or conv.dilation[0] != conv.dilation[1]:
         return False
-    return cpu_kernels.convolve(x, conv.weight) or (conv.kernel_size[1] > FAST_COLUMNS and conv.dilation == (1, 1))
+    return cpu_kernels.takes_depthwise(x, conv.weight) or (
+        conv.kernel_size[1] > FAST_COLUMNS and conv.dilation == (1, 1)
+    )
 
 
 def is_pointwise(conv: nn.Conv2d) -> bool:
@@ -61,7 +63,7 @@ def depthwise_conv2d(x: Tensor, weight: Tensor, stride: Pair, padding: Sides, di
         padding: the zeros at ``(left, right, top, bottom)``, none negative.
         dilation: the steps between a kernel's weights.
     """
-    if cpu_kernels.convolve(x, weight):
+    if cpu_kernels.takes_depthwise(x, weight):
         return _CompiledDepthwise.apply(x, weight, stride, padding, dilation, None)
     return TiledDepthwise.apply(x, weight, stride, padding)
 
@@ -77,7 +79,7 @@ def average_pool2d(x: Tensor, kernel: int, stride: int, padding: Sides) -> Tenso
     """
     one = x.new_ones((1, 1, kernel, kernel))
     weight = one.expand(x.shape[1], 1, kernel, kernel)
-    if not cpu_kernels.convolve(x, weight):
+    if not cpu_kernels.takes_depthwise(x, weight):
         return None
     members = functional.conv2d(functional.pad(torch.ones_like(x[:1, :1]), padding), one, None, stride)
     return _CompiledDepthwise.apply(x, weight, (stride, stride), padding, 1, members[0, 0].reciprocal())
@@ -149,7 +151,9 @@ def is_compiled_separable(
     """Return whether :func:`separable_norm` takes a map and these layers."""
     if not (depthwise.training and is_training_on_cpu(x) and type(act) is nn.ReLU):
         return False
-    if not cpu_kernels.separate(x, depthwise.weight, pointwise.weight) or has_hooks(act, depthwise, pointwise):
+    if not cpu_kernels.gains_as_separable(x, depthwise.weight, pointwise.weight) or has_hooks(
+        act, depthwise, pointwise
+    ):
         return False
     sides = (-(-side // step) for side, step in zip(x.shape[2:], depthwise.stride, strict=True))
     is_plain = _is_plain_batch_norm(norm, x, (len(x), pointwise.out_channels, *sides))
@@ -174,24 +178,13 @@ def separable_norm(x: Tensor, depthwise: nn.Conv2d, pointwise: nn.Conv2d, norm: 
 
 
 class _SeparableNorm(Function):
-    """A separable convolution of ``relu(x)``, normalized, and the mean and biased variance of each channel."""
+    """The result, mean and variance of :func:`nasnet_det.models.cpu_kernels.separable_norm`, from its arguments."""
 
     @staticmethod
-    def forward(
-        ctx: Any,
-        x: Tensor,
-        depthwise: Tensor,
-        pointwise: Tensor,
-        weight: Tensor,
-        bias: Tensor,
-        eps: float,
-        *geometry: Any,
-    ) -> tuple[Tensor, Tensor, Tensor]:
-        result, convolved, mean, variance, inverse = cpu_kernels.separable_norm(
-            x, depthwise, pointwise, weight, bias, eps, *geometry
-        )
+    def forward(ctx: Any, *arguments: Any) -> tuple[Tensor, Tensor, Tensor]:
+        result, convolved, mean, variance, inverse = cpu_kernels.separable_norm(*arguments)
+        x, depthwise, pointwise, weight, _, ctx.eps, *ctx.geometry = arguments
         ctx.save_for_backward(x, depthwise, pointwise, weight, convolved, mean, inverse)
-        ctx.eps, ctx.geometry = eps, geometry
         ctx.mark_non_differentiable(mean, variance)
         return result, mean, variance
 
@@ -228,7 +221,7 @@ class _BatchNorm2d(Function):
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor, eps: float) -> tuple[Tensor, Tensor, Tensor]:
-        if cpu_kernels.are_for(x, len(weight), weight):
+        if cpu_kernels.takes(x, len(weight), weight):
             normalized, mean, variance, inverse = cpu_kernels.batch_norm(x, weight, bias, eps)
         else:
             rows = Rows(x)
@@ -246,7 +239,7 @@ class _BatchNorm2d(Function):
         gradient = gradients[0]
         x, weight, mean, inverse = ctx.saved_tensors
         again = torch.is_grad_enabled()  # a gradient of the gradient is asked for
-        if cpu_kernels.are_for(x, len(weight), weight) and not again:
+        if cpu_kernels.takes(x, len(weight), weight) and not again:
             return *cpu_kernels.batch_norm_gradients(gradient, x, weight, mean, inverse), None
         rows = Rows(x)
         if again or (rows.is_last and x.shape[1] >= _FAST_CHANNELS):

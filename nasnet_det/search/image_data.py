@@ -39,8 +39,8 @@ _VALIDATION_SHARE = 0.1
 class ImageSource(Protocol):
     """Labelled images before they are decoded.
 
-    The last ``held_out`` are the validation split, 0 for no split. ``digest`` is of
-    the names and sizes of the files, None where there are none.
+    The last ``held_out`` are the validation split, 0 for no split. ``digest`` is of the names and sizes of the files,
+    None for images without files.
     """
 
     name: str

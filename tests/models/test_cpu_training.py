@@ -20,7 +20,7 @@ from nasnet_det.models.operations import LayerSettings, Scale, SeparableConvNorm
 from nasnet_det.models.padding import AvgPool2dSame, Conv2dSame
 
 compiled = pytest.mark.skipif(
-    not cpu_kernels.are_for(torch.zeros(1, 1, 1, 1), 1), reason="cpu_kernels.cpp cannot be compiled here"
+    not cpu_kernels.takes(torch.zeros(1, 1, 1, 1), 1), reason="cpu_kernels.cpp cannot be compiled here"
 )
 LAYOUTS = [torch.channels_last, torch.contiguous_format]
 

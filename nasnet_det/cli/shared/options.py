@@ -9,7 +9,7 @@ from typing import Any
 
 
 def new_parser(description: str | None) -> argparse.ArgumentParser:
-    """Return a parser that shows a module's docstring as it is formatted, and takes options between arguments."""
+    """Return a parser that shows a docstring in its own format and takes options between arguments."""
     return _Parser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
 
 

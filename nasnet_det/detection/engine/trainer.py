@@ -204,7 +204,7 @@ class DetectorTrainer(DefaultTrainer):
 
 
 def folder_name(name: str) -> str:
-    """Return a name for a data set's folder: its own, but for what would lead elsewhere where that is a path."""
+    """Return a data set's name as that of a folder: separators of paths and names of dots alone are escaped."""
     return re.sub(r"[%/\\:]|^\.+$", lambda found: f"%{found[0].encode().hex()}", name)
 
 

@@ -1,4 +1,4 @@
-"""Shared libraries, compiled from a C++ file of this package when they are first needed."""
+"""Libraries compiled from a C++ file of this package on first use, for :mod:`~nasnet_det.models.cpu_kernels`."""
 
 from __future__ import annotations
 
@@ -25,10 +25,16 @@ _SECONDS = 120
 
 @functools.cache
 def load_library(source: Path) -> ctypes.CDLL | None:
-    """Return a C++ file as a library for this processor; None where it cannot be compiled, which is logged.
+    """Compile and load a C++ file for this processor, or load what was compiled before.
 
-    It is compiled once, by ``$CXX``, g++ or c++, and kept in the cache's folder. OpenMP's functions are those that the
-    process has loaded, which are PyTorch's.
+    The compiler is ``$CXX``, g++ or c++; the library is kept in the cache's folder. OpenMP's functions are those that
+    the process has loaded, which are PyTorch's.
+
+    Args:
+        source: the C++ file, of functions under ``extern "C"``.
+
+    Returns:
+        the library; None, with the reason logged, if compiling or loading fails or the system is not Linux.
     """
     if sys.platform != "linux":
         return None

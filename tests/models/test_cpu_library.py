@@ -1,4 +1,4 @@
-"""Libraries are compiled once and kept, and their absence is no error."""
+"""Libraries are compiled once and kept; without a compiler there are none, and no error."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from nasnet_det.safe_io import libraries
-from nasnet_det.safe_io.libraries import load_library
+from nasnet_det.models import cpu_library
+from nasnet_det.models.cpu_library import load_library
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux" or not shutil.which("g++"), reason="no g++ on Linux")
 
@@ -31,7 +31,7 @@ def test_a_library_is_compiled_once(source: Path, monkeypatch: pytest.MonkeyPatc
     assert library is not None and library.twice(21) == 42
     (kept,) = (source.parent / "cache").iterdir()
     load_library.cache_clear()
-    monkeypatch.setattr(libraries, "_compile", lambda *arguments: pytest.fail("compiled again"))
+    monkeypatch.setattr(cpu_library, "_compile", lambda *arguments: pytest.fail("compiled again"))
     assert load_library(source) is not None
     load_library.cache_clear()
     monkeypatch.undo()
@@ -50,7 +50,7 @@ def test_a_cache_that_cannot_be_written_is_done_without(source: Path) -> None:
 def test_what_cannot_be_compiled_is_logged(
     source: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    caplog.set_level(logging.INFO, libraries.__name__)
+    caplog.set_level(logging.INFO, cpu_library.__name__)
     source.write_text("no C++")
     assert load_library(source) is None and "twice.cpp" in caplog.text
     assert not (source.parent / "cache").exists()
