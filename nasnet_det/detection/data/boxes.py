@@ -12,6 +12,10 @@ from nasnet_det.detection.data.look import CORRECT, LEFT_OUT, STAY
 
 #: A box may end this many pixels past its image, as rounding makes it.
 ROUNDING = 1.0
+#: So many boxes that are all in their images show their format by where they are; few may be so by chance.
+_ENOUGH, _ENOUGH_AT_EDGES = 20, 100
+_CORNERS = "are they given as x0, y0, x1, y1? COCO's are x, y, width, height"
+_CENTRES = "are they given by their centres? COCO's x, y are those of the upper left corner"
 
 
 class OddBoxes(NamedTuple):
@@ -43,14 +47,18 @@ def find_odd_boxes(boxes: np.ndarray, sizes: np.ndarray) -> tuple[list[OddBoxes]
         in_unit = (corner >= -1).all(axis=1) & (end <= 2).all(axis=1)  # Pascal VOC's pixels count from 1
         small = ~unsound & ~empty & ~outside & ((extent <= 1).any(axis=1) | in_unit)
         ordered = ((corner >= -1) & (extent >= corner) & (extent <= sizes + 1)).all(axis=1)
-        around = (corner - extent / 2 >= -ROUNDING).all(axis=1) & (corner + extent / 2 <= sizes + ROUNDING).all(axis=1)
+        half = extent / 2
+        around = (corner - half >= -ROUNDING).all(axis=1) & (corner + half <= sizes + ROUNDING).all(axis=1)
     question = ""
     if small.any() and in_unit.mean() > 0.9:
         question = "are they given in shares of the image, 0 to 1? COCO's are in pixels"
     elif past.any() and past.mean() > 0.1 and ordered.mean() > 0.95:
-        question = "are they given as x0, y0, x1, y1? COCO's are x, y, width, height"
+        question = _CORNERS
     elif past.any() and past.mean() > 0.1 and around.mean() > 0.95:
-        question = "are they given by their centres? COCO's x, y are those of the upper left corner"
+        question = _CENTRES
+    elif (whole := ~(unsound | empty | outside)).sum() >= _ENOUGH and whole.mean() > 0.95:
+        question = _question_of_positions(boxes[whole], sizes[whole], ordered.mean(), around.mean())
+    unseen = np.full(len(boxes), bool(question) and not (past | small).any())
     more = f"; {question}" if question else ""
     odd = [
         OddBoxes("boxes are of negative size or not finite", unsound, LEFT_OUT, CORRECT),
@@ -62,8 +70,34 @@ def find_odd_boxes(boxes: np.ndarray, sizes: np.ndarray) -> tuple[list[OddBoxes]
         OddBoxes(
             "boxes are about a pixel wide or high, or less", small, f"They are used{more}", f"They are used{more}"
         ),
+        OddBoxes("boxes are in their images, but oddly placed", unseen, f"They are used{more}", f"They are used{more}"),
     ]
     return odd, question
+
+
+def _question_of_positions(boxes: np.ndarray, sizes: np.ndarray, ordered: float, around: float) -> str:
+    """Return the question on boxes' format that their positions raise where hardly one is past its image.
+
+    Of COCO's boxes those further right are not wider, many touch the edges of their images, and none of the first
+    hundred pixels alone.
+
+    Args:
+        boxes, sizes: finite, see :func:`find_odd_boxes`.
+        ordered, around: the shares that would be boxes as corners, and inside their images as centres.
+    """
+    corner, extent, reach = boxes[:, :2], boxes[:, 2:], (boxes[:, :2] + boxes[:, 2:]).max(axis=0)
+    for full in (100, 1000):
+        if (0.9 * full < reach).all() and (reach < 1.01 * full).all() and 2 * full <= sizes.min():
+            return f"are they given on a scale of 0 to {full}? COCO's are in pixels"
+    if ordered > 0.95:
+        with np.errstate(invalid="ignore"):  # of boxes that are all alike
+            wider = [np.corrcoef(corner[:, axis] / sizes[:, axis], extent[:, axis] / sizes[:, axis]) for axis in (0, 1)]
+        return _CORNERS if wider[0][0, 1] + wider[1][0, 1] > 0.2 else ""
+    low, high = corner, sizes - corner  # of the given point to the edges
+    at_edge = (np.minimum(abs(low - extent / 2), abs(high - extent / 2)) <= ROUNDING).any(axis=1)
+    as_given = (np.minimum(abs(low), abs(high - extent)) <= ROUNDING).any(axis=1)
+    enough = len(boxes) >= _ENOUGH_AT_EDGES and around > 0.95
+    return _CENTRES if enough and at_edge.mean() > 0.03 and at_edge.sum() > 10 * as_given.sum() else ""
 
 
 def format_question(entries: Sequence[Record], images: Sequence[Record]) -> str:
