@@ -22,8 +22,8 @@ from nasnet_det.safe_io.files import other_content
 logger = logging.getLogger(__name__)
 
 _ORIENTATION = 0x0112
-#: TIFF's tag of the bits of each channel.
-_BITS = 258
+#: TIFF's tags of the bits of each channel, and of their form, of which 2 are signed numbers.
+_BITS, _FORM, _SIGNED = 258, 339, 2
 #: What undoes each EXIF orientation; the last four exchange width and height.
 _TURNS = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
@@ -34,8 +34,8 @@ _TURNS = {
     7: Image.Transpose.TRANSVERSE,
     8: Image.Transpose.ROTATE_90,
 }
-
-
+#: The orientations that are undone by the turn of another; the rest undo themselves.
+_BACK = {6: 8, 8: 6}
 #: A quarter of the range of 8 bits.
 _DARK = 64
 #: Reading this many headers takes long enough for a progress bar.
@@ -77,11 +77,11 @@ def read_header(path: str | os.PathLike[str]) -> ImageHeader:
     """
     try:
         with _open(path) as image:
-            orientation = _orientation(image)
+            orientation, turned = _orientation(image), False
             if orientation > 1 and image.format == "TIFF":  # which Pillow turns itself, in loading or before
                 image.load()
-                orientation = _orientation(image)
-            return ImageHeader(image.size, orientation)
+                turned = _orientation(image) == 1
+            return ImageHeader(image.size[::-1] if turned and orientation > 4 else image.size, orientation)
     except Exception as error:  # Pillow's many readers raise anything for a damaged file
         raise _refused(path, error) from error
 
@@ -118,9 +118,12 @@ def read_image(path: str | os.PathLike[str], turn: bool = True) -> Image.Image:
     """
     try:
         with _open(path) as image:
-            rgb = as_rgb(image)
-            orientation = _orientation(image) if turn else 1
-            return rgb.transpose(_TURNS[orientation]) if orientation > 1 else rgb
+            stored = _orientation(image) if image.format == "TIFF" else 1  # of others this may decode them
+            rgb, orientation = as_rgb(image), _orientation(image)
+            if turn:
+                return rgb.transpose(_TURNS[orientation]) if orientation > 1 else rgb
+            was_turned = stored > 1 and orientation == 1  # by Pillow, as it turns TIFF in loading
+            return rgb.transpose(_TURNS[_BACK.get(stored, stored)]) if was_turned else rgb
     except Exception as error:
         raise _refused(path, error) from error
 
@@ -135,9 +138,12 @@ def as_rgb(image: Image.Image) -> Image.Image:
     Raises:
         ImageError: if it has no such form.
     """
+    tags = getattr(image, "tag_v2", {})
+    if image.mode == "L" and _SIGNED in tags.get(_FORM, ()):
+        raise ImageError("its values are signed bytes, which Pillow takes for unsigned ones: save it as 0 to 255")
     forms = [str(tile.args) for tile in getattr(image, "tile", ())]  # which loading forgets
     deep = any(form in text for text in forms for form in (";16", "65535"))  # the latter is PPM's largest value
-    if not deep and len(image.getbands()) > 1 and max(getattr(image, "tag_v2", {}).get(_BITS, (8,))) > 8:
+    if not deep and len(image.getbands()) > 1 and max(tags.get(_BITS, (8,))) > 8:
         raise ImageError("its channels of 16 bits are in planes of their own: save it with a colour for each pixel")
     image.load()
     if image.mode in ("I", "F") or image.mode.startswith("I;16"):

@@ -129,6 +129,19 @@ def test_evaluation_without_weights_or_of_other_classes_is_refused(
     assert not (tmp_path / "out" / "inference").exists()
 
 
+def test_processes_that_have_not_joined_do_not_evaluate_in_one_folder(
+    tool: ModuleType,
+    tiny_coco: str,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    monkeypatch.setenv("RANK", "1")
+    assert tool.main(["--eval-only", *arguments(tiny_coco, tmp_path / "out")]) == 2
+    assert "WORLD_SIZE" in capsys.readouterr().err
+
+
 def test_a_run_is_not_replaced_by_a_new_one(
     tool: ModuleType, tiny_coco: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -230,6 +230,22 @@ def test_numbers_that_make_no_detector_are_an_error_of_the_config(small_config: 
         build_detector(small_config("fpn_mobile.yaml", MODEL__FPN__OUT_CHANNELS=-1))
 
 
+@pytest.mark.parametrize(
+    ("changes", "layer"),
+    [
+        ({"MODEL__ANCHOR_GENERATOR__ASPECT_RATIOS": [[]]}, "rpn_head"),
+        ({"MODEL__ANCHOR_GENERATOR__SIZES": [[]]}, "rpn_head"),
+        ({"MODEL__ROI_HEADS__NUM_CLASSES": 0}, "box_predictor"),
+        ({"MODEL__ROI_BOX_HEAD__FC_DIM": 0}, "box_head"),
+    ],
+)
+def test_a_layer_without_weights_is_an_error_of_the_config(
+    changes: dict[str, Any], layer: str, small_config: Any
+) -> None:
+    with pytest.raises(ConfigError, match=layer):
+        build_detector(small_config("fpn_mobile.yaml", **changes))
+
+
 def _mapping(indent: int = 6) -> str:
     import yaml
 

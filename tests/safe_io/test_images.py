@@ -133,8 +133,21 @@ def test_header_and_picture_agree_on_the_orientation(tmp_path: Path, orientation
     path = saved(tmp_path, Image.new("RGB", (8, 4)), f"a.{suffix}", exif=exif)
     size = (4, 8) if orientation > 4 else (8, 4)
     assert read_header(path).size == read_image(path).size == size
-    if suffix != "tif":  # which Pillow turns in any case
-        assert read_header(path).stored_size == read_image(path, turn=False).size == (8, 4)
+    assert read_header(path).stored_size == read_image(path, turn=False).size == (8, 4)
+    assert read_header(path).orientation == orientation
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_a_tiff_annotated_as_stored_has_its_stored_pixels(tmp_path: Path, orientation: int) -> None:
+    pixels = np.arange(96, dtype=np.uint8).reshape(4, 8, 3)
+    path = saved(tmp_path, pixels, "a.tif", tiffinfo={0x0112: orientation})
+    assert np.array_equal(read_image(path, turn=False), pixels)
+
+
+def test_signed_bytes_are_refused(tmp_path: Path) -> None:
+    path = saved(tmp_path, (RAMP * 100).astype(np.uint8), "a.tif", tiffinfo={339: 2})
+    with pytest.raises(ImageError, match=r"a\.tif.*signed"):
+        read_image(path)
 
 
 @pytest.mark.parametrize("content", [None, b"", b"no picture", b"\x89PNG\r\n\x1a\n" + bytes(40)])

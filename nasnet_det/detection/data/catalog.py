@@ -142,7 +142,7 @@ def _from_function(name: str, num_classes: int | None) -> CocoData:
         return function.data
     try:
         records = [*function()]
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         reason = f"{type(error).__name__}: {error}"
         raise CocoFormatError(f"the function that it was registered with failed: {reason}") from error
     classes = _own_categories(name, [str(number) for number in range(num_classes or 0)])

@@ -24,7 +24,7 @@ from nasnet_det.detection.config import ConfigError, find_config, read_config
 from nasnet_det.detection.data.registered import look_at_config
 from nasnet_det.detection.engine.checkpointer import Checkpointer, build_for_inference
 from nasnet_det.detection.engine.run_folder import RUN
-from nasnet_det.detection.engine.trainer import TORCHRUN, DetectorTrainer
+from nasnet_det.detection.engine.trainer import TORCHRUN, DetectorTrainer, check_processes
 from nasnet_det.detection.evaluation.evaluation import METRICS
 from nasnet_det.safe_io.files import write_text
 from nasnet_det.safe_io.values import format_value, parse_yaml
@@ -179,6 +179,7 @@ def train_or_evaluate(cfg: CfgNode, args: argparse.Namespace) -> Any:
         if comm.is_main_process() and not (saved.exists() and saved.samefile(find_config(args.config_file))):
             write_text(saved, cfg.dump())
         return trainer.train()
+    check_processes()
     run = Checkpointer(nn.Module(), cfg.OUTPUT_DIR)
     weights = run.get_checkpoint_file() if args.resume and run.has_checkpoint() else cfg.MODEL.WEIGHTS
     model, categories = build_for_inference(cfg, weights)

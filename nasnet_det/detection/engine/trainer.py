@@ -155,6 +155,28 @@ class DetectorTrainer(DefaultTrainer):
         """See :func:`nasnet_det.detection.engine.solver.build_optimizer`."""
         return build_optimizer(cfg, model)
 
+    @classmethod
+    def build_lr_scheduler(cls, cfg: CfgNode, optimizer: torch.optim.Optimizer) -> Any:
+        """Build detectron2's scheduler, and try it up to the step after the last, for which it is asked, too.
+
+        Raises:
+            ConfigError: if it gives no learning rate, as some do in their last steps only.
+        """
+        solver, step = cfg.SOLVER, 0
+        try:
+            scheduler: Any = super().build_lr_scheduler(cfg, optimizer)
+            for step in (*range(0, solver.MAX_ITER, math.ceil(solver.MAX_ITER / 1000)), solver.MAX_ITER):
+                factor = scheduler._multiplier(step / solver.MAX_ITER)
+                if not 0 <= factor < math.inf:
+                    raise ValueError(f"the rate times {factor}")
+        except (AssertionError, ArithmeticError, LookupError, TypeError, ValueError) as error:
+            raise ConfigError(
+                f"SOLVER.LR_SCHEDULER_NAME {solver.LR_SCHEDULER_NAME} has no learning rate for step {step} of "
+                f"{solver.MAX_ITER} ({type(error).__name__}: {one_line(error)}): correct BASE_LR_END, GAMMA, "
+                "NUM_DECAYS, STEPS or WARMUP_*, or take WarmupMultiStepLR or WarmupCosineLR"
+            ) from error
+        return scheduler
+
     def run_step(self) -> None:
         """Run one step, its random numbers (drop path, sampling of anchors and proposals) drawn from its own seed."""
         torch.manual_seed(derive_seed(self.seed, self.iter, comm.get_rank()))
@@ -233,18 +255,24 @@ class ShortTrainer(DetectorTrainer):
         return adamw(cfg, model)
 
 
+def check_processes() -> None:
+    """Raise ConfigError for one of several processes that have not joined, which would write the same files."""
+    alone = comm.get_world_size() == 1 and os.environ.get("WORLD_SIZE", "1") != "1"
+    if alone and "RANK" in os.environ:
+        raise ConfigError(
+            f"WORLD_SIZE is {os.environ['WORLD_SIZE']}, but this process is alone, and all would write to one folder: "
+            f"start nasnet-det train-net by torchrun, which sets {', '.join(TORCHRUN)}, or unset RANK and WORLD_SIZE"
+        )
+
+
 def check_solver(cfg: CfgNode) -> None:
     """Check ``SOLVER`` against the device and the number of processes.
 
     Raises:
         ConfigError: naming the key, its value and what to set.
     """
+    check_processes()
     solver, processes = cfg.SOLVER, comm.get_world_size()
-    if processes == 1 and "RANK" in os.environ and os.environ.get("WORLD_SIZE", "1") != "1":
-        raise ConfigError(
-            f"WORLD_SIZE is {os.environ['WORLD_SIZE']}, but this process is alone, and all would train in one folder: "
-            f"start nasnet-det train-net by torchrun, which sets {', '.join(TORCHRUN)}, or unset RANK and WORLD_SIZE"
-        )
     if solver.AMP.ENABLED and not cfg.MODEL.DEVICE.startswith("cuda"):
         raise ConfigError(
             f"SOLVER.AMP.ENABLED is True, but MODEL.DEVICE is {cfg.MODEL.DEVICE}, and mixed precision needs a GPU: set "

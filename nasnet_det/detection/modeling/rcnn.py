@@ -22,7 +22,7 @@ from nasnet_det.detection.supported import check_supported
 from nasnet_det.genotypes.genotype import GenotypeError
 from nasnet_det.models.network import NASNet
 from nasnet_det.models.tf_image import resize_bilinear
-from nasnet_det.safe_io.values import one_line
+from nasnet_det.safe_io.values import format_names, one_line
 from nasnet_det.weights import WeightsError
 
 del rpn  # imported for what it registers
@@ -139,8 +139,14 @@ def build_detector(cfg: CfgNode) -> nn.Module:
     """
     check_supported(cfg)
     try:
-        return build_model(cfg)
+        model: nn.Module = build_model(cfg)
     except (ConfigError, GenotypeError, WeightsError):
         raise
     except (AssertionError, ArithmeticError, AttributeError, LookupError, RuntimeError, TypeError, ValueError) as error:
         raise ConfigError(f"the config describes no detector ({type(error).__name__}: {one_line(error)})") from error
+    if empty := [name for name, weights in model.named_parameters() if not weights.numel()]:
+        raise ConfigError(
+            f"the config describes no detector: {format_names(empty)} would be empty; anchors' sizes and aspect "
+            "ratios, classes, channels and resolutions must be at least one"
+        )
+    return model

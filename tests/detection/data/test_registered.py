@@ -196,6 +196,22 @@ def test_sets_registered_by_functions_are_converted_as_detectron2_does(by_functi
     assert [(c["id"], c["name"]) for c in content["categories"]] == [(c["id"], c["name"]) for c in theirs["categories"]]
 
 
+def test_a_function_that_fails_is_named_with_its_reason(by_function: Function) -> None:
+    name = by_function()
+    for error in (OSError("no such share"), SystemExit("no such share")):
+        DatasetCatalog.remove(name)
+        DatasetCatalog.register(name, _raising(error))
+        with pytest.raises(DatasetError, match=f"data set {name}.*{type(error).__name__}: no such share"):
+            look_at_names([name])
+
+
+def _raising(error: BaseException) -> Callable[[], list[dict[str, Any]]]:
+    def function() -> list[dict[str, Any]]:
+        raise error
+
+    return function
+
+
 def test_ids_that_are_texts_are_numbered(by_function: Function) -> None:
     (record,) = look_at_names(test=[by_function(entry())]).test["function"]
     assert record["image_id"] == 1 == CocoEvaluator("function").annotations["annotations"][0]["image_id"]

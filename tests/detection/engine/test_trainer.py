@@ -97,6 +97,26 @@ def test_a_solver_that_cannot_work_is_refused(small_config: Any, changes: dict[s
         check_solver(small_config("fpn_mobile.yaml", **changes))
 
 
+@pytest.mark.parametrize(
+    ("changes", "named"),
+    [
+        ({"LR_SCHEDULER_NAME": "WarmupStepWithFixedGammaLR", "WARMUP_ITERS": 1}, r"step 9 of 9"),
+        ({"LR_SCHEDULER_NAME": "WarmupStepWithFixedGammaLR"}, r"step 0 of 9"),
+        ({"LR_SCHEDULER_NAME": "WarmupCosineLR", "BASE_LR": 0.0}, "ZeroDivisionError"),
+        ({"LR_SCHEDULER_NAME": "Cosine"}, "LR_SCHEDULER_NAME Cosine"),
+        ({"STEPS": [5, 3]}, "STEPS"),
+        ({"STEPS": [5], "GAMMA": -1.0, "WARMUP_ITERS": 1}, "step 5 of 9"),
+    ],
+)
+def test_a_schedule_without_a_rate_for_every_step_is_refused(
+    small_config: Any, changes: dict[str, Any], named: str
+) -> None:
+    cfg = small_config("fpn_mobile.yaml", SOLVER__MAX_ITER=9, **{f"SOLVER__{key}": changes[key] for key in changes})
+    optimizer = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=cfg.SOLVER.BASE_LR)
+    with pytest.raises(ConfigError, match=named):
+        DetectorTrainer.build_lr_scheduler(cfg, optimizer)
+
+
 def test_processes_that_have_not_joined_do_not_train_in_one_folder(
     small_config: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
