@@ -11,10 +11,10 @@ import logging
 import pickle
 import re
 import zipfile
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 import torch
@@ -22,6 +22,8 @@ import torch
 from nasnet_det.safe_io.pickles import MADE
 
 logger = logging.getLogger(__name__)
+
+Value = TypeVar("Value")
 
 #: Keras 3 numbers the layers of its own formats in order of creation, so their positions in a network are unknown.
 KERAS_3 = (
@@ -172,6 +174,24 @@ def _unwrap(state: Mapping[str, Any]) -> tuple[dict[str, Any], str]:
         if tensors and all(name.startswith(prefix) for name in tensors):
             return _unwrap({name.removeprefix(prefix): value for name, value in tensors.items()})
     return tensors, ""
+
+
+def without_prefix(tensors: Mapping[str, Value], fits: Callable[[Mapping[str, Value]], bool]) -> Mapping[str, Value]:
+    """Remove the prefix of all names, such as the attribute of a Lightning module that held the network.
+
+    Args:
+        tensors: values by parameter name.
+        fits: tells whether such values are the network's; if they are not without a prefix either, nothing is removed.
+    """
+    inner, prefix = tensors, ""
+    while inner and not fits(inner):
+        first = next(iter(inner)).partition(".")[0] + "."
+        if not all(name.startswith(first) for name in inner):
+            return tensors
+        inner, prefix = {name.removeprefix(first): value for name, value in inner.items()}, prefix + first
+    if prefix:
+        logger.info(f"took the weights in {prefix[:-1]!r}")
+    return inner or tensors
 
 
 def _describe(value: Any) -> str:

@@ -24,9 +24,10 @@ import numpy as np
 import torch
 from safetensors import SafetensorError
 
-from nasnet_det.safe_io.checkpoints import KERAS_3, find_state_dict, load_torch
+from nasnet_det.safe_io.checkpoints import KERAS_3, find_state_dict, load_torch, without_prefix
 from nasnet_det.safe_io.files import other_content, protect
 from nasnet_det.safe_io.values import first_line, format_names, format_value
+from nasnet_det.weights.formats import is_known
 from nasnet_det.weights.formats.tf_slim import VARIABLES, preferred
 from nasnet_det.weights.layout import Arrays, WeightsError
 
@@ -65,7 +66,7 @@ def read_arrays(path: str | Path) -> Arrays:
     with located(path) as found:
         protect([found])
         try:
-            arrays = _reader(found)(found)
+            arrays = without_prefix(_reader(found)(found), is_known)
         except WeightsError as error:
             words = str(error).replace(str(found), str(path))  # the user's path, not that of the unpacked copy
             raise WeightsError(words if str(path) in words else f"{path}: {words}") from None

@@ -220,6 +220,12 @@ def test_wrappers_prefixes_are_removed_from_every_format(tmp_path: Path) -> None
         assert read_arrays(tmp_path / name).keys() == {"a"}
 
 
+def test_the_prefix_of_all_names_is_removed_where_the_rest_are_a_network_s(tmp_path: Path) -> None:
+    for prefix in ("_model.", "backbone.", "module.encoder."):
+        torch.save({f"{prefix}stem.conv.weight": torch.ones(3), f"{prefix}a": torch.ones(3)}, tmp_path / "a.pth")
+        assert read_arrays(tmp_path / "a.pth").keys() == {"stem.conv.weight", "a"}
+
+
 def test_bombs_are_not_unpacked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(arrays, "_LEAST_ALLOWED", 2 << 20)  # what is allowed to any file
     archive = tmp_path / "bomb.tar.gz"

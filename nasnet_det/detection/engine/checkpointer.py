@@ -12,8 +12,9 @@ from torch import nn
 
 from nasnet_det.detection.config import with_weights
 from nasnet_det.detection.convert.checkpoint_files import MALFORMED, read_checkpoint_file, refused
-from nasnet_det.detection.convert.identity import CheckpointError
+from nasnet_det.detection.convert.identity import DIGEST, CheckpointError
 from nasnet_det.detection.modeling.rcnn import build_detector
+from nasnet_det.safe_io.checkpoints import without_prefix
 from nasnet_det.safe_io.files import exists, protect, replacing
 from nasnet_det.safe_io.values import format_names, format_value
 from nasnet_det.weights.arrays import located
@@ -112,6 +113,8 @@ class Checkpointer(DetectionCheckpointer):
         return read_checkpoint_file(filename, self.averaged)
 
     def _load_model(self, checkpoint: Any) -> Any:
+        wanted = {*filter(_is_weight, self.model.state_dict())}
+        checkpoint["model"] = without_prefix(checkpoint["model"], lambda state: {*filter(_is_weight, state)} == wanted)
         incompatible = super()._load_model(checkpoint)
         if self.complete:
             _check_complete(self.model, incompatible)
@@ -167,6 +170,11 @@ def _names(categories: Any) -> list[str]:
         return []
     named = all(type(entry.get("id")) is int and isinstance(entry.get("name"), str) for entry in categories)
     return [entry["name"] for entry in categories] if named else []
+
+
+def _is_weight(name: str) -> bool:
+    """Return False for what checkpoints of a network may have or lack."""
+    return not name.endswith(("num_batches_tracked", DIGEST))
 
 
 def _check_complete(model: nn.Module, incompatible: Any) -> None:

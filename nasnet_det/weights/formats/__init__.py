@@ -23,15 +23,26 @@ def detect(arrays: Arrays) -> Format:
     Raises:
         WeightsError: if the format is unknown.
     """
-    for fmt in FORMATS.values():
-        prepared = fmt.prepare(arrays)
-        if any(mark in prepared for mark in fmt.marks):
-            return fmt
+    if (fmt := _format_of(arrays)) is not None:
+        return fmt
     example = format_names([next(iter(arrays), "nothing")])
     raise WeightsError(
         f"unknown format: no NASNet has tensors with such names (the first is '{example}'); known formats: "
         + ", ".join(f"{fmt.title} ({fmt.marks[0]}, ...)" for fmt in FORMATS.values())
     )
+
+
+def _format_of(arrays: Arrays) -> Format | None:
+    for fmt in FORMATS.values():
+        prepared = fmt.prepare(arrays)
+        if any(mark in prepared for mark in fmt.marks):
+            return fmt
+    return None
+
+
+def is_known(arrays: Arrays) -> bool:
+    """Return True for tensors of a readable format."""
+    return _format_of(arrays) is not None
 
 
 def read_state_dict(model: NASNet, arrays: Arrays) -> dict[str, Tensor]:

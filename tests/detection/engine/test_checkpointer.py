@@ -59,6 +59,20 @@ def test_a_checkpoint_runs_no_code(tmp_path: Path) -> None:
     assert not (tmp_path / "ran").exists()
 
 
+@pytest.mark.parametrize("prefix", ["detector.", "_model.", "net.", "backbone.", "module.detector."])
+def test_the_prefix_of_all_names_is_removed_where_the_rest_are_the_model_s(prefix: str, tmp_path: Path) -> None:
+    state = nn.Sequential(nn.Linear(2, 2), nn.BatchNorm1d(2)).state_dict()
+    prefixed = {prefix + name: value for name, value in state.items() if not name.endswith("num_batches_tracked")}
+    torch.save({"state_dict": prefixed}, tmp_path / "a.ckpt")
+    model = nn.Sequential(nn.Linear(2, 2), nn.BatchNorm1d(2))
+    load_for_inference(model, str(tmp_path / "a.ckpt"))
+    assert torch.equal(model[0].weight, state["0.weight"])
+    others = {"detector.2.weight": torch.ones(2), **{f"detector.{name}": value for name, value in state.items()}}
+    torch.save({"state_dict": others}, tmp_path / "b.ckpt")
+    with pytest.raises(CheckpointError, match=r"b\.ckpt"):
+        load_for_inference(model, str(tmp_path / "b.ckpt"))
+
+
 def test_a_pickle_is_read_as_data(tmp_path: Path) -> None:
     class Evil:
         def __reduce__(self) -> tuple[Any, ...]:
