@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import math
 import os
 import re
@@ -35,6 +36,8 @@ from nasnet_det.training.seeds import derive_seed
 
 #: The environment variables by which torchrun tells a process of the others.
 TORCHRUN = ("WORLD_SIZE", "RANK", "LOCAL_RANK", "LOCAL_WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
+#: Bytes that a file system takes as a name.
+_LONGEST_NAME = 255
 
 
 class TrainingError(ValueError):
@@ -226,8 +229,15 @@ class DetectorTrainer(DefaultTrainer):
 
 
 def folder_name(name: str) -> str:
-    """Return a data set's name as that of a folder: separators of paths and names of dots alone are escaped."""
-    return re.sub(r"[%/\\:]|^\.+$", lambda found: f"%{found[0].encode().hex()}", name)
+    """Return a data set's name as that of a folder: separators of paths and names of dots alone are escaped.
+
+    Of one that file systems do not take for its length, the end is replaced by a digest.
+    """
+    escaped = re.sub(r"[%/\\:]|^\.+$", lambda found: f"%{found[0].encode().hex()}", name).encode()
+    if len(escaped) > _LONGEST_NAME:
+        digest = hashlib.sha256(escaped).hexdigest()[:16]
+        escaped = escaped[: _LONGEST_NAME - 17] + f"-{digest}".encode()
+    return escaped.decode(errors="ignore")
 
 
 class ShortTrainer(DetectorTrainer):

@@ -134,6 +134,12 @@ def test_every_test_set_has_a_folder_below_that_of_its_run(name: str, tmp_path: 
     assert folder_name("coco_2017_val v1.2") == "coco_2017_val v1.2"
 
 
+def test_the_folder_of_a_test_set_of_a_long_name_can_be_made(tmp_path: Path) -> None:
+    names = [folder_name(500 * letter + end) for letter in ("a", "\u00e4", "/") for end in ("1", "2")]
+    for name in names:
+        (tmp_path / name).mkdir()
+
+
 def test_a_diverged_loss_names_the_step_and_a_remedy(small_config: Any, tiny_coco: str, tmp_path: Path) -> None:
     cfg = config(small_config, tiny_coco, tmp_path / "run", SOLVER__BASE_LR=1e30, SOLVER__CLIP_GRADIENTS__ENABLED=False)
     with pytest.raises(TrainingError, match=r"step \d: .*SOLVER\.BASE_LR \(now 1e\+30\)"):
