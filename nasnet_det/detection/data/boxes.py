@@ -12,10 +12,12 @@ from nasnet_det.detection.data.look import CORRECT, LEFT_OUT, STAY
 
 #: A box may end this many pixels past its image, as rounding makes it.
 ROUNDING = 1.0
-#: So many boxes that are all in their images show their format by where they are; few may be so by chance.
+#: So many boxes show their format by where they are, or were misread; few may be there by chance.
 _ENOUGH, _ENOUGH_AT_EDGES = 20, 100
 _CORNERS = "are they given as x0, y0, x1, y1? COCO's are x, y, width, height"
 _CENTRES = "are they given by their centres? COCO's x, y are those of the upper left corner"
+_READ_CORNERS = "were they x0, y0, x1, y1, and read as centre, width and height, as YOLO's are?"
+_READ_UPPER_LEFT = "were x, y those of the upper left corner, and read as the centre's, as YOLO's are?"
 
 
 class OddBoxes(NamedTuple):
@@ -46,16 +48,17 @@ def find_odd_boxes(boxes: np.ndarray, sizes: np.ndarray) -> tuple[list[OddBoxes]
         past = ~unsound & ~outside & ((end > sizes + ROUNDING) | (corner < -ROUNDING)).any(axis=1)
         in_unit = (corner >= -1).all(axis=1) & (end <= 2).all(axis=1)  # Pascal VOC's pixels count from 1
         small = ~unsound & ~empty & ~outside & ((extent <= 1).any(axis=1) | in_unit)
-        ordered = ((corner >= -1) & (extent >= corner) & (extent <= sizes + 1)).all(axis=1)
         half = extent / 2
-        around = (corner - half >= -ROUNDING).all(axis=1) & (corner + half <= sizes + ROUNDING).all(axis=1)
+        ordered, around = _are_corners(corner, extent, sizes), _are_inside(corner - half, extent, sizes)
+        others = {_CORNERS: ordered, _CENTRES: around}
+        if len(boxes) >= _ENOUGH:
+            others[_READ_CORNERS] = _are_corners(corner + half, extent, sizes)
+            others[_READ_UPPER_LEFT] = _are_inside(corner + half, extent, sizes)
     question = ""
     if small.any() and in_unit.mean() > 0.9:
         question = "are they given in shares of the image, 0 to 1? COCO's are in pixels"
-    elif past.any() and past.mean() > 0.1 and ordered.mean() > 0.95:
-        question = _CORNERS
-    elif past.any() and past.mean() > 0.1 and around.mean() > 0.95:
-        question = _CENTRES
+    elif past.any() and past.mean() > 0.1:
+        question = next((text for text, fitting in others.items() if fitting.mean() > 0.95), "")
     elif (whole := ~(unsound | empty | outside)).sum() >= _ENOUGH and whole.mean() > 0.95:
         question = _question_of_positions(boxes[whole], sizes[whole], ordered.mean(), around.mean())
     unseen = np.full(len(boxes), bool(question) and not (past | small).any())
@@ -73,6 +76,14 @@ def find_odd_boxes(boxes: np.ndarray, sizes: np.ndarray) -> tuple[list[OddBoxes]
         OddBoxes("boxes are in their images, but oddly placed", unseen, f"They are used{more}", f"They are used{more}"),
     ]
     return odd, question
+
+
+def _are_corners(low: np.ndarray, high: np.ndarray, sizes: np.ndarray) -> np.ndarray:
+    return ((low >= -ROUNDING) & (high >= low) & (high <= sizes + ROUNDING)).all(axis=1)
+
+
+def _are_inside(corner: np.ndarray, extent: np.ndarray, sizes: np.ndarray) -> np.ndarray:
+    return ((corner >= -ROUNDING) & (corner + extent <= sizes + ROUNDING)).all(axis=1)
 
 
 def _question_of_positions(boxes: np.ndarray, sizes: np.ndarray, ordered: float, around: float) -> str:

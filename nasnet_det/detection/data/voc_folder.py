@@ -26,7 +26,7 @@ from nasnet_det.detection.data.labelled import (
 from nasnet_det.detection.data.look import TURNED, CocoData, Trouble
 from nasnet_det.detection.data.other_forms import tell_form
 from nasnet_det.safe_io.files import protect
-from nasnet_det.safe_io.folders import IMAGE_SUFFIXES, Listings, find_files, find_pictures
+from nasnet_det.safe_io.folders import IMAGE_SUFFIXES, Listings, bare_name, find_files, find_pictures
 
 #: What the folder of the images beside that of the annotations is called.
 _SISTERS = ("JPEGImages", "images", "Images", "data")
@@ -248,12 +248,13 @@ def _from_zero(entry: Object) -> Object:
 def _image(path: Path, folder: Path, name: str, listings: Listings) -> tuple[Path, Path]:
     """Return the image of an annotation file, and its path as named, which may be written otherwise.
 
-    The image has the name in the file or the file's own, and is beside it or in a sister folder, below which it may be
-    in the same folders as the file.
+    The image has the file's own name, as in detectron2, or else the one in the file, which is often that before both
+    were renamed. It is beside it or in a sister folder, below which it may be in the same folders as the file.
     """
     folders = _image_folders(path.parent, folder)
     base = Path(name.replace("\\", "/")).name
-    for text in filter(None, (base, path.stem)):
+    stem = bare_name(path.with_suffix(".jpg").name)
+    for text in filter(None, (base, path.stem) if bare_name(base) == stem else (path.stem, base)):
         if exact := next(filter(Path.is_file, (place / text for place in folders)), None):
             return exact, exact
         for place, files in ((place / text, listings.fitting(place / text)) for place in folders):

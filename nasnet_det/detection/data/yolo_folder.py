@@ -15,6 +15,7 @@ from nasnet_det.detection.data.labelled import (
     SPLITS,
     Labelled,
     Object,
+    add_notes,
     as_coco,
     match_files,
     note,
@@ -43,21 +44,28 @@ def read_yolo(folder: Path, root: Path) -> dict[str, CocoData]:
         CocoFormatError: naming the file that is wrong.
     """
     files = [root] if root.is_file() else match_files(folder, "data.yaml", "*.yaml", "*.yml")
-    for path in files:
-        if path.suffix.lower() not in (".yaml", ".yml"):
-            continue
-        text = read_text(path)
-        try:
-            settings = parse_yaml(text)
-        except ValueError as error:
-            if path.name == "data.yaml":
-                raise CocoFormatError(f"{path} is not YAML: {error}") from None
-            continue
-        if isinstance(settings, dict) and "names" in settings:
-            return _sets(path, settings)
-        if path.name == "data.yaml":
-            raise CocoFormatError(f"{path}: expected 'names', 'train' and 'val' in it, not {format_value(settings)}")
-    return _without_settings(folder) if root.is_dir() else {}
+    found = {path: _settings(path) for path in files if path.suffix.lower() in (".yaml", ".yml")}
+    described = [path for path, settings in found.items() if settings]
+    if not described:
+        return _without_settings(folder) if root.is_dir() else {}
+    path, *others = described
+    return add_notes(_sets(path, found[path]), note("YAML files describe the data, too", others, "Unused"))
+
+
+def _settings(path: Path) -> dict[str, Any]:
+    """Return the content of a YAML file with class names; of another one nothing, unless it is data.yaml."""
+    needed = path.name == "data.yaml"
+    try:
+        settings = parse_yaml(read_text(path))
+    except ValueError as error:
+        if not needed:
+            return {}
+        raise error if isinstance(error, CocoFormatError) else CocoFormatError(f"{path} is not YAML: {error}") from None
+    if isinstance(settings, dict) and "names" in settings:
+        return settings
+    if needed:
+        raise CocoFormatError(f"{path}: expected 'names', 'train' and 'val' in it, not {format_value(settings)}")
+    return {}
 
 
 def _without_settings(folder: Path) -> dict[str, CocoData]:

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from PIL import Image
 
 pytest.importorskip("supervision")
 from nasnet_det.detection.data.columns import CocoFormatError
@@ -135,6 +136,16 @@ def write_plain_voc(path: Path, image: str, corners: tuple[float, float, float, 
     source = f"<source><database>{database}</database></source>" if database else ""
     text = f"<filename>{image}</filename>{source}<object><name>fox</name><bndbox>{box}</bndbox></object>"
     path.write_text(f"<annotation>{text}</annotation>")
+
+
+def test_voc_files_renamed_with_their_images_are_those_of_these(tmp_path: Path) -> None:
+    for name in ("a", "b"):
+        write_plain_voc(tmp_path / f"{name}.xml", "b.jpg" if name == "a" else "a.jpg", (4, 5, 16, 21))
+        Image.new("RGB", (40, 30)).save(tmp_path / f"{name}.jpg")
+    write_plain_voc(tmp_path / "c.xml", "photo.jpg", (4, 5, 16, 21))
+    Image.new("RGB", (40, 30)).save(tmp_path / "photo.jpg")
+    images = read_folder(tmp_path)["all"].content["images"]
+    assert [Path(image["file_name"]).name for image in images] == ["a.jpg", "b.jpg", "photo.jpg"]
 
 
 @pytest.mark.parametrize(

@@ -47,6 +47,15 @@ def test_yolo_settings_of_other_systems_and_tools(tmp_path: Path, pictures: Path
     assert {split: essence(data) for split, data in read_folder(root).items()} == wanted
 
 
+def test_other_files_with_class_names_are_told(tmp_path: Path, pictures: Path) -> None:
+    write_yolo(tmp_path, {"train": small("train")}, pictures)
+    (tmp_path / "older.yaml").write_text("train: images/train\nnames: [hen, fox]")
+    (tmp_path / "hyp.yaml").write_text("lr0: 0.01")
+    (tmp_path / "bad.yaml").write_bytes(b"names: \xff [")
+    assert ["older.yaml"] in notes_of(tmp_path).values()
+    assert [entry["name"] for entry in read_folder(tmp_path)["train"].categories] == ["fox", "hen"]
+
+
 def test_yolo_files_without_a_partner_are_named(tmp_path: Path, pictures: Path) -> None:
     root = tmp_path / "data"
     write_yolo(root, {split: small(split) for split in ("train", "val")}, pictures)
