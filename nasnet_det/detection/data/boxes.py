@@ -79,11 +79,11 @@ def find_odd_boxes(boxes: np.ndarray, sizes: np.ndarray) -> tuple[list[OddBoxes]
 
 
 def _are_corners(low: np.ndarray, high: np.ndarray, sizes: np.ndarray) -> np.ndarray:
-    return ((low >= -ROUNDING) & (high >= low) & (high <= sizes + ROUNDING)).all(axis=1)
+    return np.all((low >= -ROUNDING) & (high >= low) & (high <= sizes + ROUNDING), axis=1)
 
 
 def _are_inside(corner: np.ndarray, extent: np.ndarray, sizes: np.ndarray) -> np.ndarray:
-    return ((corner >= -ROUNDING) & (corner + extent <= sizes + ROUNDING)).all(axis=1)
+    return np.all((corner >= -ROUNDING) & (corner + extent <= sizes + ROUNDING), axis=1)
 
 
 def _question_of_positions(boxes: np.ndarray, sizes: np.ndarray, ordered: float, around: float) -> str:
