@@ -14,14 +14,16 @@ from torch.nn import functional
 
 from nasnet_det.genotypes.genotype import Block, CellGenotype
 from nasnet_det.models.drop_path import ScheduledDropPath
-from nasnet_det.models.eager_training import concat_channels, has_hooks, is_training_on_device
+from nasnet_det.models.eager_training import concat_channels, has_hooks, is_training_on_cpu, is_training_on_device
 from nasnet_det.models.operations import (
     ConvNorm,
+    Finish,
     LayerSettings,
     Scale,
     activates_itself,
     begins_with_relu,
     build_operation,
+    finishes_itself,
     projection,
 )
 from nasnet_det.models.padding import Pool2dSame
@@ -89,25 +91,34 @@ def build_combiner(name: str, filters: int, settings: LayerSettings) -> tuple[nn
     return Add(), filters
 
 
+#: What was computed of one state, by the function.
+Results = dict[Hashable, Tensor]
+
+
 class States(list[Tensor]):
-    """The states of a cell, with what several operations need of one computed once."""
+    """The states of a cell, with what several operations need of one computed once.
 
-    def __init__(self, states: Iterable[Tensor], activated: Iterable[Tensor] = ()) -> None:
+    ``shared`` are the results for the first states, which others may use and add to."""
+
+    def __init__(self, states: Iterable[Tensor], shared: Iterable[Results] = ()) -> None:
         super().__init__(states)
-        self._results: dict[Hashable, Tensor] = {("relu", state): x for state, x in enumerate(activated)}
+        self._results: dict[int, Results] = dict(enumerate(shared))
 
-    def apply(self, operation: nn.Module, state: int) -> Tensor:
-        """Return an operation's result on a state; ReLU and equal pools of one state are computed once."""
+    def apply(self, operation: nn.Module, state: int, **given: Finish) -> Tensor:
+        """Return an operation's result on a state; ReLU and equal pools of one state are computed once.
+
+        ``given`` are other arguments of the operation."""
         if isinstance(operation, Pool2dSame) and not has_hooks(operation):
-            return self._once((*operation.key(), state), operation, state)
+            return self._once(operation.key(), operation, state)
         if begins_with_relu(operation) and not activates_itself(operation, self[state]):
-            return operation(self._once(("relu", state), functional.relu, state), activated=True)
-        return operation(self[state])
+            return operation(self._once("relu", functional.relu, state), activated=True, **given)
+        return operation(self[state], **given)
 
     def _once(self, key: Hashable, function: Callable[[Tensor], Tensor], state: int) -> Tensor:
-        if key not in self._results:
-            self._results[key] = function(self[state])
-        return self._results[key]
+        results = self._results.setdefault(state, {})
+        if key not in results:
+            results[key] = function(self[state])
+        return results[key]
 
 
 class CellBlock(nn.Module):
@@ -137,9 +148,24 @@ class CellBlock(nn.Module):
         self.combine, self.out_channels = build_combiner(genotype.combine, filters, settings)
 
     def forward(self, states: States) -> Tensor:
-        left = self.left_drop(states.apply(self.left, self.genotype.left))
-        right = self.right_drop(states.apply(self.right, self.genotype.right))
-        return self.combine(left, right)
+        left = (self.left, self.genotype.left, self.left_drop)
+        right = (self.right, self.genotype.right, self.right_drop)
+        if type(self.combine) is not Add or not is_training_on_cpu(states[0]) or has_hooks(self.combine):
+            return self.combine(self._side(states, *left), self._side(states, *right))
+        # The side that is computed last may add the other one. An identity comes first, as it draws no random number.
+        first, last = (right, left) if type(self.right_drop) is nn.Identity else (left, right)
+        return self._side(states, *last, other=self._side(states, *first))
+
+    def _side(
+        self, states: States, operation: nn.Module, state: int, drop: nn.Module, other: Tensor | None = None
+    ) -> Tensor:
+        """Return an operation's result, of which some examples are dropped, plus another map."""
+        plain = type(drop) in (ScheduledDropPath, nn.Identity) and not has_hooks(drop)
+        if plain and is_training_on_cpu(states[state]) and finishes_itself(operation):
+            factors = drop.draw(states[state]) if isinstance(drop, ScheduledDropPath) else None
+            return states.apply(operation, state, finish=Finish(factors, other))
+        x = drop(states.apply(operation, state))
+        return x if other is None else x + other
 
 
 class Cell(nn.Module):
@@ -212,16 +238,16 @@ class Cell(nn.Module):
             StateShape(width, level, scale.dilation_after) for width in (widths if passes_all else [sum(widths)])
         )
 
-    def forward(self, *inputs: Tensor, activated: Sequence[Tensor] = ()) -> tuple[Tensor, ...]:
+    def forward(self, *inputs: Tensor, shared: Sequence[Results] = ()) -> tuple[Tensor, ...]:
         """Maps the inputs, each ``(N, channels, H, W)`` (a previous one may be twice as large), to the cell's outputs:
         one ``(N, channels, ceil(H/stride), ceil(W/stride))`` tensor, or every created state.
 
-        ``activated`` are the first inputs after ReLU, if they are known already."""
+        ``shared`` is what was computed of each of the first inputs; the cell may use it and add to it."""
         if len(inputs) < len(self.preprocess):
             inputs = (*inputs, inputs[0])
-        below = States(inputs, activated)
+        below = States(inputs, shared)
         states = States(
-            below.apply(project, number) if number < len(activated) else project(below[number])
+            below.apply(project, number) if number < len(shared) else project(below[number])
             for number, project in enumerate(self.preprocess)
         )
         for block in self.blocks:

@@ -26,6 +26,7 @@ struct Geometry {
     long count, channels, height, width, out_height, out_width;
     long rows, columns, dilation, stride_y, stride_x, top, left;  // of the kernel, and the zeros before the map
     long relu;                                                     // whether ReLU is applied to the input
+    long parts;                                                    // of an image, each counted as one
 
     long reach_y() const { return (rows - 1) * dilation + 1; }
     long reach_x() const { return (columns - 1) * dilation + 1; }
@@ -49,10 +50,17 @@ Vector<L> load(const float* from) {
     return value;
 }
 
-// Zeros that begin at a cache line, with 32 more behind them.
+// Compilers copy a vector to memory by parts where it is not said to lie anywhere.
+template <int L>
+void store(Vector<L> value, float* to) {
+    typedef float Anywhere __attribute__((vector_size(4 * L), aligned(4), may_alias));
+    *reinterpret_cast<Anywhere*>(to) = value;
+}
+
+// Zeros that begin at a cache line.
 class Zeros {
   public:
-    explicit Zeros(long size) : values(size + 48) {
+    explicit Zeros(long size) : values(size + 16) {
         void* start = values.data();
         std::size_t space = values.size() * sizeof(float);
         first = static_cast<float*>(std::align(64, size * sizeof(float), start, space));
@@ -65,246 +73,344 @@ class Zeros {
     float* first;
 };
 
-// L channels of one image, of which `used` exist, from `first` on.
-struct Block {
-    long channels, first, used;
-};
+// Where the vectors of `size` values begin, L or more: the last one ends with them, and may overlap the one before.
+template <int L>
+inline long vector_at(long number, long size) {
+    return std::min(number * L, size - L);
+}
+template <int L>
+constexpr long vectors(long size) {
+    return (size + L - 1) / L;
+}
 
-// A block of an image among zeros: pixel (y, x) is at (top + y * step_y, left + x * step_x).
+// Write `size` values, with ReLU or multiplied by a factor.
+template <int L>
+inline void copy_values(const float* from, long size, bool relu, float factor, float* to) {
+    for (long v = 0; v < vectors<L>(size); ++v) {
+        const long at = vector_at<L>(v, size);
+        Vector<L> value = load<L>(from + at) * factor;
+        if (relu) value = value < 0 ? Vector<L>{} : value;  // which keeps NaN
+        store<L>(value, to + at);
+    }
+}
+
+// Up to `channels` channels of an image among zeros: pixel (y, x) is at (top + y * step_y, left + x * step_x).
 template <int L>
 class Plane {
   public:
-    Plane(long rows, long columns, long top, long left, long step_y, long step_x)
-        : zeros(rows * columns * L), columns(columns), step_y(step_y), step_x(step_x), origin(at(top, left)) {}
-    long width() const { return columns; }
-    float* at(long y, long x) { return zeros.data() + (y * columns + x) * L; }
-    float* pixel(long y, long x) { return origin + (y * step_y * columns + x * step_x) * L; }
+    Plane(long rows, long columns, long channels, long top, long left, long step_y, long step_x)
+        : channels(channels), columns(columns), step_x(step_x * channels), step_y(step_y * columns * channels),
+          zeros(rows * columns * channels), origin(at(top, left)) {}
+    float* at(long y, long x) { return zeros.data() + (y * columns + x) * channels; }
+    float* pixel(long y, long x) { return origin + y * step_y + x * step_x; }
 
-    // The border stays zero, and what is read into lanes that the block does not use is never written. Where `scale` is
-    // given, each pixel is multiplied by its own.
-    void read(const float* image, long height, long width, Block block, bool relu, const float* scale) {
+    // Take `size` of the channels of an image that has `all`; where `scale` is given, each pixel is multiplied by its
+    // own. The border stays zero.
+    void read(const float* image, long height, long width, long all, long size, bool relu, const float* scale) {
         for (long y = 0; y < height; ++y) {
-            const float* from = image + y * width * block.channels + block.first;
-            float* to = pixel(y, 0);
-            for (long x = 0; x < width; ++x, from += block.channels, to += step_x * L) {
-                Vector<L> value{};
-                if (block.used == L)
-                    std::memcpy(&value, from, sizeof value);
-                else
-                    std::memcpy(&value, from, block.used * sizeof(float));
-                if (relu) value = value < 0 ? Vector<L>{} : value;  // which keeps NaN
-                if (scale) value *= scale[y * width + x];
-                std::memcpy(to, &value, sizeof value);
+            if (size == all && step_x == all && !scale) {
+                copy_values<L>(image + y * width * all, width * all, relu, 1, pixel(y, 0));
+                continue;
             }
+            for (long x = 0; x < width; ++x)
+                copy_values<L>(image + (y * width + x) * all, size, relu, scale ? scale[y * width + x] : 1,
+                               pixel(y, x));
         }
     }
+
+    const long channels, columns;  // the values from one pixel to the next, and the pixels of a row
+    const long step_x, step_y;     // the values from one pixel of the image to the next, and to the next row
 
   private:
     Zeros zeros;
-    const long columns, step_y, step_x;
     float* const origin;
 };
 
-// NUMBER neighbouring outputs of a correlation.
-template <int L, int NUMBER>
-__attribute__((always_inline)) inline void correlate_pixels(const float* input, long input_columns,
+// A correlation of a plane with kernels (rows, COLUMNS, channels): the outputs of a row lie `stride` pixels apart. Where
+// UNIT, both the stride and the dilation are 1 and neighbours share inputs.
+template <int L, int COLUMNS, bool UNIT, int NUMBER>
+__attribute__((always_inline)) inline void correlate_pixels(const Plane<L>& plane, const float* input,
                                                             const float* kernel, const Geometry& g, long stride,
                                                             Vector<L>* sums) {
-    const long rows = g.rows, columns = g.columns, step = g.dilation;
+    const long row = g.dilation * plane.columns * plane.channels, pixel = plane.channels;
+    const long column = UNIT ? pixel : g.dilation * pixel, next = UNIT ? pixel : stride * pixel;
     for (int t = 0; t < NUMBER; ++t) sums[t] = Vector<L>{};
-    for (long i = 0; i < rows; ++i)
-        for (long j = 0; j < columns; ++j) {
-            const Vector<L> weight = load<L>(kernel + (i * columns + j) * L);
-            const float* from = input + (i * input_columns + j) * step * L;
-            for (int t = 0; t < NUMBER; ++t) sums[t] += load<L>(from + t * stride * L) * weight;
+    for (long i = 0; i < g.rows; ++i, input += row, kernel += COLUMNS * g.channels) {
+        Vector<L> inputs[UNIT ? NUMBER + COLUMNS - 1 : 1];
+        if (UNIT)
+            for (int t = 0; t < NUMBER + COLUMNS - 1; ++t) inputs[t] = load<L>(input + t * pixel);
+        for (int j = 0; j < COLUMNS; ++j) {
+            const Vector<L> weight = load<L>(kernel + j * g.channels);
+            for (int t = 0; t < NUMBER; ++t)
+                sums[t] += (UNIT ? inputs[t + j] : load<L>(input + j * column + t * next)) * weight;
         }
+    }
 }
 
-// Write the correlation of a plane from `input` on with a kernel to a block of an image; where `mask` is given, 0 where
-// a pixel of that plane is 0 or less, and where `scale` is, multiplied by it.
+// Where correlations are written: some channels of an image, from `first` on. Where `mask` is given, 0 is written where a
+// pixel of that plane is 0 or less, and where `scale` is, each pixel is multiplied by its own.
 template <int L>
-void correlate(const float* input, long input_columns, const float* kernel, const Geometry& g, long stride_y,
-               long stride_x, float* image, long height, long width, Block block, Plane<L>* mask,
-               const float* scale) {
-    constexpr int many = 8, some = 4;
-    for (long y = 0; y < height; ++y)
-        for (long x = 0; x < width;) {
-            Vector<L> sums[many];
-            const float* from = input + (y * stride_y * input_columns + x * stride_x) * L;
-            const long now = width - x >= many ? many : width - x >= some ? some : 1;
-            if (now == many)
-                correlate_pixels<L, many>(from, input_columns, kernel, g, stride_x, sums);
-            else if (now == some)
-                correlate_pixels<L, some>(from, input_columns, kernel, g, stride_x, sums);
-            else
-                correlate_pixels<L, 1>(from, input_columns, kernel, g, stride_x, sums);
-            for (long t = 0; t < now; ++t, ++x) {
-                if (mask) sums[t] = load<L>(mask->pixel(y, x)) <= 0 ? Vector<L>{} : sums[t];
-                if (scale) sums[t] *= scale[y * width + x];
-                float* to = image + (y * width + x) * block.channels + block.first;
-                if (block.used == L)
-                    std::memcpy(to, &sums[t], sizeof sums[t]);
-                else
-                    std::memcpy(to, &sums[t], block.used * sizeof(float));
+struct Target {
+    float* first;
+    long height, width, size;
+    Plane<L>* mask;
+    const float* scale;
+};
+
+// Write the correlation of a plane from `input` on. The last outputs of a row may be computed twice.
+template <int L, int COLUMNS, bool UNIT, int NUMBER>
+void correlate_rows(const Plane<L>& plane, const float* input, const float* kernel, const Geometry& g, long stride_y,
+                    long stride_x, const Target<L>& to) {
+    for (long y = 0; y < to.height; ++y)
+        for (long v = 0; v < vectors<L>(to.size); ++v) {
+            const long at = vector_at<L>(v, to.size);
+            const float* row = input + y * stride_y * plane.columns * plane.channels + at;
+            for (long next = 0; next < to.width; next += NUMBER) {
+                const long x = std::min(next, to.width - NUMBER);
+                Vector<L> sums[NUMBER];
+                correlate_pixels<L, COLUMNS, UNIT, NUMBER>(plane, row + x * stride_x * plane.channels, kernel + at, g,
+                                                           stride_x, sums);
+                if (to.mask) {
+                    const float* mask = to.mask->pixel(y, x) + at;
+                    for (int t = 0; t < NUMBER; ++t)
+                        sums[t] = load<L>(mask + t * to.mask->step_x) <= 0 ? Vector<L>{} : sums[t];
+                }
+                if (to.scale)
+                    for (int t = 0; t < NUMBER; ++t) sums[t] *= to.scale[y * to.width + x + t];
+                float* result = to.first + (y * to.width + x) * g.channels + at;
+                for (int t = 0; t < NUMBER; ++t) store<L>(sums[t], result + t * g.channels);
             }
         }
 }
 
-// The weight gradient of one image's block, (rows, COLUMNS, L): each output's gradient times the inputs of its window.
 template <int L, int COLUMNS>
-void weight_sums(Plane<L>& input, Plane<L>& gradient, const Geometry& g, float* result) {
-    for (long i = 0; i < g.rows; ++i) {
-        double total[COLUMNS * L] = {};
-        for (long y = 0; y < g.out_height; ++y) {
-            Vector<L> sums[COLUMNS] = {};
-            const float *from = input.at(y * g.stride_y + i * g.dilation, 0), *outer = gradient.pixel(y, 0);
-            for (long x = 0; x < g.out_width; ++x, from += g.stride_x * L, outer += g.stride_x * L) {
-                const Vector<L> value = load<L>(outer);
-                for (int j = 0; j < COLUMNS; ++j) sums[j] += load<L>(from + j * g.dilation * L) * value;
+void correlate(const Plane<L>& plane, const float* input, const float* kernel, const Geometry& g, long stride_y,
+               long stride_x, const Target<L>& to) {
+    const bool unit = stride_x == 1 && g.dilation == 1;
+    (to.width >= 8   ? unit ? correlate_rows<L, COLUMNS, true, 8> : correlate_rows<L, COLUMNS, false, 8>
+     : to.width >= 4 ? unit ? correlate_rows<L, COLUMNS, true, 4> : correlate_rows<L, COLUMNS, false, 4>
+                     : correlate_rows<L, COLUMNS, false, 1>)(plane, input, kernel, g, stride_y, stride_x, to);
+}
+
+// Add the gradients of NUMBER neighbouring outputs times the inputs of their windows to `sums`, which are kept twice so
+// that fewer additions wait for one another. Where UNIT, `column` and `next` are one pixel.
+template <int L, int COLUMNS, bool UNIT, int NUMBER>
+__attribute__((always_inline)) inline void weigh_pixels(const float* input, long column, long next,
+                                                        const float* gradient, long step,
+                                                        Vector<L> (*sums)[COLUMNS]) {
+    Vector<L> inputs[UNIT ? NUMBER + COLUMNS - 1 : 1];
+    if (UNIT)
+        for (int t = 0; t < NUMBER + COLUMNS - 1; ++t) inputs[t] = load<L>(input + t * next);
+    for (int t = 0; t < NUMBER; ++t) {
+        const Vector<L> value = load<L>(gradient + t * step);
+        for (int j = 0; j < COLUMNS; ++j)
+            sums[t % 2][j] += (UNIT ? inputs[t + j] : load<L>(input + t * next + j * column)) * value;
+    }
+}
+
+// The weight gradient of one image's channels, (rows, COLUMNS, g.channels) from `result` on.
+template <int L, int COLUMNS, bool UNIT>
+void weight_sums(Plane<L>& input, Plane<L>& gradient, const Geometry& g, long size, float* result) {
+    constexpr int some = 4;
+    const long group = std::max<long>(1, 256 / g.out_width);  // rows that are summed in float
+    const long column = g.dilation * input.channels, next = g.stride_x * input.channels, step = gradient.step_x;
+    for (long v = 0; v < vectors<L>(size); ++v) {
+        const long at = vector_at<L>(v, size);
+        for (long i = 0; i < g.rows; ++i) {
+            double total[COLUMNS * L] = {};
+            for (long begin = 0; begin < g.out_height; begin += group) {
+                Vector<L> sums[2][COLUMNS] = {};
+                for (long y = begin; y < std::min(begin + group, g.out_height); ++y) {
+                    const float* from = input.at(y * g.stride_y + i * g.dilation, 0) + at;
+                    const float* outer = gradient.pixel(y, 0) + at;
+                    long x = 0;
+                    for (; x + some <= g.out_width; x += some)
+                        weigh_pixels<L, COLUMNS, UNIT, some>(from + x * next, column, next, outer + x * step, step,
+                                                             sums);
+                    for (; x < g.out_width; ++x)
+                        weigh_pixels<L, COLUMNS, UNIT, 1>(from + x * next, column, next, outer + x * step, step, sums);
+                }
+                for (int j = 0; j < COLUMNS; ++j) {
+                    const Vector<L> both = sums[0][j] + sums[1][j];
+                    for (int lane = 0; lane < L; ++lane) total[j * L + lane] += both[lane];
+                }
             }
             for (int j = 0; j < COLUMNS; ++j)
-                for (int lane = 0; lane < L; ++lane) total[j * L + lane] += sums[j][lane];
+                for (int lane = 0; lane < L; ++lane)
+                    result[(i * COLUMNS + j) * g.channels + at + lane] = static_cast<float>(total[j * L + lane]);
         }
-        for (int k = 0; k < COLUMNS * L; ++k) result[i * COLUMNS * L + k] = static_cast<float>(total[k]);
     }
 }
 
-// The depthwise convolution of one image after another, by one thread: channels `begin` to `end`, in blocks of L.
-template <int L>
-class Depthwise {
+// The depthwise convolution of one image after another, by one thread.
+class Images {
   public:
-    Depthwise(const Geometry& g, long begin, long end, const float* weight, bool backward)
-        : g(g), begin(begin), end(end), area(g.rows * g.columns),
+    virtual ~Images() = default;
+    virtual void forward(const float* x, const float* scale, float* y) = 0;
+    // Either gradient may be null; that of the weights is of this image, (rows, columns, channels). Where x is null, it
+    // is that of the last call.
+    virtual void backward(const float* x, const float* scale, const float* gradient, float* x_gradient,
+                          float* weight_gradient) = 0;
+};
+
+// A convolution copies some channels at a time, as many as fit the cache or all (`whole`).
+template <int L, int COLUMNS>
+class Depthwise : public Images {
+  public:
+    Depthwise(const Geometry& g, const float* weight, bool backward, bool whole)
+        : g(g), area(g.rows * COLUMNS),
           height(std::max((g.out_height - 1) * g.stride_y + g.reach_y(), g.top + g.height)),
           width(std::max((g.out_width - 1) * g.stride_x + g.reach_x(), g.left + g.width)),
-          input(height, width, g.top, g.left, 1, 1),
+          span(whole ? g.channels : std::min(g.channels, std::max<long>(1, kFitting / (height * width) / L) * L)),
+          input(height, width, span, g.top, g.left, 1, 1),
           // Each input's gradient is the correlation, with the kernel turned by 180 degrees, of the outputs' gradients
           // at their strides.
-          outer(backward ? height + g.reach_y() - 1 : 0, backward ? width + g.reach_x() - 1 : 0, g.reach_y() - 1,
+          outer(backward ? height + g.reach_y() - 1 : 0, backward ? width + g.reach_x() - 1 : 0, span, g.reach_y() - 1,
                 g.reach_x() - 1, g.stride_y, g.stride_x),
-          kernels(blocks() * area * L), turned(blocks() * area * L), sums(area * L) {
-        for (long c = begin; c < end; ++c)
+          kernels(area * g.channels), turned(area * g.channels) {
+        for (long c = 0; c < g.channels; ++c)
             for (long k = 0; k < area; ++k) {
-                float* block = kernels.data() + (c - begin) / L * area * L;
-                float* opposite = turned.data() + (c - begin) / L * area * L;
-                block[k * L + (c - begin) % L] = weight[c * area + k];
-                opposite[(area - 1 - k) * L + (c - begin) % L] = weight[c * area + k];
+                kernels.data()[k * g.channels + c] = weight[c * area + k];
+                turned.data()[(area - 1 - k) * g.channels + c] = weight[c * area + k];
             }
     }
 
-    void forward(const float* x, const float* scale, float* y) {
-        for (long b = 0; b < blocks(); ++b) {
-            input.read(x, g.height, g.width, block(b), g.relu, nullptr);
-            correlate<L>(input.at(0, 0), input.width(), kernels.data() + b * area * L, g, g.stride_y, g.stride_x, y,
-                         g.out_height, g.out_width, block(b), nullptr, scale);
+    void forward(const float* x, const float* scale, float* y) override {
+        for (long b = 0; b * span < g.channels; ++b) {
+            const long c = first(b), size = std::min(span, g.channels - c);
+            input.read(x + c, g.height, g.width, g.channels, size, g.relu, nullptr);
+            correlate<L, COLUMNS>(input, input.at(0, 0), kernels.data() + c, g, g.stride_y, g.stride_x,
+                                  {y + c, g.out_height, g.out_width, size, nullptr, scale});
         }
     }
 
-    // Either gradient may be null; that of the weights is of this image.
     void backward(const float* x, const float* scale, const float* gradient, float* x_gradient,
-                  float* weight_gradient) {
-        for (long b = 0; b < blocks(); ++b) {
-            input.read(x, g.height, g.width, block(b), g.relu, nullptr);
-            outer.read(gradient, g.out_height, g.out_width, block(b), false, scale);
+                  float* weight_gradient) override {
+        for (long b = 0; b * span < g.channels; ++b) {
+            const long c = first(b), size = std::min(span, g.channels - c);
+            if (x) input.read(x + c, g.height, g.width, g.channels, size, g.relu, nullptr);
+            outer.read(gradient + c, g.out_height, g.out_width, g.channels, size, false, scale);
             if (x_gradient)
-                correlate<L>(outer.at(g.top, g.left), outer.width(), turned.data() + b * area * L, g, 1, 1, x_gradient,
-                             g.height, g.width, block(b), g.relu ? &input : nullptr, nullptr);
-            if (!weight_gradient) continue;
-            (g.columns == 3 ? weight_sums<L, 3> : g.columns == 5 ? weight_sums<L, 5> : weight_sums<L, 7>)(
-                input, outer, g, sums.data());
-            for (long lane = 0; lane < block(b).used; ++lane)
-                for (long k = 0; k < area; ++k)
-                    weight_gradient[(begin + b * L + lane) * area + k] = sums.data()[k * L + lane];
+                correlate<L, COLUMNS>(outer, outer.at(g.top, g.left), turned.data() + c, g, 1, 1,
+                                      {x_gradient + c, g.height, g.width, size, g.relu ? &input : nullptr, nullptr});
+            if (weight_gradient)
+                (g.stride_x == 1 && g.dilation == 1 ? weight_sums<L, COLUMNS, true> : weight_sums<L, COLUMNS, false>)(
+                    input, outer, g, size, weight_gradient + c);
         }
     }
 
   private:
-    long blocks() const { return (end - begin + L - 1) / L; }
-    Block block(long b) const { return {g.channels, begin + b * L, std::min<long>(L, end - begin - b * L)}; }
+    static constexpr long kFitting = 1 << 15;
+    long first(long b) const { return std::min(b * span, g.channels - L); }
 
     const Geometry& g;
-    const long begin, end, area, height, width;  // these are of the padded input
+    const long area, height, width, span;  // the sides are of the padded input
     Plane<L> input, outer;
-    Zeros kernels, turned, sums;
+    Zeros kernels, turned;
 };
 
-// All channels: blocks of an instruction's, and one of 8 where no more are left.
-class DepthwiseImages {
+template <int L>
+std::unique_ptr<Images> depthwise_of(const Geometry& g, const float* weight, bool backward, bool whole) {
+    if (g.columns == 3) return std::make_unique<Depthwise<L, 3>>(g, weight, backward, whole);
+    if (g.columns == 5) return std::make_unique<Depthwise<L, 5>>(g, weight, backward, whole);
+    return std::make_unique<Depthwise<L, 7>>(g, weight, backward, whole);
+}
+
+// ReLU alone.
+class Activation : public Images {
   public:
-    DepthwiseImages(const Geometry& g, const float* weight, bool backward = false) {
-        const long wide = g.channels % kLanes > 8 ? g.channels : g.channels / kLanes * kLanes;
-        if (wide > 0) many = std::make_unique<Depthwise<kLanes>>(g, 0, wide, weight, backward);
-        if (wide < g.channels) few = std::make_unique<Depthwise<8>>(g, wide, g.channels, weight, backward);
+    explicit Activation(const Geometry& g) : size(g.in_size()) {}
+    void forward(const float* x, const float*, float* y) override {
+        input = x;
+        for (long k = 0; k < size; ++k) y[k] = x[k] < 0 ? 0 : x[k];
     }
-    void forward(const float* x, const float* scale, float* y) {
-        if (many) many->forward(x, scale, y);
-        if (few) few->forward(x, scale, y);
-    }
-    void backward(const float* x, const float* scale, const float* gradient, float* x_gradient,
-                  float* weight_gradient) {
-        if (many) many->backward(x, scale, gradient, x_gradient, weight_gradient);
-        if (few) few->backward(x, scale, gradient, x_gradient, weight_gradient);
+    void backward(const float*, const float*, const float* gradient, float* x_gradient, float*) override {
+        if (!x_gradient) return;
+        for (long k = 0; k < size; ++k) x_gradient[k] = input[k] <= 0 ? 0 : gradient[k];
     }
 
   private:
-    std::unique_ptr<Depthwise<kLanes>> many;
-    std::unique_ptr<Depthwise<8>> few;
+    const long size;
+    const float* input = nullptr;
 };
 
-// The sum over images of `size` values each.
-void add_images(const std::vector<float>& images, long size, float* result, int threads) {
-    const long count = static_cast<long>(images.size()) / size;
+// The depthwise convolution with these kernels; where they are null, ReLU alone.
+std::unique_ptr<Images> depthwise_images(const Geometry& g, const float* weight, bool backward, bool whole) {
+    if (!weight) return std::make_unique<Activation>(g);
+    return g.channels < kLanes ? depthwise_of<8>(g, weight, backward, whole)
+                               : depthwise_of<kLanes>(g, weight, backward, whole);
+}
+
+// The sum over images of `size` values each, written as the transpose of (size / columns, columns).
+void add_images(const std::vector<float>& images, long size, long columns, float* result, int threads) {
+    constexpr long some = 256;
+    const long count = static_cast<long>(images.size()) / size, rows = size / columns;
 #pragma omp parallel for num_threads(threads) schedule(static)
-    for (long k = 0; k < size; ++k) {
-        double total = 0;
-        for (long n = 0; n < count; ++n) total += images[n * size + k];
-        result[k] = static_cast<float>(total);
+    for (long begin = 0; begin < size; begin += some) {
+        const long here = std::min(some, size - begin);
+        double totals[some] = {};
+        for (long n = 0; n < count; ++n)
+            for (long k = 0; k < here; ++k) totals[k] += images[n * size + begin + k];
+        for (long k = 0, at = begin; k < here; ++k, ++at)
+            result[at % columns * rows + at / columns] = static_cast<float>(totals[k]);
     }
 }
 
-// ROWS rows of a product and WIDE * L columns of it, of which `used` exist: each row's values times a matrix's rows.
+// ROWS rows of a product and WIDE vectors of its columns: each row's values times a matrix's rows.
 template <int L, int WIDE, int ROWS>
 __attribute__((always_inline)) inline void multiply_tile(const float* rows, long step, long between, long inner,
-                                                         const float* matrix, long columns, float* result, long used) {
+                                                         const float* matrix, long columns, const long* at,
+                                                         float* result) {
     Vector<L> sums[ROWS][WIDE] = {};
-    for (long c = 0; c < inner; ++c) {
+    for (long c = 0; c < inner; ++c, matrix += columns, rows += between) {
         Vector<L> values[WIDE];
-        for (int k = 0; k < WIDE; ++k) values[k] = load<L>(matrix + c * columns + k * L);
+        for (int k = 0; k < WIDE; ++k) values[k] = load<L>(matrix + at[k]);
         for (int i = 0; i < ROWS; ++i)
-            for (int k = 0; k < WIDE; ++k) sums[i][k] += values[k] * rows[i * step + c * between];
+            for (int k = 0; k < WIDE; ++k) sums[i][k] += values[k] * rows[i * step];
     }
-    for (int i = 0; i < ROWS; ++i) {
-        if (used == WIDE * L)
-            std::memcpy(result + i * columns, sums[i], sizeof sums[i]);
-        else
-            std::memcpy(result + i * columns, sums[i], used * sizeof(float));
-    }
+    for (int i = 0; i < ROWS; ++i)
+        for (int k = 0; k < WIDE; ++k) store<L>(sums[i][k], result + i * columns + at[k]);
 }
 
+// As many rows at a time as registers hold; the last ones may be computed twice.
 template <int L, int WIDE>
 void multiply_columns(const float* rows, long number, long step, long between, long inner, const float* matrix,
-                      long columns, float* result, long used) {
-    constexpr int many = WIDE > 1 ? 6 : 8;
-    long p = 0;
-    for (; p + many <= number; p += many)
-        multiply_tile<L, WIDE, many>(rows + p * step, step, between, inner, matrix, columns, result + p * columns,
-                                     used);
-    for (; p < number; ++p)
-        multiply_tile<L, WIDE, 1>(rows + p * step, step, between, inner, matrix, columns, result + p * columns, used);
+                      long columns, const long* at, float* result) {
+    constexpr int many = kLanes == 16 || WIDE == 1 ? 8 : 12 / WIDE;
+    long places[WIDE];
+    std::copy(at, at + WIDE, places);
+    if (number < many)
+        for (long p = 0; p < number; ++p)
+            multiply_tile<L, WIDE, 1>(rows + p * step, step, between, inner, matrix, columns, places,
+                                      result + p * columns);
+    else
+        for (long next = 0; next < number; next += many) {
+            const long p = std::min(next, number - many);
+            multiply_tile<L, WIDE, many>(rows + p * step, step, between, inner, matrix, columns, places,
+                                         result + p * columns);
+        }
 }
 
-// The product (number, columns) of rows with a matrix (inner, columns). Value c of row p is at p * step + c * between;
-// up to 31 values after the matrix are read.
+template <int L>
+void multiply_vectors(const float* rows, long number, long step, long between, long inner, const float* matrix,
+                      long columns, float* result) {
+    long left = vectors<L>(columns), tiles = (left + 2) / 3;
+    for (long v = 0; tiles > 0; --tiles) {
+        const long wide = (left + tiles - 1) / tiles;
+        const long at[3] = {vector_at<L>(v, columns), vector_at<L>(v + 1, columns), vector_at<L>(v + 2, columns)};
+        (wide == 3   ? multiply_columns<L, 3>
+         : wide == 2 ? multiply_columns<L, 2>
+                     : multiply_columns<L, 1>)(rows, number, step, between, inner, matrix, columns, at, result);
+        v += wide, left -= wide;
+    }
+}
+
+// The product (number, columns) of rows with a matrix (inner, columns), of 8 columns or more. Value c of row p is at
+// p * step + c * between.
 void multiply(const float* rows, long number, long step, long between, long inner, const float* matrix, long columns,
               float* result) {
-    for (long first = 0; first < columns;) {
-        const long left = columns - first, taken = left > kLanes ? 2 * kLanes : left > 8 ? kLanes : 8;
-        (left > kLanes ? multiply_columns<kLanes, 2>
-         : left > 8    ? multiply_columns<kLanes, 1>
-                       : multiply_columns<8, 1>)(rows, number, step, between, inner, matrix + first, columns,
-                                                 result + first, std::min(taken, left));
-        first += taken;
-    }
+    (columns < kLanes ? multiply_vectors<8> : multiply_vectors<kLanes>)(rows, number, step, between, inner, matrix,
+                                                                       columns, result);
 }
 
 // The pixels of a map in chunks that fit the cache; several pixels are a line, so that loops are long.
@@ -355,15 +461,20 @@ void add_products(const float* __restrict x, const float* __restrict gradient, c
     }
 }
 
-void scale_line(const float* __restrict x, const float* __restrict scales, const float* __restrict shifts, long size,
-                float* __restrict y) {
-    for (long k = 0; k < size; ++k) y[k] = x[k] * scales[k] + shifts[k];
+void scale_line(const float* __restrict x, const float* __restrict scales, const float* __restrict shifts, float factor,
+                long size, float* __restrict y) {
+    for (long k = 0; k < size; ++k) y[k] = (x[k] * scales[k] + shifts[k]) * factor;
 }
 
-void combine_lines(const float* __restrict x, const float* __restrict gradient, const float* __restrict scales,
-                   const float* __restrict slopes, const float* __restrict shifts, long size,
-                   float* __restrict result) {
-    for (long k = 0; k < size; ++k) result[k] = gradient[k] * scales[k] + (x[k] * slopes[k] + shifts[k]);
+void scale_and_add_line(const float* __restrict x, const float* __restrict scales, const float* __restrict shifts,
+                        float factor, const float* __restrict other, long size, float* __restrict y) {
+    for (long k = 0; k < size; ++k) y[k] = (x[k] * scales[k] + shifts[k]) * factor + other[k];
+}
+
+void combine_lines(const float* __restrict x, const float* __restrict gradient, float factor,
+                   const float* __restrict scales, const float* __restrict slopes, const float* __restrict shifts,
+                   long size, float* __restrict result) {
+    for (long k = 0; k < size; ++k) result[k] = gradient[k] * factor * scales[k] + (x[k] * slopes[k] + shifts[k]);
 }
 
 // Batch norm in two passes over a map and two over its gradient, each chunk by chunk.
@@ -413,20 +524,27 @@ class Norm {
         scales = pixels.repeat(scale.data()), shifts = pixels.repeat(shift.data());
     }
 
-    void write(long n, const float* x, float* y) const {
+    // Write a chunk, multiplied by a factor, to which another map is added where it is given.
+    void write(long n, const float* x, float* y, float factor = 1, const float* other = nullptr) const {
         pixels.each_line(n, [=, a = scales.data(), b = shifts.data()](long at, long size) {
-            scale_line(x + at, a, b, size, y + at);
+            if (other)
+                scale_and_add_line(x + at, a, b, factor, other + at, size, y + at);
+            else
+                scale_line(x + at, a, b, factor, size, y + at);
         });
     }
 
-    // Note the sum of a chunk of the gradient, and that of its product with x - mean; `centres` repeats the mean.
-    void measure_gradient(long n, const float* x, const float* gradient, const std::vector<float>& centres) {
+    // Note the sum of a chunk of the gradient, and that of its product with x - mean, both times the factor with which
+    // the chunk was written; `centres` repeats the mean.
+    void measure_gradient(long n, const float* x, const float* gradient, const std::vector<float>& centres,
+                          float factor = 1) {
         std::vector<float> sums(pixels.line), products(pixels.line);
         pixels.each_line(n, [=, m = centres.data(), a = sums.data(), b = products.data()](long at, long size) {
             add_products(x + at, gradient + at, m, size, a, b);
         });
         pixels.collect(sums, &first[n * pixels.channels]);
         pixels.collect(products, &second[n * pixels.channels]);
+        for (long c = n * pixels.channels; c < (n + 1) * pixels.channels; ++c) first[c] *= factor, second[c] *= factor;
     }
 
     // The gradients by weight and bias, from all chunks. That by x is
@@ -450,10 +568,11 @@ class Norm {
     }
 
     // The gradient of a chunk by x, at the chunk's place in a map, or from `result` on.
-    void write_gradient(long n, const float* x, const float* gradient, float* result, bool alone = false) const {
+    void write_gradient(long n, const float* x, const float* gradient, float* result, bool alone = false,
+                        float factor = 1) const {
         const long start = alone ? n * pixels.chunk * pixels.channels : 0;
         pixels.each_line(n, [=, a = scales.data(), b = slopes.data(), c = shifts.data()](long at, long size) {
-            combine_lines(x + at, gradient + at, a, b, c, size, result + at - start);
+            combine_lines(x + at, gradient + at, factor, a, b, c, size, result + at - start);
         });
     }
 
@@ -479,9 +598,9 @@ void depthwise_forward(const Geometry* g, const float* x, const float* weight, c
                        int threads) {
 #pragma omp parallel num_threads(threads)
     {
-        DepthwiseImages images(*g, weight);
+        const auto images = depthwise_images(*g, weight, false, false);
 #pragma omp for schedule(static)
-        for (long n = 0; n < g->count; ++n) images.forward(x + n * g->in_size(), scale, y + n * g->out_size());
+        for (long n = 0; n < g->count; ++n) images->forward(x + n * g->in_size(), scale, y + n * g->out_size());
     }
 }
 
@@ -492,14 +611,14 @@ void depthwise_backward(const Geometry* g, const float* x, const float* weight, 
     std::vector<float> sums(weight_gradient ? g->count * size : 0);
 #pragma omp parallel num_threads(threads)
     {
-        DepthwiseImages images(*g, weight, true);
+        const auto images = depthwise_images(*g, weight, true, false);
 #pragma omp for schedule(static)
         for (long n = 0; n < g->count; ++n)
-            images.backward(x + n * g->in_size(), scale, gradient + n * g->out_size(),
+            images->backward(x + n * g->in_size(), scale, gradient + n * g->out_size(),
                             x_gradient ? x_gradient + n * g->in_size() : nullptr,
                             weight_gradient ? sums.data() + n * size : nullptr);
     }
-    if (weight_gradient) add_images(sums, size, weight_gradient, threads);
+    if (weight_gradient) add_images(sums, size, g->channels, weight_gradient, threads);
 }
 
 // y = (x - mean) * inverse * weight + bias
@@ -527,10 +646,12 @@ void norm_backward(long channels, long count, const float* x, const float* gradi
     for (long n = 0; n < pixels.chunks; ++n) norm.write_gradient(n, x, gradient, x_gradient);
 }
 
-// Batch norm of z, which is x after the depthwise convolution and a pointwise one to `outputs` channels.
+// Batch norm of z, which is x after ReLU, the depthwise convolution, if any, and a pointwise one to `outputs` channels.
+// Where they are not null, each image is multiplied by one of `factors`, and `other` is added.
 void separable_forward(const Geometry* g, long outputs, float eps, const float* x, const float* depthwise,
-                       const float* pointwise, const float* weight, const float* bias, float* z, float* y,
-                       float* mean, float* variance, float* inverse, int threads) {
+                       const float* pointwise, const float* weight, const float* bias, const float* factors,
+                       const float* other, float* z, float* y, float* mean, float* variance, float* inverse,
+                       int threads) {
     const long places = g->out_height * g->out_width;
     const Pixels pixels(outputs, g->count * places, places);
     Norm norm(pixels);
@@ -539,11 +660,11 @@ void separable_forward(const Geometry* g, long outputs, float eps, const float* 
         for (long c = 0; c < g->channels; ++c) matrix.data()[c * outputs + k] = pointwise[k * g->channels + c];
 #pragma omp parallel num_threads(threads)
     {
-        DepthwiseImages images(*g, depthwise);
+        const auto images = depthwise_images(*g, depthwise, false, true);
         Zeros inner(g->out_size());
 #pragma omp for schedule(static)
         for (long n = 0; n < g->count; ++n) {
-            images.forward(x + n * g->in_size(), nullptr, inner.data());
+            images->forward(x + n * g->in_size(), nullptr, inner.data());
             multiply(inner.data(), places, g->channels, 1, g->channels, matrix.data(), outputs,
                      z + n * places * outputs);
             norm.measure(n, z);
@@ -551,42 +672,44 @@ void separable_forward(const Geometry* g, long outputs, float eps, const float* 
     }
     norm.finish(eps, weight, bias, mean, variance, inverse);
 #pragma omp parallel for num_threads(threads) schedule(static)
-    for (long n = 0; n < g->count; ++n) norm.write(n, z, y);
+    for (long n = 0; n < g->count; ++n) norm.write(n, z, y, factors ? factors[n / g->parts] : 1, other);
 }
 
 // The gradient by x may be null.
 void separable_backward(const Geometry* g, long outputs, const float* x, const float* depthwise, const float* pointwise,
-                        const float* weight, const float* z, const float* gradient, const float* mean,
-                        const float* inverse, float* x_gradient, float* depthwise_gradient, float* pointwise_gradient,
-                        float* weight_gradient, float* bias_gradient, int threads) {
+                        const float* weight, const float* factors, const float* z, const float* gradient,
+                        const float* mean, const float* inverse, float* x_gradient, float* depthwise_gradient,
+                        float* pointwise_gradient, float* weight_gradient, float* bias_gradient, int threads) {
     const long places = g->out_height * g->out_width, area = g->rows * g->columns;
     const Pixels pixels(outputs, g->count * places, places);
     Norm norm(pixels);
     const std::vector<float> centres = pixels.repeat(mean);
 #pragma omp parallel for num_threads(threads) schedule(static)
-    for (long n = 0; n < g->count; ++n) norm.measure_gradient(n, z, gradient, centres);
+    for (long n = 0; n < g->count; ++n)
+        norm.measure_gradient(n, z, gradient, centres, factors ? factors[n / g->parts] : 1);
     norm.finish_gradient(weight, mean, inverse, weight_gradient, bias_gradient);
 
-    Zeros matrix(outputs * g->channels);  // (outputs, channels)
-    std::copy(pointwise, pointwise + outputs * g->channels, matrix.data());
-    std::vector<float> depthwise_sums(g->count * g->channels * area), pointwise_sums(g->count * outputs * g->channels);
+    const long images_count = g->count / g->parts, size = outputs * g->channels;
+    std::vector<float> depthwise_sums(depthwise ? g->count * g->channels * area : 0), pointwise_sums(images_count * size);
 #pragma omp parallel num_threads(threads)
     {
-        DepthwiseImages images(*g, depthwise, true);
-        Zeros inner(g->out_size()), inner_gradient(g->out_size()), outer(places * outputs);
+        const auto images = depthwise_images(*g, depthwise, true, true);
+        Zeros inner(g->out_size()), inner_gradient(g->out_size()), outer(places * outputs), product(size);
 #pragma omp for schedule(static)
-        for (long n = 0; n < g->count; ++n) {
-            const float* image = x + n * g->in_size();
-            norm.write_gradient(n, z, gradient, outer.data(), true);
-            images.forward(image, nullptr, inner.data());
-            multiply(outer.data(), outputs, 1, outputs, places, inner.data(), g->channels,
-                     &pointwise_sums[n * outputs * g->channels]);
-            multiply(outer.data(), places, outputs, 1, outputs, matrix.data(), g->channels, inner_gradient.data());
-            images.backward(image, nullptr, inner_gradient.data(), x_gradient ? x_gradient + n * g->in_size() : nullptr,
-                            &depthwise_sums[n * g->channels * area]);
-        }
+        for (long image = 0; image < images_count; ++image)
+            for (long n = image * g->parts; n < (image + 1) * g->parts; ++n) {
+                norm.write_gradient(n, z, gradient, outer.data(), true, factors ? factors[image] : 1);
+                images->forward(x + n * g->in_size(), nullptr, inner.data());
+                multiply(outer.data(), outputs, 1, outputs, places, inner.data(), g->channels, product.data());
+                add_line(product.data(), size, &pointwise_sums[image * size]);
+                if (!x_gradient && !depthwise) continue;
+                multiply(outer.data(), places, outputs, 1, outputs, pointwise, g->channels, inner_gradient.data());
+                images->backward(nullptr, nullptr, inner_gradient.data(),
+                                 x_gradient ? x_gradient + n * g->in_size() : nullptr,
+                                 depthwise ? &depthwise_sums[n * g->channels * area] : nullptr);
+            }
     }
-    add_images(depthwise_sums, g->channels * area, depthwise_gradient, threads);
-    add_images(pointwise_sums, outputs * g->channels, pointwise_gradient, threads);
+    if (depthwise) add_images(depthwise_sums, g->channels * area, g->channels, depthwise_gradient, threads);
+    add_images(pointwise_sums, size, 1, pointwise_gradient, threads);
 }
 }

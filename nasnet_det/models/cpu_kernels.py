@@ -20,8 +20,14 @@ Sides = tuple[int, int, int, int]
 _SOURCE = Path(__file__).with_suffix(".cpp")
 #: The widths of kernels whose weight gradient is compiled.
 _COLUMNS = (3, 5, 7)
+#: The fewest channels that convolutions take: a vector of AVX2.
+_NARROWEST = 8
 #: The most channels, and the most values of an image, for which a separable convolution is faster whole (measured).
 _WIDEST, _LARGEST = 96, 2**16
+#: The most weights with which a pointwise convolution alone is.
+_HEAVIEST = 2**13
+#: The most values that it takes at once, unless a row has more.
+_FITTING = 2**16
 
 
 class _Geometry(ctypes.Structure):
@@ -31,7 +37,7 @@ class _Geometry(ctypes.Structure):
         (name, ctypes.c_long)
         for name in (
             *("count", "channels", "height", "width", "out_height", "out_width"),
-            *("rows", "columns", "dilation", "stride_y", "stride_x", "top", "left", "relu"),
+            *("rows", "columns", "dilation", "stride_y", "stride_x", "top", "left", "relu", "parts"),
         )
     ]
 
@@ -49,22 +55,25 @@ def takes(x: Tensor, channels: int, *parameters: Tensor) -> bool:
 
 def takes_depthwise(x: Tensor, weight: Tensor) -> bool:
     """Return whether :func:`depthwise` takes a map and kernels ``(C, 1, kH, kW)``."""
-    return weight.shape[3] in _COLUMNS and takes(x, len(weight), weight)
+    return weight.shape[3] in _COLUMNS and len(weight) >= _NARROWEST and takes(x, len(weight), weight)
 
 
-def gains_as_separable(x: Tensor, depthwise: Tensor, pointwise: Tensor) -> bool:
+def gains_as_separable(x: Tensor, depthwise: Tensor | None, pointwise: Tensor) -> bool:
     """Return whether :func:`separable_norm` takes a map and kernels, and is faster than its parts.
 
     It is faster if an image's intermediate maps fit the cache and memory limits its matrix products.
 
     Args:
         x: the map.
-        depthwise: the kernels ``(C, 1, kH, kW)``.
+        depthwise: the kernels ``(C, 1, kH, kW)``, if any.
         pointwise: the kernels ``(K, C, 1, 1)``.
     """
-    widest = max(pointwise.shape[:2])
-    taken = takes_depthwise(x, depthwise) and takes(x, pointwise.shape[1], pointwise)
-    return taken and widest <= _WIDEST and widest * x.shape[2] * x.shape[3] <= _LARGEST
+    narrowest, widest = sorted(pointwise.shape[:2])
+    if narrowest < _NARROWEST or not takes(x, pointwise.shape[1], pointwise):
+        return False
+    if depthwise is None:
+        return pointwise.numel() <= _HEAVIEST
+    return takes_depthwise(x, depthwise) and widest <= _WIDEST and widest * x.shape[2] * x.shape[3] <= _LARGEST
 
 
 def depthwise(x: Tensor, weight: Tensor, stride: Pair, padding: Sides, dilation: int, scale: Tensor | None) -> Tensor:
@@ -145,7 +154,7 @@ def batch_norm_gradients(
 
 def separable_norm(
     x: Tensor,
-    depthwise: Tensor,
+    depthwise: Tensor | None,
     pointwise: Tensor,
     weight: Tensor,
     bias: Tensor,
@@ -153,8 +162,10 @@ def separable_norm(
     stride: Pair,
     padding: Sides,
     dilation: int,
+    factors: Tensor | None = None,
+    other: Tensor | None = None,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
-    """Return the batch norm of a separable convolution of ``relu(x)``.
+    """Return the batch norm of a separable convolution of ``relu(x)``, times ``factors``, plus ``other``.
 
     Args:
         x: the map.
@@ -162,18 +173,22 @@ def separable_norm(
         pointwise: the kernels ``(K, C, 1, 1)``.
         weight, bias, eps: of the batch norm.
         stride, padding, dilation: of the depthwise convolution, as in :func:`depthwise`.
+        factors: of each image ``(N, 1, 1, 1)``; None for 1.
+        other: a map of the result's size; None for 0.
 
     Returns:
         the result ``(N, K, H', W')``, what is normalized, of the same size, and for each channel its mean, biased
         variance and the inverse of its deviation, all ``(K,)``.
     """
-    geometry = _geometry(x, depthwise, stride, padding, dilation, True)
-    size = (geometry.count, len(pointwise), geometry.out_height, geometry.out_width)
+    geometry = _separable_geometry(x, depthwise, stride, padding, dilation)
+    height = geometry.out_height * (geometry.count // len(x))
+    size = (len(x), len(pointwise), height, geometry.out_width)
     convolved = torch.empty(size, dtype=x.dtype, memory_format=torch.channels_last)
     result, (mean, variance, inverse) = torch.empty_like(convolved), x.new_empty((3, len(pointwise)))
-    given = (x, *(value.contiguous() for value in (depthwise, pointwise, weight, bias)))
+    given = (x, *map(_contiguous, (depthwise, pointwise, weight, bias)))
+    after = (_contiguous(factors), None if other is None else _last(other))
     found = (convolved, result, mean, variance, inverse)
-    _call("separable_forward", geometry, len(pointwise), ctypes.c_float(eps), *given, *found)
+    _call("separable_forward", geometry, len(pointwise), ctypes.c_float(eps), *given, *after, *found)
     return result, convolved, mean, variance, inverse
 
 
@@ -181,7 +196,7 @@ def separable_norm_gradients(
     gradient: Tensor,
     by_x: bool,
     x: Tensor,
-    depthwise: Tensor,
+    depthwise: Tensor | None,
     pointwise: Tensor,
     weight: Tensor,
     convolved: Tensor,
@@ -190,27 +205,42 @@ def separable_norm_gradients(
     stride: Pair,
     padding: Sides,
     dilation: int,
-) -> tuple[Tensor | None, Tensor, Tensor, Tensor, Tensor]:
+    factors: Tensor | None = None,
+) -> tuple[Tensor | None, ...]:
     """Return the gradients of :func:`separable_norm` by ``x``, the kernels, ``weight`` and ``bias``.
 
     Args:
         gradient: that of the result ``(N, K, H', W')``.
         by_x: whether the first is wanted.
-        x, depthwise, pointwise, weight, stride, padding, dilation: as there.
+        x, depthwise, pointwise, weight, stride, padding, dilation, factors: as there.
         convolved, mean, inverse: what it returned.
     """
-    geometry = _geometry(x, depthwise, stride, padding, dilation, True)
-    kernels = (depthwise.contiguous(), pointwise.contiguous())
-    found = [*map(torch.empty_like, (*kernels, mean, mean))]
+    geometry = _separable_geometry(x, depthwise, stride, padding, dilation)
     x = _last(x)  # what autograd saved may have been moved meanwhile
-    x_gradient = torch.empty_like(x) if by_x else None
-    given = (x, *kernels, weight.contiguous(), _last(convolved), _last(gradient), mean, inverse)
-    _call("separable_backward", geometry, len(pointwise), *given, x_gradient, *found)
-    return x_gradient, found[0], found[1], found[2], found[3]
+    vectors = (*map(_contiguous, (depthwise, pointwise, weight, factors)),)
+    given = (x, *vectors, _last(convolved), _last(gradient), mean, inverse)
+    wanted = (x if by_x else None, *vectors[:2], mean, mean)
+    found = [None if value is None else torch.empty_like(value) for value in wanted]
+    _call("separable_backward", geometry, len(pointwise), *given, *found)
+    return (*found,)
 
 
 def _last(x: Tensor) -> Tensor:
     return x.contiguous(memory_format=torch.channels_last)
+
+
+def _contiguous(value: Tensor | None) -> Tensor | None:
+    return None if value is None else value.contiguous()
+
+
+def _separable_geometry(x: Tensor, weight: Tensor | None, stride: Pair, padding: Sides, dilation: int) -> _Geometry:
+    if weight is not None:
+        return _geometry(x, weight, stride, padding, dilation, True)
+    # No pixel needs another one: images are read as several of fewer rows, which fit the cache.
+    count, channels, height, width = x.shape
+    rows = max(n for n in range(1, height + 1) if height % n == 0 and (n * width * channels <= _FITTING or n == 1))
+    parts = height // rows
+    return _Geometry(count * parts, channels, rows, width, rows, width, 1, 1, 1, 1, 1, 0, 0, True, parts)
 
 
 def _geometry(x: Tensor, weight: Tensor, stride: Pair, padding: Sides, dilation: int, relu: bool) -> _Geometry:
@@ -219,7 +249,7 @@ def _geometry(x: Tensor, weight: Tensor, stride: Pair, padding: Sides, dilation:
     rows, columns = weight.shape[2:]
     reach = ((rows - 1) * dilation + 1, (columns - 1) * dilation + 1)
     size = ((height + top + bottom - reach[0]) // stride[0] + 1, (width + left + right - reach[1]) // stride[1] + 1)
-    return _Geometry(count, channels, height, width, *size, rows, columns, dilation, *stride, top, left, relu)
+    return _Geometry(count, channels, height, width, *size, rows, columns, dilation, *stride, top, left, relu, 1)
 
 
 def _pixels(x: Tensor) -> tuple[int, int]:

@@ -146,33 +146,47 @@ def _track(norm: nn.BatchNorm2d, mean: Tensor, variance: Tensor, count: int) -> 
 
 
 def is_compiled_separable(
-    x: Tensor, act: nn.Module, depthwise: nn.Conv2d, pointwise: nn.Conv2d, norm: nn.Module
+    x: Tensor, act: nn.Module, depthwise: nn.Conv2d | None, pointwise: nn.Conv2d, norm: nn.Module
 ) -> bool:
     """Return whether :func:`separable_norm` takes a map and these layers."""
-    if not (depthwise.training and is_training_on_cpu(x) and type(act) is nn.ReLU):
+    if not (pointwise.training and is_training_on_cpu(x) and type(act) is nn.ReLU and is_pointwise(pointwise)):
         return False
-    if not cpu_kernels.gains_as_separable(x, depthwise.weight, pointwise.weight) or has_hooks(
-        act, depthwise, pointwise
-    ):
+    if depthwise is not None and (has_hooks(depthwise) or not is_slow_depthwise(depthwise, x)):
         return False
-    sides = (-(-side // step) for side, step in zip(x.shape[2:], depthwise.stride, strict=True))
-    is_plain = _is_plain_batch_norm(norm, x, (len(x), pointwise.out_channels, *sides))
-    return is_plain and is_slow_depthwise(depthwise, x) and is_pointwise(pointwise)
+    kernels = None if depthwise is None else depthwise.weight
+    if not cpu_kernels.gains_as_separable(x, kernels, pointwise.weight) or has_hooks(act, pointwise):
+        return False
+    strides = (1, 1) if depthwise is None else depthwise.stride
+    sides = (-(-side // step) for side, step in zip(x.shape[2:], strides, strict=True))
+    return _is_plain_batch_norm(norm, x, (len(x), pointwise.out_channels, *sides))
 
 
-def separable_norm(x: Tensor, depthwise: nn.Conv2d, pointwise: nn.Conv2d, norm: nn.Module, padding: Sides) -> Tensor:
-    """Return ``norm(pointwise(depthwise(relu(x))))`` ``(N, K, H', W')``, computed image by image.
+def separable_norm(
+    x: Tensor,
+    depthwise: nn.Conv2d | None,
+    pointwise: nn.Conv2d,
+    norm: nn.Module,
+    padding: Sides = (0, 0, 0, 0),
+    factors: Tensor | None = None,
+    other: Tensor | None = None,
+) -> Tensor:
+    """Return ``norm(pointwise(depthwise(relu(x)))) * factors + other``, computed image by image.
 
     Args:
         x: the input ``(N, C, H, W)``.
-        depthwise, pointwise, norm: layers that :func:`is_compiled_separable` accepts.
+        depthwise, pointwise, norm: layers that :func:`is_compiled_separable` accepts; the first is None for none.
         padding: of the depthwise convolution, the zeros at ``(left, right, top, bottom)``.
+        factors: constants ``(N, 1, 1, 1)``; None for 1.
+        other: a map of the result's size; None for 0.
+
+    Returns:
+        the result ``(N, K, H', W')``.
     """
     assert isinstance(norm, nn.BatchNorm2d)
-    layers = (depthwise.weight, pointwise.weight, norm.weight, norm.bias)
-    result, mean, variance = _SeparableNorm.apply(
-        x, *layers, norm.eps, depthwise.stride, padding, depthwise.dilation[0]
-    )
+    kernels = None if depthwise is None else depthwise.weight
+    geometry = ((1, 1), padding, 1) if depthwise is None else (depthwise.stride, padding, depthwise.dilation[0])
+    layers = (kernels, pointwise.weight, norm.weight, norm.bias)
+    result, mean, variance = _SeparableNorm.apply(x, *layers, other, factors, norm.eps, *geometry)
     _track(norm, mean, variance, result.numel() // result.shape[1])
     return result
 
@@ -181,30 +195,48 @@ class _SeparableNorm(Function):
     """The result, mean and variance of :func:`nasnet_det.models.cpu_kernels.separable_norm`, from its arguments."""
 
     @staticmethod
-    def forward(ctx: Any, *arguments: Any) -> tuple[Tensor, Tensor, Tensor]:
-        result, convolved, mean, variance, inverse = cpu_kernels.separable_norm(*arguments)
-        x, depthwise, pointwise, weight, _, ctx.eps, *ctx.geometry = arguments
+    def forward(
+        ctx: Any,
+        x: Tensor,
+        depthwise: Tensor | None,
+        pointwise: Tensor,
+        weight: Tensor,
+        bias: Tensor,
+        other: Tensor | None,
+        factors: Tensor | None,
+        eps: float,
+        stride: Pair,
+        padding: Sides,
+        dilation: int,
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        ctx.factors, ctx.eps, ctx.geometry = factors, eps, (stride, padding, dilation)
+        result, convolved, mean, variance, inverse = cpu_kernels.separable_norm(
+            x, depthwise, pointwise, weight, bias, eps, stride, padding, dilation, factors, other
+        )
         ctx.save_for_backward(x, depthwise, pointwise, weight, convolved, mean, inverse)
         ctx.mark_non_differentiable(mean, variance)
         return result, mean, variance
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
-        nothing = [None] * (1 + len(ctx.geometry))
+        # Those by the other map, the factors, eps and the geometry.
+        rest = [gradients[0] if ctx.needs_input_grad[5] else None] + [None] * (2 + len(ctx.geometry))
+        (x, depthwise, pointwise, weight, *measured), (stride, padding, dilation) = ctx.saved_tensors, ctx.geometry
         if not torch.is_grad_enabled():
-            by_x = ctx.needs_input_grad[0]
-            found = cpu_kernels.separable_norm_gradients(gradients[0], by_x, *ctx.saved_tensors, *ctx.geometry)
-            return *found, *nothing
+            given = (x, depthwise, pointwise, weight, *measured, *ctx.geometry, ctx.factors)
+            return *cpu_kernels.separable_norm_gradients(gradients[0], ctx.needs_input_grad[0], *given), *rest
         # A gradient of the gradient is asked for.
-        (x, depthwise, pointwise, weight), (stride, padding, dilation) = ctx.saved_tensors[:4], ctx.geometry
         bias = torch.zeros_like(weight).requires_grad_()
-        inner = functional.pad(functional.relu(x), padding)
-        inner = functional.conv2d(inner, depthwise, None, stride, 0, dilation, groups=x.shape[1])
+        inner = functional.relu(x)
+        if depthwise is not None:
+            inner = functional.pad(inner, padding)
+            inner = functional.conv2d(inner, depthwise, None, stride, 0, dilation, groups=x.shape[1])
         output = functional.batch_norm(
             functional.conv2d(inner, pointwise), None, None, weight, bias, training=True, eps=ctx.eps
         )
+        output = output if ctx.factors is None else output * ctx.factors
         inputs = (x, depthwise, pointwise, weight, bias)
-        return *_gradients_again(output, inputs, ctx.needs_input_grad, gradients[0]), *nothing
+        return *_gradients_again(output, inputs, ctx.needs_input_grad, gradients[0]), *rest
 
 
 def _gradients_again(

@@ -35,11 +35,16 @@ class ScheduledDropPath(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Drop each example of ``(N, C, H, W)`` with the current probability, in training only."""
+        factors = self.draw(x)
+        return x if factors is None else x * factors
+
+    def draw(self, x: Tensor) -> Tensor | None:
+        """Return what to multiply each example of ``(N, C, H, W)`` by, ``(N, 1, 1, 1)``; None if none is dropped."""
         if not self.training or self.drop_prob == 0.0:
-            return x
+            return None
         keep = (1.0 - self.progress * self.drop_prob).to(x.dtype)
         kept = torch.floor(keep + torch.rand((x.shape[0], 1, 1, 1), dtype=x.dtype, device=x.device))
-        return x * (kept / keep)
+        return kept / keep
 
     def extra_repr(self) -> str:
         return f"drop_prob={self.drop_prob:.4f}"

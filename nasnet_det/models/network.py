@@ -16,11 +16,10 @@ import torch
 from timm.layers import create_classifier
 from timm.models._features import feature_take_indices
 from torch import Tensor, nn
-from torch.nn import functional
 
 from nasnet_det.genotypes.genotype import Genotype
 from nasnet_det.genotypes.published import as_genotype
-from nasnet_det.models.cells import Cell, StateShape
+from nasnet_det.models.cells import Cell, Results, StateShape
 from nasnet_det.models.checkpointing import checkpointed
 from nasnet_det.models.eager_training import is_training_eagerly
 from nasnet_det.models.old_names import rename_old_keys
@@ -151,14 +150,14 @@ class NASNet(nn.Module):
             outputs: earlier outputs that those cells read, by number. An output is removed as soon as no later cell of
                 the network reads it.
         """
-        activated: dict[int, Tensor] = {}
+        shared: dict[int, Results] = {}
         for plan in self.plan:
             if not start <= plan.current < stop:
                 continue
-            outputs[plan.output] = self._run_cell(plan, outputs, activated)
+            outputs[plan.output] = self._run_cell(plan, outputs, shared)
             for number in [n for n in outputs if n < plan.output and not self._is_read(n, after=plan)]:
                 del outputs[number]
-                activated.pop(number, None)
+                shared.pop(number, None)
             yield plan.output, outputs[plan.output]
 
     def forward_stem(self, x: Tensor) -> tuple[Tensor, ...]:
@@ -305,19 +304,16 @@ class NASNet(nn.Module):
         return (self._activated(last) if self.plan else last[0]), auxiliary
 
     def _run_cell(
-        self, plan: CellPlan, outputs: Mapping[int, tuple[Tensor, ...]], activated: dict[int, Tensor]
+        self, plan: CellPlan, outputs: Mapping[int, tuple[Tensor, ...]], shared: dict[int, Results]
     ) -> tuple[Tensor, ...]:
-        """Run a cell; in training, ReLU of an output is computed once, in ``activated``, for all cells that read it."""
+        """Run a cell; in training, ReLU of an output is computed once, in ``shared``, for all cells that read it."""
         cell, inputs = self.cells[plan.name], self._inputs(plan, outputs)
         if self.grad_checkpointing and self.training and torch.is_grad_enabled():
             return checkpointed(cell, inputs)
         if self.genotype.passes_all or not (self.training and is_training_eagerly(inputs[0])):
             return cell(*inputs)
         read = [plan.current] if plan.previous is None else [plan.current, plan.previous]
-        for number in read:
-            if number not in activated:
-                activated[number] = functional.relu(outputs[number][0])
-        return cell(*inputs, activated=[activated[number] for number in read])
+        return cell(*inputs, shared=[shared.setdefault(number, {}) for number in read])
 
     def _inputs(self, plan: CellPlan, outputs: Mapping[int, tuple[Any, ...]] | Sequence[tuple[Any, ...]]) -> tuple:
         """Return the outputs that a cell reads: the current and the previous one, or all states of the current one."""

@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from timm.layers import get_norm_layer
@@ -23,6 +23,18 @@ from nasnet_det.models.eager_training import has_hooks, is_training_on_device, s
 from nasnet_det.models.padding import AvgPool2dSame, Conv2dSame, MaxPool2dSame, Pool2dSame, shift, subsample
 
 Kernel = int | tuple[int, int]
+
+
+class Finish(NamedTuple):
+    """What follows an operation: each image is multiplied by one of ``factors`` ``(N, 1, 1, 1)``, if any; ``other``,
+    a map of the result's size, is added, if any."""
+
+    factors: Tensor | None = None
+    other: Tensor | None = None
+
+    def __call__(self, x: Tensor) -> Tensor:
+        x = x if self.factors is None else x * self.factors
+        return x if self.other is None else x + self.other
 
 
 @dataclass(frozen=True)
@@ -106,7 +118,14 @@ class ConvNorm(nn.Module):
         self.bn = settings.norm(out_channels)
 
     def forward(self, x: Tensor, activated: bool = False) -> Tensor:
+        if not activated and self.is_compiled(x):
+            return separable_norm(x, None, self.conv, self.bn)
         return normalize(self.conv(x if activated else self.act(x)), self.bn)
+
+    def is_compiled(self, x: Tensor) -> bool:
+        """Return whether all layers are one function for a map, which is then not to be activated before."""
+        own = type(self.conv) is Conv2dSame  # others may compute something else
+        return own and is_compiled_separable(x, self.act, None, self.conv, self.bn)
 
 
 class SeparableConvNorm(nn.Module):
@@ -135,10 +154,11 @@ class SeparableConvNorm(nn.Module):
         self.pointwise = Conv2dSame(in_channels, out_channels, 1, **settings.factory)
         self.bn = settings.norm(out_channels)
 
-    def forward(self, x: Tensor, activated: bool = False) -> Tensor:
+    def forward(self, x: Tensor, activated: bool = False, finish: Finish = Finish()) -> Tensor:
         if not activated and self.is_compiled(x):
-            return separable_norm(x, self.depthwise, self.pointwise, self.bn, self.depthwise.sides(x))
-        return normalize(self.pointwise(self.depthwise(x if activated else self.act(x))), self.bn)
+            sides = self.depthwise.sides(x)
+            return separable_norm(x, self.depthwise, self.pointwise, self.bn, sides, *finish)
+        return finish(normalize(self.pointwise(self.depthwise(x if activated else self.act(x))), self.bn))
 
     def is_compiled(self, x: Tensor) -> bool:
         """Return whether all layers are one function for a map, which is then not to be activated before."""
@@ -147,11 +167,14 @@ class SeparableConvNorm(nn.Module):
 
 
 class Layers(nn.Sequential):
-    """Layers in sequence, of which the first may be given an activated input."""
+    """Layers in sequence, of which the first may be given an activated input and the last what follows it."""
 
-    def forward(self, x: Tensor, activated: bool = False) -> Tensor:
+    def forward(self, x: Tensor, activated: bool = False, finish: Finish | None = None) -> Tensor:
         for number, layer in enumerate(self):
-            x = layer(x, activated=True) if activated and number == 0 else layer(x)
+            given: dict[str, Any] = {"activated": True} if activated and number == 0 else {}
+            if finish is not None and number == len(self) - 1:
+                given["finish"] = finish
+            x = layer(x, **given)
         return x
 
 
@@ -166,7 +189,13 @@ def begins_with_relu(module: nn.Module) -> bool:
 def activates_itself(module: nn.Module, x: Tensor) -> bool:
     """Return whether the ReLU that a module begins with costs nothing, so that one computed before is of no use."""
     first = module[0] if isinstance(module, Layers) else module
-    return type(first) is SeparableConvNorm and first.is_compiled(x)
+    return isinstance(first, ConvNorm | SeparableConvNorm) and first.is_compiled(x)
+
+
+def finishes_itself(module: nn.Module) -> bool:
+    """Return whether a module's forward takes what follows it (``finish``), unseen by any hook."""
+    last: nn.Module = module[-1] if isinstance(module, Layers) else module
+    return type(last) is SeparableConvNorm and not has_hooks(module, last)
 
 
 class FactorizedReduction(nn.Module):

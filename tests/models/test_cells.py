@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from functools import partial
+from unittest import mock
 
 import pytest
 import torch
@@ -11,7 +12,9 @@ from hypothesis import strategies as st
 from torch import nn
 
 from nasnet_det.genotypes.genotype import Block, CellGenotype, Genotype
-from nasnet_det.models.cells import Cell, StateShape, build_combiner
+from nasnet_det.models import cpu_kernels
+from nasnet_det.models.cells import Cell, States, StateShape, build_combiner
+from nasnet_det.models.cpu_library import load_library
 from nasnet_det.models.operations import FactorizedReduction, LayerSettings, Scale
 from tests.helpers import genotypes
 
@@ -42,6 +45,57 @@ def test_any_cell_builds_runs_and_trains_all_it_has(
         if name.startswith("preprocess.") and int(name.split(".")[1]) not in read:
             continue  # an input that nothing reads
         assert parameter.grad is not None, name
+
+
+@settings(deadline=None, max_examples=40)
+@given(genotypes(max_blocks=3), st.booleans(), st.integers(5, 9), st.integers(0, 2**20))
+def test_any_cell_trains_alike_with_and_without_a_compiler(
+    genotype: Genotype, reduces: bool, size: int, seed: int
+) -> None:
+    """With paths dropped, of the same examples, and both as parts of one function and after it."""
+    torch.manual_seed(seed)
+    cell_genotype, scale = (genotype.reduction, Scale(2)) if reduces else (genotype.normal, Scale())
+    shapes = [StateShape(10, 2)] * genotype.num_inputs
+    cell = Cell(cell_genotype, shapes, 8, scale, SETTINGS, drop_prob=0.5, passes_all=genotype.passes_all)
+    states = [
+        torch.randn(4, 10, size, size).contiguous(memory_format=torch.channels_last).requires_grad_() for _ in shapes
+    ]
+    found = []
+    for library in (load_library, lambda source: None):
+        torch.manual_seed(seed)
+        with mock.patch.object(cpu_kernels, "load_library", library):
+            outputs = cell(*states)
+            loss = sum((output * torch.randn_like(output)).sum() for output in outputs)
+            gradients = torch.autograd.grad(loss, [*states, *cell.parameters()], allow_unused=True)
+        found.append([*outputs, *(value for value in gradients if value is not None)])
+    largest = max(value.norm() for value in found[1])
+    for compiled, plain in zip(*found, strict=True):
+        # Weights whose scale a norm removes have gradients that cancel out.
+        assert (compiled - plain).norm() < 1e-4 * (plain.norm() + largest)
+
+
+@pytest.mark.parametrize("watched", ["left", "left.1", "left.1.bn", "left_drop", "combine"])
+def test_a_hook_sees_what_a_layer_computes(watched: str) -> None:
+    """What follows a convolution is not part of its function where a hook would see that."""
+    genotype = CellGenotype((Block(0, 0, "sep_conv_3x3", "avg_pool_3x3"),), (1,))
+    block = Cell(genotype, [StateShape(8, 0)], 8, Scale(), SETTINGS, drop_prob=0.5).blocks[0]
+    x = torch.randn(4, 8, 6, 6).contiguous(memory_format=torch.channels_last).requires_grad_()
+    torch.manual_seed(0)
+    expected = block(States([x]))
+    seen: list[torch.Tensor] = []
+    handle = block.get_submodule(watched).register_forward_hook(lambda *arguments: seen.append(arguments[2]))
+    torch.manual_seed(0)
+    result = block(States([x]))
+    torch.testing.assert_close(result, expected)
+    assert seen
+    handle.remove()
+    pooled, convolved = block.right(x), block.left(x)
+    torch.manual_seed(0)
+    dropped = block.left_drop(convolved)
+    torch.testing.assert_close(
+        seen[0],
+        {"left_drop": dropped, "combine": dropped + block.right_drop(pooled)}.get(watched, convolved),
+    )
 
 
 def test_a_missing_previous_state_is_the_raw_current_one() -> None:

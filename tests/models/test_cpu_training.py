@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 from typing import Any
+from unittest import mock
 
 import pytest
 import torch
@@ -16,7 +17,7 @@ from nasnet_det.models import cpu_kernels
 from nasnet_det.models.cells import States
 from nasnet_det.models.cpu_training import depthwise_conv2d, normalize, pointwise_conv2d
 from nasnet_det.models.eager_training import has_hooks
-from nasnet_det.models.operations import LayerSettings, Scale, SeparableConvNorm, build_operation
+from nasnet_det.models.operations import ConvNorm, Finish, LayerSettings, Scale, SeparableConvNorm, build_operation
 from nasnet_det.models.padding import AvgPool2dSame, Conv2dSame
 
 compiled = pytest.mark.skipif(
@@ -65,7 +66,7 @@ def test_depthwise_conv2d_has_two_derivatives(padding: tuple[int, int, int, int]
 @compiled
 @settings(deadline=None, max_examples=100)
 @given(
-    size=st.tuples(st.integers(1, 3), st.integers(1, 40), st.integers(13, 20), st.integers(13, 20)),
+    size=st.tuples(st.integers(1, 3), st.integers(8, 40), st.integers(13, 20), st.integers(13, 20)),
     kernel=st.tuples(st.integers(1, 7), st.sampled_from([3, 5, 7])),
     stride=st.tuples(st.integers(1, 3), st.integers(1, 3)),
     padding=st.tuples(*[st.integers(0, 3)] * 4),
@@ -95,8 +96,8 @@ def test_compiled_depthwise_conv2d_is_pytorchs(
 @compiled
 @settings(deadline=None, max_examples=60)
 @given(
-    size=st.tuples(st.integers(2, 4), st.integers(1, 40), st.integers(3, 13), st.integers(3, 13)),
-    outputs=st.integers(1, 70),
+    size=st.tuples(st.integers(2, 4), st.integers(8, 40), st.integers(3, 13), st.integers(3, 13)),
+    outputs=st.integers(8, 70),
     kernel=st.sampled_from([3, 5, 7]),
     scale=st.sampled_from([Scale(), Scale(2), Scale(dilation=2, dilation_after=2)]),
     threads=st.integers(1, 3),
@@ -107,6 +108,10 @@ def test_compiled_separable_convolution_is_pytorchs(
 ) -> None:
     layer = SeparableConvNorm(size[1], outputs, LayerSettings(nn.BatchNorm2d), kernel, scale)
     nn.init.normal_(layer.bn.weight)
+    check_against_float64(layer, size, threads, by_x)
+
+
+def check_against_float64(layer: Any, size: Any, threads: int, by_x: bool) -> None:
     plain, x = copy.deepcopy(layer).double(), images(*size).float()
     gradient, results, before = None, [], torch.get_num_threads()
     for module, inner in ((layer, x), (plain, x.double())):
@@ -127,6 +132,44 @@ def test_compiled_separable_convolution_is_pytorchs(
 
 
 @compiled
+@settings(deadline=None, max_examples=60)
+@given(
+    size=st.tuples(st.integers(2, 4), st.integers(8, 40), st.integers(3, 13), st.integers(3, 13)),
+    outputs=st.integers(8, 70),
+    fitting=st.integers(1, 8000),
+    threads=st.integers(1, 3),
+    by_x=st.booleans(),
+)
+def test_compiled_pointwise_convolution_is_pytorchs(
+    size: Any, outputs: int, fitting: int, threads: int, by_x: bool
+) -> None:
+    """In parts of any number of values."""
+    layer = ConvNorm(size[1], outputs, LayerSettings(nn.BatchNorm2d))
+    nn.init.normal_(layer.bn.weight)
+    with mock.patch.object(cpu_kernels, "_FITTING", fitting):
+        check_against_float64(layer, size, threads, by_x)
+
+
+@compiled
+@pytest.mark.parametrize("kernel", [None, 3])
+def test_what_follows_a_compiled_convolution_has_two_derivatives(kernel: int | None) -> None:
+    settings = LayerSettings(nn.BatchNorm2d)
+    layer = ConvNorm(8, 9, settings) if kernel is None else SeparableConvNorm(8, 9, settings, kernel)
+    x, other, factors = images(3, 8, 6, 7).float(), images(3, 9, 6, 7).float(), torch.tensor([0.0, 1.5, 1.5])
+    results = []
+    for module, dtype in ((layer, torch.float32), (copy.deepcopy(layer).double(), torch.float64)):
+        inner, added = (value.detach().to(dtype).requires_grad_() for value in (x, other))
+        inputs, scale = [inner, added, *module.parameters()], factors.to(dtype).view(3, 1, 1, 1)
+        finish = Finish(scale, added)
+        y = finish(module(inner)) if kernel is None else module(inner, finish=finish)
+        first = torch.autograd.grad(y.pow(3).sum(), inputs, create_graph=True)
+        second = torch.autograd.grad(sum(value.square().sum() for value in first), inputs)
+        results.append([y, *first, *second])
+    for ours, exact in zip(*results, strict=True):
+        torch.testing.assert_close(ours.double(), exact, rtol=1e-3, atol=1e-4 * exact.abs().max().item())
+
+
+@compiled
 def test_any_number_of_threads_gives_the_same_bits() -> None:
     layer, x = SeparableConvNorm(20, 12, LayerSettings(nn.BatchNorm2d), 5), images(7, 20, 9, 11).detach().float()
     gradient, results, before = torch.randn(7, 12, 9, 11), [], torch.get_num_threads()
@@ -144,7 +187,7 @@ def test_any_number_of_threads_gives_the_same_bits() -> None:
 @compiled
 @pytest.mark.parametrize("kernel", [3, 5])
 @pytest.mark.parametrize("stride", [1, 2])
-@pytest.mark.parametrize("size", [(2, 12, 9, 8), (1, 3, 4, 7)])
+@pytest.mark.parametrize("size", [(2, 12, 9, 8), (1, 8, 4, 7)])
 def test_compiled_average_pool_is_pytorchs(size: tuple[int, ...], stride: int, kernel: int) -> None:
     pool, x = AvgPool2dSame(kernel, stride), images(*size)
     single = x.detach().float().requires_grad_()
@@ -159,14 +202,14 @@ def test_compiled_average_pool_is_pytorchs(size: tuple[int, ...], stride: int, k
 @compiled
 def test_compiled_functions_have_two_derivatives() -> None:
     """Gradients of gradients are PyTorch's, of any of the inputs."""
-    x, weight = images(2, 3, 6, 7).detach().float(), torch.randn(3, 1, 5, 5)
-    norm = nn.BatchNorm2d(3)
+    x, weight = images(2, 9, 6, 7).detach().float(), torch.randn(9, 1, 5, 5)
+    norm = nn.BatchNorm2d(9)
     for inputs in ([x, weight], [x], [weight]):
         for value in (x, weight):
             value.requires_grad_(any(value is one for one in inputs))
         results = []
         for run in (
-            lambda: norm(functional.conv2d(functional.relu(x), weight, None, 1, 2, groups=3)),
+            lambda: norm(functional.conv2d(functional.relu(x), weight, None, 1, 2, groups=9)),
             lambda: normalize(depthwise_conv2d(functional.relu(x), weight, (1, 1), (2, 2, 2, 2)), norm),
         ):
             first = torch.autograd.grad(run().pow(3).sum(), inputs, create_graph=True)
@@ -177,7 +220,7 @@ def test_compiled_functions_have_two_derivatives() -> None:
 
 @compiled
 def test_a_compiled_separable_convolution_has_two_derivatives() -> None:
-    layer, x = SeparableConvNorm(3, 4, LayerSettings(nn.BatchNorm2d), 5), images(2, 3, 6, 7).float()
+    layer, x = SeparableConvNorm(9, 8, LayerSettings(nn.BatchNorm2d), 5), images(2, 9, 6, 7).float()
     results = []
     for module, inner in ((layer, x.detach()), (copy.deepcopy(layer).double(), x.detach().double())):
         inputs = [inner.requires_grad_(), *module.parameters()]
@@ -191,8 +234,8 @@ def test_a_compiled_separable_convolution_has_two_derivatives() -> None:
 @pytest.mark.parametrize("kernel", [3, 5])
 def test_tensors_that_were_saved_in_another_layout_are_read_right(kernel: int) -> None:
     settings = LayerSettings(nn.BatchNorm2d)
-    layer = nn.Sequential(SeparableConvNorm(5, 6, settings, kernel), AvgPool2dSame(3), Conv2dSame(6, 6, 3, groups=6))
-    x, results = images(2, 5, 6, 7).float().detach().requires_grad_(), []
+    layer = nn.Sequential(SeparableConvNorm(8, 9, settings, kernel), AvgPool2dSame(3), Conv2dSame(9, 9, 3, groups=9))
+    x, results = images(2, 8, 6, 7).float().detach().requires_grad_(), []
     for pack in (lambda value: value, lambda value: value.contiguous(memory_format=torch.contiguous_format).clone()):
         with torch.autograd.graph.saved_tensors_hooks(pack, lambda value: value):
             y = layer(x).square().sum()
@@ -208,10 +251,10 @@ class Doubled(Conv2dSame):
 
 @compiled
 def test_what_is_put_in_a_layers_place_is_called() -> None:
-    layer, x = SeparableConvNorm(4, 4, LayerSettings(nn.BatchNorm2d), 3), images(2, 4, 6, 6).float()
+    layer, x = SeparableConvNorm(8, 8, LayerSettings(nn.BatchNorm2d), 3), images(2, 8, 6, 6).float()
     assert layer.is_compiled(x)
     expected = layer.bn(2 * layer.pointwise(layer.depthwise(layer.act(x))))
-    replaced = Doubled(4, 4, 1)
+    replaced = Doubled(8, 8, 1)
     replaced.load_state_dict(layer.pointwise.state_dict())
     layer.pointwise = replaced
     torch.testing.assert_close(layer(x), expected)
@@ -220,21 +263,21 @@ def test_what_is_put_in_a_layers_place_is_called() -> None:
 
 
 @compiled
-@pytest.mark.parametrize("channels", [3, 5])
+@pytest.mark.parametrize("channels", [7, 9])
 def test_maps_of_other_channels_are_refused_as_by_pytorch(channels: int) -> None:
     """The compiled functions would read beyond the parameters."""
     settings = LayerSettings(nn.BatchNorm2d)
-    for layer in (SeparableConvNorm(4, 4, settings, 3), Conv2dSame(4, 4, 3, groups=4)):
+    for layer in (ConvNorm(8, 8, settings), SeparableConvNorm(8, 8, settings, 3), Conv2dSame(8, 8, 3, groups=8)):
         with pytest.raises(RuntimeError):
             layer(images(2, channels, 6, 6).float())
     with pytest.raises((RuntimeError, ValueError)):
-        normalize(images(2, channels, 6, 6).float(), nn.BatchNorm2d(4))
+        normalize(images(2, channels, 6, 6).float(), nn.BatchNorm2d(8))
 
 
 @compiled
 def test_relu_is_part_of_a_depthwise_convolution_unless_a_hook_would_see_it(monkeypatch: pytest.MonkeyPatch) -> None:
-    operation = build_operation("sep_conv_5x5", 4, 4, LayerSettings(nn.BatchNorm2d))
-    x = images(2, 4, 6, 6).detach().float().requires_grad_()
+    operation = build_operation("sep_conv_5x5", 8, 8, LayerSettings(nn.BatchNorm2d))
+    x = images(2, 8, 6, 6).detach().float().requires_grad_()
     seen: list[Tensor] = []
     monkeypatch.setattr(functional, "relu", lambda value, inplace=False: seen.append(value) or value.clamp_min(0))
     fused = States([x]).apply(operation, 0)
