@@ -9,6 +9,7 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
+from urllib.parse import unquote
 
 from nasnet_det.safe_io.files import FileKey, exists, file_key
 
@@ -81,13 +82,13 @@ def find_pictures(folder: Path) -> list[Path]:
 def find_path(folder: Path, name: str) -> Path:
     """Return the path of a file that an annotation file or a list names.
 
-    The name may be of another system: backslashes are separators, and accents written in another form of Unicode, if
-    a file of that name exists.
+    The name may be of another system: backslashes are separators, accents written in another form of Unicode, and other
+    characters as in addresses (``%20``), if a file of that name exists.
     """
     names = [name]
-    if not name.isascii() or "\\" in name:
+    if not name.isascii() or "\\" in name or "%" in name:
         plain = name.replace("\\", "/")
-        names += [plain, *(unicodedata.normalize(form, plain) for form in ("NFC", "NFD"))]
+        names += [plain, *(unicodedata.normalize(form, plain) for form in ("NFC", "NFD")), unquote(plain)]
         names = [other for other in names if exists(folder / other)] or names
     return folder / names[0]
 

@@ -117,3 +117,10 @@ def test_one_image_under_two_ids_is_found_for_both(folder: Path) -> None:
 @pytest.mark.parametrize(("name", "taken"), [("a.MPO", True), ("a.apng", True), ("._a.jpg", False), ("a.txt", False)])
 def test_pictures_are_told_by_their_names(name: str, taken: bool) -> None:
     assert is_picture(Path(name)) is taken
+
+
+def test_names_written_as_in_addresses_are_found(tmp_path: Path) -> None:
+    for name in ("my ü.jpg", "50%20.jpg"):
+        (tmp_path / name).touch()
+    found = find_named(tmp_path, ["my%20%C3%BC.jpg", "50%20.jpg"])
+    assert [path.name for path in found.paths] == ["my ü.jpg", "50%20.jpg"] and not any(found.missing)

@@ -22,11 +22,14 @@ from nasnet_det.detection.data.other_forms import tell_form, tell_forms
 from nasnet_det.detection.data.voc_folder import read_voc
 from nasnet_det.detection.data.yolo_folder import read_yolo
 from nasnet_det.safe_io.files import protect
-from nasnet_det.safe_io.folders import find_named, subfolders
+from nasnet_det.safe_io.folders import find_named, find_pictures, subfolders
 from nasnet_det.safe_io.values import named, parse_json
 
-#: Annotations of other tasks beside COCO's instances.
-_OTHER_TASKS = ("captions_", "person_keypoints_", "panoptic_", "stuff_", "image_info_")
+#: Annotations of other tasks beside COCO's instances; those of keypoints have boxes, too.
+_KEYPOINTS = "person_keypoints_"
+_OTHER_TASKS = ("captions_", _KEYPOINTS, "panoptic_", "stuff_", "image_info_")
+#: What files of sets that are not divided are called.
+_WHOLE = ("annotations", "instances", "trainval", "default", "all")
 #: The files of Roboflow and FiftyOne, whose set is the name of their folder.
 _NAMED_BY_FOLDER = ("_annotations.coco.json", "labels.json")
 
@@ -101,7 +104,9 @@ def _split_folders(folder: Path) -> dict[str, CocoData]:
         sets = _first_form(inner, inner) if split_of(inner.name) else {}
         if len(sets) == 1:
             found.setdefault(split_of(inner.name), *sets.values())
-    return found
+    rest = [inner for inner in subfolders(folder) if not split_of(inner.name) and inner.name.lower() != "test"]
+    others = filter(find_pictures, rest)
+    return add_notes(found, note("folders with images are of no set", others, "Unused")) if found else {}
 
 
 def _first_form(folder: Path, root: Path) -> dict[str, CocoData]:
@@ -157,7 +162,7 @@ def _read_coco(folder: Path, root: Path) -> dict[str, CocoData]:
     found: dict[str, Path] = {}
     for path in _main_files(folder):
         name = path.parent.name if path.name in _NAMED_BY_FOLDER and path.parent != folder else path.stem
-        found.setdefault(split_of(name) or ("all" if name in ("annotations", "instances") else ""), path)
+        found.setdefault(split_of(name) or ("all" if _bare_stem(name) in _WHOLE else ""), path)
     found.pop("", None)
     if "train" in found:
         found.pop("all", None)
@@ -180,9 +185,14 @@ def _is_annotated(path: Path) -> bool:
 
 
 def _main_files(folder: Path) -> list[Path]:
-    """Return the JSON files that may be a set: those of instances, where there are such, else all."""
+    """Return the JSON files that may be a set: those of instances, where there are such, else all, or of keypoints."""
     files = _json_files(folder)
-    return [path for path in files if path.name.startswith("instances_")] or files
+    first = [path for path in files if path.name.startswith("instances_")] or files
+    return first or match_files(folder, f"{_KEYPOINTS}*.json", f"annotations/{_KEYPOINTS}*.json")
+
+
+def _bare_stem(name: str) -> str:
+    return name.removeprefix("instances_").removeprefix(_KEYPOINTS)
 
 
 def _json_files(folder: Path) -> list[Path]:
@@ -198,7 +208,7 @@ def _coco_files(found: Mapping[str, Path], folder: Path) -> dict[str, CocoData]:
 
 
 def _coco_file(path: Path, root: Path) -> CocoData:
-    name = path.stem.removeprefix("instances_")
+    name = _bare_stem(path.stem)
     roots = [root, path.parent, *([path.parent.parent] if path.parent.name == "annotations" else [])]
     content, images = read_complete(path, lambda names: _image_folder(name, roots, names))
     done = "It can be predicted on, but neither trained nor scored with"

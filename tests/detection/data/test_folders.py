@@ -103,6 +103,8 @@ def write_one(root: Path, form: str, pictures: Path) -> Path:
         ("label studio", "result.json", "."),
         ("cvat", "annotations/instances_default.json", "images/default"),
         ("any folder", "annotations.json", "photos"),
+        ("undivided", "annotations/instances_trainval.json", "images"),
+        ("keypoints", "annotations/person_keypoints_train2017.json", "train2017"),
     ],
 )
 def test_layouts_of_coco(tmp_path: Path, pictures: Path, layout: str, annotations: str, folder: str) -> None:
@@ -158,6 +160,8 @@ def test_folders_of_the_splits_may_be_data_sets_of_their_own(tmp_path: Path, pic
         (root / folder / f"{folder}_coco.json").write_text(json.dumps(small(split)))
     found = {split: essence(data) for split, data in read_folder(root).items()}
     assert {split: [*images] for split, images in found.items()} == {s: [*images] for s, images in wanted.items()}
+    (root / "valid").rename(root / "dev")
+    assert ["dev"] in notes_of(root).values()
 
 
 def test_sizes_that_are_null_are_measured(tmp_path: Path, pictures: Path) -> None:
