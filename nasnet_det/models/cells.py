@@ -91,7 +91,7 @@ def build_combiner(name: str, filters: int, settings: LayerSettings) -> tuple[nn
     return Add(), filters
 
 
-#: What was computed of one state, by the function.
+#: What was computed of one state, by the function or the operation.
 Results = dict[Hashable, Tensor]
 
 
@@ -108,6 +108,8 @@ class States(list[Tensor]):
         """Return an operation's result on a state; ReLU and equal pools of one state are computed once.
 
         ``given`` are other arguments of the operation."""
+        if operation in (results := self._results.get(state, {})):
+            return results[operation]
         if isinstance(operation, Pool2dSame) and not has_hooks(operation):
             return self._once(operation.key(), operation, state)
         if begins_with_relu(operation) and not activates_itself(operation, self[state]):

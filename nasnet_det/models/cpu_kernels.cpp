@@ -421,13 +421,14 @@ class Pixels {
         : channels(channels), count(count), line(std::max<long>(1, 128 / channels) * channels),
           chunk(given > 0 ? given : std::max<long>(1, 8192 / line) * line / channels),
           chunks((count + chunk - 1) / chunk) {}
-    // How many pixels a chunk has.
-    double members(long number) const { return static_cast<double>(std::min(chunk, count - number * chunk)); }
-    // Call work(first value, number of values) for each line of a chunk.
+    // How many pixels a chunk has, and where its values begin.
+    long members(long number) const { return std::min(chunk, count - number * chunk); }
+    long begin(long number) const { return number * chunk * channels; }
+    // Call work(first value in the chunk, number of values) for each line of a chunk.
     template <class Work>
     void each_line(long number, Work work) const {
-        const long end = std::min(count, (number + 1) * chunk) * channels;
-        for (long at = number * chunk * channels; at < end; at += line) work(at, std::min(line, end - at));
+        const long end = members(number) * channels;
+        for (long at = 0; at < end; at += line) work(at, std::min(line, end - at));
     }
     // Values of channels, repeated along a line.
     std::vector<float> repeat(const float* values) const {
@@ -477,7 +478,7 @@ void combine_lines(const float* __restrict x, const float* __restrict gradient, 
     for (long k = 0; k < size; ++k) result[k] = gradient[k] * factor * scales[k] + (x[k] * slopes[k] + shifts[k]);
 }
 
-// Batch norm in two passes over a map and two over its gradient, each chunk by chunk.
+// Batch norm in two passes over a map and two over its gradient, each chunk by chunk: pointers are to a chunk's values.
 class Norm {
   public:
     explicit Norm(const Pixels& pixels)
@@ -487,7 +488,7 @@ class Norm {
     void measure(long n, const float* x) {
         const long channels = pixels.channels;
         double *sum = &first[n * channels], *square = &second[n * channels];
-        const double members = pixels.members(n);
+        const double members = static_cast<double>(pixels.members(n));
         std::vector<float> line(pixels.line), centre(channels);
         pixels.each_line(n, [x, to = line.data()](long at, long size) { add_line(x + at, size, to); });
         pixels.collect(line, sum);
@@ -511,8 +512,8 @@ class Norm {
             const double centre = total(first, c) / pixels.count;
             double square = total(second, c);
             for (long n = 0; n < pixels.chunks; ++n) {
-                const double apart = first[n * channels + c] / pixels.members(n) - centre;
-                square += pixels.members(n) * apart * apart;
+                const double apart = first[n * channels + c] / static_cast<double>(pixels.members(n)) - centre;
+                square += static_cast<double>(pixels.members(n)) * apart * apart;
             }
             const double deviation = std::sqrt(square / pixels.count + eps);
             mean[c] = static_cast<float>(centre);
@@ -567,12 +568,10 @@ class Norm {
         shifts = pixels.repeat(shift.data());
     }
 
-    // The gradient of a chunk by x, at the chunk's place in a map, or from `result` on.
-    void write_gradient(long n, const float* x, const float* gradient, float* result, bool alone = false,
-                        float factor = 1) const {
-        const long start = alone ? n * pixels.chunk * pixels.channels : 0;
+    // The gradient of a chunk by x.
+    void write_gradient(long n, const float* x, const float* gradient, float* result, float factor = 1) const {
         pixels.each_line(n, [=, a = scales.data(), b = slopes.data(), c = shifts.data()](long at, long size) {
-            combine_lines(x + at, gradient + at, factor, a, b, c, size, result + at - start);
+            combine_lines(x + at, gradient + at, factor, a, b, c, size, result + at);
         });
     }
 
@@ -590,6 +589,24 @@ class Norm {
 };
 
 }  // namespace
+
+// A map (count, height, width, the sum of widths) whose channels lie in several maps.
+struct Maps {
+    long number;
+    const long* widths;
+    float* const* maps;
+
+    // Copy some pixels, of all channels, from or to the maps.
+    void copy(long first, long pixels, float* values, bool to_maps) const {
+        long channels = 0, begin = 0;
+        for (long m = 0; m < number; ++m) channels += widths[m];
+        for (long m = 0; m < number; begin += widths[m++])
+            for (long p = 0; p < pixels; ++p) {
+                float *here = values + p * channels + begin, *there = maps[m] + (first + p) * widths[m];
+                std::copy_n(to_maps ? here : there, widths[m], to_maps ? there : here);
+            }
+    }
+};
 
 extern "C" {
 
@@ -627,10 +644,10 @@ void norm_forward(long channels, long count, float eps, const float* x, const fl
     const Pixels pixels(channels, count);
     Norm norm(pixels);
 #pragma omp parallel for num_threads(threads) schedule(static)
-    for (long n = 0; n < pixels.chunks; ++n) norm.measure(n, x);
+    for (long n = 0; n < pixels.chunks; ++n) norm.measure(n, x + pixels.begin(n));
     norm.finish(eps, weight, bias, mean, variance, inverse);
 #pragma omp parallel for num_threads(threads) schedule(static)
-    for (long n = 0; n < pixels.chunks; ++n) norm.write(n, x, y);
+    for (long n = 0; n < pixels.chunks; ++n) norm.write(n, x + pixels.begin(n), y + pixels.begin(n));
 }
 
 void norm_backward(long channels, long count, const float* x, const float* gradient, const float* weight,
@@ -640,17 +657,20 @@ void norm_backward(long channels, long count, const float* x, const float* gradi
     Norm norm(pixels);
     const std::vector<float> centres = pixels.repeat(mean);
 #pragma omp parallel for num_threads(threads) schedule(static)
-    for (long n = 0; n < pixels.chunks; ++n) norm.measure_gradient(n, x, gradient, centres);
+    for (long n = 0; n < pixels.chunks; ++n)
+        norm.measure_gradient(n, x + pixels.begin(n), gradient + pixels.begin(n), centres);
     norm.finish_gradient(weight, mean, inverse, weight_gradient, bias_gradient);
 #pragma omp parallel for num_threads(threads) schedule(static)
-    for (long n = 0; n < pixels.chunks; ++n) norm.write_gradient(n, x, gradient, x_gradient);
+    for (long n = 0; n < pixels.chunks; ++n)
+        norm.write_gradient(n, x + pixels.begin(n), gradient + pixels.begin(n), x_gradient + pixels.begin(n));
 }
 
 // Batch norm of z, which is x after ReLU, the depthwise convolution, if any, and a pointwise one to `outputs` channels.
-// Where they are not null, each image is multiplied by one of `factors`, and `other` is added.
+// Where they are not null, each image is multiplied by one of `factors`, and `other` is added. The result is divided into
+// one map or several; `other` is for one only.
 void separable_forward(const Geometry* g, long outputs, float eps, const float* x, const float* depthwise,
                        const float* pointwise, const float* weight, const float* bias, const float* factors,
-                       const float* other, float* z, float* y, float* mean, float* variance, float* inverse,
+                       const float* other, float* z, const Maps* y, float* mean, float* variance, float* inverse,
                        int threads) {
     const long places = g->out_height * g->out_width;
     const Pixels pixels(outputs, g->count * places, places);
@@ -665,28 +685,47 @@ void separable_forward(const Geometry* g, long outputs, float eps, const float* 
 #pragma omp for schedule(static)
         for (long n = 0; n < g->count; ++n) {
             images->forward(x + n * g->in_size(), nullptr, inner.data());
-            multiply(inner.data(), places, g->channels, 1, g->channels, matrix.data(), outputs,
-                     z + n * places * outputs);
-            norm.measure(n, z);
+            multiply(inner.data(), places, g->channels, 1, g->channels, matrix.data(), outputs, z + pixels.begin(n));
+            norm.measure(n, z + pixels.begin(n));
         }
     }
     norm.finish(eps, weight, bias, mean, variance, inverse);
-#pragma omp parallel for num_threads(threads) schedule(static)
-    for (long n = 0; n < g->count; ++n) norm.write(n, z, y, factors ? factors[n / g->parts] : 1, other);
+#pragma omp parallel num_threads(threads)
+    {
+        const bool divided = y->number > 1;
+        Zeros whole(divided ? places * outputs : 0);
+#pragma omp for schedule(static)
+        for (long n = 0; n < g->count; ++n) {
+            norm.write(n, z + pixels.begin(n), divided ? whole.data() : y->maps[0] + pixels.begin(n),
+                       factors ? factors[n / g->parts] : 1, other ? other + pixels.begin(n) : nullptr);
+            if (divided) y->copy(n * places, places, whole.data(), true);
+        }
+    }
 }
 
-// The gradient by x may be null.
+// `gradient` is in as many maps as the result was divided into. The gradient by x may be null.
 void separable_backward(const Geometry* g, long outputs, const float* x, const float* depthwise, const float* pointwise,
-                        const float* weight, const float* factors, const float* z, const float* gradient,
+                        const float* weight, const float* factors, const float* z, const Maps* gradient,
                         const float* mean, const float* inverse, float* x_gradient, float* depthwise_gradient,
                         float* pointwise_gradient, float* weight_gradient, float* bias_gradient, int threads) {
     const long places = g->out_height * g->out_width, area = g->rows * g->columns;
     const Pixels pixels(outputs, g->count * places, places);
     Norm norm(pixels);
     const std::vector<float> centres = pixels.repeat(mean);
-#pragma omp parallel for num_threads(threads) schedule(static)
-    for (long n = 0; n < g->count; ++n)
-        norm.measure_gradient(n, z, gradient, centres, factors ? factors[n / g->parts] : 1);
+    // The gradient of an image, or of a part of one, which is copied if it is divided.
+    const auto gradient_of = [=](long n, Zeros& whole) -> const float* {
+        if (gradient->number == 1) return gradient->maps[0] + n * places * outputs;
+        gradient->copy(n * places, places, whole.data(), false);
+        return whole.data();
+    };
+#pragma omp parallel num_threads(threads)
+    {
+        Zeros whole(gradient->number > 1 ? places * outputs : 0);
+#pragma omp for schedule(static)
+        for (long n = 0; n < g->count; ++n)
+            norm.measure_gradient(n, z + pixels.begin(n), gradient_of(n, whole), centres,
+                                  factors ? factors[n / g->parts] : 1);
+    }
     norm.finish_gradient(weight, mean, inverse, weight_gradient, bias_gradient);
 
     const long images_count = g->count / g->parts, size = outputs * g->channels;
@@ -695,10 +734,12 @@ void separable_backward(const Geometry* g, long outputs, const float* x, const f
     {
         const auto images = depthwise_images(*g, depthwise, true, true);
         Zeros inner(g->out_size()), inner_gradient(g->out_size()), outer(places * outputs), product(size);
+        Zeros whole(gradient->number > 1 ? places * outputs : 0);
 #pragma omp for schedule(static)
         for (long image = 0; image < images_count; ++image)
             for (long n = image * g->parts; n < (image + 1) * g->parts; ++n) {
-                norm.write_gradient(n, z, gradient, outer.data(), true, factors ? factors[image] : 1);
+                norm.write_gradient(n, z + pixels.begin(n), gradient_of(n, whole), outer.data(),
+                                    factors ? factors[image] : 1);
                 images->forward(x + n * g->in_size(), nullptr, inner.data());
                 multiply(outer.data(), outputs, 1, outputs, places, inner.data(), g->channels, product.data());
                 add_line(product.data(), size, &pointwise_sums[image * size]);

@@ -25,7 +25,7 @@ _NARROWEST = 8
 #: The most channels, and the most values of an image, for which a separable convolution is faster whole (measured).
 _WIDEST, _LARGEST = 96, 2**16
 #: The most weights with which a pointwise convolution alone is.
-_HEAVIEST = 2**13
+_HEAVIEST = 2**15
 #: The most values that it takes at once, unless a row has more.
 _FITTING = 2**16
 
@@ -39,6 +39,16 @@ class _Geometry(ctypes.Structure):
             *("count", "channels", "height", "width", "out_height", "out_width"),
             *("rows", "columns", "dilation", "stride_y", "stride_x", "top", "left", "relu", "parts"),
         )
+    ]
+
+
+class _Maps(ctypes.Structure):
+    """``Maps`` of the C++ file."""
+
+    _fields_ = [
+        ("number", ctypes.c_long),
+        ("widths", ctypes.POINTER(ctypes.c_long)),
+        ("maps", ctypes.POINTER(ctypes.c_void_p)),
     ]
 
 
@@ -158,42 +168,46 @@ def separable_norm(
     pointwise: Tensor,
     weight: Tensor,
     bias: Tensor,
+    widths: Sequence[int],
     eps: float,
     stride: Pair,
     padding: Sides,
     dilation: int,
     factors: Tensor | None = None,
     other: Tensor | None = None,
-) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+) -> tuple[list[Tensor], Tensor, Tensor, Tensor, Tensor]:
     """Return the batch norm of a separable convolution of ``relu(x)``, times ``factors``, plus ``other``.
 
     Args:
         x: the map.
-        depthwise: the kernels ``(C, 1, kH, kW)``.
+        depthwise: the kernels ``(C, 1, kH, kW)``, if any.
         pointwise: the kernels ``(K, C, 1, 1)``.
         weight, bias, eps: of the batch norm.
+        widths: the channels of each map that the result is divided into, K in all.
         stride, padding, dilation: of the depthwise convolution, as in :func:`depthwise`.
         factors: of each image ``(N, 1, 1, 1)``; None for 1.
-        other: a map of the result's size; None for 0.
+        other: a map of the result's size, if that is one map; None for 0.
 
     Returns:
-        the result ``(N, K, H', W')``, what is normalized, of the same size, and for each channel its mean, biased
+        the results ``(N, width, H', W')``; what is normalized ``(N, K, H', W')``; and for each channel its mean, biased
         variance and the inverse of its deviation, all ``(K,)``.
     """
     geometry = _separable_geometry(x, depthwise, stride, padding, dilation)
-    height = geometry.out_height * (geometry.count // len(x))
-    size = (len(x), len(pointwise), height, geometry.out_width)
-    convolved = torch.empty(size, dtype=x.dtype, memory_format=torch.channels_last)
-    result, (mean, variance, inverse) = torch.empty_like(convolved), x.new_empty((3, len(pointwise)))
+    sides = (geometry.out_height * geometry.parts, geometry.out_width)
+    convolved, *results = (
+        torch.empty((len(x), width, *sides), dtype=x.dtype, memory_format=torch.channels_last)
+        for width in (len(pointwise), *widths)
+    )
+    mean, variance, inverse = x.new_empty((3, len(pointwise)))
     given = (x, *map(_contiguous, (depthwise, pointwise, weight, bias)))
     after = (_contiguous(factors), None if other is None else _last(other))
-    found = (convolved, result, mean, variance, inverse)
+    found = (convolved, _maps(results), mean, variance, inverse)
     _call("separable_forward", geometry, len(pointwise), ctypes.c_float(eps), *given, *after, *found)
-    return result, convolved, mean, variance, inverse
+    return results, convolved, mean, variance, inverse
 
 
 def separable_norm_gradients(
-    gradient: Tensor,
+    gradients: Sequence[Tensor],
     by_x: bool,
     x: Tensor,
     depthwise: Tensor | None,
@@ -210,7 +224,7 @@ def separable_norm_gradients(
     """Return the gradients of :func:`separable_norm` by ``x``, the kernels, ``weight`` and ``bias``.
 
     Args:
-        gradient: that of the result ``(N, K, H', W')``.
+        gradients: those of the results ``(N, width, H', W')``.
         by_x: whether the first is wanted.
         x, depthwise, pointwise, weight, stride, padding, dilation, factors: as there.
         convolved, mean, inverse: what it returned.
@@ -218,7 +232,8 @@ def separable_norm_gradients(
     geometry = _separable_geometry(x, depthwise, stride, padding, dilation)
     x = _last(x)  # what autograd saved may have been moved meanwhile
     vectors = (*map(_contiguous, (depthwise, pointwise, weight, factors)),)
-    given = (x, *vectors, _last(convolved), _last(gradient), mean, inverse)
+    gradients = [*map(_last, gradients)]
+    given = (x, *vectors, _last(convolved), _maps(gradients), mean, inverse)
     wanted = (x if by_x else None, *vectors[:2], mean, mean)
     found = [None if value is None else torch.empty_like(value) for value in wanted]
     _call("separable_backward", geometry, len(pointwise), *given, *found)
@@ -227,6 +242,12 @@ def separable_norm_gradients(
 
 def _last(x: Tensor) -> Tensor:
     return x.contiguous(memory_format=torch.channels_last)
+
+
+def _maps(maps: Sequence[Tensor]) -> _Maps:
+    """Return maps in channels_last, which the caller keeps, as the C++ functions take them."""
+    widths = (ctypes.c_long * len(maps))(*(x.shape[1] for x in maps))
+    return _Maps(len(maps), widths, (ctypes.c_void_p * len(maps))(*(x.data_ptr() for x in maps)))
 
 
 def _contiguous(value: Tensor | None) -> Tensor | None:
@@ -256,14 +277,14 @@ def _pixels(x: Tensor) -> tuple[int, int]:
     return x.shape[1], x.numel() // x.shape[1]
 
 
-def _call(name: str, *arguments: _Geometry | Tensor | ctypes.c_float | int | None) -> None:
+def _call(name: str, *arguments: ctypes.Structure | Tensor | ctypes.c_float | int | None) -> None:
     """Call a function with tensors as pointers to their values, and the number of threads after its arguments."""
     library = load_library(_SOURCE)
     assert library is not None
     getattr(library, name)(*map(_as_c, arguments), ctypes.c_int(torch.get_num_threads()))
 
 
-def _as_c(value: _Geometry | Tensor | ctypes.c_float | int | None) -> object:
+def _as_c(value: ctypes.Structure | Tensor | ctypes.c_float | int | None) -> object:
     if isinstance(value, Tensor):
         return ctypes.c_void_p(value.data_ptr())
     if isinstance(value, ctypes.Structure):

@@ -186,13 +186,44 @@ def separable_norm(
     kernels = None if depthwise is None else depthwise.weight
     geometry = ((1, 1), padding, 1) if depthwise is None else (depthwise.stride, padding, depthwise.dilation[0])
     layers = (kernels, pointwise.weight, norm.weight, norm.bias)
-    result, mean, variance = _SeparableNorm.apply(x, *layers, other, factors, norm.eps, *geometry)
-    _track(norm, mean, variance, result.numel() // result.shape[1])
-    return result
+    return _separable_norms(x, *layers, [norm], other, factors, *geometry)[0]
+
+
+def pointwise_norms(x: Tensor, layers: Sequence[tuple[nn.Conv2d, nn.Module]]) -> list[Tensor]:
+    """Return ``norm(pointwise(relu(x)))`` of several layers, each ``(N, K, H, W)``, computed as one.
+
+    Args:
+        x: the input ``(N, C, H, W)``.
+        layers: pairs of layers that :func:`is_compiled_separable` accepts, of one ``eps``.
+    """
+    norms = [norm for _, norm in layers if isinstance(norm, nn.BatchNorm2d)]
+    pointwise = torch.cat([conv.weight for conv, _ in layers])
+    weight, bias = torch.cat([norm.weight for norm in norms]), torch.cat([norm.bias for norm in norms])
+    return _separable_norms(x, None, pointwise, weight, bias, norms, None, None, (1, 1), (0, 0, 0, 0), 1)
+
+
+def _separable_norms(
+    x: Tensor,
+    depthwise: Tensor | None,
+    pointwise: Tensor,
+    weight: Tensor,
+    bias: Tensor,
+    norms: Sequence[nn.BatchNorm2d],
+    *options: Any,
+) -> list[Tensor]:
+    """Return the result of each norm, and update its running statistics."""
+    widths = [norm.num_features for norm in norms]
+    *results, mean, variance = _SeparableNorm.apply(
+        x, depthwise, pointwise, weight, bias, widths, norms[0].eps, *options
+    )
+    count = results[0].numel() // widths[0]
+    for norm, of_mean, of_variance in zip(norms, mean.split(widths), variance.split(widths), strict=True):
+        _track(norm, of_mean, of_variance, count)
+    return results
 
 
 class _SeparableNorm(Function):
-    """The result, mean and variance of :func:`nasnet_det.models.cpu_kernels.separable_norm`, from its arguments."""
+    """The results, mean and variance of :func:`nasnet_det.models.cpu_kernels.separable_norm`."""
 
     @staticmethod
     def forward(
@@ -202,29 +233,31 @@ class _SeparableNorm(Function):
         pointwise: Tensor,
         weight: Tensor,
         bias: Tensor,
+        widths: Sequence[int],
+        eps: float,
         other: Tensor | None,
         factors: Tensor | None,
-        eps: float,
         stride: Pair,
         padding: Sides,
         dilation: int,
-    ) -> tuple[Tensor, Tensor, Tensor]:
-        ctx.factors, ctx.eps, ctx.geometry = factors, eps, (stride, padding, dilation)
-        result, convolved, mean, variance, inverse = cpu_kernels.separable_norm(
-            x, depthwise, pointwise, weight, bias, eps, stride, padding, dilation, factors, other
+    ) -> tuple[Tensor, ...]:
+        ctx.widths, ctx.eps, ctx.factors, ctx.geometry = widths, eps, factors, (stride, padding, dilation)
+        results, convolved, mean, variance, inverse = cpu_kernels.separable_norm(
+            x, depthwise, pointwise, weight, bias, widths, eps, stride, padding, dilation, factors, other
         )
         ctx.save_for_backward(x, depthwise, pointwise, weight, convolved, mean, inverse)
         ctx.mark_non_differentiable(mean, variance)
-        return result, mean, variance
+        return *results, mean, variance
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
-        # Those by the other map, the factors, eps and the geometry.
-        rest = [gradients[0] if ctx.needs_input_grad[5] else None] + [None] * (2 + len(ctx.geometry))
+        gradients = gradients[: len(ctx.widths)]
+        by_other = gradients[0] if ctx.needs_input_grad[7] else None
+        rest = (None, None, by_other, None, None, None, None)
         (x, depthwise, pointwise, weight, *measured), (stride, padding, dilation) = ctx.saved_tensors, ctx.geometry
         if not torch.is_grad_enabled():
             given = (x, depthwise, pointwise, weight, *measured, *ctx.geometry, ctx.factors)
-            return *cpu_kernels.separable_norm_gradients(gradients[0], ctx.needs_input_grad[0], *given), *rest
+            return *cpu_kernels.separable_norm_gradients(gradients, ctx.needs_input_grad[0], *given), *rest
         # A gradient of the gradient is asked for.
         bias = torch.zeros_like(weight).requires_grad_()
         inner = functional.relu(x)
@@ -236,7 +269,7 @@ class _SeparableNorm(Function):
         )
         output = output if ctx.factors is None else output * ctx.factors
         inputs = (x, depthwise, pointwise, weight, bias)
-        return *_gradients_again(output, inputs, ctx.needs_input_grad, gradients[0]), *rest
+        return *_gradients_again(output, inputs, ctx.needs_input_grad, torch.cat(gradients, dim=1)), *rest
 
 
 def _gradients_again(

@@ -21,9 +21,9 @@ from nasnet_det.genotypes.genotype import Genotype
 from nasnet_det.genotypes.published import as_genotype
 from nasnet_det.models.cells import Cell, Results, StateShape
 from nasnet_det.models.checkpointing import checkpointed
-from nasnet_det.models.eager_training import is_training_eagerly
+from nasnet_det.models.eager_training import has_hooks, is_training_eagerly
 from nasnet_det.models.old_names import rename_old_keys
-from nasnet_det.models.operations import LayerSettings, Scale, norm_by_name
+from nasnet_det.models.operations import LayerSettings, Scale, convolve_together, norm_by_name
 from nasnet_det.models.plan import IMAGENET_STEM_CELLS, CellPlan, Stem, plan_cells
 from nasnet_det.models.stem import AuxiliaryHead, StemConv, initialize
 
@@ -154,7 +154,7 @@ class NASNet(nn.Module):
         for plan in self.plan:
             if not start <= plan.current < stop:
                 continue
-            outputs[plan.output] = self._run_cell(plan, outputs, shared)
+            outputs[plan.output] = self._run_cell(plan, outputs, shared, stop)
             for number in [n for n in outputs if n < plan.output and not self._is_read(n, after=plan)]:
                 del outputs[number]
                 shared.pop(number, None)
@@ -304,16 +304,28 @@ class NASNet(nn.Module):
         return (self._activated(last) if self.plan else last[0]), auxiliary
 
     def _run_cell(
-        self, plan: CellPlan, outputs: Mapping[int, tuple[Tensor, ...]], shared: dict[int, Results]
+        self, plan: CellPlan, outputs: Mapping[int, tuple[Tensor, ...]], shared: dict[int, Results], stop: int
     ) -> tuple[Tensor, ...]:
-        """Run a cell; in training, ReLU of an output is computed once, in ``shared``, for all cells that read it."""
+        """Run a cell; in training, what all cells before ``stop`` compute of an output is computed once, in
+        ``shared``: its ReLU, and its projections where they can be computed as one."""
         cell, inputs = self.cells[plan.name], self._inputs(plan, outputs)
         if self.grad_checkpointing and self.training and torch.is_grad_enabled():
             return checkpointed(cell, inputs)
         if self.genotype.passes_all or not (self.training and is_training_eagerly(inputs[0])):
             return cell(*inputs)
         read = [plan.current] if plan.previous is None else [plan.current, plan.previous]
-        return cell(*inputs, shared=[shared.setdefault(number, {}) for number in read])
+        for number in read:
+            if number not in shared:
+                shared[number] = convolve_together(self._projections(number, stop), outputs[number][0])
+        return cell(*inputs, shared=[shared[number] for number in read])
+
+    def _projections(self, number: int, stop: int) -> Iterator[nn.Module]:
+        """Return the layers of cells before ``stop`` that read an output, without those of cells that have hooks."""
+        for plan in self.plan:
+            cell = self.cells[plan.name]
+            if plan.current < stop and type(cell) is Cell and not has_hooks(cell):
+                reads = zip((plan.current, plan.previous), cell.preprocess, strict=True)
+                yield from (project for read, project in reads if read == number)
 
     def _inputs(self, plan: CellPlan, outputs: Mapping[int, tuple[Any, ...]] | Sequence[tuple[Any, ...]]) -> tuple:
         """Return the outputs that a cell reads: the current and the previous one, or all states of the current one."""

@@ -8,7 +8,7 @@ Sources: TF-slim ``nasnet_utils.py``; for the convolutions that NASNet-A does no
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Hashable, Iterable
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, NamedTuple
@@ -18,7 +18,7 @@ from timm.layers import get_norm_layer
 from torch import Tensor, nn
 
 from nasnet_det.genotypes.genotype import OPERATIONS
-from nasnet_det.models.cpu_training import is_compiled_separable, normalize, separable_norm
+from nasnet_det.models.cpu_training import is_compiled_separable, normalize, pointwise_norms, separable_norm
 from nasnet_det.models.eager_training import has_hooks, is_training_on_device, subsample_twice
 from nasnet_det.models.padding import AvgPool2dSame, Conv2dSame, MaxPool2dSame, Pool2dSame, shift, subsample
 
@@ -126,6 +126,20 @@ class ConvNorm(nn.Module):
         """Return whether all layers are one function for a map, which is then not to be activated before."""
         own = type(self.conv) is Conv2dSame  # others may compute something else
         return own and is_compiled_separable(x, self.act, None, self.conv, self.bn)
+
+
+def convolve_together(layers: Iterable[nn.Module], x: Tensor) -> dict[Hashable, Tensor]:
+    """Return the results of those layers that can be computed as one, in training on a CPU.
+
+    Args:
+        layers: any layers that read ``x``, which is not activated; the result of any that has a hook is left out.
+        x: a map ``(N, C, H, W)``.
+    """
+    taken = [layer for layer in layers if type(layer) is ConvNorm and not has_hooks(layer) and layer.is_compiled(x)]
+    taken = [layer for layer in taken if layer.bn.eps == taken[0].bn.eps]
+    if len(taken) < 2:
+        return {}
+    return dict(zip(taken, pointwise_norms(x, [(layer.conv, layer.bn) for layer in taken]), strict=True))
 
 
 class SeparableConvNorm(nn.Module):

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import copy
 import math
 from typing import Any
+from unittest import mock
 
 import pytest
 import torch
@@ -11,6 +13,8 @@ from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from nasnet_det.genotypes.published import PUBLISHED
+from nasnet_det.models import cpu_kernels
+from nasnet_det.models.cpu_library import load_library
 from nasnet_det.models.network import NASNet
 from nasnet_det.models.plan import plan_cells, slim_stages
 from tests.helpers import randomize
@@ -170,6 +174,51 @@ def test_a_hook_on_an_activation_is_run_in_training() -> None:
     network.cells["cell_1"].preprocess[0].act.register_forward_hook(lambda *arguments: seen.append(arguments[2]))
     network(torch.randn(2, 3, 16, 16))
     assert len(seen) == 1 and seen[0].min() == 0
+
+
+def test_a_network_trains_alike_with_and_without_a_compiler() -> None:
+    """Where projections of an output are computed as one: as near to float64 as PyTorch's functions are."""
+    network = (
+        NASNet(num_cells=2, num_filters=8, num_classes=5, stem="cifar").train().to(memory_format=torch.channels_last)
+    )
+    x, found = torch.randn(8, 3, 24, 24).contiguous(memory_format=torch.channels_last), []
+    for library, dtype in ((load_library, torch.float64), (load_library, torch.float32), (None, torch.float32)):
+        model = copy.deepcopy(network).to(dtype)
+        with mock.patch.object(cpu_kernels, "load_library", library or (lambda source: None)):
+            logits = model(x.to(dtype))
+            torch.nn.functional.cross_entropy(logits, torch.arange(8) % 5).backward()
+        values = [logits, *(p.grad for p in model.parameters()), *model.buffers()]
+        found.append([value.double() for value in values])
+    for exact, compiled, plain in zip(*found, strict=True):
+        assert (compiled - exact).norm() <= 10 * (plain - exact).norm() + 1e-5 * exact.norm()
+
+
+@pytest.mark.parametrize("hooked", [None, "cell_2", "cell_2.preprocess.1", "cell_2.preprocess.1.bn"])
+def test_hooks_of_a_later_cell_see_their_input(hooked: str | None) -> None:
+    """A cell whose input a hook may change computes its own projections."""
+    network = (
+        NASNet(num_cells=2, num_filters=8, num_classes=5, stem="cifar").train().to(memory_format=torch.channels_last)
+    )
+    x, seen = torch.randn(4, 3, 16, 16).contiguous(memory_format=torch.channels_last), []
+    expected = network(x)
+    if hooked is not None:
+        network.cells.get_submodule(hooked).register_forward_pre_hook(lambda module, given: seen.append(given))
+    torch.testing.assert_close(network(x), expected)
+    assert len(seen) == (hooked is not None)
+
+
+def test_cells_that_are_not_run_do_not_see_a_batch() -> None:
+    network = (
+        NASNet(num_cells=2, num_filters=8, num_classes=5, stem="cifar").train().to(memory_format=torch.channels_last)
+    )
+    x = torch.randn(4, 3, 16, 16).contiguous(memory_format=torch.channels_last)
+    for stop in range(1, len(network.plan) + 1):
+        list(network.run_cells({0: network.forward_stem(x)}, 0, stop))
+        for plan in network.plan:
+            seen = {
+                int(b) for name, b in network.cells[plan.name].named_buffers() if name.endswith("num_batches_tracked")
+            }
+            assert seen == {max(0, stop - plan.current)}
 
 
 def test_all_states_can_be_passed_on() -> None:
