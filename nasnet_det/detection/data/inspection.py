@@ -231,7 +231,7 @@ class _Inspection:
         elif not objects.any():
             expected = self.training or "annotations" in self.data.content
             if expected and not any(trouble.fatal for trouble in self.troubles):  # else those are the reason
-                reasons = [f"{trouble.count} {trouble.what}" for trouble in self.troubles]
+                reasons = [f"{trouble.count or ''} {trouble.what}".strip() for trouble in self.troubles]
                 few = 0 < self.crowd.sum() <= _CROWDS * len(self.crowd)  # more are among the troubles
                 reasons += [f"{self.crowd.sum()} boxes are crowds"] if few else []
                 done = "; ".join(reasons) if self.training else "All scores will be undefined"

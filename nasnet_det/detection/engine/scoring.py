@@ -28,7 +28,8 @@ def open_to_score(
     """Open the validation set of a folder; of one that is not divided, the images that a detector was not trained on.
 
     Args:
-        detector: a run folder, or a file in it, whose data are divided as it was; other data are not divided.
+        detector: a run folder, or a file in it, whose data are divided as it was; other data are not divided, nor is a
+            folder that is only a validation set for a detector that is in no run.
         root: the folder.
         val_share, seed: of the division, instead of the run's; for a detector that is in no run 0.2 and 0.
 
@@ -37,6 +38,10 @@ def open_to_score(
     """
     given = {name: value for name, value in (("val_share", val_share), ("seed", seed)) if value is not None}
     run = run_of(Path(detector))
+    if not run and not given:
+        _, val, names = open_dataset(root, val_share=0)
+        if val.name.endswith("_val"):  # also without a training set beside it
+            return val, names
     train, val, names = open_dataset(root, **{**split_of(run), **given})
     if "images" in run and not given and run["images"] != image_digest(root, train, val):
         _, val, names = open_dataset(root, val_share=0)

@@ -68,3 +68,6 @@ def test_a_run_is_scored_on_what_it_was_not_trained_on(tmp_path: Path) -> None:
     assert len(scored(data, tmp_path / "detector.onnx")) == 2
     mark_run(run, "demo", {})
     assert len(scored(data)) == 2
+    file.rename(data / "val.json")
+    assert len(scored(data)) == len(scored(data, tmp_path / "detector.onnx")) == 10
+    assert len(scored(data, val_share=0.5)) == 5
