@@ -28,7 +28,8 @@ def optimize_for_inference(model: Model) -> Model:
     The outputs differ by rounding only; ``docs/speed.md`` gives the measured bounds. Modules that the fusion does not
     know are kept unchanged, with one warning. The copy uses the channels_last memory format and is for inference only.
     Its parameters have other names, so load weights first and keep the original for checkpoints. The copy can be
-    compiled, exported, moved to a device and converted to bfloat16.
+    compiled, exported, moved to a device and converted to bfloat16. Changes of its parameters through ``.data``, which
+    PyTorch does not count, are not seen after its first call.
 
     Args:
         model: a :class:`NASNet`, or any module that contains such networks, for example timm's feature extractors or a

@@ -19,6 +19,7 @@ from nasnet_det.fusion.batch_norm import fold, scale_and_shift
 from nasnet_det.fusion.steps import Combination, ConcatChannels, ContiguousNorm, Convolution, Relu, Subsample
 from nasnet_det.models.cells import Add, AddNorm, Cell, CellBlock, Concat
 from nasnet_det.models.drop_path import ScheduledDropPath
+from nasnet_det.models.eager_training import has_hooks
 from nasnet_det.models.operations import ConvNorm, FactorizedReduction, Layers, SeparableConvNorm
 from nasnet_det.models.padding import AvgPool2dSame, Conv2dSame, MaxPool2dSame
 
@@ -170,8 +171,8 @@ def read_cell(cell: nn.Module, like: Tensor, single_input: bool = False) -> tupl
     """
     if type(cell) is not Cell:
         raise UnsupportedCell(f"the wiring of {type(cell).__name__} is unknown")
-    if any(module._forward_hooks or module._forward_pre_hooks for module in cell.modules()):
-        raise UnsupportedCell("it has hooks, which a fused cell would not call")
+    if has_hooks(*cell.modules()):
+        raise UnsupportedCell("it has hooks or a forward of its own, which a fused cell would not call")
     builder = _GraphBuilder(cell, like, 1 if single_input else len(cell.preprocess))
     outputs = builder.outputs()
     return builder.graph, builder.graph.merge_relus(outputs)

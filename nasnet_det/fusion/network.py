@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from nasnet_det.fusion.batch_norm import fold
 from nasnet_det.fusion.graph import CellGraph, UnsupportedCell, read_cell, warn_once
 from nasnet_det.fusion.steps import Relu
+from nasnet_det.models.eager_training import has_hooks
 from nasnet_det.models.network import NASNet
 from nasnet_det.models.plan import CellPlan
 from nasnet_det.models.stem import StemConv
@@ -126,7 +127,7 @@ class FusedNASNet(NASNet):
 
 
 def _fold_stem(stem: nn.Module) -> None:
-    if type(stem) is not StemConv:
+    if type(stem) is not StemConv or has_hooks(stem.conv, stem.bn):
         return
     terms = fold(stem.conv, stem.bn)
     if terms is not None and terms[1] is not None:

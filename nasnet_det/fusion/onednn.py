@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from nasnet_det.models.eager_training import is_eager
 from nasnet_det.models.padding import Pair
 
 
@@ -23,7 +24,7 @@ def is_supported(x: Tensor, weight: Tensor) -> bool:
     """
     return bool(
         _IS_AVAILABLE
-        and not torch.compiler.is_compiling()
+        and is_eager()
         and x.device.type == "cpu"
         and x.dtype == weight.dtype
         and (x.dtype == torch.float32 or (x.dtype == torch.bfloat16 and _HAS_BFLOAT16))
@@ -42,12 +43,13 @@ class ReorderedWeight:
 
     def __init__(self, reorder: Callable[[Tensor], Tensor]) -> None:
         self.reorder = reorder
-        self.cached: tuple[Any, Tensor] | None = None
+        self.cached: tuple[Any, Tensor, Tensor] | None = None
 
     def __call__(self, weight: Tensor) -> Tensor:
         key = (weight.data_ptr(), weight.dtype, weight._version)
         if self.cached is None or self.cached[0] != key:
-            self.cached = (key, self.reorder(weight.detach()))
+            plain = weight.detach()  # kept too: another weight cannot get its address
+            self.cached = (key, self.reorder(plain), plain)
         return self.cached[1]
 
     def __deepcopy__(self, memo: Any) -> ReorderedWeight:

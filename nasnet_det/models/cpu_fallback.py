@@ -12,6 +12,8 @@ from torch import Tensor
 from torch.autograd import Function
 from torch.nn import functional
 
+from nasnet_det.models.eager_training import gradients_again, is_plain_backward
+
 Pair = tuple[int, int]
 Sides = tuple[int, int, int, int]
 #: The widest depthwise kernel that oneDNN computes a weight gradient for in its depthwise implementation.
@@ -35,10 +37,12 @@ class TiledDepthwise(Function):
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
         x, weight = ctx.saved_tensors
         (gradient,), (stride, padding), columns = gradients, ctx.geometry, ctx.columns
-        if torch.is_grad_enabled():  # a gradient of the gradient is asked for
-            output = functional.conv2d(functional.pad(x, padding), weight, None, stride, groups=x.shape[1])
-            found = torch.autograd.grad(output, (x, weight), gradient, create_graph=True)
-            return *found, None, None
+        if not is_plain_backward(gradient):
+
+            def output() -> Tensor:
+                return functional.conv2d(functional.pad(x, padding), weight, None, stride, groups=x.shape[1])
+
+            return *gradients_again(output, (x, weight), ctx.needs_input_grad[:2], gradients), None, None
         x_gradient = weight_gradient = None
         if ctx.needs_input_grad[0]:
             left, top = padding[0], padding[2]

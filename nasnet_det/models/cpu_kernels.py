@@ -12,6 +12,7 @@ from pathlib import Path
 
 import torch
 from torch import Tensor
+from torch.nn import Parameter
 
 from nasnet_det.models.cpu_library import load_library
 
@@ -58,6 +59,7 @@ def takes(x: Tensor, channels: int, *parameters: Tensor) -> bool:
         x.dtype is torch.float32
         and x.is_contiguous(memory_format=torch.channels_last)
         and x.shape[1] == channels
+        and all(type(value) in (Tensor, Parameter) for value in parameters)  # subclasses may have no memory
         and all(value.dtype is x.dtype and value.device == x.device for value in parameters)
         and load_library(_SOURCE) is not None
     )
@@ -99,7 +101,7 @@ def depthwise(x: Tensor, weight: Tensor, stride: Pair, padding: Sides, dilation:
     """
     geometry = _geometry(x, weight, stride, padding, dilation, False)
     size = (geometry.count, geometry.channels, geometry.out_height, geometry.out_width)
-    result = torch.empty(size, dtype=x.dtype, memory_format=torch.channels_last)
+    result = torch.empty(size, dtype=x.dtype, device=x.device, memory_format=torch.channels_last)
     _call("depthwise_forward", geometry, x, weight.contiguous(), scale, result)
     return result
 
@@ -195,7 +197,7 @@ def separable_norm(
     geometry = _separable_geometry(x, depthwise, stride, padding, dilation)
     sides = (geometry.out_height * geometry.parts, geometry.out_width)
     convolved, *results = (
-        torch.empty((len(x), width, *sides), dtype=x.dtype, memory_format=torch.channels_last)
+        torch.empty((len(x), width, *sides), dtype=x.dtype, device=x.device, memory_format=torch.channels_last)
         for width in (len(pointwise), *widths)
     )
     mean, variance, inverse = x.new_empty((3, len(pointwise)))

@@ -11,7 +11,7 @@ and have a second derivative as PyTorch's have.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -21,7 +21,7 @@ from torch.nn import functional
 
 from nasnet_det.models import cpu_kernels
 from nasnet_det.models.cpu_fallback import FAST_COLUMNS, Rows, TiledDepthwise
-from nasnet_det.models.eager_training import has_hooks, is_training_on_cpu
+from nasnet_det.models.eager_training import gradients_again, has_hooks, is_plain_backward, is_training_on_cpu
 
 Pair = tuple[int, int]
 Sides = tuple[int, int, int, int]
@@ -97,12 +97,15 @@ class _CompiledDepthwise(Function):
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
         (x, weight), wanted, nothing = ctx.saved_tensors, ctx.needs_input_grad[:2], [None] * len(ctx.options)
-        if torch.is_grad_enabled():  # a gradient of the gradient is asked for
-            stride, padding, dilation, scale = ctx.options
-            output = functional.conv2d(functional.pad(x, padding), weight, None, stride, 0, dilation, groups=x.shape[1])
-            output = output if scale is None else output * scale
-            return *_gradients_again(output, (x, weight), wanted, gradients[0]), *nothing
-        return *cpu_kernels.depthwise_gradients(gradients[0], wanted, x, weight, *ctx.options), *nothing
+        if is_plain_backward(gradients[0]):
+            return *cpu_kernels.depthwise_gradients(gradients[0], wanted, x, weight, *ctx.options), *nothing
+        stride, padding, dilation, scale = ctx.options
+
+        def output() -> Tensor:
+            y = functional.conv2d(functional.pad(x, padding), weight, None, stride, 0, dilation, groups=x.shape[1])
+            return y if scale is None else y * scale
+
+        return *gradients_again(output, (x, weight), wanted, gradients), *nothing
 
 
 def normalize(x: Tensor, norm: nn.Module) -> Tensor:
@@ -118,9 +121,11 @@ def _is_plain_batch_norm(norm: nn.Module, x: Tensor, size: Sequence[int]) -> boo
         type(norm) is nn.BatchNorm2d
         and norm.training
         and norm.affine
-        and norm.track_running_stats
+        and norm.running_mean is not None
+        and norm.running_var is not None
+        and norm.num_batches_tracked is not None
         and norm.weight.device == x.device
-        and norm.weight.dtype == norm.running_mean.dtype == x.dtype  # type: ignore[union-attr]
+        and norm.weight.dtype == norm.running_mean.dtype == x.dtype
         and norm.num_features == size[1]
         and math.prod(size) > size[1]  # PyTorch's own raises for a single value per channel
         and not has_hooks(norm)
@@ -149,12 +154,12 @@ def is_compiled_separable(
     x: Tensor, act: nn.Module, depthwise: nn.Conv2d | None, pointwise: nn.Conv2d, norm: nn.Module
 ) -> bool:
     """Return whether :func:`separable_norm` takes a map and these layers."""
-    if not (pointwise.training and is_training_on_cpu(x) and type(act) is nn.ReLU and is_pointwise(pointwise)):
+    is_plain = pointwise.training and is_training_on_cpu(x) and type(act) is nn.ReLU and is_pointwise(pointwise)
+    if not is_plain or has_hooks(act, pointwise):
         return False
     if depthwise is not None and (has_hooks(depthwise) or not is_slow_depthwise(depthwise, x)):
         return False
-    kernels = None if depthwise is None else depthwise.weight
-    if not cpu_kernels.gains_as_separable(x, kernels, pointwise.weight) or has_hooks(act, pointwise):
+    if not cpu_kernels.gains_as_separable(x, None if depthwise is None else depthwise.weight, pointwise.weight):
         return False
     strides = (1, 1) if depthwise is None else depthwise.stride
     sides = (-(-side // step) for side, step in zip(x.shape[2:], strides, strict=True))
@@ -255,30 +260,22 @@ class _SeparableNorm(Function):
         by_other = gradients[0] if ctx.needs_input_grad[7] else None
         rest = (None, None, by_other, None, None, None, None)
         (x, depthwise, pointwise, weight, *measured), (stride, padding, dilation) = ctx.saved_tensors, ctx.geometry
-        if not torch.is_grad_enabled():
+        if is_plain_backward(*gradients):
             given = (x, depthwise, pointwise, weight, *measured, *ctx.geometry, ctx.factors)
             return *cpu_kernels.separable_norm_gradients(gradients, ctx.needs_input_grad[0], *given), *rest
-        # A gradient of the gradient is asked for.
         bias = torch.zeros_like(weight).requires_grad_()
-        inner = functional.relu(x)
-        if depthwise is not None:
-            inner = functional.pad(inner, padding)
-            inner = functional.conv2d(inner, depthwise, None, stride, 0, dilation, groups=x.shape[1])
-        output = functional.batch_norm(
-            functional.conv2d(inner, pointwise), None, None, weight, bias, training=True, eps=ctx.eps
-        )
-        output = output if ctx.factors is None else output * ctx.factors
-        inputs = (x, depthwise, pointwise, weight, bias)
-        return *_gradients_again(output, inputs, ctx.needs_input_grad, torch.cat(gradients, dim=1)), *rest
 
+        def output() -> Tensor:
+            y = functional.relu(x)
+            if depthwise is not None:
+                y = functional.pad(y, padding)
+                y = functional.conv2d(y, depthwise, None, stride, 0, dilation, groups=x.shape[1])
+            y = functional.conv2d(y, pointwise)
+            y = functional.batch_norm(y, None, None, weight, bias, training=True, eps=ctx.eps)
+            return y if ctx.factors is None else y * ctx.factors
 
-def _gradients_again(
-    output: Tensor, inputs: Sequence[Tensor], wanted: Sequence[bool], gradient: Tensor
-) -> Iterator[Tensor | None]:
-    """Return the gradients of an output by those of its inputs that are wanted, to be differentiated in turn."""
-    given = [value for value, want in zip(inputs, wanted, strict=False) if want]
-    found = iter(torch.autograd.grad(output, given, gradient, create_graph=True))
-    return (next(found) if want else None for want in wanted[: len(inputs)])
+        inputs, wanted = (x, depthwise, pointwise, weight, bias), ctx.needs_input_grad[:5]
+        return *gradients_again(output, inputs, wanted, [torch.cat(gradients, dim=1)]), *rest
 
 
 class _BatchNorm2d(Function):
@@ -303,13 +300,12 @@ class _BatchNorm2d(Function):
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
         gradient = gradients[0]
         x, weight, mean, inverse = ctx.saved_tensors
-        again = torch.is_grad_enabled()  # a gradient of the gradient is asked for
-        if cpu_kernels.takes(x, len(weight), weight) and not again:
+        is_plain, rows = is_plain_backward(gradient), Rows(x)
+        if is_plain and cpu_kernels.takes(x, len(weight), weight):
             return *cpu_kernels.batch_norm_gradients(gradient, x, weight, mean, inverse), None
-        rows = Rows(x)
-        if again or (rows.is_last and x.shape[1] >= _FAST_CHANNELS):
+        if not is_plain or (rows.is_last and x.shape[1] >= _FAST_CHANNELS):
             statistics = (None, None, mean, inverse, True, ctx.eps, (True, True, True))
-            if rows.is_last:
+            if is_plain:
                 gradient = gradient.contiguous(memory_format=torch.channels_last)
             return *torch.ops.aten.native_batch_norm_backward(gradient, x, weight, *statistics), None
         gradient = rows.arrange(gradient)

@@ -6,6 +6,8 @@ same function; networks that are evaluated, compiled, exported or traced run PyT
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any
 
 import torch
@@ -13,18 +15,61 @@ from torch import Tensor, nn
 from torch.autograd import Function, forward_ad
 from torch.nn import functional
 from torch.nn.modules import module as module_state
+from torch.overrides import _get_current_function_mode_stack
+from torch.utils._device import DeviceContext
+
+
+def is_eager() -> bool:
+    """Return whether functions compute as they are called: not compiled, traced, transformed or seen by a mode."""
+    return not torch.compiler.is_compiling() and not _is_observed()
 
 
 def is_training_eagerly(x: object) -> bool:
     """Return whether ``x`` is a plain tensor in an eager forward pass that records gradients."""
+    return type(x) is Tensor and x.numel() > 0 and torch.is_grad_enabled() and is_eager()
+
+
+def is_plain_backward(*gradients: Tensor) -> bool:
+    """Return whether a backward pass only computes gradients: not those of gradients, nor batches or traces of them.
+
+    A batch is what ``is_grads_batched`` and ``torch.autograd.functional.jacobian(vectorize=True)`` pass.
+    """
+    is_batch = any(map(torch._C._functorch.is_legacy_batchedtensor, gradients))
+    return not torch.is_grad_enabled() and not is_batch and not _is_observed()
+
+
+def gradients_again(
+    run: Callable[[], Tensor | tuple[Tensor, ...]],
+    inputs: Sequence[Tensor],
+    wanted: Sequence[bool],
+    gradients: Sequence[Tensor],
+) -> tuple[Tensor | None, ...]:
+    """Return the gradients by inputs, those that are wanted, by PyTorch's own functions.
+
+    Args:
+        run: computes the outputs from the inputs.
+        inputs: the tensors that it reads.
+        wanted: which of their gradients are.
+        gradients: those of the outputs.
+    """
+    create_graph = torch.is_grad_enabled()
+    with torch.enable_grad():
+        given = [value for value, want in zip(inputs, wanted, strict=True) if want]
+        found = iter(torch.autograd.grad(run(), given, gradients, create_graph=create_graph))
+    return tuple(next(found) if want else None for want in wanted)
+
+
+def _is_observed() -> bool:
+    """Return whether PyTorch's functions are traced, transformed or seen by a mode, such as a counter of operations.
+
+    The mode of ``torch.set_default_device`` and ``with torch.device`` changes only where tensors are created.
+    """
     return (
-        type(x) is Tensor
-        and x.numel() > 0
-        and torch.is_grad_enabled()
-        and not torch.compiler.is_compiling()
-        and torch._C._get_tracing_state() is None
-        and not torch._C._are_functorch_transforms_active()
-        and forward_ad._current_level < 0  # the replacements have no forward-mode derivatives
+        torch._C._get_tracing_state() is not None
+        or torch._C._are_functorch_transforms_active()
+        or forward_ad._current_level >= 0
+        or torch._C._len_torch_dispatch_stack() > 0
+        or any(type(mode) is not DeviceContext for mode in _get_current_function_mode_stack())
     )
 
 
@@ -49,9 +94,14 @@ def is_training_on_device(x: Tensor) -> bool:
 
 
 def has_hooks(*modules: nn.Module) -> bool:
-    """Return whether calling one of the modules would run a hook."""
+    """Return whether calling one of the modules runs more than its class: a hook, a forward or a parametrization."""
     return bool(module_state._has_any_global_hook()) or any(
-        module._forward_hooks or module._forward_pre_hooks or module._backward_hooks or module._backward_pre_hooks
+        module._forward_hooks
+        or module._forward_pre_hooks
+        or module._backward_hooks
+        or module._backward_pre_hooks
+        or "forward" in module.__dict__  # as put there by accelerate
+        or "parametrizations" in module._modules
         for module in modules
     )
 
@@ -67,18 +117,26 @@ class _SubsampleTwice(Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor, stride: int, offset: int) -> tuple[Tensor, Tensor]:
         ctx.steps, ctx.size, ctx.strides = (stride, offset), x.shape, x.stride()
-        first, second = x[..., ::stride, ::stride], x[..., offset::stride, offset::stride]
-        missing = (first.shape[3] - second.shape[3], first.shape[2] - second.shape[2])
-        return first.clone(), functional.pad(second, (0, missing[0], 0, missing[1]))
+        first, second = _subsample_twice(x, stride, offset)
+        return first.clone(), second
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
         (first, second), (stride, offset) = gradients, ctx.steps
+        if not is_plain_backward(first, second):
+            x = torch.zeros(ctx.size, dtype=first.dtype, device=first.device, requires_grad=True)
+            return *gradients_again(partial(_subsample_twice, x, stride, offset), (x,), (True,), gradients), None, None
         gradient = first.new_empty_strided(ctx.size, ctx.strides).zero_()
         gradient[..., ::stride, ::stride] = first
         target = gradient[..., offset::stride, offset::stride]
         target += second[..., : target.shape[2], : target.shape[3]]
         return gradient, None, None
+
+
+def _subsample_twice(x: Tensor, stride: int, offset: int) -> tuple[Tensor, Tensor]:
+    first, second = x[..., ::stride, ::stride], x[..., offset::stride, offset::stride]
+    missing = (first.shape[3] - second.shape[3], first.shape[2] - second.shape[2])
+    return first, functional.pad(second, (0, missing[0], 0, missing[1]))
 
 
 def concat_channels(*xs: Tensor) -> Tensor:
@@ -98,4 +156,6 @@ class _ConcatChannels(Function):
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, ...]:
         slices = gradients[0].split(ctx.widths, dim=1)
+        if not is_plain_backward(gradients[0]):
+            return slices
         return tuple(part.contiguous(memory_format=torch.channels_last) for part in slices)

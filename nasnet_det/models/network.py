@@ -311,7 +311,8 @@ class NASNet(nn.Module):
         cell, inputs = self.cells[plan.name], self._inputs(plan, outputs)
         if self.grad_checkpointing and self.training and torch.is_grad_enabled():
             return checkpointed(cell, inputs)
-        if self.genotype.passes_all or not (self.training and is_training_eagerly(inputs[0])):
+        takes_shared = type(cell) is Cell and "forward" not in cell.__dict__  # what a user put there may not
+        if self.genotype.passes_all or not (takes_shared and self.training and is_training_eagerly(inputs[0])):
             return cell(*inputs)
         read = [plan.current] if plan.previous is None else [plan.current, plan.previous]
         for number in read:

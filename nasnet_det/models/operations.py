@@ -195,9 +195,9 @@ class Layers(nn.Sequential):
 def begins_with_relu(module: nn.Module) -> bool:
     """Return whether a module's forward takes ``activated=True``, for an input to which ReLU is applied already."""
     if isinstance(module, Layers):
-        return begins_with_relu(module[0]) and not has_hooks(module[0])
+        return begins_with_relu(module[0]) and not has_hooks(module)
     known = type(module) in (ConvNorm, SeparableConvNorm, FactorizedReduction)
-    return known and type(module.act) is nn.ReLU and not has_hooks(module.act)
+    return known and type(module.act) is nn.ReLU and not has_hooks(module, module.act)
 
 
 def activates_itself(module: nn.Module, x: Tensor) -> bool:

@@ -99,7 +99,7 @@ class Conv2dSame(nn.Conv2d):
 
     def forward(self, x: Tensor) -> Tensor:
         kernel, stride = (self.kernel_size[0], self.kernel_size[1]), (self.stride[0], self.stride[1])
-        if self.training and is_training_on_cpu(x) and self.weight.dtype == x.dtype and self.weight.device == x.device:
+        if self._trains_on_cpu(x):
             if is_slow_depthwise(self, x):
                 return depthwise_conv2d(x, self.weight, stride, self.sides(x), self.dilation[0])
             if is_pointwise(self) and x.is_contiguous(memory_format=torch.channels_last):
@@ -107,6 +107,18 @@ class Conv2dSame(nn.Conv2d):
         if not self.pads_itself:
             x = pad_same(x, kernel, stride, self.dilation[0])
         return super().forward(x)
+
+    def _trains_on_cpu(self, x: Tensor) -> bool:
+        """Return whether a map and the kernels are plain tensors in training on a CPU.
+
+        Kernels that are computed, which may change at every look, are read once, by PyTorch's own function."""
+        return (
+            self.training
+            and is_training_on_cpu(x)
+            and "parametrizations" not in self._modules
+            and self.weight.dtype == x.dtype
+            and self.weight.device == x.device
+        )
 
 
 class Pool2dSame(nn.Module):

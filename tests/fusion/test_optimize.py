@@ -253,6 +253,18 @@ def test_cell_with_hooks_is_kept() -> None:
     assert len(seen) == 2
 
 
+def test_a_forward_that_was_put_on_a_module_is_called() -> None:
+    warn_once.cache_clear()
+    network = randomize(NASNet(**SMALL)).double()
+    for module in (network.cells["cell_0"].blocks[0].left[0].depthwise, network.stem.bn):
+        module.forward = partial(lambda forward, x: 2 * forward(x), module.forward)
+    with pytest.warns(UserWarning, match="cell_0"):
+        fused = optimize_for_inference(network)
+    x = torch.randn(1, 3, 64, 64).double()
+    with torch.no_grad():
+        assert difference(fused(x), network(x)) < 1e-11
+
+
 def test_known_modules_give_no_warning() -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("error")
