@@ -177,18 +177,24 @@ def _unwrap(state: Mapping[str, Any]) -> tuple[dict[str, Any], str]:
 
 
 def without_prefix(tensors: Mapping[str, Value], fits: Callable[[Mapping[str, Value]], bool]) -> Mapping[str, Value]:
-    """Remove the prefix of all names, such as the attribute of a Lightning module that held the network.
+    """Remove a prefix, such as the attribute of a Lightning module that held the network; leave out what lacks it.
 
     Args:
         tensors: values by parameter name.
-        fits: tells whether such values are the network's; if they are not without a prefix either, nothing is removed.
+        fits: tells whether such values are the network's; if no prefix, or more than one, makes them so, all stay.
     """
     inner, prefix = tensors, ""
     while inner and not fits(inner):
-        first = next(iter(inner)).partition(".")[0] + "."
-        if not all(name.startswith(first) for name in inner):
+        members: dict[str, dict[str, Value]] = {}
+        for name, value in inner.items():
+            first, dot, rest = name.partition(".")
+            members.setdefault(first + dot, {})[rest] = value
+        chosen = [first for first, member in members.items() if fits(member)] or [*members]
+        if len(chosen) != 1 or "" in members[chosen[0]]:
             return tensors
-        inner, prefix = {name.removeprefix(first): value for name, value in inner.items()}, prefix + first
+        inner, prefix = members[chosen[0]], prefix + chosen[0]
+        if others := members.keys() - {*chosen}:
+            logger.warning(f"took the weights in {prefix[:-1]!r}, not those in {', '.join(map(repr, sorted(others)))}")
     if prefix:
         logger.info(f"took the weights in {prefix[:-1]!r}")
     return inner or tensors

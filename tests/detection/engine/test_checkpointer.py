@@ -60,17 +60,19 @@ def test_a_checkpoint_runs_no_code(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("prefix", ["detector.", "_model.", "net.", "backbone.", "module.detector."])
-def test_the_prefix_of_all_names_is_removed_where_the_rest_are_the_model_s(prefix: str, tmp_path: Path) -> None:
+def test_a_prefix_is_removed_where_the_rest_are_the_model_s(prefix: str, tmp_path: Path) -> None:
     state = nn.Sequential(nn.Linear(2, 2), nn.BatchNorm1d(2)).state_dict()
     prefixed = {prefix + name: value for name, value in state.items() if not name.endswith("num_batches_tracked")}
-    torch.save({"state_dict": prefixed}, tmp_path / "a.ckpt")
+    loss = "module.loss.weight" if prefix.startswith("module.") else "loss.weight"
+    torch.save({"state_dict": {**prefixed, loss: torch.ones(2)}}, tmp_path / "a.ckpt")
     model = nn.Sequential(nn.Linear(2, 2), nn.BatchNorm1d(2))
     load_for_inference(model, str(tmp_path / "a.ckpt"))
     assert torch.equal(model[0].weight, state["0.weight"])
-    others = {"detector.2.weight": torch.ones(2), **{f"detector.{name}": value for name, value in state.items()}}
-    torch.save({"state_dict": others}, tmp_path / "b.ckpt")
-    with pytest.raises(CheckpointError, match=r"b\.ckpt"):
-        load_for_inference(model, str(tmp_path / "b.ckpt"))
+    one, two = ({f"{member}.{name}": value for name, value in state.items()} for member in ("student", "teacher"))
+    for others in ({**one, "student.2.weight": torch.ones(2)}, one | two):
+        torch.save({"state_dict": others}, tmp_path / "b.ckpt")
+        with pytest.raises(CheckpointError, match=r"b\.ckpt"):
+            load_for_inference(model, str(tmp_path / "b.ckpt"))
 
 
 def test_a_pickle_is_read_as_data(tmp_path: Path) -> None:
