@@ -45,17 +45,24 @@ def load_library(source: Path) -> ctypes.CDLL | None:
         return None
     try:
         kept = cache_folder() / f"{source.stem}-{_digest(source, compiler)}.so"
-        if kept.is_file():
+        if _is_whole(kept):
             return _load(kept)
         with tempfile.TemporaryDirectory() as folder:
             made = _compile(compiler, source, Path(folder))
             with contextlib.suppress(OSError), replacing(kept) as target:
-                shutil.copyfile(made, target)
-            return _load(kept if kept.is_file() else made)
+                data = made.read_bytes()
+                target.write_bytes(data + hashlib.sha256(data).digest())
+            return _load(kept if _is_whole(kept) else made)
     except (OSError, subprocess.SubprocessError) as error:
         words = getattr(error, "stderr", None) or first_line(error)
         logger.info(f"{source.name} is not used: {' '.join(str(words).split())[:300]}")
         return None
+
+
+def _is_whole(library: Path) -> bool:
+    """Return whether a library is there and ends with its own hash; a damaged one would end the process."""
+    data = library.read_bytes() if library.is_file() else b""
+    return hashlib.sha256(data[:-32]).digest() == data[-32:]
 
 
 def _load(library: Path) -> ctypes.CDLL:
@@ -76,5 +83,7 @@ def _compile(compiler: str, source: Path, folder: Path) -> Path:
     compiled, library = folder / "compiled.o", folder / "library.so"
     # Linked without -fopenmp, so that no second OpenMP is loaded.
     for arguments in ((*_COMPILE, str(source), "-o", str(compiled)), ("-shared", str(compiled), "-o", str(library))):
-        subprocess.run([compiler, *arguments], capture_output=True, text=True, check=True, timeout=_SECONDS)
+        subprocess.run(
+            [compiler, *arguments], capture_output=True, text=True, errors="replace", check=True, timeout=_SECONDS
+        )
     return library

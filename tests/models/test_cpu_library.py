@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import logging
+import pwd
 import shutil
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -41,10 +43,35 @@ def test_a_library_is_compiled_once(source: Path, monkeypatch: pytest.MonkeyPatc
     assert changed is not None and changed.twice(21) == 84 and kept.exists()
 
 
+@pytest.mark.parametrize(
+    "damage", [lambda data: b"", lambda data: data[:4000], lambda data: data[:-4000] + data[:4000]]
+)
+def test_a_damaged_library_is_compiled_again(source: Path, damage: Callable[[bytes], bytes]) -> None:
+    load_library(source)
+    (kept,) = (source.parent / "cache").iterdir()
+    whole = kept.read_bytes()
+    kept.unlink()  # this process uses the file
+    kept.write_bytes(damage(whole))
+    load_library.cache_clear()
+    library = load_library(source)
+    assert library is not None and library.twice(21) == 42 and len(kept.read_bytes()) == len(whole)
+
+
 def test_a_cache_that_cannot_be_written_is_done_without(source: Path) -> None:
     (source.parent / "cache").write_text("a file in its place")
     library = load_library(source)
     assert library is not None and library.twice(21) == 42
+
+
+def test_a_user_without_a_home_trains_without_compiled_functions(
+    source: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """As in a container that is run under any number."""
+    caplog.set_level(logging.INFO, cpu_library.__name__)
+    for name in ("NASNET_DET_CACHE", "TORCH_HOME", "XDG_CACHE_HOME", "HOME"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setattr(pwd, "getpwuid", {}.__getitem__)
+    assert load_library(source) is None and "NASNET_DET_CACHE" in caplog.text
 
 
 def test_what_cannot_be_compiled_is_logged(
