@@ -20,6 +20,8 @@ from typing import Any
 
 #: What tells files apart: device and number on it.
 FileKey = tuple[int, int]
+#: Bytes that a file system takes as the name of a file or folder.
+LONGEST_NAME = 255
 _BLOCK = 1 << 20
 _protected: ContextVar[dict[FileKey, Path] | None] = ContextVar("protected", default=None)
 
@@ -73,8 +75,11 @@ def expect_folder(path: str | Path) -> None:
 
     Raises:
         NotADirectoryError, PermissionError: naming the file that is no folder, or the folder without write permission.
+        OSError: for a name that is too long.
     """
     path = Path(path).absolute()
+    if any(len(os.fsencode(part)) > LONGEST_NAME for part in path.parts):
+        raise OSError(errno.ENAMETOOLONG, os.strerror(errno.ENAMETOOLONG), str(path))
     place = next(place for place in (path, *path.parents) if exists(place))
     if not place.is_dir():
         raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR), str(place))

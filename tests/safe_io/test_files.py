@@ -9,6 +9,7 @@ import pytest
 from nasnet_det.safe_io.files import (
     OverwriteError,
     expand_home,
+    expect_folder,
     other_content,
     protect,
     protecting,
@@ -85,3 +86,11 @@ def test_the_home_folder_is_put_for_a_tilde(monkeypatch: pytest.MonkeyPatch) -> 
     texts |= {"A=~/x": "A=/home/me/x", "a.b=c=~/d": "a.b=c=/home/me/d"}
     kept = {text: text for text in ("", "a~/b", "~you", "x/~/y", "~x=1", "=")}
     assert {text: expand_home(text) for text in (*texts, *kept)} == {**texts, **kept}
+
+
+def test_a_folder_that_cannot_be_made_is_told_before_it_is_needed(tmp_path: Path) -> None:
+    expect_folder(tmp_path / "output" / ("a" * 255))
+    (tmp_path / "file").touch()
+    for path in (tmp_path / "output" / ("a" * 256), tmp_path / "file" / "a"):
+        with pytest.raises(OSError, match=path.parent.name):
+            expect_folder(path)

@@ -30,14 +30,13 @@ from nasnet_det.detection.evaluation.evaluator import CocoEvaluator
 from nasnet_det.detection.modeling.fused import for_inference
 from nasnet_det.detection.modeling.rcnn import build_detector
 from nasnet_det.detection.supported import check_supported
+from nasnet_det.safe_io.files import LONGEST_NAME
 from nasnet_det.safe_io.stopping import stop_on_signal
 from nasnet_det.safe_io.values import one_line
 from nasnet_det.training.seeds import derive_seed
 
 #: The environment variables by which torchrun tells a process of the others.
 TORCHRUN = ("WORLD_SIZE", "RANK", "LOCAL_RANK", "LOCAL_WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
-#: Bytes that a file system takes as a name.
-_LONGEST_NAME = 255
 
 
 class TrainingError(ValueError):
@@ -234,9 +233,9 @@ def folder_name(name: str) -> str:
     Of one that file systems do not take for its length, the end is replaced by a digest.
     """
     escaped = re.sub(r"[%/\\:]|^\.+$", lambda found: f"%{found[0].encode().hex()}", name).encode()
-    if len(escaped) > _LONGEST_NAME:
+    if len(escaped) > LONGEST_NAME:
         digest = hashlib.sha256(escaped).hexdigest()[:16]
-        escaped = escaped[: _LONGEST_NAME - 17] + f"-{digest}".encode()
+        escaped = escaped[: LONGEST_NAME - 17] + f"-{digest}".encode()
     return escaped.decode(errors="ignore")
 
 
