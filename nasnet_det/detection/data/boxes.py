@@ -63,17 +63,14 @@ def find_odd_boxes(boxes: np.ndarray, sizes: np.ndarray) -> tuple[list[OddBoxes]
         question = _question_of_positions(boxes[whole], sizes[whole], ordered.mean(), around.mean())
     unseen = np.full(len(boxes), bool(question) and not (past | small).any())
     more = f"; {question}" if question else ""
+    used, cut, whole_too = f"They are used{more}", f"They are cut at its edges{more}", f"They are scored whole{more}"
     odd = [
         OddBoxes("boxes are of negative size or not finite", unsound, LEFT_OUT, CORRECT),
         OddBoxes("boxes are without area", empty, LEFT_OUT, STAY),
         OddBoxes("boxes are outside their image", outside, LEFT_OUT, STAY),
-        OddBoxes(
-            "boxes reach past their image", past, f"They are cut at its edges{more}", f"They are scored whole{more}"
-        ),
-        OddBoxes(
-            "boxes are about a pixel wide or high, or less", small, f"They are used{more}", f"They are used{more}"
-        ),
-        OddBoxes("boxes are in their images, but oddly placed", unseen, f"They are used{more}", f"They are used{more}"),
+        OddBoxes("boxes reach past their image", past, cut, whole_too),
+        OddBoxes("boxes are about a pixel wide or high, or less", small, used, used),
+        OddBoxes("boxes are in their images, but oddly placed", unseen, used, used),
     ]
     return odd, question
 
