@@ -94,6 +94,21 @@ inline void copy_values(const float* from, long size, bool relu, float factor, f
     }
 }
 
+// A factor and a summand of each channel, or null pointers for 1 and 0.
+struct Affine {
+    const float *scales, *shifts;
+};
+
+// Write the channels of a pixel, scaled, shifted and with ReLU.
+template <int L>
+inline void activate_pixel(const float* from, long size, Affine affine, float* to) {
+    for (long v = 0; v < vectors<L>(size); ++v) {
+        const long at = vector_at<L>(v, size);
+        const Vector<L> value = load<L>(from + at) * load<L>(affine.scales + at) + load<L>(affine.shifts + at);
+        store<L>(value < 0 ? Vector<L>{} : value, to + at);
+    }
+}
+
 // Up to `channels` channels of an image among zeros: pixel (y, x) is at (top + y * step_y, left + x * step_x).
 template <int L>
 class Plane {
@@ -120,6 +135,13 @@ class Plane {
 
     const long channels, columns;  // the values from one pixel to the next, and the pixels of a row
     const long step_x, step_y;     // the values from one pixel of the image to the next, and to the next row
+
+    // Take an image, scaled, shifted and with ReLU.
+    void activate(const float* image, long height, long width, Affine affine) {
+        for (long y = 0; y < height; ++y)
+            for (long x = 0; x < width; ++x)
+                activate_pixel<L>(image + (y * width + x) * channels, channels, affine, pixel(y, x));
+    }
 
   private:
     Zeros zeros;
@@ -253,12 +275,12 @@ class Images {
                           float* weight_gradient) = 0;
 };
 
-// A convolution copies some channels at a time, as many as fit the cache or all (`whole`).
+// A convolution copies some channels at a time, as many as fit the cache or all (`whole`, which `before` needs).
 template <int L, int COLUMNS>
 class Depthwise : public Images {
   public:
-    Depthwise(const Geometry& g, const float* weight, bool backward, bool whole)
-        : g(g), area(g.rows * COLUMNS),
+    Depthwise(const Geometry& g, const float* weight, bool backward, bool whole, Affine before)
+        : g(g), before(before), area(g.rows * COLUMNS),
           height(std::max((g.out_height - 1) * g.stride_y + g.reach_y(), g.top + g.height)),
           width(std::max((g.out_width - 1) * g.stride_x + g.reach_x(), g.left + g.width)),
           span(whole ? g.channels : std::min(g.channels, std::max<long>(1, kFitting / (height * width) / L) * L)),
@@ -278,7 +300,7 @@ class Depthwise : public Images {
     void forward(const float* x, const float* scale, float* y) override {
         for (long b = 0; b * span < g.channels; ++b) {
             const long c = first(b), size = std::min(span, g.channels - c);
-            input.read(x + c, g.height, g.width, g.channels, size, g.relu, nullptr);
+            read(x, c, size);
             correlate<L, COLUMNS>(input, input.at(0, 0), kernels.data() + c, g, g.stride_y, g.stride_x,
                                   {y + c, g.out_height, g.out_width, size, nullptr, scale});
         }
@@ -288,7 +310,7 @@ class Depthwise : public Images {
                   float* weight_gradient) override {
         for (long b = 0; b * span < g.channels; ++b) {
             const long c = first(b), size = std::min(span, g.channels - c);
-            if (x) input.read(x + c, g.height, g.width, g.channels, size, g.relu, nullptr);
+            if (x) read(x, c, size);
             outer.read(gradient + c, g.out_height, g.out_width, g.channels, size, false, scale);
             if (x_gradient)
                 correlate<L, COLUMNS>(outer, outer.at(g.top, g.left), turned.data() + c, g, 1, 1,
@@ -302,18 +324,26 @@ class Depthwise : public Images {
   private:
     static constexpr long kFitting = 1 << 15;
     long first(long b) const { return std::min(b * span, g.channels - L); }
+    void read(const float* x, long c, long size) {
+        if (before.scales)
+            input.activate(x, g.height, g.width, before);
+        else
+            input.read(x + c, g.height, g.width, g.channels, size, g.relu, nullptr);
+    }
 
     const Geometry& g;
+    const Affine before;
     const long area, height, width, span;  // the sides are of the padded input
     Plane<L> input, outer;
     Zeros kernels, turned;
 };
 
 template <int L>
-std::unique_ptr<Images> depthwise_of(const Geometry& g, const float* weight, bool backward, bool whole) {
-    if (g.columns == 3) return std::make_unique<Depthwise<L, 3>>(g, weight, backward, whole);
-    if (g.columns == 5) return std::make_unique<Depthwise<L, 5>>(g, weight, backward, whole);
-    return std::make_unique<Depthwise<L, 7>>(g, weight, backward, whole);
+std::unique_ptr<Images> depthwise_of(const Geometry& g, const float* weight, bool backward, bool whole,
+                                     Affine before) {
+    if (g.columns == 3) return std::make_unique<Depthwise<L, 3>>(g, weight, backward, whole, before);
+    if (g.columns == 5) return std::make_unique<Depthwise<L, 5>>(g, weight, backward, whole, before);
+    return std::make_unique<Depthwise<L, 7>>(g, weight, backward, whole, before);
 }
 
 // ReLU alone.
@@ -335,10 +365,11 @@ class Activation : public Images {
 };
 
 // The depthwise convolution with these kernels; where they are null, ReLU alone.
-std::unique_ptr<Images> depthwise_images(const Geometry& g, const float* weight, bool backward, bool whole) {
+std::unique_ptr<Images> depthwise_images(const Geometry& g, const float* weight, bool backward, bool whole,
+                                     Affine before) {
     if (!weight) return std::make_unique<Activation>(g);
-    return g.channels < kLanes ? depthwise_of<8>(g, weight, backward, whole)
-                               : depthwise_of<kLanes>(g, weight, backward, whole);
+    return g.channels < kLanes ? depthwise_of<8>(g, weight, backward, whole, before)
+                               : depthwise_of<kLanes>(g, weight, backward, whole, before);
 }
 
 // The sum over images of `size` values each, written as the transpose of (size / columns, columns).
@@ -484,6 +515,14 @@ class Norm {
     explicit Norm(const Pixels& pixels)
         : pixels(pixels), first(pixels.chunks * pixels.channels), second(pixels.chunks * pixels.channels) {}
 
+    // What was noted of all chunks, (2, chunks, channels).
+    void copy_notes(double* values, bool from_values) {
+        for (std::vector<double>* notes : {&first, &second}) {
+            std::copy_n(from_values ? values : notes->data(), notes->size(), from_values ? notes->data() : values);
+            values += notes->size();
+        }
+    }
+
     // Note the sum of a chunk of x, and that of the squares about its mean.
     void measure(long n, const float* x) {
         const long channels = pixels.channels;
@@ -504,10 +543,11 @@ class Norm {
         }
     }
 
-    // The mean, the biased variance and the inverse of the deviation of each channel, from all chunks.
-    void finish(float eps, const float* weight, const float* bias, float* mean, float* variance, float* inverse) {
+    // The mean, the biased variance and the inverse of the deviation of each channel, from all chunks, and what x is
+    // multiplied by and what is added.
+    void finish(float eps, const float* weight, const float* bias, float* mean, float* variance, float* inverse,
+                float* scale, float* shift) {
         const long channels = pixels.channels;
-        std::vector<float> scale(channels), shift(channels);
         for (long c = 0; c < channels; ++c) {
             const double centre = total(first, c) / pixels.count;
             double square = total(second, c);
@@ -522,7 +562,7 @@ class Norm {
             scale[c] = static_cast<float>(weight[c] / deviation);
             shift[c] = static_cast<float>(bias[c] - centre * weight[c] / deviation);
         }
-        scales = pixels.repeat(scale.data()), shifts = pixels.repeat(shift.data());
+        scales = pixels.repeat(scale), shifts = pixels.repeat(shift);
     }
 
     // Write a chunk, multiplied by a factor, to which another map is added where it is given.
@@ -615,7 +655,7 @@ void depthwise_forward(const Geometry* g, const float* x, const float* weight, c
                        int threads) {
 #pragma omp parallel num_threads(threads)
     {
-        const auto images = depthwise_images(*g, weight, false, false);
+        const auto images = depthwise_images(*g, weight, false, false, {});
 #pragma omp for schedule(static)
         for (long n = 0; n < g->count; ++n) images->forward(x + n * g->in_size(), scale, y + n * g->out_size());
     }
@@ -628,7 +668,7 @@ void depthwise_backward(const Geometry* g, const float* x, const float* weight, 
     std::vector<float> sums(weight_gradient ? g->count * size : 0);
 #pragma omp parallel num_threads(threads)
     {
-        const auto images = depthwise_images(*g, weight, true, false);
+        const auto images = depthwise_images(*g, weight, true, false, {});
 #pragma omp for schedule(static)
         for (long n = 0; n < g->count; ++n)
             images->backward(x + n * g->in_size(), scale, gradient + n * g->out_size(),
@@ -643,9 +683,10 @@ void norm_forward(long channels, long count, float eps, const float* x, const fl
                   float* y, float* mean, float* variance, float* inverse, int threads) {
     const Pixels pixels(channels, count);
     Norm norm(pixels);
+    std::vector<float> scale(channels), shift(channels);
 #pragma omp parallel for num_threads(threads) schedule(static)
     for (long n = 0; n < pixels.chunks; ++n) norm.measure(n, x + pixels.begin(n));
-    norm.finish(eps, weight, bias, mean, variance, inverse);
+    norm.finish(eps, weight, bias, mean, variance, inverse, scale.data(), shift.data());
 #pragma omp parallel for num_threads(threads) schedule(static)
     for (long n = 0; n < pixels.chunks; ++n) norm.write(n, x + pixels.begin(n), y + pixels.begin(n));
 }
@@ -665,13 +706,13 @@ void norm_backward(long channels, long count, const float* x, const float* gradi
         norm.write_gradient(n, x + pixels.begin(n), gradient + pixels.begin(n), x_gradient + pixels.begin(n));
 }
 
-// Batch norm of z, which is x after ReLU, the depthwise convolution, if any, and a pointwise one to `outputs` channels.
-// Where they are not null, each image is multiplied by one of `factors`, and `other` is added. The result is divided into
-// one map or several; `other` is for one only.
-void separable_forward(const Geometry* g, long outputs, float eps, const float* x, const float* depthwise,
-                       const float* pointwise, const float* weight, const float* bias, const float* factors,
-                       const float* other, float* z, const Maps* y, float* mean, float* variance, float* inverse,
-                       int threads) {
+// Batch norm of z, which is x, after what is `before`, ReLU, the depthwise convolution, if any, and a pointwise one to
+// `outputs` channels. Where they are not null, each image is multiplied by one of `factors`, and `other` is added. The
+// result is divided into one map or several, or not written (none); `other` is for one only.
+void separable_forward(const Geometry* g, long outputs, float eps, const float* x, const Affine* before,
+                       const float* depthwise, const float* pointwise, const float* weight, const float* bias,
+                       const float* factors, const float* other, float* z, const Maps* y, float* mean, float* variance,
+                       float* inverse, float* scale, float* shift, int threads) {
     const long places = g->out_height * g->out_width;
     const Pixels pixels(outputs, g->count * places, places);
     Norm norm(pixels);
@@ -680,7 +721,7 @@ void separable_forward(const Geometry* g, long outputs, float eps, const float* 
         for (long c = 0; c < g->channels; ++c) matrix.data()[c * outputs + k] = pointwise[k * g->channels + c];
 #pragma omp parallel num_threads(threads)
     {
-        const auto images = depthwise_images(*g, depthwise, false, true);
+        const auto images = depthwise_images(*g, depthwise, false, true, *before);
         Zeros inner(g->out_size());
 #pragma omp for schedule(static)
         for (long n = 0; n < g->count; ++n) {
@@ -689,7 +730,8 @@ void separable_forward(const Geometry* g, long outputs, float eps, const float* 
             norm.measure(n, z + pixels.begin(n));
         }
     }
-    norm.finish(eps, weight, bias, mean, variance, inverse);
+    norm.finish(eps, weight, bias, mean, variance, inverse, scale, shift);
+    if (y->number == 0) return;
 #pragma omp parallel num_threads(threads)
     {
         const bool divided = y->number > 1;
@@ -703,11 +745,14 @@ void separable_forward(const Geometry* g, long outputs, float eps, const float* 
     }
 }
 
-// `gradient` is in as many maps as the result was divided into. The gradient by x may be null.
-void separable_backward(const Geometry* g, long outputs, const float* x, const float* depthwise, const float* pointwise,
-                        const float* weight, const float* factors, const float* z, const Maps* gradient,
-                        const float* mean, const float* inverse, float* x_gradient, float* depthwise_gradient,
-                        float* pointwise_gradient, float* weight_gradient, float* bias_gradient, int threads) {
+// `gradient` is in as many maps as the result was divided into. The gradient by x may be null; it is that of x after what
+// is `before`. Where `before_mean` is given, x is what a batch norm of that mean, of as many images, normalizes, and its
+// sums over the gradient are written to `before_sums`, which its own call takes as `sums`.
+void separable_backward(const Geometry* g, long outputs, const float* x, const Affine* before, const float* before_mean,
+                        double* before_sums, const float* depthwise, const float* pointwise, const float* weight,
+                        const float* factors, const float* z, const Maps* gradient, double* sums, const float* mean,
+                        const float* inverse, float* x_gradient, float* depthwise_gradient, float* pointwise_gradient,
+                        float* weight_gradient, float* bias_gradient, int threads) {
     const long places = g->out_height * g->out_width, area = g->rows * g->columns;
     const Pixels pixels(outputs, g->count * places, places);
     Norm norm(pixels);
@@ -718,21 +763,28 @@ void separable_backward(const Geometry* g, long outputs, const float* x, const f
         gradient->copy(n * places, places, whole.data(), false);
         return whole.data();
     };
+    if (sums) {
+        norm.copy_notes(sums, true);
+    } else {
 #pragma omp parallel num_threads(threads)
-    {
-        Zeros whole(gradient->number > 1 ? places * outputs : 0);
+        {
+            Zeros whole(gradient->number > 1 ? places * outputs : 0);
 #pragma omp for schedule(static)
-        for (long n = 0; n < g->count; ++n)
-            norm.measure_gradient(n, z + pixels.begin(n), gradient_of(n, whole), centres,
-                                  factors ? factors[n / g->parts] : 1);
+            for (long n = 0; n < g->count; ++n)
+                norm.measure_gradient(n, z + pixels.begin(n), gradient_of(n, whole), centres,
+                                      factors ? factors[n / g->parts] : 1);
+        }
     }
     norm.finish_gradient(weight, mean, inverse, weight_gradient, bias_gradient);
 
+    const Pixels x_pixels(g->channels, g->count * g->height * g->width, g->height * g->width);
+    Norm norm_before(x_pixels);
+    const std::vector<float> x_centres = before_mean ? x_pixels.repeat(before_mean) : std::vector<float>();
     const long images_count = g->count / g->parts, size = outputs * g->channels;
     std::vector<float> depthwise_sums(depthwise ? g->count * g->channels * area : 0), pointwise_sums(images_count * size);
 #pragma omp parallel num_threads(threads)
     {
-        const auto images = depthwise_images(*g, depthwise, true, true);
+        const auto images = depthwise_images(*g, depthwise, true, true, *before);
         Zeros inner(g->out_size()), inner_gradient(g->out_size()), outer(places * outputs), product(size);
         Zeros whole(gradient->number > 1 ? places * outputs : 0);
 #pragma omp for schedule(static)
@@ -748,8 +800,11 @@ void separable_backward(const Geometry* g, long outputs, const float* x, const f
                 images->backward(nullptr, nullptr, inner_gradient.data(),
                                  x_gradient ? x_gradient + n * g->in_size() : nullptr,
                                  depthwise ? &depthwise_sums[n * g->channels * area] : nullptr);
+                if (before_mean)
+                    norm_before.measure_gradient(n, x + n * g->in_size(), x_gradient + n * g->in_size(), x_centres);
             }
     }
+    if (before_mean) norm_before.copy_notes(before_sums, false);
     if (depthwise) add_images(depthwise_sums, g->channels * area, g->channels, depthwise_gradient, threads);
     add_images(pointwise_sums, size, 1, pointwise_gradient, threads);
 }

@@ -9,6 +9,7 @@ from __future__ import annotations
 import ctypes
 from collections.abc import Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -41,6 +42,12 @@ class _Geometry(ctypes.Structure):
             *("rows", "columns", "dilation", "stride_y", "stride_x", "top", "left", "relu", "parts"),
         )
     ]
+
+
+class _Affine(ctypes.Structure):
+    """``Affine`` of the C++ file; null pointers unless given."""
+
+    _fields_ = [("scales", ctypes.c_void_p), ("shifts", ctypes.c_void_p)]
 
 
 class _Maps(ctypes.Structure):
@@ -164,82 +171,118 @@ def batch_norm_gradients(
     return found
 
 
+class Separable(NamedTuple):
+    """A separable convolution of ReLU of a map, and batch norm.
+
+    ``depthwise`` are kernels ``(C, 1, kH, kW)``, or None for a pointwise convolution alone, and ``pointwise`` kernels
+    ``(K, C, 1, 1)``; ``weight`` and ``bias``, both ``(K,)``, and ``eps`` are those of the norm. The rest is of the
+    depthwise convolution, as in :func:`depthwise`.
+    """
+
+    depthwise: Tensor | None
+    pointwise: Tensor
+    weight: Tensor
+    bias: Tensor
+    eps: float
+    stride: Pair = (1, 1)
+    padding: Sides = (0, 0, 0, 0)
+    dilation: int = 1
+
+    def geometry(self, x: Tensor) -> _Geometry:
+        """Return the sizes for a map ``(N, C, H, W)``."""
+        if self.depthwise is not None:
+            return _geometry(x, self.depthwise, self.stride, self.padding, self.dilation, True)
+        # No pixel needs another one: images are read as several of fewer rows, which fit the cache.
+        count, channels, height, width = x.shape
+        rows = max(n for n in range(1, height + 1) if height % n == 0 and (n * width * channels <= _FITTING or n == 1))
+        parts = height // rows
+        return _Geometry(count * parts, channels, rows, width, rows, width, 1, 1, 1, 1, 1, 0, 0, True, parts)
+
+
+class Normalized(NamedTuple):
+    """What batch norm normalizes, ``(N, K, H, W)``; the mean, the biased variance and the inverse of the deviation of
+    each channel; and the factor and the summand that give the result, all ``(K,)``."""
+
+    convolved: Tensor
+    mean: Tensor
+    variance: Tensor
+    inverse: Tensor
+    scale: Tensor
+    shift: Tensor
+
+
 def separable_norm(
-    x: Tensor,
-    depthwise: Tensor | None,
-    pointwise: Tensor,
-    weight: Tensor,
-    bias: Tensor,
+    x: Tensor | Normalized,
+    layer: Separable,
     widths: Sequence[int],
-    eps: float,
-    stride: Pair,
-    padding: Sides,
-    dilation: int,
     factors: Tensor | None = None,
     other: Tensor | None = None,
-) -> tuple[list[Tensor], Tensor, Tensor, Tensor, Tensor]:
-    """Return the batch norm of a separable convolution of ``relu(x)``, times ``factors``, plus ``other``.
+) -> tuple[list[Tensor], Normalized]:
+    """Return a layer's result times ``factors`` plus ``other``, and what gives it.
 
     Args:
-        x: the map.
-        depthwise: the kernels ``(C, 1, kH, kW)``, if any.
-        pointwise: the kernels ``(K, C, 1, 1)``.
-        weight, bias, eps: of the batch norm.
-        widths: the channels of each map that the result is divided into, K in all.
-        stride, padding, dilation: of the depthwise convolution, as in :func:`depthwise`.
+        x: the map, or what gives it, if the layer has a depthwise convolution.
+        layer: of C to K channels.
+        widths: the channels of each map that the result is divided into, K in all; none if it is not wanted.
         factors: of each image ``(N, 1, 1, 1)``; None for 1.
         other: a map of the result's size, if that is one map; None for 0.
 
     Returns:
-        the results ``(N, width, H', W')``; what is normalized ``(N, K, H', W')``; and for each channel its mean, biased
-        variance and the inverse of its deviation, all ``(K,)``.
+        the results ``(N, width, H', W')``, and what gives them.
     """
-    geometry = _separable_geometry(x, depthwise, stride, padding, dilation)
+    x, before = (x.convolved, _affine(x)) if isinstance(x, Normalized) else (x, _Affine())
+    geometry, outputs = layer.geometry(x), len(layer.pointwise)
     sides = (geometry.out_height * geometry.parts, geometry.out_width)
     convolved, *results = (
         torch.empty((len(x), width, *sides), dtype=x.dtype, device=x.device, memory_format=torch.channels_last)
-        for width in (len(pointwise), *widths)
+        for width in (outputs, *widths)
     )
-    mean, variance, inverse = x.new_empty((3, len(pointwise)))
-    given = (x, *map(_contiguous, (depthwise, pointwise, weight, bias)))
-    after = (_contiguous(factors), None if other is None else _last(other))
-    found = (convolved, _maps(results), mean, variance, inverse)
-    _call("separable_forward", geometry, len(pointwise), ctypes.c_float(eps), *given, *after, *found)
-    return results, convolved, mean, variance, inverse
+    found = Normalized(convolved, *x.new_empty((5, outputs)))
+    given = (x, before, *map(_contiguous, layer[:4]), _contiguous(factors), None if other is None else _last(other))
+    _call(
+        "separable_forward", geometry, outputs, ctypes.c_float(layer.eps), *given, convolved, _maps(results), *found[1:]
+    )
+    return results, found
 
 
 def separable_norm_gradients(
     gradients: Sequence[Tensor],
+    x: Tensor | Normalized,
     by_x: bool,
-    x: Tensor,
-    depthwise: Tensor | None,
-    pointwise: Tensor,
-    weight: Tensor,
-    convolved: Tensor,
-    mean: Tensor,
-    inverse: Tensor,
-    stride: Pair,
-    padding: Sides,
-    dilation: int,
+    layer: Separable,
+    found: Normalized,
     factors: Tensor | None = None,
-) -> tuple[Tensor | None, ...]:
-    """Return the gradients of :func:`separable_norm` by ``x``, the kernels, ``weight`` and ``bias``.
+    sums: Tensor | None = None,
+) -> tuple[list[Tensor | None], Tensor | None]:
+    """Return the gradients of :func:`separable_norm`.
 
     Args:
         gradients: those of the results ``(N, width, H', W')``.
-        by_x: whether the first is wanted.
-        x, depthwise, pointwise, weight, stride, padding, dilation, factors: as there.
-        convolved, mean, inverse: what it returned.
+        x, layer, factors: as there.
+        by_x: whether the gradient by ``x`` is wanted, as it has to be where that is given by what gives it.
+        found: what it returned.
+        sums: what this function returned for the layer that reads the result; None if that is read by others.
+
+    Returns:
+        the gradients by ``x``, the kernels, ``weight`` and ``bias``; and, if ``x`` is given by what gives it, sums for
+        the layer that does.
     """
-    geometry = _separable_geometry(x, depthwise, stride, padding, dilation)
-    x = _last(x)  # what autograd saved may have been moved meanwhile
-    vectors = (*map(_contiguous, (depthwise, pointwise, weight, factors)),)
-    gradients = [*map(_last, gradients)]
-    given = (x, *vectors, _last(convolved), _maps(gradients), mean, inverse)
-    wanted = (x if by_x else None, *vectors[:2], mean, mean)
-    found = [None if value is None else torch.empty_like(value) for value in wanted]
-    _call("separable_backward", geometry, len(pointwise), *given, *found)
-    return (*found,)
+    # What autograd saved may have been moved meanwhile.
+    below = x._replace(convolved=_last(x.convolved)) if isinstance(x, Normalized) else None
+    x, before = (below.convolved, _affine(below)) if below is not None else (_last(x), _Affine())  # type: ignore[arg-type]
+    geometry, gradients = layer.geometry(x), [*map(_last, gradients)]
+    below_sums = None if below is None else x.new_empty((2, len(x), x.shape[1]), dtype=torch.float64)
+    depthwise, pointwise, weight = map(_contiguous, layer[:3])
+    wanted = (x if by_x else None, depthwise, pointwise, weight, weight)
+    results = [None if value is None else torch.empty_like(value) for value in wanted]
+    given = (x, before, None if below is None else below.mean, below_sums, depthwise, pointwise, weight)
+    after = (_contiguous(factors), _last(found.convolved), _maps(gradients), sums, found.mean, found.inverse)
+    _call("separable_backward", geometry, len(layer.pointwise), *given, *after, *results)
+    return results, below_sums
+
+
+def _affine(found: Normalized) -> _Affine:
+    return _Affine(*(ctypes.c_void_p(value.data_ptr()) for value in (found.scale, found.shift)))
 
 
 def _last(x: Tensor) -> Tensor:
@@ -254,16 +297,6 @@ def _maps(maps: Sequence[Tensor]) -> _Maps:
 
 def _contiguous(value: Tensor | None) -> Tensor | None:
     return None if value is None else value.contiguous()
-
-
-def _separable_geometry(x: Tensor, weight: Tensor | None, stride: Pair, padding: Sides, dilation: int) -> _Geometry:
-    if weight is not None:
-        return _geometry(x, weight, stride, padding, dilation, True)
-    # No pixel needs another one: images are read as several of fewer rows, which fit the cache.
-    count, channels, height, width = x.shape
-    rows = max(n for n in range(1, height + 1) if height % n == 0 and (n * width * channels <= _FITTING or n == 1))
-    parts = height // rows
-    return _Geometry(count * parts, channels, rows, width, rows, width, 1, 1, 1, 1, 1, 0, 0, True, parts)
 
 
 def _geometry(x: Tensor, weight: Tensor, stride: Pair, padding: Sides, dilation: int, relu: bool) -> _Geometry:

@@ -10,9 +10,10 @@ and have a second derivative as PyTorch's have.
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -134,12 +135,17 @@ def _is_plain_batch_norm(norm: nn.Module, x: Tensor, size: Sequence[int]) -> boo
 
 def _batch_norm(x: Tensor, norm: nn.BatchNorm2d) -> Tensor:
     normalized, mean, variance = _BatchNorm2d.apply(x, norm.weight, norm.bias, norm.eps)
-    _track(norm, mean, variance, x.numel() // x.shape[1])
+    _track(norm, mean, _unbiased(variance, x))
     return normalized
 
 
-def _track(norm: nn.BatchNorm2d, mean: Tensor, variance: Tensor, count: int) -> None:
-    """Update the running statistics by those of a batch of so many pixels."""
+def _unbiased(variance: Tensor, x: Tensor) -> Tensor:
+    count = x.numel() // x.shape[1]
+    return variance * (count / (count - 1))
+
+
+def _track(norm: nn.BatchNorm2d, mean: Tensor, variance: Tensor) -> None:
+    """Update the running statistics by those of a batch."""
     momentum, tracked = norm.momentum, norm.num_batches_tracked
     running_mean, running_var = norm.running_mean, norm.running_var
     assert running_mean is not None and running_var is not None and tracked is not None
@@ -147,13 +153,13 @@ def _track(norm: nn.BatchNorm2d, mean: Tensor, variance: Tensor, count: int) -> 
     factor = 1.0 / float(tracked) if momentum is None else momentum
     with torch.no_grad():
         running_mean.lerp_(mean, factor)
-        running_var.lerp_(variance * (count / (count - 1)), factor)
+        running_var.lerp_(variance, factor)
 
 
 def is_compiled_separable(
     x: Tensor, act: nn.Module, depthwise: nn.Conv2d | None, pointwise: nn.Conv2d, norm: nn.Module
 ) -> bool:
-    """Return whether :func:`separable_norm` takes a map and these layers."""
+    """Return whether :func:`separable_norms` takes a map and these layers."""
     is_plain = pointwise.training and is_training_on_cpu(x) and type(act) is nn.ReLU and is_pointwise(pointwise)
     if not is_plain or has_hooks(act, pointwise):
         return False
@@ -166,32 +172,46 @@ def is_compiled_separable(
     return _is_plain_batch_norm(norm, x, (len(x), pointwise.out_channels, *sides))
 
 
-def separable_norm(
-    x: Tensor,
-    depthwise: nn.Conv2d | None,
-    pointwise: nn.Conv2d,
-    norm: nn.Module,
-    padding: Sides = (0, 0, 0, 0),
-    factors: Tensor | None = None,
-    other: Tensor | None = None,
+class SeparableLayers(NamedTuple):
+    """Layers that :func:`is_compiled_separable` accepts; ``padding`` is the depthwise convolution's, the zeros at
+    ``(left, right, top, bottom)``."""
+
+    depthwise: nn.Conv2d | None
+    pointwise: nn.Conv2d
+    norm: nn.Module
+    padding: Sides = (0, 0, 0, 0)
+
+    def tensors(self) -> tuple[Tensor | None, ...]:
+        """Return the kernels of the convolutions, and the weight and bias of the norm."""
+        kernels = None if self.depthwise is None else self.depthwise.weight
+        return kernels, self.pointwise.weight, self.norm.weight, self.norm.bias  # type: ignore[return-value]
+
+    def options(self) -> tuple[Any, ...]:
+        """Return eps, and the strides, padding and dilation of the depthwise convolution."""
+        if self.depthwise is None:
+            return (self.norm.eps,)
+        return self.norm.eps, self.depthwise.stride, self.padding, self.depthwise.dilation[0]
+
+
+def separable_norms(
+    x: Tensor, layers: Sequence[SeparableLayers], factors: Tensor | None = None, other: Tensor | None = None
 ) -> Tensor:
-    """Return ``norm(pointwise(depthwise(relu(x)))) * factors + other``, computed image by image.
+    """Return ``norm(pointwise(depthwise(relu(x))))`` of one layer after another, times ``factors``, plus ``other``.
+
+    It is computed image by image; of the layers but the last no result is written.
 
     Args:
         x: the input ``(N, C, H, W)``.
-        depthwise, pointwise, norm: layers that :func:`is_compiled_separable` accepts; the first is None for none.
-        padding: of the depthwise convolution, the zeros at ``(left, right, top, bottom)``.
+        layers: all but the first with a depthwise convolution.
         factors: constants ``(N, 1, 1, 1)``; None for 1.
         other: a map of the result's size; None for 0.
 
     Returns:
         the result ``(N, K, H', W')``.
     """
-    assert isinstance(norm, nn.BatchNorm2d)
-    kernels = None if depthwise is None else depthwise.weight
-    geometry = ((1, 1), padding, 1) if depthwise is None else (depthwise.stride, padding, depthwise.dilation[0])
-    layers = (kernels, pointwise.weight, norm.weight, norm.bias)
-    return _separable_norms(x, *layers, [norm], other, factors, *geometry)[0]
+    tensors = [value for layer in layers for value in layer.tensors()]
+    norms = [[layer.norm] for layer in layers]
+    return _separable_norms(x, norms, other, factors, [layer.options() for layer in layers], *tensors)[0]
 
 
 def pointwise_norms(x: Tensor, layers: Sequence[tuple[nn.Conv2d, nn.Module]]) -> list[Tensor]:
@@ -201,81 +221,89 @@ def pointwise_norms(x: Tensor, layers: Sequence[tuple[nn.Conv2d, nn.Module]]) ->
         x: the input ``(N, C, H, W)``.
         layers: pairs of layers that :func:`is_compiled_separable` accepts, of one ``eps``.
     """
-    norms = [norm for _, norm in layers if isinstance(norm, nn.BatchNorm2d)]
-    pointwise = torch.cat([conv.weight for conv, _ in layers])
-    weight, bias = torch.cat([norm.weight for norm in norms]), torch.cat([norm.bias for norm in norms])
-    return _separable_norms(x, None, pointwise, weight, bias, norms, None, None, (1, 1), (0, 0, 0, 0), 1)
+    each = [SeparableLayers(None, *layer) for layer in layers]
+    tensors = [torch.cat(values) for values in zip(*(layer.tensors()[1:] for layer in each), strict=True)]
+    return _separable_norms(x, [[layer.norm for layer in each]], None, None, [each[0].options()], None, *tensors)
 
 
-def _separable_norms(
-    x: Tensor,
-    depthwise: Tensor | None,
-    pointwise: Tensor,
-    weight: Tensor,
-    bias: Tensor,
-    norms: Sequence[nn.BatchNorm2d],
-    *options: Any,
-) -> list[Tensor]:
-    """Return the result of each norm, and update its running statistics."""
-    widths = [norm.num_features for norm in norms]
-    *results, mean, variance = _SeparableNorm.apply(
-        x, depthwise, pointwise, weight, bias, widths, norms[0].eps, *options
-    )
-    count = results[0].numel() // widths[0]
-    for norm, of_mean, of_variance in zip(norms, mean.split(widths), variance.split(widths), strict=True):
-        _track(norm, of_mean, of_variance, count)
-    return results
+def _separable_norms(x: Tensor, norms: Sequence[Sequence[Any]], *arguments: Any) -> list[Tensor]:
+    """Return the result of each of the last norms, and update the running statistics of all."""
+    widths = [[norm.num_features for norm in some] for some in norms]
+    found = _SeparableNorms.apply(x, widths[-1], *arguments)
+    results = found[: len(norms[-1])]
+    moments = iter(found[len(results) :])
+    for some, each in zip(norms, widths, strict=True):
+        mean, variance = next(moments), next(moments)
+        for norm, of_mean, of_variance in zip(some, mean.split(each), variance.split(each), strict=True):
+            _track(norm, of_mean, of_variance)
+    return [*results]
 
 
-class _SeparableNorm(Function):
-    """The results, mean and variance of :func:`nasnet_det.models.cpu_kernels.separable_norm`."""
+class _SeparableNorms(Function):
+    """Layers of :func:`nasnet_det.models.cpu_kernels.separable_norm` in turn: the results of the last, and of each the
+    mean and the unbiased variance."""
 
     @staticmethod
     def forward(
         ctx: Any,
         x: Tensor,
-        depthwise: Tensor | None,
-        pointwise: Tensor,
-        weight: Tensor,
-        bias: Tensor,
         widths: Sequence[int],
-        eps: float,
         other: Tensor | None,
         factors: Tensor | None,
-        stride: Pair,
-        padding: Sides,
-        dilation: int,
-    ) -> tuple[Tensor, ...]:
-        ctx.widths, ctx.eps, ctx.factors, ctx.geometry = widths, eps, factors, (stride, padding, dilation)
-        results, convolved, mean, variance, inverse = cpu_kernels.separable_norm(
-            x, depthwise, pointwise, weight, bias, widths, eps, stride, padding, dilation, factors, other
-        )
-        ctx.save_for_backward(x, depthwise, pointwise, weight, convolved, mean, inverse)
-        ctx.mark_non_differentiable(mean, variance)
-        return *results, mean, variance
+        options: Sequence[tuple[Any, ...]],
+        *tensors: Tensor | None,
+    ) -> tuple[Any, ...]:
+        ctx.widths, ctx.factors, ctx.options = widths, factors, options
+        layers = _layers(tensors, options)
+        found: list[cpu_kernels.Normalized] = []
+        for layer in layers[:-1]:
+            found.append(cpu_kernels.separable_norm(found[-1] if found else x, layer, [])[1])
+        results, last = cpu_kernels.separable_norm(found[-1] if found else x, layers[-1], widths, factors, other)
+        found.append(last)
+        ctx.save_for_backward(x, *tensors, *(value for one in found for value in one))
+        moments = [value for one in found for value in (one.mean, _unbiased(one.variance, one.convolved))]
+        ctx.mark_non_differentiable(*moments)
+        return *results, *moments
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
         gradients = gradients[: len(ctx.widths)]
-        by_other = gradients[0] if ctx.needs_input_grad[7] else None
-        rest = (None, None, by_other, None, None, None, None)
-        (x, depthwise, pointwise, weight, *measured), (stride, padding, dilation) = ctx.saved_tensors, ctx.geometry
-        if is_plain_backward(*gradients):
-            given = (x, depthwise, pointwise, weight, *measured, *ctx.geometry, ctx.factors)
-            return *cpu_kernels.separable_norm_gradients(gradients, ctx.needs_input_grad[0], *given), *rest
-        bias = torch.zeros_like(weight).requires_grad_()
+        rest = (None, gradients[0] if ctx.needs_input_grad[2] else None, None, None)
+        x, *saved = ctx.saved_tensors
+        tensors, layers = saved[: 4 * len(ctx.options)], _layers(saved[: 4 * len(ctx.options)], ctx.options)
+        if not is_plain_backward(*gradients):
 
-        def output() -> Tensor:
-            y = functional.relu(x)
-            if depthwise is not None:
-                y = functional.pad(y, padding)
-                y = functional.conv2d(y, depthwise, None, stride, 0, dilation, groups=x.shape[1])
-            y = functional.conv2d(y, pointwise)
-            y = functional.batch_norm(y, None, None, weight, bias, training=True, eps=ctx.eps)
-            return y if ctx.factors is None else y * ctx.factors
+            def output() -> Tensor:
+                y = functools.reduce(_separable_norm_of_pytorch, layers, x)
+                return y if ctx.factors is None else y * ctx.factors
 
-        inputs, wanted = (x, depthwise, pointwise, weight, bias), ctx.needs_input_grad[:5]
-        return *gradients_again(output, inputs, wanted, [torch.cat(gradients, dim=1)]), *rest
+            wanted = (ctx.needs_input_grad[0], *ctx.needs_input_grad[5:])
+            by_x, *by_tensors = gradients_again(output, (x, *tensors), wanted, [torch.cat(gradients, dim=1)])
+            return by_x, *rest, *by_tensors
+        found = [cpu_kernels.Normalized(*saved[at : at + 6]) for at in range(len(tensors), len(saved), 6)]
+        by_tensors, sums, factors = [], None, ctx.factors
+        for number in reversed(range(len(layers))):
+            inner = found[number - 1] if number else x
+            by_inner = number > 0 or ctx.needs_input_grad[0]
+            (by_x, *some), sums = cpu_kernels.separable_norm_gradients(
+                gradients, inner, by_inner, layers[number], found[number], factors, sums
+            )
+            by_tensors, gradients, factors = [*some, *by_tensors], (by_x,), None  # type: ignore[assignment]
+        return by_x, *rest, *by_tensors
+
+
+def _layers(tensors: Sequence[Any], options: Sequence[tuple[Any, ...]]) -> list[cpu_kernels.Separable]:
+    """Return layers from four tensors and the options of each."""
+    return [cpu_kernels.Separable(*tensors[4 * at : 4 * at + 4], *option) for at, option in enumerate(options)]
+
+
+def _separable_norm_of_pytorch(x: Tensor, layer: cpu_kernels.Separable) -> Tensor:
+    x = functional.relu(x)
+    if layer.depthwise is not None:
+        x = functional.pad(x, layer.padding)
+        x = functional.conv2d(x, layer.depthwise, None, layer.stride, 0, layer.dilation, groups=x.shape[1])
+    x = functional.conv2d(x, layer.pointwise)
+    return functional.batch_norm(x, None, None, layer.weight, layer.bias, training=True, eps=layer.eps)
 
 
 class _BatchNorm2d(Function):

@@ -18,7 +18,13 @@ from timm.layers import get_norm_layer
 from torch import Tensor, nn
 
 from nasnet_det.genotypes.genotype import OPERATIONS
-from nasnet_det.models.cpu_training import is_compiled_separable, normalize, pointwise_norms, separable_norm
+from nasnet_det.models.cpu_training import (
+    SeparableLayers,
+    is_compiled_separable,
+    normalize,
+    pointwise_norms,
+    separable_norms,
+)
 from nasnet_det.models.eager_training import has_hooks, is_training_on_device, subsample_twice
 from nasnet_det.models.padding import AvgPool2dSame, Conv2dSame, MaxPool2dSame, Pool2dSame, shift, subsample
 
@@ -119,7 +125,7 @@ class ConvNorm(nn.Module):
 
     def forward(self, x: Tensor, activated: bool = False) -> Tensor:
         if not activated and self.is_compiled(x):
-            return separable_norm(x, None, self.conv, self.bn)
+            return separable_norms(x, [SeparableLayers(None, self.conv, self.bn)])
         return normalize(self.conv(x if activated else self.act(x)), self.bn)
 
     def is_compiled(self, x: Tensor) -> bool:
@@ -170,8 +176,7 @@ class SeparableConvNorm(nn.Module):
 
     def forward(self, x: Tensor, activated: bool = False, finish: Finish = Finish()) -> Tensor:
         if not activated and self.is_compiled(x):
-            sides = self.depthwise.sides(x)
-            return separable_norm(x, self.depthwise, self.pointwise, self.bn, sides, *finish)
+            return separable_norms(x, [self.compiled_layers(x)], *finish)
         return finish(normalize(self.pointwise(self.depthwise(x if activated else self.act(x))), self.bn))
 
     def is_compiled(self, x: Tensor) -> bool:
@@ -179,17 +184,39 @@ class SeparableConvNorm(nn.Module):
         own = type(self.depthwise) is type(self.pointwise) is Conv2dSame  # others may compute something else
         return own and is_compiled_separable(x, self.act, self.depthwise, self.pointwise, self.bn)
 
+    def compiled_layers(self, x: Tensor) -> SeparableLayers:
+        """Return the layers as a compiled function takes them for a map."""
+        return SeparableLayers(self.depthwise, self.pointwise, self.bn, self.depthwise.sides(x))
+
+    def empty_result(self, x: Tensor) -> Tensor:
+        """Return a tensor of the result's size for a map."""
+        sides = (-(-side // step) for side, step in zip(x.shape[2:], self.depthwise.stride, strict=True))
+        size = (len(x), self.pointwise.out_channels, *sides)
+        return torch.empty(size, dtype=x.dtype, device=x.device, memory_format=torch.channels_last)
+
 
 class Layers(nn.Sequential):
     """Layers in sequence, of which the first may be given an activated input and the last what follows it."""
 
     def forward(self, x: Tensor, activated: bool = False, finish: Finish | None = None) -> Tensor:
+        if not activated and (layers := self._compiled_layers(x)):
+            return separable_norms(x, layers, *(finish or Finish()))
         for number, layer in enumerate(self):
             given: dict[str, Any] = {"activated": True} if activated and number == 0 else {}
             if finish is not None and number == len(self) - 1:
                 given["finish"] = finish
             x = layer(x, **given)
         return x
+
+    def _compiled_layers(self, x: Tensor) -> list[SeparableLayers]:
+        """Return the layers as one compiled function takes them for a map, if it takes all."""
+        layers: list[SeparableLayers] = []
+        for layer in self:
+            if type(layer) is not SeparableConvNorm or has_hooks(layer) or not layer.is_compiled(x):
+                return []
+            layers.append(layer.compiled_layers(x))
+            x = layer.empty_result(x)
+        return layers
 
 
 def begins_with_relu(module: nn.Module) -> bool:

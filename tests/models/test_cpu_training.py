@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Sequence
+from itertools import pairwise
 from typing import Any
 from unittest import mock
 
@@ -17,7 +19,15 @@ from nasnet_det.models import cpu_kernels
 from nasnet_det.models.cells import States
 from nasnet_det.models.cpu_training import depthwise_conv2d, normalize, pointwise_conv2d
 from nasnet_det.models.eager_training import has_hooks
-from nasnet_det.models.operations import ConvNorm, Finish, LayerSettings, Scale, SeparableConvNorm, build_operation
+from nasnet_det.models.operations import (
+    ConvNorm,
+    Finish,
+    Layers,
+    LayerSettings,
+    Scale,
+    SeparableConvNorm,
+    build_operation,
+)
 from nasnet_det.models.padding import AvgPool2dSame, Conv2dSame
 
 compiled = pytest.mark.skipif(
@@ -100,18 +110,33 @@ def test_compiled_depthwise_conv2d_is_pytorchs(
     outputs=st.integers(8, 70),
     kernel=st.sampled_from([3, 5, 7]),
     scale=st.sampled_from([Scale(), Scale(2), Scale(dilation=2, dilation_after=2)]),
+    times=st.integers(1, 3),
     threads=st.integers(1, 3),
     by_x=st.booleans(),
 )
-def test_compiled_separable_convolution_is_pytorchs(
-    size: Any, outputs: int, kernel: int, scale: Scale, threads: int, by_x: bool
+def test_compiled_separable_convolutions_are_pytorchs(
+    size: Any, outputs: int, kernel: int, scale: Scale, times: int, threads: int, by_x: bool
 ) -> None:
-    layer = SeparableConvNorm(size[1], outputs, LayerSettings(nn.BatchNorm2d), kernel, scale)
-    nn.init.normal_(layer.bn.weight)
-    with torch.no_grad():  # of a variance that is not small, in which float32 would leave few digits
-        x = images(*size).float().relu()
-        layer.pointwise.weight /= layer.pointwise(layer.depthwise(x)).std((0, 2, 3))[:, None, None, None]
+    """One, or several in turn as one function."""
+    layer = separable_layers((size[1], *[outputs] * times), kernel, scale)
+    with torch.no_grad():  # of variances that are not small, in which float32 would leave few digits
+        x = images(*size).float()
+        for one in layer if times > 1 else [layer]:
+            convolved = one.pointwise(one.depthwise(x.relu()))
+            one.pointwise.weight /= convolved.std((0, 2, 3))[:, None, None, None]
+            x = one(x)
     check_against_float64(layer, size, threads, by_x)
+
+
+def separable_layers(channels: Sequence[int], kernel: int, scale: Scale = Scale()) -> nn.Module:
+    """One separable convolution, or several in turn, with norms of any weight."""
+    layers = []
+    for inputs, outputs in pairwise(channels):
+        layers.append(SeparableConvNorm(inputs, outputs, LayerSettings(nn.BatchNorm2d), kernel, scale))
+        nn.init.normal_(layers[-1].bn.weight)
+        nn.init.normal_(layers[-1].bn.bias)
+        scale = scale.halved()
+    return Layers(*layers) if len(layers) > 1 else layers[0]
 
 
 def check_against_float64(layer: Any, size: Any, threads: int, by_x: bool) -> None:
@@ -119,10 +144,10 @@ def check_against_float64(layer: Any, size: Any, threads: int, by_x: bool) -> No
     gradient, results, before = None, [], torch.get_num_threads()
     for module, inner in ((layer, x), (plain, x.double())):
         inner = inner.detach().requires_grad_(by_x)
-        assert module.is_compiled(inner) == (module is layer)
         try:
             torch.set_num_threads(threads)
             y = module(inner)
+            assert ("_SeparableNorms" in type(y.grad_fn).__name__) == (module is layer)
             gradient = torch.randn_like(y) if gradient is None else gradient
             inputs = [*([inner] if by_x else []), *module.parameters()]
             found = torch.autograd.grad(y, inputs, gradient.to(y.dtype))
@@ -154,17 +179,16 @@ def test_compiled_pointwise_convolution_is_pytorchs(
 
 
 @compiled
-@pytest.mark.parametrize("kernel", [None, 3])
-def test_what_follows_a_compiled_convolution_has_two_derivatives(kernel: int | None) -> None:
-    settings = LayerSettings(nn.BatchNorm2d)
-    layer = ConvNorm(8, 9, settings) if kernel is None else SeparableConvNorm(8, 9, settings, kernel)
+@pytest.mark.parametrize("times", [0, 1, 2])
+def test_what_follows_a_compiled_convolution_has_two_derivatives(times: int) -> None:
+    layer = separable_layers((8, *[9] * times), 3) if times else ConvNorm(8, 9, LayerSettings(nn.BatchNorm2d))
     x, other, factors = images(3, 8, 6, 7).float(), images(3, 9, 6, 7).float(), torch.tensor([0.0, 1.5, 1.5])
     results = []
     for module, dtype in ((layer, torch.float32), (copy.deepcopy(layer).double(), torch.float64)):
         inner, added = (value.detach().to(dtype).requires_grad_() for value in (x, other))
         inputs, scale = [inner, added, *module.parameters()], factors.to(dtype).view(3, 1, 1, 1)
         finish = Finish(scale, added)
-        y = finish(module(inner)) if kernel is None else module(inner, finish=finish)
+        y = module(inner, finish=finish) if times else finish(module(inner))
         first = torch.autograd.grad(y.pow(3).sum(), inputs, create_graph=True)
         second = torch.autograd.grad(sum(value.square().sum() for value in first), inputs)
         results.append([y, *first, *second])
@@ -174,7 +198,7 @@ def test_what_follows_a_compiled_convolution_has_two_derivatives(kernel: int | N
 
 @compiled
 def test_any_number_of_threads_gives_the_same_bits() -> None:
-    layer, x = SeparableConvNorm(20, 12, LayerSettings(nn.BatchNorm2d), 5), images(7, 20, 9, 11).detach().float()
+    layer, x = separable_layers((20, 12, 12), 5), images(7, 20, 9, 11).detach().float()
     gradient, results, before = torch.randn(7, 12, 9, 11), [], torch.get_num_threads()
     for threads in (1, 2, 3):
         try:
@@ -236,8 +260,7 @@ def test_a_compiled_separable_convolution_has_two_derivatives() -> None:
 @compiled
 @pytest.mark.parametrize("kernel", [3, 5])
 def test_tensors_that_were_saved_in_another_layout_are_read_right(kernel: int) -> None:
-    settings = LayerSettings(nn.BatchNorm2d)
-    layer = nn.Sequential(SeparableConvNorm(8, 9, settings, kernel), AvgPool2dSame(3), Conv2dSame(9, 9, 3, groups=9))
+    layer = nn.Sequential(separable_layers((8, 9, 9), kernel), AvgPool2dSame(3), Conv2dSame(9, 9, 3, groups=9))
     x, results = images(2, 8, 6, 7).float().detach().requires_grad_(), []
     for pack in (lambda value: value, lambda value: value.contiguous(memory_format=torch.contiguous_format).clone()):
         with torch.autograd.graph.saved_tensors_hooks(pack, lambda value: value):
