@@ -31,7 +31,7 @@ def load_library(source: Path) -> ctypes.CDLL | None:
     the process has loaded, which are PyTorch's.
 
     Args:
-        source: the C++ file, of functions under ``extern "C"``.
+        source: the C++ file, of functions under ``extern "C"``; headers that it includes lie beside it.
 
     Returns:
         the library; None, with the reason logged, if compiling or loading fails or the system is not Linux.
@@ -70,12 +70,14 @@ def _load(library: Path) -> ctypes.CDLL:
 
 
 def _digest(source: Path, compiler: str) -> str:
-    """Return a hash of all that a library depends on: the file, the compiler and the processor's instructions."""
+    """Return a hash of all that a library depends on: the file, the headers beside it, the compiler and the processor's
+    instructions."""
     version = subprocess.run([compiler, "--version"], capture_output=True, check=True, timeout=_SECONDS).stdout
     processor = next(
         (line for line in Path("/proc/cpuinfo").read_bytes().splitlines() if line.startswith(b"flags")), b""
     )
-    parts = (source.read_bytes(), version, processor, " ".join(_COMPILE).encode())
+    files = (source, *sorted(source.parent.glob("*.h")))
+    parts = (*(file.read_bytes() for file in files), version, processor, " ".join(_COMPILE).encode())
     return hashlib.sha256(b"\0".join(parts)).hexdigest()[:16]
 
 

@@ -19,16 +19,20 @@ pytestmark = pytest.mark.skipif(sys.platform != "linux" or not shutil.which("g++
 
 @pytest.fixture
 def source(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A C++ file, and a cache of its own."""
+    """A C++ file with a header, and a cache of its own."""
     monkeypatch.setenv("NASNET_DET_CACHE", str(tmp_path / "cache"))
     monkeypatch.delenv("CXX", raising=False)
     load_library.cache_clear()
     path = tmp_path / "twice.cpp"
-    path.write_text('extern "C" int twice(int value) { return 2 * value; }')
+    (tmp_path / "factor.h").write_text("constexpr int factor = 2;")
+    path.write_text('#include "factor.h"\nextern "C" int twice(int value) { return factor * value; }')
     return path
 
 
-def test_a_library_is_compiled_once(source: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("changed", ["factor.h", "twice.cpp"])
+def test_a_library_is_compiled_once_unless_its_files_change(
+    source: Path, changed: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     library = load_library(source)
     assert library is not None and library.twice(21) == 42
     (kept,) = (source.parent / "cache").iterdir()
@@ -38,9 +42,10 @@ def test_a_library_is_compiled_once(source: Path, monkeypatch: pytest.MonkeyPatc
     load_library.cache_clear()
     monkeypatch.undo()
     monkeypatch.setenv("NASNET_DET_CACHE", str(source.parent / "cache"))
-    source.write_text(source.read_text().replace("2 *", "4 *"))
-    changed = load_library(source)
-    assert changed is not None and changed.twice(21) == 84 and kept.exists()
+    file = source.parent / changed
+    file.write_text(file.read_text().replace("= 2", "= 4").replace("factor *", "2 * factor *"))
+    again = load_library(source)
+    assert again is not None and again.twice(21) == 84 and kept.exists()
 
 
 @pytest.mark.parametrize(
