@@ -10,8 +10,10 @@ class Plane {
   public:
     Plane(long rows, long columns, long channels, long top, long left, long step_y, long step_x)
         : channels(channels), columns(columns), step_x(step_x * channels), step_y(step_y * columns * channels),
-          zeros(rows * columns * channels), origin(at(top, left)) {}
-    float* at(long y, long x) { return zeros.data() + (y * columns + x) * channels; }
+          memory(rows * columns * channels), origin(at(top, left)) {
+        std::fill_n(memory.data(), rows * columns * channels, 0.0f);
+    }
+    float* at(long y, long x) { return memory.data() + (y * columns + x) * channels; }
     float* pixel(long y, long x) { return origin + y * step_y + x * step_x; }
 
     // Take `size` of the channels of an image that has `all`; where `scale` is given, each pixel is multiplied by its
@@ -39,7 +41,7 @@ class Plane {
     }
 
   private:
-    Zeros zeros;
+    Scratch memory;
     float* const origin;
 };
 
@@ -230,7 +232,7 @@ class Depthwise : public Images {
     const Affine before;
     const long area, height, width, span;  // the sides are of the padded input
     Plane<L> input, outer;
-    Zeros kernels, turned;
+    Scratch kernels, turned;
 };
 
 template <int L>

@@ -97,13 +97,13 @@ void separable_forward(const Geometry* g, long outputs, float eps, const float* 
     const long places = g->out_height * g->out_width;
     const Pixels pixels(outputs, g->count * places, places);
     Norm norm(pixels);
-    Zeros matrix(g->channels * outputs);  // (channels, outputs)
+    Scratch matrix(g->channels * outputs);  // (channels, outputs)
     for (long k = 0; k < outputs; ++k)
         for (long c = 0; c < g->channels; ++c) matrix.data()[c * outputs + k] = pointwise[k * g->channels + c];
 #pragma omp parallel num_threads(threads)
     {
         const auto images = depthwise_images(*g, depthwise, false, true, *before);
-        Zeros inner(g->out_size());
+        Scratch inner(g->out_size());
 #pragma omp for schedule(static)
         for (long n = 0; n < g->count; ++n) {
             images->forward(x + n * g->in_size(), nullptr, inner.data());
@@ -116,7 +116,7 @@ void separable_forward(const Geometry* g, long outputs, float eps, const float* 
 #pragma omp parallel num_threads(threads)
     {
         const bool divided = y->number > 1;
-        Zeros whole(divided ? places * outputs : 0);
+        Scratch whole(divided ? places * outputs : 0);
 #pragma omp for schedule(static)
         for (long n = 0; n < g->count; ++n) {
             norm.write(n, z + pixels.begin(n), divided ? whole.data() : y->maps[0] + pixels.begin(n),
@@ -139,7 +139,7 @@ void separable_backward(const Geometry* g, long outputs, const float* x, const A
     Norm norm(pixels);
     const std::vector<float> centres = pixels.repeat(mean);
     // The gradient of an image, or of a part of one, which is copied if it is divided.
-    const auto gradient_of = [=](long n, Zeros& whole) -> const float* {
+    const auto gradient_of = [=](long n, Scratch& whole) -> const float* {
         if (gradient->number == 1) return gradient->maps[0] + n * places * outputs;
         gradient->copy(n * places, places, whole.data(), false);
         return whole.data();
@@ -149,7 +149,7 @@ void separable_backward(const Geometry* g, long outputs, const float* x, const A
     } else {
 #pragma omp parallel num_threads(threads)
         {
-            Zeros whole(gradient->number > 1 ? places * outputs : 0);
+            Scratch whole(gradient->number > 1 ? places * outputs : 0);
 #pragma omp for schedule(static)
             for (long n = 0; n < g->count; ++n)
                 norm.measure_gradient(n, z + pixels.begin(n), gradient_of(n, whole), centres,
@@ -166,8 +166,8 @@ void separable_backward(const Geometry* g, long outputs, const float* x, const A
 #pragma omp parallel num_threads(threads)
     {
         const auto images = depthwise_images(*g, depthwise, true, true, *before);
-        Zeros inner(g->out_size()), inner_gradient(g->out_size()), outer(places * outputs), product(size);
-        Zeros whole(gradient->number > 1 ? places * outputs : 0);
+        Scratch inner(g->out_size()), inner_gradient(g->out_size()), outer(places * outputs), product(size);
+        Scratch whole(gradient->number > 1 ? places * outputs : 0);
 #pragma omp for schedule(static)
         for (long image = 0; image < images_count; ++image)
             for (long n = image * g->parts; n < (image + 1) * g->parts; ++n) {

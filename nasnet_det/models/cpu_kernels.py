@@ -77,22 +77,26 @@ def takes_depthwise(x: Tensor, weight: Tensor) -> bool:
     return weight.shape[3] in _COLUMNS and len(weight) >= _NARROWEST and takes(x, len(weight), weight)
 
 
-def gains_as_separable(x: Tensor, depthwise: Tensor | None, pointwise: Tensor) -> bool:
+def gains_as_separable(x: Tensor, pointwise: Tensor, depthwise: Tensor | None = None) -> bool:
     """Return whether :func:`separable_norm` takes a map and kernels, and is faster than its parts.
 
     It is faster if an image's intermediate maps fit the cache and memory limits its matrix products.
 
     Args:
         x: the map.
-        depthwise: the kernels ``(C, 1, kH, kW)``, if any.
         pointwise: the kernels ``(K, C, 1, 1)``.
+        depthwise: the kernels ``(C, 1, kH, kW)``, if any.
     """
-    narrowest, widest = sorted(pointwise.shape[:2])
-    if narrowest < _NARROWEST or not takes(x, pointwise.shape[1], pointwise):
+    outputs, channels, *_ = pointwise.shape
+    if min(outputs, channels) < _NARROWEST:
         return False
     if depthwise is None:
-        return pointwise.numel() <= _HEAVIEST
-    return takes_depthwise(x, depthwise) and widest <= _WIDEST and widest * x.shape[2] * x.shape[3] <= _LARGEST
+        return outputs * channels <= _HEAVIEST and takes(x, channels, pointwise)
+    if len(depthwise) != channels or depthwise.shape[3] not in _COLUMNS:
+        return False
+    widest = max(outputs, channels)
+    fits = widest <= _WIDEST and widest * x.shape[2] * x.shape[3] <= _LARGEST
+    return fits and takes(x, channels, pointwise, depthwise)
 
 
 def depthwise(x: Tensor, weight: Tensor, stride: Pair, padding: Sides, dilation: int, scale: Tensor | None) -> Tensor:

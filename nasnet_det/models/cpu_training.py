@@ -32,12 +32,15 @@ _FAST_CHANNELS = 16
 
 def is_slow_depthwise(conv: nn.Conv2d, x: Tensor) -> bool:
     """Return whether a convolution of ``x`` is depthwise, and :func:`depthwise_conv2d` is faster than PyTorch's."""
-    depthwise = conv.groups == conv.in_channels == conv.out_channels and conv.bias is None
-    if not depthwise or conv.dilation[0] != conv.dilation[1]:
-        return False
-    return cpu_kernels.takes_depthwise(x, conv.weight) or (
-        conv.kernel_size[1] > FAST_COLUMNS and conv.dilation == (1, 1)
+    return _is_depthwise(conv) and (
+        cpu_kernels.takes_depthwise(x, conv.weight) or (conv.kernel_size[1] > FAST_COLUMNS and conv.dilation == (1, 1))
     )
+
+
+def _is_depthwise(conv: nn.Conv2d) -> bool:
+    """Return whether a convolution is depthwise, without bias, and of one dilation."""
+    one_each = conv.groups == conv.in_channels == conv.out_channels
+    return one_each and conv.bias is None and conv.dilation[0] == conv.dilation[1]
 
 
 def is_pointwise(conv: nn.Conv2d) -> bool:
@@ -160,15 +163,14 @@ def is_compiled_separable(
     x: Tensor, act: nn.Module, depthwise: nn.Conv2d | None, pointwise: nn.Conv2d, norm: nn.Module
 ) -> bool:
     """Return whether :func:`separable_norms` takes a map and these layers."""
-    is_plain = pointwise.training and is_training_on_cpu(x) and type(act) is nn.ReLU and is_pointwise(pointwise)
-    if not is_plain or has_hooks(act, pointwise):
+    if not (pointwise.training and is_training_on_cpu(x) and type(act) is nn.ReLU and is_pointwise(pointwise)):
         return False
-    if depthwise is not None and (has_hooks(depthwise) or not is_slow_depthwise(depthwise, x)):
+    convs = (pointwise,) if depthwise is None else (pointwise, depthwise)
+    if has_hooks(act, *convs) or not (depthwise is None or _is_depthwise(depthwise)):
         return False
-    if not cpu_kernels.gains_as_separable(x, None if depthwise is None else depthwise.weight, pointwise.weight):
+    if not cpu_kernels.gains_as_separable(x, *(conv.weight for conv in convs)):
         return False
-    strides = (1, 1) if depthwise is None else depthwise.stride
-    sides = (-(-side // step) for side, step in zip(x.shape[2:], strides, strict=True))
+    sides = (-(-side // step) for side, step in zip(x.shape[2:], convs[-1].stride, strict=True))
     return _is_plain_batch_norm(norm, x, (len(x), pointwise.out_channels, *sides))
 
 

@@ -50,19 +50,18 @@ void store(Vector<L> value, float* to) {
     *reinterpret_cast<Anywhere*>(to) = value;
 }
 
-// Zeros that begin at a cache line.
-class Zeros {
+// Memory that begins at a cache line.
+class Scratch {
   public:
-    explicit Zeros(long size) : values(size + 16) {
-        void* start = values.data();
-        std::size_t space = values.size() * sizeof(float);
+    explicit Scratch(long size) : values(new float[size + 16]) {
+        void* start = values.get();
+        std::size_t space = (size + 16) * sizeof(float);
         first = static_cast<float*>(std::align(64, size * sizeof(float), start, space));
     }
-    Zeros(const Zeros&) = delete;
     float* data() { return first; }
 
   private:
-    std::vector<float> values;
+    std::unique_ptr<float[]> values;
     float* first;
 };
 

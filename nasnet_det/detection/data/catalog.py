@@ -16,6 +16,7 @@ from nasnet_det.detection.data.coco_format import one_form, read_complete
 from nasnet_det.detection.data.columns import CocoFormatError, Record
 from nasnet_det.detection.data.datasets import SPLITS
 from nasnet_det.detection.data.inspection import look_at
+from nasnet_det.detection.data.labelled import note
 from nasnet_det.detection.data.look import CocoData, DatasetError
 from nasnet_det.detection.data.standard_records import as_coco_content
 from nasnet_det.safe_io.values import format_names, format_value
@@ -147,4 +148,16 @@ def _from_function(name: str, num_classes: int | None) -> CocoData:
         raise CocoFormatError(f"the function that it was registered with failed: {reason}") from error
     classes = _own_categories(name, [str(number) for number in range(num_classes or 0)])
     content = as_coco_content(records, classes)
-    return CocoData(name, content, Path(), "its records")
+    pairs = [
+        (record["image_id"], image["id"])
+        for record, image in zip(records, content["images"], strict=True)
+        if "image_id" in record
+    ]
+    changed = [str(given) for given, kept in pairs if given != kept]
+    notes = note(
+        "images have an image_id that is no whole number or another one's, too",
+        changed,
+        "All images are numbered from 1, in results, too",
+        len(records),
+    )
+    return CocoData(name, content, Path(), "its records", tuple(notes))

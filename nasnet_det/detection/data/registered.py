@@ -20,6 +20,8 @@ from nasnet_det.safe_io.values import collection_paused
 
 logger = logging.getLogger(__name__)
 
+#: What ``INPUT.MASK_FORMAT`` may be; empty where there are no masks.
+_MASK_FORMATS = ("", "polygon", "bitmask")
 #: Looks at single data sets by name and use, each with the state that it is valid for.
 _looks: dict[tuple[str, bool], tuple[Any, SetLook]] = {}
 
@@ -71,6 +73,8 @@ def look_at_names(
     Raises:
         DatasetError: with every fatal trouble.
     """
+    if masks not in _MASK_FORMATS:
+        raise DatasetError(f"masks is {masks!r}; expected one of {', '.join(map(repr, _MASK_FORMATS))}")
     before = {found for _, found in _looks.values()}
     broken: list[Trouble] = []
     looks: dict[bool, list[SetLook]] = {True: [], False: []}

@@ -212,9 +212,16 @@ def _raising(error: BaseException) -> Callable[[], list[dict[str, Any]]]:
     return function
 
 
-def test_ids_that_are_texts_are_numbered(by_function: Function) -> None:
-    (record,) = look_at_names(test=[by_function(entry())]).test["function"]
+def test_ids_that_are_texts_are_numbered_and_told(by_function: Function) -> None:
+    look = look_at_names(test=[by_function(entry())])
+    (record,) = look.test["function"]
     assert record["image_id"] == 1 == CocoEvaluator("function").annotations["annotations"][0]["image_id"]
+    assert [(trouble.where, trouble.examples) for trouble in look.troubles] == [("function", ["a"])]
+
+
+def test_masks_of_another_form_are_refused(by_function: Function) -> None:
+    with pytest.raises(DatasetError, match="rle"):
+        look_at_names(test=[by_function(entry())], masks="rle")
 
 
 @pytest.mark.parametrize(
