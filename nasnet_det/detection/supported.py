@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+
 from detectron2.config import CfgNode
 
 from nasnet_det.detection.config import ConfigError
@@ -16,6 +18,17 @@ _OTHER_PARTS = {
     "PROPOSAL_GENERATOR": ("RRPN", "PrecomputedProposals"),
     "ANCHOR_GENERATOR": ("RotatedAnchorGenerator",),
     "ROI_HEADS": ("RROIHeads",),
+}
+
+
+#: Keys with which no detection is left at other values, and what those may be.
+_LEAVE_NONE = {
+    "MODEL.ROI_HEADS.SCORE_THRESH_TEST": (lambda value: value < 1, "a score below 1"),
+    "MODEL.ROI_HEADS.NMS_THRESH_TEST": (lambda value: value >= 0, "an IoU, 0 or more"),
+    "MODEL.RETINANET.SCORE_THRESH_TEST": (lambda value: value < 1, "a score below 1"),
+    "MODEL.RETINANET.NMS_THRESH_TEST": (lambda value: value >= 0, "an IoU, 0 or more"),
+    "MODEL.RPN.NMS_THRESH": (lambda value: value >= 0, "an IoU, 0 or more"),
+    "TEST.DETECTIONS_PER_IMAGE": (lambda value: value != 0, "a number, or -1 for all"),
 }
 
 
@@ -63,6 +76,10 @@ def check_supported(cfg: CfgNode) -> None:
                 f"MODEL.{key}.NAME is {model[key].NAME}, but turned boxes and stored proposals are not supported: "
                 "leave it out"
             )
+    for key, (is_sound, expected) in _LEAVE_NONE.items():
+        value = functools.reduce(lambda node, part: node[part], key.split("."), cfg)
+        if not is_sound(value):
+            raise ConfigError(f"{key} is {value}, with which no object is detected: expected {expected}")
     if model.KEYPOINT_ON:
         raise ConfigError("MODEL.KEYPOINT_ON is True, but keypoints are not supported: set MODEL.KEYPOINT_ON False")
     if model.LOAD_PROPOSALS:
