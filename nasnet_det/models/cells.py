@@ -5,7 +5,7 @@ Sources: paper section 2 and figures 3 and 4; TF-slim ``nasnet_utils.py`` (``Nas
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable, Iterable, Sequence
+from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
 from typing import NamedTuple
 
 import torch
@@ -27,6 +27,7 @@ from nasnet_det.models.operations import (
     projection,
 )
 from nasnet_det.models.padding import Pool2dSame
+from nasnet_det.models.plan import CellPlan
 
 
 class StateShape(NamedTuple):
@@ -259,3 +260,18 @@ class Cell(nn.Module):
             for s in self.genotype.concat
         ]
         return tuple(concat) if self.passes_all else (self.concat(*concat),)
+
+
+def projections_of(output: int, plans: Iterable[CellPlan], cells: nn.ModuleDict) -> Iterator[nn.Module]:
+    """Return the layers by which cells project an output, without those of cells that have hooks.
+
+    Args:
+        output: its number.
+        plans: of the cells that are run.
+        cells: the cells by name.
+    """
+    for plan in plans:
+        cell = cells[plan.name]
+        if type(cell) is Cell and not has_hooks(cell):
+            reads = zip((plan.current, plan.previous), cell.preprocess, strict=True)
+            yield from (project for read, project in reads if read == output)

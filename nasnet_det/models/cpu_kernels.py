@@ -204,7 +204,7 @@ class Separable(NamedTuple):
 
 
 class Normalized(NamedTuple):
-    """What batch norm normalizes, ``(N, K, H, W)``; the mean, the biased variance and the inverse of the deviation of
+    """The input of batch norm, ``(N, K, H, W)``; the mean, the biased variance and the inverse of the deviation of
     each channel; and the factor and the summand that give the result, all ``(K,)``."""
 
     convolved: Tensor

@@ -31,7 +31,7 @@ def load_library(source: Path) -> ctypes.CDLL | None:
     the process has loaded, which are PyTorch's.
 
     Args:
-        source: the C++ file, of functions under ``extern "C"``; headers that it includes lie beside it.
+        source: the C++ file, of functions under ``extern "C"``; headers that it includes are in its folder.
 
     Returns:
         the library; None, with the reason logged, if compiling or loading fails or the system is not Linux.

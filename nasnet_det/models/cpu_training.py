@@ -204,7 +204,7 @@ def separable_norms(
 
     Args:
         x: the input ``(N, C, H, W)``.
-        layers: all but the first with a depthwise convolution.
+        layers: after the first, each has a depthwise convolution.
         factors: constants ``(N, 1, 1, 1)``; None for 1.
         other: a map of the result's size; None for 0.
 

@@ -19,9 +19,9 @@ from torch import Tensor, nn
 
 from nasnet_det.genotypes.genotype import Genotype
 from nasnet_det.genotypes.published import as_genotype
-from nasnet_det.models.cells import Cell, Results, StateShape
+from nasnet_det.models.cells import Cell, Results, StateShape, projections_of
 from nasnet_det.models.checkpointing import checkpointed
-from nasnet_det.models.eager_training import has_hooks, is_training_eagerly
+from nasnet_det.models.eager_training import is_training_eagerly
 from nasnet_det.models.old_names import rename_old_keys
 from nasnet_det.models.operations import LayerSettings, Scale, convolve_together, norm_by_name
 from nasnet_det.models.plan import IMAGENET_STEM_CELLS, CellPlan, Stem, plan_cells
@@ -317,16 +317,9 @@ class NASNet(nn.Module):
         read = [plan.current] if plan.previous is None else [plan.current, plan.previous]
         for number in read:
             if number not in shared:
-                shared[number] = convolve_together(self._projections(number, stop), outputs[number][0])
+                readers = (plan for plan in self.plan if plan.current < stop)
+                shared[number] = convolve_together(projections_of(number, readers, self.cells), outputs[number][0])
         return cell(*inputs, shared=[shared[number] for number in read])
-
-    def _projections(self, number: int, stop: int) -> Iterator[nn.Module]:
-        """Return the layers of cells before ``stop`` that read an output, without those of cells that have hooks."""
-        for plan in self.plan:
-            cell = self.cells[plan.name]
-            if plan.current < stop and type(cell) is Cell and not has_hooks(cell):
-                reads = zip((plan.current, plan.previous), cell.preprocess, strict=True)
-                yield from (project for read, project in reads if read == number)
 
     def _inputs(self, plan: CellPlan, outputs: Mapping[int, tuple[Any, ...]] | Sequence[tuple[Any, ...]]) -> tuple:
         """Return the outputs that a cell reads: the current and the previous one, or all states of the current one."""

@@ -32,8 +32,8 @@ Kernel = int | tuple[int, int]
 
 
 class Finish(NamedTuple):
-    """What follows an operation: each image is multiplied by one of ``factors`` ``(N, 1, 1, 1)``, if any; ``other``,
-    a map of the result's size, is added, if any."""
+    """The end of an operation: each image is multiplied by one of ``factors`` ``(N, 1, 1, 1)``, if any, and a map of
+    the result's size, ``other``, is added, if any."""
 
     factors: Tensor | None = None
     other: Tensor | None = None

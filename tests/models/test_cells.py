@@ -78,7 +78,7 @@ def test_any_cell_trains_alike_with_and_without_a_compiler(
 
 @pytest.mark.parametrize("watched", ["left", "left.0", "left.0.bn", "left.1", "left.1.bn", "left_drop", "combine"])
 def test_a_hook_sees_what_a_layer_computes(watched: str) -> None:
-    """What follows a convolution is not part of its function where a hook would see that."""
+    """The end of an operation is not part of a convolution's function where a hook would see that."""
     genotype = CellGenotype((Block(0, 0, "sep_conv_3x3", "avg_pool_3x3"),), (1,))
     block = Cell(genotype, [StateShape(8, 0)], 8, Scale(), SETTINGS, drop_prob=0.5).blocks[0]
     x = torch.randn(4, 8, 6, 6).contiguous(memory_format=torch.channels_last).requires_grad_()

@@ -163,7 +163,7 @@ def test_a_hook_on_an_activation_is_run_in_training() -> None:
 
 
 def test_a_network_trains_alike_with_and_without_a_compiler() -> None:
-    """Where projections of an output are computed as one: as near to float64 as PyTorch's functions are."""
+    """Projections of an output that are computed as one are as near to float64 as PyTorch's."""
     network = (
         NASNet(num_cells=2, num_filters=8, num_classes=5, stem="cifar").train().to(memory_format=torch.channels_last)
     )
