@@ -170,7 +170,7 @@ def other_content(path: str | Path) -> str:
     """Return what a file is, if it is one of those that are often there in place of another; else an empty text.
 
     They are empty files, pointers of Git LFS, packed files, archives that are cut off, the web pages that a download
-    without access leaves, and photographs of telephones.
+    without access leaves, photographs of telephones, and TIFF of microscopes and satellites.
     """
     try:
         with Path(path).open("rb") as file:
@@ -187,4 +187,6 @@ def other_content(path: str | Path) -> str:
         return "it is cut off: copy or download it again"
     if head[4:].startswith((b"ftyphe", b"ftypmif1", b"ftypmsf1")):
         return "it is in HEIC format: convert it to JPEG"
+    if head.startswith((b"ii*\0", b"mm\0*", b"ii+\0", b"mm\0+")):
+        return "it is TIFF that is cut off, or of channels or numbers that Pillow does not read: save it as 8-bit RGB"
     return "it is a web page: download the file again" if head.startswith((b"<!doctype html", b"<html")) else ""

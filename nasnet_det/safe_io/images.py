@@ -22,8 +22,9 @@ from nasnet_det.safe_io.files import other_content
 logger = logging.getLogger(__name__)
 
 _ORIENTATION = 0x0112
-#: TIFF's tags of the bits of each channel, and of their form, of which 2 are signed numbers.
-_BITS, _FORM, _SIGNED = 258, 339, 2
+#: TIFF's tags of the bits of each channel, of their meaning, of which 0 is white at zero, and of their form, of which 2
+#: are signed numbers.
+_BITS, _MEANING, _FORM, _SIGNED = 258, 262, 339, 2
 #: What undoes each EXIF orientation; the last four exchange width and height.
 _TURNS = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
@@ -148,7 +149,11 @@ def as_rgb(image: Image.Image) -> Image.Image:
     image.load()
     if image.mode in ("I", "F") or image.mode.startswith("I;16"):
         _warn_of_scaling(f"mode {image.mode}", "each by its own range")
-        return Image.fromarray(_scaled(np.asarray(image, dtype=np.float64))).convert("RGB")
+        pixels = np.asarray(image)
+        if image.mode == "I" and tags and _SIGNED not in tags.get(_FORM, ()):  # Pillow takes them for signed ones
+            pixels = pixels.view(np.uint32)
+        scaled = _scaled(pixels.astype(np.float64))
+        return Image.fromarray(255 - scaled if tags.get(_MEANING) == 0 else scaled).convert("RGB")
     if "transparency" in image.info:  # a palette's would be warned of
         image = image.convert("RGBA")
     rgb = image.convert("RGB")

@@ -67,6 +67,22 @@ def test_16_bits_are_seen_in_pixmaps_and_planes(tmp_path: Path) -> None:
             read_image(tmp_path / name)
 
 
+@pytest.mark.parametrize(
+    ("pixels", "tag", "value"),
+    [
+        ((RAMP * 4e9).astype(np.uint32).view(np.int32), 339, 1),  # unsigned numbers
+        (((1 - RAMP) * 65535).astype(np.uint16), 262, 0),  # white at zero
+        ((1 - RAMP).astype(np.float32), 262, 0),
+    ],
+)
+def test_tiffs_tags_tell_what_its_numbers_mean(tmp_path: Path, pixels: np.ndarray, tag: int, value: int) -> None:
+    path = saved(tmp_path, pixels, "a.tif")
+    before = struct.pack("<HHI", tag, 3, 1)
+    start = path.read_bytes().index(before) + len(before)
+    path.write_bytes(path.read_bytes()[:start] + struct.pack("<H", value) + path.read_bytes()[start + 2 :])
+    assert np.abs(np.asarray(read_image(path)) - np.rint(255 * RAMP)[..., None]).max() <= 1
+
+
 def tiff_of_planes(plane: np.ndarray) -> bytes:
     """Return a TIFF of 16 bits in whose three planes ``(H, W)`` all values are the same."""
     (height, width), data = plane.shape, plane.astype("<u2").tobytes()
@@ -164,6 +180,7 @@ def test_what_is_no_picture_is_named(tmp_path: Path, content: bytes | None) -> N
     ("name", "content", "remedy"),
     [
         ("1.HEIC", b"\0\0\0\x18ftypheic", "JPEG"),
+        ("1.tif", b"II*\0", "TIFF"),
         ("1.jpg", b"\0\0\0\x24ftypmif1", "JPEG"),
         ("1.png", b"\x1f\x8b\x08", "gzip"),
         ("1.jpg", b"version https://git-lfs.github.com/spec/v1", "git lfs pull"),
