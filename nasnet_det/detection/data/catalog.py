@@ -18,7 +18,7 @@ from nasnet_det.detection.data.datasets import SPLITS
 from nasnet_det.detection.data.inspection import look_at
 from nasnet_det.detection.data.labelled import note
 from nasnet_det.detection.data.look import CocoData, DatasetError
-from nasnet_det.detection.data.standard_records import as_coco_content
+from nasnet_det.detection.data.standard_records import as_coco_content, plain
 from nasnet_det.safe_io.values import format_names, format_value
 
 
@@ -43,7 +43,7 @@ def categories(name: str) -> list[Record]:
     if name not in DatasetCatalog:
         return []
     metadata = MetadataCatalog.get(name)
-    known = metadata.get("thing_classes") and metadata.get("thing_dataset_id_to_contiguous_id")
+    known = _thing_classes(name) and metadata.get("thing_dataset_id_to_contiguous_id")
     if not known and Path(metadata.get("json_file") or "").is_file():
         return _from_file(name).categories
     return _own_categories(name)
@@ -117,18 +117,19 @@ def _thing_classes(name: str) -> list[str]:
     Raises:
         CocoFormatError: if they are not a list.
     """
-    classes = MetadataCatalog.get(name).get("thing_classes") or []
-    if not isinstance(classes, (list, tuple)):
+    classes = MetadataCatalog.get(name).get("thing_classes")
+    if not isinstance(classes, (list, tuple, type(None))):
         raise CocoFormatError(f"its thing_classes must be a list of class names, not {format_value(classes)}")
-    return [one_form(text) if isinstance(text, str) else text for text in classes]
+    return [one_form(text) if isinstance(text, str) else text for text in classes or ()]
 
 
 def _own_categories(name: str, classes: Sequence[str] = ()) -> list[Record]:
     """Return the categories of a data set's metadata, with these names if it has none."""
     classes = _thing_classes(name) or classes
-    given = MetadataCatalog.get(name).get("thing_dataset_id_to_contiguous_id") or {}
-    ids = {position: number for number, position in given.items()} or {i: i for i in range(len(classes))}
-    if set(ids) != set(range(len(classes))):
+    numbers = dict(enumerate(range(len(classes))))
+    given = MetadataCatalog.get(name).get("thing_dataset_id_to_contiguous_id") or numbers
+    ids = {plain(position): plain(number) for number, position in given.items()} if isinstance(given, dict) else {}
+    if ids.keys() != numbers.keys():
         raise CocoFormatError(
             f"its thing_dataset_id_to_contiguous_id must count its {len(classes)} thing_classes from 0, not "
             f"{format_value(given)}"

@@ -32,16 +32,17 @@ def as_coco_content(records: Sequence[Any], classes: Sequence[Record]) -> dict[s
         CocoFormatError: naming the first record that is wrong.
     """
     _check_types(records, "its records")
-    ids = [_plain(record.get("image_id")) for record in records]
+    ids = [plain(record.get("image_id")) for record in records]
     if {*map(type, ids)} != {int} or len({*ids}) < len(ids):
         ids = list(range(1, len(records) + 1))
     images: list[Record] = []
     annotations: list[Record] = []
     for number, (image_id, record) in enumerate(zip(ids, records, strict=True)):
-        image = {key: _plain(record[key]) for key in _IMAGE_KEYS if key in record}
+        image = {key: plain(record[key]) for key in _IMAGE_KEYS if key in record}
         images.append({"id": image_id, **image})
         where = f"record {number} ({image.get('file_name')})"
-        entries = record.get("annotations") or []
+        entries = record.get("annotations", [])
+        entries = [] if entries is None else entries
         _check_types(entries, f"{where}: annotations")
         annotations += [{"image_id": image_id, **_annotation(entry, classes, where)} for entry in entries]
     numbered = [{"id": number, **entry} for number, entry in enumerate(annotations, start=1)]
@@ -61,7 +62,7 @@ def _check_types(values: Any, where: str) -> None:
 def _annotation(entry: Record, classes: Sequence[Record], where: str) -> Record:
     if missing := [key for key in ("bbox", "bbox_mode", "category_id") if key not in entry]:
         raise CocoFormatError(f"{where} has an annotation without {', '.join(missing)}")
-    category = _plain(entry["category_id"])
+    category = plain(entry["category_id"])
     if type(category) is not int or not 0 <= category < len(classes):
         known = f"it counts the {len(classes)} thing_classes of the data set's metadata from 0"
         absent = "it counts the thing_classes of the data set's metadata: set them"
@@ -74,7 +75,7 @@ def _annotation(entry: Record, classes: Sequence[Record], where: str) -> Record:
             f"{where}: bbox {format_value(entry['bbox'])}: {error}; expected four numbers of pixels, as "
             "BoxMode.XYXY_ABS or XYWH_ABS"
         ) from None
-    kept = {key: _plain(entry[key]) for key in ("iscrowd", "ignore") if entry.get(key) is not None}
+    kept = {key: plain(entry[key]) for key in ("iscrowd", "ignore") if entry.get(key) is not None}
     if entry.get("segmentation") is not None:
         kept |= _segmentation(entry["segmentation"])
     return {"category_id": classes[category]["id"], "bbox": box, **kept}
@@ -106,7 +107,7 @@ def _segmentation(given: Any) -> Record:
         return {"segmentation": given}
 
 
-def _plain(value: Any) -> Any:
+def plain(value: Any) -> Any:
     """Return a path as text, and a number of NumPy or torch as Python's."""
     if isinstance(value, os.PathLike):
         return os.fspath(value)

@@ -285,7 +285,9 @@ def test_masks_that_detectron2_does_not_take_are_reported(by_function: Function,
     assert len(look.train[0]["annotations"]) == 1 and "no usable mask" in look.report()
 
 
-@pytest.mark.parametrize("records", [[5], ["1.jpg"], [{"annotations": 5}], [{"annotations": [None]}], 5])
+@pytest.mark.parametrize(
+    "records", [[5], ["1.jpg"], [{"annotations": 5}], [{"annotations": [None]}], [{"annotations": np.array([{}, {}])}], 5]
+)
 def test_records_of_another_form_are_refused(records: Any) -> None:
     DatasetCatalog.register("odd", lambda: records)
     try:
@@ -309,7 +311,7 @@ def test_a_set_registered_again_is_looked_at_again(by_function: Function, tmp_pa
 
 def test_the_order_of_classes_is_that_of_the_metadata(by_function: Function) -> None:
     name = by_function(entry(category_id=0))
-    MetadataCatalog.get(name).thing_dataset_id_to_contiguous_id = {9: 0, 4: 1}
+    MetadataCatalog.get(name).thing_dataset_id_to_contiguous_id = {np.int64(9): 0, 4: np.int64(1)}
     look = look_at_names([name])
     assert look.classes == ["hen", "fox"] == [category["name"] for category in categories(name)]
     assert look.train[0]["annotations"][0]["category_id"] == 0
@@ -318,7 +320,12 @@ def test_the_order_of_classes_is_that_of_the_metadata(by_function: Function) -> 
 
 @pytest.mark.parametrize(
     "metadata",
-    [{"thing_classes": "hen"}, {"thing_dataset_id_to_contiguous_id": {7: 0}, "thing_classes": ["hen", "fox"]}],
+    [
+        {"thing_classes": "hen"},
+        {"thing_classes": np.array(["hen", "fox"])},
+        {"thing_dataset_id_to_contiguous_id": {7: 0}, "thing_classes": ["hen", "fox"]},
+        {"thing_dataset_id_to_contiguous_id": [7, 8], "thing_classes": ["hen", "fox"]},
+    ],
 )
 def test_metadata_that_name_no_classes_are_refused(by_function: Function, metadata: dict[str, Any]) -> None:
     name = by_function(entry(category_id=0), classes=None)
