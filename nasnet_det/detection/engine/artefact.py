@@ -13,12 +13,15 @@ from detectron2.config import CfgNode
 
 import nasnet_det
 from nasnet_det.detection.config import network_arguments
+from nasnet_det.detection.data.columns import Record
+from nasnet_det.detection.data.look import read_record
+from nasnet_det.detection.engine.prediction import picture_names
 from nasnet_det.detection.engine.predictor import Predictor, load_config
 from nasnet_det.draw.detections import detections_of, draw
 from nasnet_det.genotypes.published import as_genotype
 from nasnet_det.models.family import FAMILY
 from nasnet_det.safe_io.files import replacing, write_text
-from nasnet_det.safe_io.images import ImageError, read_image
+from nasnet_det.safe_io.images import ImageError
 
 WEIGHTS, CONFIG, SCORES = "model.safetensors", "config.yaml", "scores.json"
 _SAMPLES = 8
@@ -29,7 +32,7 @@ def finish_folder(
     categories: Sequence[Mapping[str, Any]],
     scores: Mapping[str, float],
     plan: str,
-    images: Sequence[Path],
+    records: Sequence[Record],
 ) -> None:
     """Complete a run folder that has its weights and config: scores, classes, genotype, card and sample predictions.
 
@@ -38,7 +41,7 @@ def finish_folder(
         categories: ``id`` and ``name`` of each class.
         scores: COCO's numbers of the weights, in percent.
         plan: the training in lines, for the card.
-        images: validation images, the first of which are drawn.
+        records: those of the validation images, the first of which are drawn.
     """
     cfg = load_config(folder)
     measured = {name: value for name, value in scores.items() if math.isfinite(value)}
@@ -48,19 +51,20 @@ def finish_folder(
     genotype = as_genotype(node["genotype"] or FAMILY[node["network"]].genotype)
     write_text(folder / "genotype.json", genotype.to_json())
     write_text(folder / "README.md", card(folder.name, cfg, categories, scores, plan))
-    draw_samples(Predictor(cfg), folder / "samples", images[:_SAMPLES])
+    draw_samples(Predictor(cfg), folder / "samples", records[:_SAMPLES])
 
 
-def draw_samples(predictor: Predictor, folder: Path, images: Sequence[Path]) -> None:
-    """Draw the detections on some images; those that cannot be used are left out."""
+def draw_samples(predictor: Predictor, folder: Path, records: Sequence[Record]) -> None:
+    """Draw the detections on the images of some records; those that cannot be used are left out."""
     names = [str(category["name"]) for category in predictor.categories]
-    for number, path in enumerate(images, start=1):
+    for number, record in enumerate(records, start=1):
+        (name,) = picture_names([Path(record["file_name"])])
         try:
-            image = read_image(path)
+            image = read_record(record)
             picture = draw(image, detections_of(predictor(image), names, threshold=0.5))
         except ImageError:
             continue
-        with replacing(folder / f"{number}-{path.stem}.jpg") as part:
+        with replacing(folder / f"{number}-{name}") as part:
             picture.save(part, format="JPEG", quality=92)
 
 

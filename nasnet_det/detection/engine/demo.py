@@ -27,6 +27,7 @@ from nasnet_det.detection.data.columns import CocoFormatError
 from nasnet_det.detection.data.folders import read_folder
 from nasnet_det.detection.data.look import CocoData, read_record
 from nasnet_det.detection.engine.hooks import ChooseThreads, FixStatistics, Progress
+from nasnet_det.detection.engine.prediction import picture_names
 from nasnet_det.detection.engine.predictor import Predictor, load_config
 from nasnet_det.detection.engine.run_folder import mark_run, read_run
 from nasnet_det.detection.engine.trainer import ShortTrainer
@@ -199,8 +200,8 @@ def _draw_all(cfg: CfgNode, output: Path, names: Sequence[str]) -> Path:
     """Draw each image twice, with its annotations and with its detections, and all of them on one sheet."""
     cfg.MODEL.WEIGHTS = str(output / "model_final.pth")
     predictor, labels, pictures = Predictor(cfg), readable_names(names), []
-    for record in DatasetCatalog.get(DATASET):
-        path = Path(record["file_name"])
+    records = DatasetCatalog.get(DATASET)
+    for record, name in zip(records, picture_names([Path(record["file_name"]) for record in records]), strict=True):
         try:
             image = read_record(record)
             found = predictor(image)
@@ -212,7 +213,7 @@ def _draw_all(cfg: CfgNode, output: Path, names: Sequence[str]) -> Path:
             truth.append(Detection(tuple(box), entry["category_id"], labels[entry["category_id"]]))
         both = [draw(image, truth), draw(image, detections_of(found, names, threshold=0.5))]
         pictures.append(side_by_side(both, ["annotated", "detected"]))
-        with replacing(output / "pictures" / f"{path.stem}.jpg") as part:
+        with replacing(output / "pictures" / name) as part:
             pictures[-1].save(part, format="JPEG", quality=92)
     overview = output / "overview.jpg"
     with replacing(overview) as part:

@@ -223,8 +223,7 @@ def finetune(options: Options, resume: bool = False, log: Callable[[str], None] 
     if resume and trainer.start_iter:
         log(f"continuing after step {trainer.start_iter} of {cfg.SOLVER.MAX_ITER}")
     scores = trainer.train()
-    images = [Path(record["file_name"]) for name in cfg.DATASETS.TEST for record in look.test[name]]
-    finish_folder(options.output, trainer.checkpointer.extras["categories"], scores, plan.table(), images)
+    finish_folder(options.output, trainer.checkpointer.extras["categories"], scores, plan.table(), look.test[names[1]])
     return scores
 
 

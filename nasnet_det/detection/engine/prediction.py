@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
@@ -13,12 +14,23 @@ from nasnet_det.detection.data.coco_format import read_annotations
 from nasnet_det.detection.data.columns import CocoFormatError, Record
 from nasnet_det.detection.data.image_index import ImageIndex
 from nasnet_det.draw.detections import detections_of, draw, side_by_side
-from nasnet_det.safe_io.files import OverwriteError, check_writable, exists, protect, replacing, write_json
+from nasnet_det.safe_io.files import (
+    LONGEST_NAME,
+    OverwriteError,
+    check_writable,
+    exists,
+    protect,
+    replacing,
+    write_json,
+)
+from nasnet_det.safe_io.folders import bare_name
 from nasnet_det.safe_io.images import read_image, reason_with_name
 from nasnet_det.safe_io.values import named, parse_json
 
 #: The results file of each detector, and the list of images and categories that goes with it.
 RESULTS, LISTS = ("results.json", "results_compared.json"), ("images.json", "images_compared.json")
+#: Bytes that leave room for a number and the ending in the name of a file.
+_LONGEST_STEM = LONGEST_NAME - 15
 #: The comment in each picture written, which tells them from a user's own.
 _COMMENT = b"drawn by nasnet-det predict"
 #: The same in the list of images.
@@ -159,13 +171,14 @@ def _is_listed(path: Path) -> bool:
 
 
 def picture_names(paths: Sequence[Path]) -> list[str]:
-    """Return a distinct file name for each image's picture, ignoring case as some file systems do."""
+    """Return a distinct file name for each image's picture, also where case or the form of Unicode is ignored."""
     names: dict[str, str] = {}
     for path in paths:
-        name, number = f"{path.stem}.jpg", 2
-        while name.lower() in names:
-            name, number = f"{path.stem}-{number}.jpg", number + 1
-        names[name.lower()] = name
+        stem = path.stem if len(os.fsencode(path.stem)) < _LONGEST_STEM else path.stem[: _LONGEST_STEM // 4]
+        name, number = f"{stem}.jpg", 2
+        while bare_name(name) in names:
+            name, number = f"{stem}-{number}.jpg", number + 1
+        names[bare_name(name)] = name
     return list(names.values())
 
 

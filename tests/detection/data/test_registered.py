@@ -286,7 +286,8 @@ def test_masks_that_detectron2_does_not_take_are_reported(by_function: Function,
 
 
 @pytest.mark.parametrize(
-    "records", [[5], ["1.jpg"], [{"annotations": 5}], [{"annotations": [None]}], [{"annotations": np.array([{}, {}])}], 5]
+    "records",
+    [[5], ["1.jpg"], [{"annotations": 5}], [{"annotations": [None]}], [{"annotations": np.array([{}, {}])}], 5],
 )
 def test_records_of_another_form_are_refused(records: Any) -> None:
     DatasetCatalog.register("odd", lambda: records)

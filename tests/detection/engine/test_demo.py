@@ -8,12 +8,17 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
 pytest.importorskip("detectron2")
+from detectron2.config import get_cfg
+from detectron2.structures import Boxes, Instances
+
 from nasnet_det.detection.data.columns import CocoFormatError
 from nasnet_det.detection.data.folders import read_training
 from nasnet_det.detection.data.registered import look_at_names
+from nasnet_det.detection.engine import demo
 from nasnet_det.detection.engine.demo import (
     DATASET,
     choose_images,
@@ -73,6 +78,20 @@ def test_what_was_chosen_is_registered_and_a_run_on_other_images_is_not_overwrit
     with pytest.raises(CocoFormatError, match=str(tmp_path / "out")):
         prepare(data, 3, tmp_path / "out")
     assert [record["image_id"] for record in look_at_names([DATASET]).train] == [1, 2]
+
+
+def test_images_of_one_name_get_a_picture_each(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    found = content({1: [[5, 5, 40, 40]], 2: [[5, 5, 40, 40]]})
+    for image, folder in zip(found["images"], ("a", "b"), strict=True):
+        image["file_name"] = f"{folder}/1.jpg"
+        (tmp_path / folder).mkdir()
+        Image.new("RGB", (120, 60)).save(tmp_path / folder / "1.jpg")
+    (tmp_path / "annotations.json").write_text(json.dumps(found))
+    prepare(read_training(tmp_path), 2, tmp_path / "out")
+    none = Instances((60, 120), pred_boxes=Boxes(torch.zeros(0, 4)), scores=torch.zeros(0))
+    monkeypatch.setattr(demo, "Predictor", lambda cfg: lambda image: none)
+    demo._draw_all(get_cfg(), tmp_path / "out", ["cat", "dog"])
+    assert len([*(tmp_path / "out" / "pictures").iterdir()]) == 2
 
 
 def test_coco_mini_has_enough_easy_images(shared: Path) -> None:

@@ -146,9 +146,8 @@ def test_a_folder_becomes_a_folder_that_can_be_moved(
     assert evaluate([str(moved), str(data), "--output", str(tmp_path / "some")]) == 0
     results = json.loads((tmp_path / "some" / "coco_instances_results.json").read_text())
     assert {result["category_id"] for result in results} <= {1}
-    draw_samples(
-        Predictor(load_config(moved)), tmp_path / "drawn", [data / "images" / f"{name}.png" for name in ("line", 1)]
-    )
+    records = [{"file_name": str(data / "images" / f"{name}.png")} for name in ("line", 1)]
+    draw_samples(Predictor(load_config(moved)), tmp_path / "drawn", records)
     assert [path.name for path in (tmp_path / "drawn").iterdir()] == ["2-1.jpg"]
 
 

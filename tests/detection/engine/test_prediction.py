@@ -189,6 +189,20 @@ def test_annotations_and_results_of_others_are_not_written_over(tmp_path: Path) 
 
 
 def test_names_of_pictures_are_distinct_whatever_the_file_system() -> None:
-    paths = [Path("a/x.png"), Path("b/x.jpg"), Path("c/X.png"), Path("x-2.png")]
+    paths = [
+        Path("a/x.png"),
+        Path("b/x.jpg"),
+        Path("c/X.png"),
+        Path("x-2.png"),
+        Path("\u00e9.png"),
+        Path("e\u0301.png"),
+    ]
     names = picture_names(paths)
-    assert len({name.lower() for name in names}) == 4 and names[0] == "x.jpg"
+    assert len({unicodedata.normalize("NFC", name).lower() for name in names}) == 6 and names[0] == "x.jpg"
+
+
+@pytest.mark.parametrize("name", ["x" * 251 + ".png", "\u9d8f" * 83 + ".png"], ids=["latin", "chinese"])
+def test_names_that_fill_what_file_systems_take_are_cut(tmp_path: Path, name: str) -> None:
+    paths = [*pictures(tmp_path / "a", name), *pictures(tmp_path / "b", name)]
+    predict_images([Finder()], paths, tmp_path / "out")
+    assert len([*(tmp_path / "out").glob("*.jpg")]) == 2
