@@ -19,6 +19,7 @@ from nasnet_det.detection.data.look import (
     EXAMPLES,
     LEFT_OUT,
     RENAMED,
+    STAY,
     TURNED,
     CocoData,
     Fatal,
@@ -207,13 +208,16 @@ class _Inspection:
             return f"{self.box_name(number)} with {format_value(self.annotations[number].get('segmentation'))}"
 
         self.note("annotations have no usable mask", without, none or LEFT_OUT, none or CORRECT, with_mask)
-        elsewhere, numbers = np.zeros_like(self.kept), np.array([*self.masks], dtype=np.int64)
+        empty, elsewhere = np.zeros_like(self.kept), np.zeros_like(self.kept)
         around = np.array([*map(box_of_mask, self.masks.values())], dtype=np.float64).reshape(-1, 4)
+        numbers = np.array([*self.masks], dtype=np.int64)
+        empty[numbers] = (around[:, 2:] <= 0).any(axis=1)
+        self.note("masks are without area", empty, LEFT_OUT, STAY, with_mask)
         with np.errstate(invalid="ignore"):
             apart = 2 * np.abs((self.boxes[numbers] - around) @ _CENTRE)
             elsewhere[numbers] = (apart > self.boxes[numbers, 2:]).any(axis=1)
         question = "They are used; are they in pixels of the upright image, as the boxes are?"
-        self.note("masks have their centre outside of their boxes", elsewhere, question, name=with_mask)
+        self.note("masks have their centre outside of their boxes", elsewhere & ~empty, question, name=with_mask)
         if masks == "polygon" and self.training:
             runs = [isinstance(self.masks.get(number), dict) for number in range(len(self.annotations))]
             self.note("annotations have their mask as RLE", runs, Fatal("Set INPUT.MASK_FORMAT bitmask"))

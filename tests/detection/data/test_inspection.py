@@ -315,6 +315,16 @@ def test_forms_of_masks(folder: Path) -> None:
     assert isinstance(found.records[0]["annotations"][0]["segmentation"]["counts"], bytes) and not found.troubles
 
 
+@pytest.mark.parametrize("mask", [{"size": [30, 40], "counts": [1200]}, [[7, 4, 7, 8, 7, 12]]])
+def test_masks_that_show_nothing_are_told(folder: Path, mask: Any) -> None:
+    data = content(segmentation=POLYGON)
+    data["annotations"][1]["segmentation"] = mask
+    found = look(folder, data, masks="bitmask")
+    assert len(boxes(found)) == 3 and len(found.troubles) == 2  # the other: an image without objects
+    has_trouble(found, "1 of 4 masks", "2.jpg")
+    has_trouble(look(folder, data, training=False, masks="bitmask"), "1 of 4 masks", "2.jpg", "missed")
+
+
 @pytest.mark.parametrize("mask", [[[0.1, 0.1, 0.5, 0.1, 0.5, 0.5]], [[30, 20, 39, 20, 39, 29]], LATER_RUNS])
 @pytest.mark.parametrize("training", [True, False])
 def test_masks_in_another_place_than_their_boxes_are_told(folder: Path, mask: Any, training: bool) -> None:
