@@ -252,10 +252,10 @@ def _read_json(path: str | Path, what: str, form: type, expected: str) -> Any:
     except OSError as error:
         raise CocoFormatError(f"{what} {path} cannot be read: {error.strerror}") from error
     except ValueError as error:
-        reason = tell_form(Path(path)) or other_content(path) or error
+        reason = (form is dict and tell_form(Path(path))) or other_content(path) or error
         raise CocoFormatError(f"{what} {path} is not JSON: {reason}") from error
     if not isinstance(data, form):
-        found = tell_form(Path(path)) or f"not {format_value(data)}"
+        found = (form is dict and tell_form(Path(path))) or f"not {format_value(data)}"
         raise CocoFormatError(f"{what} {path}: expected {expected}; {found}")
     return data
 

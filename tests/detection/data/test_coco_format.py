@@ -179,6 +179,13 @@ def test_files_of_another_kind(tmp_path: Path, text: str) -> None:
         read_results(path, annotations())
 
 
+def test_results_that_are_cut_off_are_not_taken_for_another_form(tmp_path: Path) -> None:
+    path = write(tmp_path, results())
+    path.write_text(path.read_text()[:-5])
+    with pytest.raises(CocoFormatError, match=r"\.json.*(line|char) \d"):
+        read_results(path, annotations())
+
+
 def test_files_that_are_not_there_or_not_text(tmp_path: Path) -> None:
     with pytest.raises(CocoFormatError, match=r"none\.json"):
         read_annotations(tmp_path / "none.json")
