@@ -6,7 +6,7 @@ import logging
 from collections import OrderedDict
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import torch
 from detectron2.data import DatasetCatalog, MetadataCatalog
@@ -21,7 +21,7 @@ from nasnet_det.detection.data.registered import earlier_look, look_at_names
 from nasnet_det.detection.evaluation.evaluation import Backend, IouType, Scores, evaluate, table
 from nasnet_det.detection.evaluation.report import write_report
 from nasnet_det.detection.evaluation.submission import write_submission
-from nasnet_det.safe_io.files import write_json
+from nasnet_det.safe_io.files import expect_folder, write_json
 from nasnet_det.safe_io.values import named
 
 logger = logging.getLogger(__name__)
@@ -46,6 +46,8 @@ class CocoEvaluator(DatasetEvaluator):
             default those of the training sets that it was looked at with, else the data set's own by ascending id.
 
     Raises:
+        ValueError: for other ``iou_types``, and later on for ``segm`` of a model that predicts boxes only.
+        OSError: if nothing can be written to ``output_dir``.
         DatasetError: if the data set is not registered, its annotations are broken, or its classes are not the model's.
         CocoFormatError: if the file of a data set known by its metadata only breaks the format.
     """
@@ -62,6 +64,10 @@ class CocoEvaluator(DatasetEvaluator):
         classes: Sequence[str] | None = None,
         report: bool = False,
     ) -> None:
+        if not {*iou_types} <= {*get_args(IouType)}:
+            raise ValueError(f"iou_types is {iou_types!r}: expected a list of {' and '.join(get_args(IouType))}")
+        if output_dir is not None:
+            expect_folder(output_dir)
         self.report = report
         self.dataset_name, self.output_dir = dataset_name, None if output_dir is None else Path(output_dir)
         self.iou_types, self.algorithm, self.distributed, self.backend = iou_types, algorithm, distributed, backend
@@ -90,6 +96,8 @@ class CocoEvaluator(DatasetEvaluator):
                 self._unreadable.append(record["file_name"])
                 continue
             instances = output["instances"].to(torch.device("cpu"))
+            if "segm" in self.iou_types and not instances.has("pred_masks"):
+                raise ValueError("iou_types has segm, but the model predicts boxes only: leave segm out")
             for result in instances_to_coco_json(instances, record["image_id"]):
                 if result["category_id"] >= len(self.category_ids):
                     raise DatasetError(

@@ -103,6 +103,15 @@ def test_a_class_beyond_the_data_sets_is_an_error(dataset: Path) -> None:
         CocoEvaluator("evaluated").process([record(1)], [found(1, [2])])
 
 
+def test_what_could_not_be_scored_or_written_is_told_before(dataset: Path) -> None:
+    with pytest.raises(ValueError, match="'bbox'"):
+        CocoEvaluator("evaluated", iou_types="bbox")  # type: ignore[arg-type]
+    with pytest.raises(NotADirectoryError, match=r"set\.json"):
+        CocoEvaluator("evaluated", dataset / "set.json")
+    with pytest.raises(ValueError, match="segm"):
+        CocoEvaluator("evaluated", iou_types=["segm"]).process([record(1)], [found(1, [0])])
+
+
 def test_a_test_set_is_written_for_the_server(dataset: Path) -> None:
     data = json.loads((dataset / "set.json").read_text())
     del data["annotations"]
