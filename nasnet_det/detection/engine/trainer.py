@@ -58,6 +58,7 @@ class DetectorTrainer(DefaultTrainer):
     Raises:
         ConfigError: if it asks for what this machine or this number of processes cannot do.
         DatasetError: for data that cannot be used.
+        OSError: if results of an evaluation cannot be written.
     """
 
     finished = False
@@ -67,6 +68,8 @@ class DetectorTrainer(DefaultTrainer):
         TrainerBase.__init__(self)
         self.check(cfg)
         look_at_config(cfg)
+        for name in cfg.DATASETS.TEST:
+            self.build_evaluator(cfg, name)  # which refuses now what it could not write or score later
         cfg = self.auto_scale_workers(cfg, comm.get_world_size())
         run = Checkpointer(nn.Module(), cfg.OUTPUT_DIR)
         resumed = resume and run.has_checkpoint()

@@ -140,6 +140,14 @@ def test_the_folder_of_a_test_set_of_a_long_name_can_be_made(tmp_path: Path) -> 
         (tmp_path / name).mkdir()
 
 
+def test_results_that_could_not_be_written_are_told_before(small_config: Any, tiny_coco: str, tmp_path: Path) -> None:
+    cfg = config(small_config, tiny_coco, tmp_path)
+    cfg.DATASETS.TEST = (tiny_coco,)
+    (tmp_path / "inference").touch()
+    with pytest.raises(NotADirectoryError, match="inference"):
+        DetectorTrainer(cfg)
+
+
 def test_a_diverged_loss_names_the_step_and_a_remedy(small_config: Any, tiny_coco: str, tmp_path: Path) -> None:
     cfg = config(small_config, tiny_coco, tmp_path / "run", SOLVER__BASE_LR=1e30, SOLVER__CLIP_GRADIENTS__ENABLED=False)
     with pytest.raises(TrainingError, match=r"step \d: .*SOLVER\.BASE_LR \(now 1e\+30\)"):

@@ -108,6 +108,9 @@ def test_what_could_not_be_scored_or_written_is_told_before(dataset: Path) -> No
         CocoEvaluator("evaluated", iou_types="bbox")  # type: ignore[arg-type]
     with pytest.raises(NotADirectoryError, match=r"set\.json"):
         CocoEvaluator("evaluated", dataset / "set.json")
+    (dataset / "out" / "coco_instances_results.json").mkdir(parents=True)
+    with pytest.raises(IsADirectoryError, match="results"):
+        CocoEvaluator("evaluated", dataset / "out")
     with pytest.raises(ValueError, match="segm"):
         CocoEvaluator("evaluated", iou_types=["segm"]).process([record(1)], [found(1, [0])])
 
