@@ -45,7 +45,7 @@ AREA = Kind("a finite number, at least 0", _NUMBERS, lambda v: math.isfinite(v) 
 TEXT = Kind("a text that is not blank", (str,), str.strip)
 #: One form of Unicode, in which names are compared.
 one_form = functools.partial(unicodedata.normalize, "NFC")
-NAME = Kind("a text of valid characters that is not blank", (str,), lambda v: v.strip() and v.encode(), one_form)
+NAME = Kind("a text of valid characters that is not blank", (str,), lambda v: visible(v) and v.encode(), one_form)
 BOX = Kind("[x, y, width, height] of four numbers", (list, tuple), lambda v: _is_four_numbers(v) and [*map(float, v)])
 SOUND_BOX = Kind(
     "[x, y, width, height] of four finite numbers, width and height at least 0",
@@ -58,6 +58,11 @@ RLE = Kind("a compressed RLE, {'size', 'counts' as text}", (dict,), lambda v: is
 _OPTIONAL = {"images": {"width": SIDE, "height": SIDE, "file_name": TEXT}, "categories": {"name": NAME}}
 #: What training and drawing need of images and categories.
 COMPLETE = ("width", "height", "file_name", "name")
+
+
+def visible(text: str) -> str:
+    """Return what is seen of a text: without spaces and invisible characters, as tables and web pages bring them."""
+    return "".join(c for c in text if c.isprintable() and not c.isspace())
 
 
 def read_annotations(path: str | Path, required: Collection[str] = (), sound: bool = True) -> dict[str, Any]:

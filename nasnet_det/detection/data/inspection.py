@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from nasnet_det.detection.data.boxes import ROUNDING, find_odd_boxes
-from nasnet_det.detection.data.coco_format import category_labels
+from nasnet_det.detection.data.coco_format import category_labels, visible
 from nasnet_det.detection.data.coco_masks import box_of_mask, is_mask, training_mask
 from nasnet_det.detection.data.columns import Record
 from nasnet_det.detection.data.look import (
@@ -144,8 +144,12 @@ class _Inspection:
         repeated = np.ones(len(keys), dtype=bool)
         repeated[np.unique(keys, axis=0, return_index=True)[1]] = False
         self.note("boxes repeat another of the same image and class", repeated, "They are used")
-        alike = _shared(["".join(name.casefold().split()) for name in self.data.names])
-        self.note("classes have the name of another, or differ in case and spaces only", alike, "Kept apart")
+        alike = _shared([visible(name.casefold()) for name in self.data.names])
+        self.note(
+            "classes have the name of another, or differ in case, spaces and what is invisible only",
+            alike,
+            "Kept apart",
+        )
 
     def check_pictures(self, decode: bool) -> None:
         """Compare the images with their files: there, readable, of the annotated size, turned by EXIF or not."""

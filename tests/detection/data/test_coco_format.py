@@ -138,6 +138,7 @@ def change(key: str, value: Any, group: str = "annotations") -> Callable[[dict[s
         (lambda data: data["annotations"].append(data["annotations"][0]), "annotations.*: 1"),
         (lambda data: data["images"].append(data["images"][0]), "images.*: 7"),
         (lambda data: data["categories"].append("car"), "entry 2"),
+        (lambda data: data["categories"][0].update(name="\u200b "), "'name'"),
     ],
 )
 def test_bad_annotations_are_one_clear_error(tmp_path: Path, spoil: Callable[[Any], Any], words: str) -> None:

@@ -229,10 +229,10 @@ def test_what_would_be_learnt_or_judged_wrongly_is_told(folder: Path) -> None:
     data = content([2, 3, 10, 10], [2, 3, 10, 10])
     data["annotations"][1]["image_id"] = 1
     data["annotations"][1]["area"] = -100
-    data["categories"] += [{"id": 8, "name": "Hen "}, {"id": 9, "name": "\x1b[31mfox"}]
+    data["categories"] += [{"id": 8, "name": "Hen "}, {"id": 9, "name": "\x1b[31mfox"}, {"id": 10, "name": "hen\u200b"}]
     found = look(folder, data)
     has_trouble(found, "1 of 2 boxes repeat", "1.jpg")
-    has_trouble(found, "2 of 3", "Hen")
+    has_trouble(found, "3 of 4", "Hen")
     assert all("\x1b" not in str(trouble) for trouble in found.troubles)
     has_trouble(found, "1 of 2", "area")
     has_trouble(look(folder, data, training=False), "1 of 2", "area", fatal=True)
