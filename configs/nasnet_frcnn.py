@@ -2,7 +2,8 @@
 
 Expected: 43.2 AP on minival, 43.1 on test-dev (paper, table 4). Not trained here. For detectron2's own
 ``lazyconfig_train_net.py``; a network of another width needs ``model.proposal_generator.head.in_channels`` changed with
-it.
+it. Data sets of your own are ``dataloader.train.dataset.names`` and ``dataloader.test.dataset.name``: everything else
+that reads a data set follows these two.
 """
 
 import math
@@ -65,7 +66,12 @@ model = L(split_rcnn)(
 
 dataloader = {
     "train": L(build_train_loader)(
-        dataset=L(training_records)(names=[TRAIN], test=[MINIVAL], num_classes=len(COCO_IDS)),
+        dataset=L(training_records)(
+            names=[TRAIN],
+            test="${...test.dataset.name}",
+            num_classes=len(COCO_IDS),
+            key="model.roi_heads.label_ids to [], model.roi_heads.num_classes and dataloader.train.dataset.num_classes",
+        ),
         mapper=L(DetectionMapper)(
             is_train=True,
             augmentations=[L(transforms.RandomFlip)(horizontal=True)],
@@ -79,7 +85,9 @@ dataloader = {
         mapper=L(DetectionMapper)(is_train=False, augmentations=[], image_format="${model.input_format}"),
         num_workers=4,
     ),
-    "evaluator": L(CocoEvaluator)(dataset_name=MINIVAL, classes=L(class_names)(name=TRAIN)),
+    "evaluator": L(CocoEvaluator)(
+        dataset_name="${..test.dataset.name}", classes=L(class_names)(names="${...train.dataset.names}")
+    ),
 }
 
 optimizer = L(clipped_sgd)(

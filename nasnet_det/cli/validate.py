@@ -65,7 +65,9 @@ def measure(options: argparse.Namespace) -> int:
     """Measure the model and print the result."""
     import nasnet_det
 
-    execution, model = selected_execution(options), load_model(options)
+    packaged = is_packaged(options)
+    execution, model = selected_execution(options, "cpu" if packaged else None), load_model(options)
+    ran_on = f"cpu, {model.info.precision}, {model.info.runtime}" if packaged else execution.describe()
     preprocessing = preprocessing_of(options, model)
     began = time.monotonic()
     found = evaluate_model(options, model, preprocessing, execution)
@@ -74,7 +76,7 @@ def measure(options: argparse.Namespace) -> int:
     print(
         f"{options.model} at {size}, {options.preprocessing} preprocessing, {found.images} images: "
         f"top-1 {100 * found.top1:.3f} %, top-5 {100 * found.top5:.3f} %, loss {found.loss:.4f}, "
-        f"{found.images / seconds:.1f} images/s on {execution.describe()}"
+        f"{found.images / seconds:.1f} images/s on {ran_on}"
     )
     if options.json is not None:
         figures = {"model": options.model, "preprocessing": options.preprocessing, "image_size": size, **asdict(found)}
@@ -82,19 +84,30 @@ def measure(options: argparse.Namespace) -> int:
     return 0
 
 
+def is_packaged(options: argparse.Namespace) -> bool:
+    """Return whether the model is a package (see ``nasnet-det package``).
+
+    Raises:
+        ValueError: for weights or an execution with a package, which has its own, or a runtime with anything else.
+    """
+    given = (options.weights, options.num_classes, options.channels_last)
+    others = any(value is not None for value in given) or options.deterministic or options.device not in (None, "cpu")
+    others = others or (options.precision, options.mode) != ("auto", "auto")
+    return names_package(options.model, options.runtime, others)
+
+
 def load_model(options: argparse.Namespace) -> Any:
-    """Return the model with its pretrained weights, or a package (see ``nasnet-det package``).
+    """Return the model with its pretrained weights, or a package.
 
     Raises:
         ModelError: if the model does not exist, or its weights are not available or have other classes.
-        ValueError: for weights with a package, or a runtime with anything else.
     """
     import timm
 
     from nasnet_det.training.models import ModelChoice, ModelError
 
     classes = options.num_classes
-    if names_package(options.model, options.runtime, others=options.weights is not None or classes is not None):
+    if is_packaged(options):
         from nasnet_det.export import load_package
 
         return load_package(options.model, options.runtime)

@@ -98,6 +98,8 @@ class PackageInfo:
     def __str__(self) -> str:
         sides = " x ".join(str(side or "any") for side in self.input_size)
         name = self.description.get("model", self.description.get("kind", "a model"))
+        if self.description.get("kind") == "features":
+            name = f"features of {name}"
         made_by = f", torch {self.torch}" if self.torch else ""
         return f"{name}, images {sides}, {self.precision}, for {self.runtime}{made_by}"
 

@@ -83,10 +83,10 @@ class Program:
         value."""
         with torch.no_grad():
             expected = as_list(self.model(self.example))
-        errors = {}
-        for name, output, wanted in zip(self.outputs, self.align(expected, as_list(found)), expected, strict=True):
-            largest = wanted.double().abs().max().clamp(min=1e-30)
-            errors[name] = float((output.double() - wanted.double()).abs().max() / largest)
+            errors = {}
+            for name, output, wanted in zip(self.outputs, self.align(expected, as_list(found)), expected, strict=True):
+                largest = wanted.double().abs().max().clamp(min=1e-30)
+                errors[name] = float((output.double() - wanted.double()).abs().max() / largest)
         return errors
 
 

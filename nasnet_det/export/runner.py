@@ -146,8 +146,9 @@ class PackagedDetector:
         Raises:
             OSError: if the image is so narrow that a side vanishes when it is resized, or has no form as 8-bit RGB.
         """
-        width, height = image.size
-        resized = self.input.resize(as_rgb(image))
+        rgb = as_rgb(image)
+        width, height = rgb.size
+        resized = self.input.resize(rgb)
         boxes, scores, classes, count, *masks = self.package(self.input.to_tensor(resized))
         number = int(count[0])
         scale = torch.tensor([width / resized.width, height / resized.height]).repeat(2)

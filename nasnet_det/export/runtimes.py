@@ -13,7 +13,7 @@ import threading
 import time
 import zipfile
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -47,14 +47,20 @@ class Package(nn.Module):
 
     A package for a fixed number of images takes any number: they run in batches, the last one filled up.
 
+    Pickling it stores the path of its file, from which another process loads it.
+
     Args:
         run: maps a tensor of the package's input size to one tensor or several.
-        info: what the package computes.
+        info: what the package computes, and the runtime that runs it.
+        path: its file.
     """
 
-    def __init__(self, run: Callable[[Tensor], Any], info: PackageInfo) -> None:
+    def __init__(self, run: Callable[[Tensor], Any], info: PackageInfo, path: Path | None = None) -> None:
         super().__init__()
-        self.run, self.info = run, info
+        self.run, self.info, self.path = run, info, path
+
+    def __reduce__(self) -> Any:
+        return (load_package, (self.path, self.info.runtime)) if self.path else super().__reduce__()
 
     @property
     def num_classes(self) -> int:
@@ -70,11 +76,10 @@ class Package(nn.Module):
         return {"input_size": size, **{key: said[key] for key in keys if key in said}}
 
     def _said(self, key: str) -> Any:
-        try:
-            return self.info.description[key]
-        except LookupError:
-            words = f"the package ({self.info}) does not say its {key}"
-            raise PackageError(f"{words}: expected one of a classifier, by nasnet-det package") from None
+        said = self.info.description
+        if said.get("kind") != "classifier" or key not in said:
+            raise PackageError(f"expected a package of a classifier, which says its {key}, got {self.info}")
+        return said[key]
 
     def forward(self, images: Tensor | np.ndarray) -> Any:
         """Run the package.
@@ -125,7 +130,8 @@ def load_package(path: str | Path, runtime: str | None = None) -> Package:
     Args:
         path: an ONNX file, an ahead-of-time package or a ``torch.export`` program. The latter two are programs: **load
             only what you or someone you trust has made.** Pickles in them are refused.
-        runtime: ``onnxruntime`` or ``openvino`` for an ONNX file; the one that the file names if None.
+        runtime: ``onnxruntime`` or ``openvino`` for an ONNX file; the one that the file names if None. ONNX Runtime
+            computes a file in bfloat16 in float32.
 
     Raises:
         PackageError: if it cannot be read, was made for another machine, or does not run in that runtime.
@@ -133,12 +139,16 @@ def load_package(path: str | Path, runtime: str | None = None) -> Package:
     """
     path = Path(path)
     info = read_info(path)
-    is_onnx = not zipfile.is_zipfile(path)
-    if runtime is not None and (runtime != info.runtime) and not (is_onnx and runtime in ("onnxruntime", "openvino")):
-        raise PackageError(f"{path} is a package for {info.runtime}, which {runtime} does not run")
+    takers = (info.runtime,) if zipfile.is_zipfile(path) else ("onnxruntime", "openvino")
+    if runtime not in (None, *takers):
+        words = f"{' or '.join(takers)}, or None for its own ({info.runtime})"
+        raise PackageError(f"{path}: the runtime of this package is {words}; got {runtime!r}")
+    if runtime not in (None, info.runtime):
+        known = info.precision in RUNTIMES[runtime].precisions
+        info = replace(info, runtime=runtime, precision=info.precision if known else "float32")
     with readable(path), quiet():
         check_content(path)
-        return Package(_LOADERS[runtime or info.runtime](path, info), info)
+        return Package(_LOADERS[info.runtime](path, info), info, path.absolute())
 
 
 @dataclass(frozen=True)

@@ -138,7 +138,11 @@ def as_rgb(image: Image.Image) -> Image.Image:
 
     Raises:
         ImageError: if it has no such form.
+        TypeError: for anything but a PIL image.
     """
+    if not isinstance(image, Image.Image):
+        kind = type(image).__name__
+        raise TypeError(f"expected a PIL image, got {kind}: Image.open(PATH) and Image.fromarray(ARRAY) make one")
     tags = getattr(image, "tag_v2", {})
     if image.mode == "L" and _SIGNED in tags.get(_FORM, ()):
         raise ImageError("its values are signed bytes, which Pillow takes for unsigned ones: save it as 0 to 255")

@@ -227,6 +227,7 @@ def raising(error: BaseException) -> int:
         (FileExistsError(errno.EEXIST, "File exists", "out"), 2, "error: out: File exists; expected a folder"),
         (IsADirectoryError(errno.EISDIR, "Is a directory", "out"), 2, "error: out: Is a directory; expected a file"),
         (OSError(errno.ENOSPC, "No space left", "a.pt"), 2, "error: a.pt: No space left"),
+        (OSError(errno.ENOSPC, "No space left", "tmp/a.pt", None, "b.pt"), 2, "error: tmp/a.pt to b.pt: No space left"),
         (MemoryError(), 2, "error: out of memory"),
         (ModuleNotFoundError("No module", name="onnxscript"), 2, "error: onnxscript is not installed: pip install"),
     ],

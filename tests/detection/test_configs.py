@@ -134,6 +134,14 @@ def test_pixel_values_of_the_twin_are_equal() -> None:
     assert list(lazy.lr_multiplier.scheduler.milestones)[:2] == list(cfg.SOLVER.STEPS)
 
 
+def test_the_twin_s_loaders_and_evaluator_follow_the_named_data_sets() -> None:
+    lazy = LazyConfig.load(str(CONFIGS / "nasnet_frcnn.py"))
+    words = ["dataloader.train.dataset.names=[mine, more]", "dataloader.test.dataset.name=judged"]
+    data = LazyConfig.apply_overrides(lazy, words).dataloader
+    assert (data.train.dataset.test, data.evaluator.dataset_name) == ("judged", "judged")
+    assert list(data.evaluator.classes.names) == ["mine", "more"]
+
+
 def test_a_key_that_does_not_exist_is_named(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"MODEL\.NASNET\.NUM_FILTERS\b"):
         read_config(CONFIGS / "fpn_mobile.yaml", ["MODEL.NASNET.NUM_FILTER", 8])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import pickle
 import sys
 import zipfile
 from concurrent.futures import ThreadPoolExecutor
@@ -99,6 +100,29 @@ def test_an_onnx_file_runs_in_both_runtimes(packages: dict[str, Path]) -> None:
     if "inductor" in packages:
         with pytest.raises(PackageError, match="inductor"):
             load_package(packages["inductor"], "openvino")
+    for wrong in ("auto", "inductor"):
+        with pytest.raises(PackageError, match=f"onnxruntime or openvino.*'{wrong}'"):
+            load_package(packages["openvino"], wrong)
+
+
+@pytest.mark.parametrize("runtime", ["inductor", "onnxruntime", "openvino"])
+def test_a_package_is_pickled_by_its_path(packages: dict[str, Path], runtime: str) -> None:
+    """For workers that are started afresh; it stays in the runtime that it was loaded for."""
+    if runtime not in packages:
+        pytest.skip(f"{runtime} cannot be used here")
+    asked = {"onnxruntime": "openvino", "openvino": "onnxruntime"}.get(runtime) if len(ONNX) == 2 else None
+    package = load_package(packages[runtime], asked)
+    again = pickle.loads(pickle.dumps(package))
+    x = images(2, 3, 16, 16)
+    assert again.info.runtime == package.info.runtime == (asked or runtime)
+    assert torch.equal(again(x), package(x))
+
+
+@pytest.mark.skipif(len(ONNX) < 2, reason="takes both runtimes of ONNX files")
+def test_a_package_says_the_precision_that_the_runtime_computes_in(packages: dict[str, Path], tmp_path: Path) -> None:
+    path = save_package(classifier_program(tiny(), (16, 16)), tmp_path / "net", "openvino", "bfloat16").path
+    assert load_package(path).info.precision == "bfloat16"
+    assert load_package(path, "onnxruntime").info.precision == "float32"
 
 
 @torch.inference_mode()

@@ -130,6 +130,12 @@ def test_every_mode_becomes_rgb(tmp_path: Path, mode: str) -> None:
         assert np.abs(np.asarray(found, dtype=int) - (255, 0, 0)).max() <= 2
 
 
+@pytest.mark.parametrize("wrong", [np.zeros((4, 4, 3), np.uint8), "a.png", None])
+def test_what_is_no_pil_image_is_refused(wrong: Any) -> None:
+    with pytest.raises(TypeError, match=type(wrong).__name__):
+        as_rgb(wrong)
+
+
 def test_an_animation_is_its_first_frame(tmp_path: Path) -> None:
     frames = [Image.new("RGB", (4, 3), colour) for colour in ("red", "blue")]
     path = saved(tmp_path, frames[0], "a.gif", save_all=True, append_images=frames[1:])

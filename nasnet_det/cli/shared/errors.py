@@ -118,7 +118,8 @@ def explain(error: BaseException) -> str | None:
 
 
 def _explain_os_error(error: OSError) -> str:
-    words = f"{error.filename}: {error.strerror}" if error.filename and error.strerror else str(error)
+    names = " to ".join(str(name) for name in (error.filename, error.filename2) if name)
+    words = f"{names}: {error.strerror}" if names and error.strerror else str(error)
     if error.errno in (errno.EEXIST, errno.ENOTDIR):
         words += "; expected a folder"
     if error.errno == errno.EISDIR:

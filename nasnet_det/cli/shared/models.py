@@ -21,16 +21,19 @@ def names_package(name: str, runtime: str | None, others: bool) -> bool:
     Args:
         name: the model.
         runtime: the runtime given, None for none.
-        others: whether weights or settings are given.
+        others: whether weights, settings or an execution are given, which a package has itself.
 
     Raises:
-        ValueError: for weights or settings with a package, or a runtime with anything else.
+        ValueError: for ``others`` with a package, or a runtime with anything else.
     """
     from nasnet_det.export.package_files import is_package
 
     if Path(name).suffix in (".onnx", ".pt2") or is_package(Path(name)):
         if others:
-            raise ValueError(f"{name} is a package with its own weights and settings: give none with it")
+            raise ValueError(
+                f"{name} is a package, which has its own weights, settings and precision and runs on the CPU: leave "
+                "out the options for these"
+            )
         return True
     if runtime:
         raise ValueError(f"--runtime is for packages (.onnx), and {name} is none: make one with nasnet-det package")

@@ -131,10 +131,10 @@ def learned_classes(cfg: CfgNode) -> list[str] | None:
     return names if names and len(names) == num_classes(cfg) else None
 
 
-def class_names(name: str) -> list[str] | None:
-    """Return the class names of a model that was trained on a data set, for LazyConfig; None if they are unknown."""
+def class_names(names: str | Sequence[str]) -> list[str] | None:
+    """Return the class names of a model that was trained on data sets, for LazyConfig; None if they are unknown."""
     with contextlib.suppress(CocoFormatError):
-        return [category["name"] for category in categories(name)] or None
+        return [category["name"] for category in categories(names if isinstance(names, str) else names[0])] or None
     return None
 
 
