@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -49,6 +50,14 @@ import torch  # noqa: E402 (it looks for some of them)
 SHARED = Path(os.environ.get("NASNET_DET_SHARED", Path(__file__).resolve().parents[2] / "shared"))
 
 torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", "2")))
+
+
+@pytest.fixture(autouse=True)
+def forget_compiled() -> Iterator[None]:
+    """Let no test's compiled functions make another's more general, which takes several times as long to compile."""
+    yield
+    if "torch._dynamo" in sys.modules:
+        torch._dynamo.reset()
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:

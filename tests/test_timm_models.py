@@ -335,7 +335,7 @@ def test_trace_and_compile(name: str) -> None:
     x = images(name)
     model = randomize(tiny(name, num_cells=(1, 1)))
     expected = model(x)
-    torch.testing.assert_close(torch.jit.trace(model, x)(x), expected)
+    torch.testing.assert_close(torch.jit.trace(model, x, check_trace=False)(x), expected)  # this line is the check
     torch.testing.assert_close(torch.compile(model, backend="aot_eager", fullgraph=True)(x), expected)
 
 

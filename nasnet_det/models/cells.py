@@ -5,14 +5,15 @@ Sources: paper section 2 and figures 3 and 4; TF-slim ``nasnet_utils.py`` (``Nas
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
-from typing import NamedTuple
+from collections.abc import Callable, Hashable, Iterable, Sequence
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
 from nasnet_det.genotypes.genotype import Block, CellGenotype
+from nasnet_det.models.cpu_training import pointwise_norms
 from nasnet_det.models.drop_path import ScheduledDropPath
 from nasnet_det.models.eager_training import concat_channels, has_hooks, is_training_on_cpu, is_training_on_device
 from nasnet_det.models.operations import (
@@ -20,10 +21,10 @@ from nasnet_det.models.operations import (
     Finish,
     LayerSettings,
     Scale,
-    activates_itself,
     begins_with_relu,
     build_operation,
     finishes_itself,
+    pass_on,
     projection,
 )
 from nasnet_det.models.padding import Pool2dSame
@@ -52,13 +53,16 @@ class Concat(nn.Module):
     """Concatenation of states along the channels."""
 
     def forward(self, *states: Tensor) -> Tensor:
-        if (
-            self.training
-            and is_training_on_device(states[0])
-            and states[0].is_contiguous(memory_format=torch.channels_last)
-        ):
-            return concat_channels(*states)
-        return torch.cat(states, dim=1)
+        return join(states, self.training)
+
+
+def join(states: Sequence[Tensor], training: bool) -> Tensor:
+    """Return states concatenated along the channels."""
+    if len(states) == 1:
+        return states[0]
+    if training and is_training_on_device(states[0]) and states[0].is_contiguous(memory_format=torch.channels_last):
+        return concat_channels(*states)
+    return torch.cat([*states], dim=1)
 
 
 class AddNorm(nn.Module):
@@ -109,13 +113,14 @@ class States(list[Tensor]):
         """Return an operation's result on a state; ReLU and equal pools of one state are computed once.
 
         ``given`` are other arguments of the operation."""
-        if operation in (results := self._results.get(state, {})):
-            return results[operation]
         if isinstance(operation, Pool2dSame) and not has_hooks(operation):
             return self._once(operation.key(), operation, state)
-        if begins_with_relu(operation) and not activates_itself(operation, self[state]):
+        if not begins_with_relu(operation):
+            return operation(self[state], **given)
+        if (passed := pass_on(operation, self[state], **given)) is None:
             return operation(self._once("relu", functional.relu, state), activated=True, **given)
-        return operation(self[state], **given)
+        result, self[state] = passed
+        return result
 
     def _once(self, key: Hashable, function: Callable[[Tensor], Tensor], state: int) -> Tensor:
         results = self._results.setdefault(state, {})
@@ -241,37 +246,48 @@ class Cell(nn.Module):
             StateShape(width, level, scale.dilation_after) for width in (widths if passes_all else [sum(widths)])
         )
 
-    def forward(self, *inputs: Tensor, shared: Sequence[Results] = ()) -> tuple[Tensor, ...]:
+    def forward(self, *inputs: Tensor) -> tuple[Tensor, ...]:
         """Maps the inputs, each ``(N, channels, H, W)`` (a previous one may be twice as large), to the cell's outputs:
-        one ``(N, channels, ceil(H/stride), ceil(W/stride))`` tensor, or every created state.
-
-        ``shared`` is what was computed of each of the first inputs; the cell may use it and add to it."""
+        one ``(N, channels, ceil(H/stride), ceil(W/stride))`` tensor, or every created state."""
         if len(inputs) < len(self.preprocess):
             inputs = (*inputs, inputs[0])
-        below = States(inputs, shared)
-        states = States(
-            below.apply(project, number) if number < len(shared) else project(below[number])
-            for number, project in enumerate(self.preprocess)
-        )
+        return self.create(project(x) for project, x in zip(self.preprocess, inputs, strict=True))
+
+    def create(self, projected: Iterable[Tensor], joins: bool = True) -> tuple[Tensor, ...]:
+        """Return the cell's outputs.
+
+        Args:
+            projected: the inputs after ``preprocess``.
+            joins: concatenate the states that make an output; without it, they may be returned as they are.
+        """
+        states = States(projected)
         for block in self.blocks:
             states.append(block(states))
         concat = [
             self.concat_proj[str(s)](states[s]) if str(s) in self.concat_proj else states[s]
             for s in self.genotype.concat
         ]
-        return tuple(concat) if self.passes_all else (self.concat(*concat),)
+        apart = self.passes_all or not (joins or has_hooks(self.concat) or type(self.concat) is not Concat)
+        return tuple(concat) if apart else (self.concat(*concat),)
 
 
-def projections_of(output: int, plans: Iterable[CellPlan], cells: nn.ModuleDict) -> Iterator[nn.Module]:
-    """Return the layers by which cells project an output, without those of cells that have hooks.
+def project_together(output: int, maps: Sequence[Tensor], plans: Iterable[CellPlan], cells: nn.ModuleDict) -> Results:
+    """Return the projections of an output that can be computed as one, in training on a CPU.
 
     Args:
         output: its number.
+        maps: the output ``(N, C, H, W)``, or the maps that its channels are divided into: of those, all projections are
+            computed as one, or none.
         plans: of the cells that are run.
-        cells: the cells by name.
+        cells: the cells by name. The projections of a cell that has hooks are left out.
     """
+    readers: list[Any] = []
     for plan in plans:
-        cell = cells[plan.name]
-        if type(cell) is Cell and not has_hooks(cell):
-            reads = zip((plan.current, plan.previous), cell.preprocess, strict=True)
-            yield from (project for read, project in reads if read == output)
+        cell: Any = cells[plan.name]
+        own = cell.preprocess if type(cell) is Cell and not has_hooks(cell) else (None, None)
+        readers += [own[number] for number, read in enumerate((plan.current, plan.previous)) if read == output]
+    taken = [one for one in readers if type(one) is ConvNorm and not has_hooks(one) and one.is_compiled(*maps)]
+    taken = [one for one in taken if one.bn.eps == taken[0].bn.eps]
+    if len(taken) < (2 if len(maps) == 1 else len(readers)):
+        return {}
+    return dict(zip(taken, pointwise_norms(maps, [(one.conv, one.bn) for one in taken]), strict=True))

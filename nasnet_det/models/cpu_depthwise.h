@@ -67,13 +67,14 @@ __attribute__((always_inline)) inline void correlate_pixels(const Plane<L>& plan
 }
 
 // Where correlations are written: some channels of an image, from `first` on. Where `mask` is given, 0 is written where a
-// pixel of that plane is 0 or less, and where `scale` is, each pixel is multiplied by its own.
+// pixel of that plane is 0 or less; where `scale` is, each pixel is multiplied by its own; where `other` is, the same
+// channels of another image, from there on, are added.
 template <int L>
 struct Target {
     float* first;
     long height, width, size;
     Plane<L>* mask;
-    const float* scale;
+    const float *scale, *other;
 };
 
 // Write the correlation of a plane from `input` on. The last outputs of a row may be computed twice.
@@ -96,7 +97,10 @@ void correlate_rows(const Plane<L>& plane, const float* input, const float* kern
                 }
                 if (to.scale)
                     for (int t = 0; t < NUMBER; ++t) sums[t] *= to.scale[y * to.width + x + t];
-                float* result = to.first + (y * to.width + x) * g.channels + at;
+                const long place = (y * to.width + x) * g.channels + at;
+                if (to.other)
+                    for (int t = 0; t < NUMBER; ++t) sums[t] += load<L>(to.other + place + t * g.channels);
+                float* result = to.first + place;
                 for (int t = 0; t < NUMBER; ++t) store<L>(sums[t], result + t * g.channels);
             }
         }
@@ -167,9 +171,9 @@ class Images {
     virtual ~Images() = default;
     virtual void forward(const float* x, const float* scale, float* y) = 0;
     // Either gradient may be null; that of the weights is of this image, (rows, columns, channels). Where x is null, it
-    // is that of the last call.
-    virtual void backward(const float* x, const float* scale, const float* gradient, float* x_gradient,
-                          float* weight_gradient) = 0;
+    // is that of the last call. Where `other` is given, it is added to the gradient by x.
+    virtual void backward(const float* x, const float* scale, const float* gradient, const float* other,
+                          float* x_gradient, float* weight_gradient) = 0;
 };
 
 // A convolution copies some channels at a time, as many as fit the cache or all (`whole`, which `before` needs).
@@ -199,11 +203,11 @@ class Depthwise : public Images {
             const long c = first(b), size = std::min(span, g.channels - c);
             read(x, c, size);
             correlate<L, COLUMNS>(input, input.at(0, 0), kernels.data() + c, g, g.stride_y, g.stride_x,
-                                  {y + c, g.out_height, g.out_width, size, nullptr, scale});
+                                  {y + c, g.out_height, g.out_width, size, nullptr, scale, nullptr});
         }
     }
 
-    void backward(const float* x, const float* scale, const float* gradient, float* x_gradient,
+    void backward(const float* x, const float* scale, const float* gradient, const float* other, float* x_gradient,
                   float* weight_gradient) override {
         for (long b = 0; b * span < g.channels; ++b) {
             const long c = first(b), size = std::min(span, g.channels - c);
@@ -211,7 +215,8 @@ class Depthwise : public Images {
             outer.read(gradient + c, g.out_height, g.out_width, g.channels, size, false, scale);
             if (x_gradient)
                 correlate<L, COLUMNS>(outer, outer.at(g.top, g.left), turned.data() + c, g, 1, 1,
-                                      {x_gradient + c, g.height, g.width, size, g.relu ? &input : nullptr, nullptr});
+                                      {x_gradient + c, g.height, g.width, size, g.relu ? &input : nullptr, nullptr,
+                                       other ? other + c : nullptr});
             if (weight_gradient)
                 (g.stride_x == 1 && g.dilation == 1 ? weight_sums<L, COLUMNS, true> : weight_sums<L, COLUMNS, false>)(
                     input, outer, g, size, weight_gradient + c);
@@ -243,28 +248,10 @@ std::unique_ptr<Images> depthwise_of(const Geometry& g, const float* weight, boo
     return std::make_unique<Depthwise<L, 7>>(g, weight, backward, whole, before);
 }
 
-// ReLU alone.
-class Activation : public Images {
-  public:
-    explicit Activation(const Geometry& g) : size(g.in_size()) {}
-    void forward(const float* x, const float*, float* y) override {
-        input = x;
-        for (long k = 0; k < size; ++k) y[k] = x[k] < 0 ? 0 : x[k];
-    }
-    void backward(const float*, const float*, const float* gradient, float* x_gradient, float*) override {
-        if (!x_gradient) return;
-        for (long k = 0; k < size; ++k) x_gradient[k] = input[k] <= 0 ? 0 : gradient[k];
-    }
-
-  private:
-    const long size;
-    const float* input = nullptr;
-};
-
-// The depthwise convolution with these kernels; where they are null, ReLU alone.
+// The depthwise convolution with these kernels; null where they are null.
 std::unique_ptr<Images> depthwise_images(const Geometry& g, const float* weight, bool backward, bool whole,
                                      Affine before) {
-    if (!weight) return std::make_unique<Activation>(g);
+    if (!weight) return nullptr;
     return g.channels < kLanes ? depthwise_of<8>(g, weight, backward, whole, before)
                                : depthwise_of<kLanes>(g, weight, backward, whole, before);
 }

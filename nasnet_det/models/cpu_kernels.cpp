@@ -11,23 +11,47 @@
 #include "cpu_norm.h"
 #include "cpu_products.h"
 
-// A map (count, height, width, the sum of widths) whose channels lie in several maps.
+// A map (count, height, width, the sum of widths) whose channels lie in one map or several.
 struct Maps {
     long number;
     const long* widths;
     float* const* maps;
 
-    // Copy some pixels, of all channels, from or to the maps.
-    void copy(long first, long pixels, float* values, bool to_maps) const {
+    // Call work(place, size, values) for the values of some pixels: `size` of them, from `place` on among those of all
+    // channels, lie side by side in a map.
+    template <class Work>
+    void each(long first, long pixels, Work work) const {
+        if (number == 1) return work(0, pixels * widths[0], maps[0] + first * widths[0]);
         long channels = 0, begin = 0;
         for (long m = 0; m < number; ++m) channels += widths[m];
         for (long m = 0; m < number; begin += widths[m++])
-            for (long p = 0; p < pixels; ++p) {
-                float *here = values + p * channels + begin, *there = maps[m] + (first + p) * widths[m];
-                std::copy_n(to_maps ? here : there, widths[m], to_maps ? there : here);
-            }
+            for (long p = 0; p < pixels; ++p) work(p * channels + begin, widths[m], maps[m] + (first + p) * widths[m]);
+    }
+    // The values of some pixels side by side, in `whole` if they lie in several maps.
+    const float* read(long first, long pixels, float* whole) const {
+        if (number == 1) return maps[0] + first * widths[0];
+        each(first, pixels, [=](long place, long size, const float* from) { std::copy_n(from, size, whole + place); });
+        return whole;
     }
 };
+
+// ReLU of some pixels.
+void activate(const Maps& x, long first, long pixels, float* result) {
+    x.each(first, pixels, [=](long place, long size, const float* __restrict from) {
+        float* __restrict to = result + place;
+        for (long k = 0; k < size; ++k) to[k] = from[k] < 0 ? 0 : from[k];
+    });
+}
+
+// The gradient by these pixels of one by their ReLU, plus another where that is given.
+void activate_backward(const Maps& x_gradient, long first, long pixels, const float* activated, const float* gradient,
+                       const float* passed) {
+    x_gradient.each(first, pixels, [=](long place, long size, float* __restrict to) {
+        const float *__restrict y = activated + place, *__restrict from = gradient + place;
+        for (long k = 0; k < size; ++k) to[k] = y[k] <= 0 ? 0 : from[k];
+        for (long k = 0; passed && k < size; ++k) to[k] += passed[place + k];
+    });
+}
 
 extern "C" {
 
@@ -52,7 +76,7 @@ void depthwise_backward(const Geometry* g, const float* x, const float* weight, 
         const auto images = depthwise_images(*g, weight, true, false, {});
 #pragma omp for schedule(static)
         for (long n = 0; n < g->count; ++n)
-            images->backward(x + n * g->in_size(), scale, gradient + n * g->out_size(),
+            images->backward(x + n * g->in_size(), scale, gradient + n * g->out_size(), nullptr,
                             x_gradient ? x_gradient + n * g->in_size() : nullptr,
                             weight_gradient ? sums.data() + n * size : nullptr);
     }
@@ -90,7 +114,7 @@ void norm_backward(long channels, long count, const float* x, const float* gradi
 // Batch norm of z, which is x, after what is `before`, ReLU, the depthwise convolution, if any, and a pointwise one to
 // `outputs` channels. Where they are not null, each image is multiplied by one of `factors`, and `other` is added. The
 // result is divided into one map or several, or not written (none); `other` is for one only.
-void separable_forward(const Geometry* g, long outputs, float eps, const float* x, const Affine* before,
+void separable_forward(const Geometry* g, long outputs, float eps, const Maps* x, const Affine* before,
                        const float* depthwise, const float* pointwise, const float* weight, const float* bias,
                        const float* factors, const float* other, float* z, const Maps* y, float* mean, float* variance,
                        float* inverse, float* scale, float* shift, int threads) {
@@ -106,7 +130,10 @@ void separable_forward(const Geometry* g, long outputs, float eps, const float* 
         Scratch inner(g->out_size());
 #pragma omp for schedule(static)
         for (long n = 0; n < g->count; ++n) {
-            images->forward(x + n * g->in_size(), nullptr, inner.data());
+            if (images)
+                images->forward(x->maps[0] + n * g->in_size(), nullptr, inner.data());
+            else
+                activate(*x, n * places, places, inner.data());
             multiply(inner.data(), places, g->channels, 1, g->channels, matrix.data(), outputs, z + pixels.begin(n));
             norm.measure(n, z + pixels.begin(n));
         }
@@ -121,72 +148,81 @@ void separable_forward(const Geometry* g, long outputs, float eps, const float* 
         for (long n = 0; n < g->count; ++n) {
             norm.write(n, z + pixels.begin(n), divided ? whole.data() : y->maps[0] + pixels.begin(n),
                        factors ? factors[n / g->parts] : 1, other ? other + pixels.begin(n) : nullptr);
-            if (divided) y->copy(n * places, places, whole.data(), true);
+            if (divided)
+                y->each(n * places, places, [from = whole.data()](long place, long size, float* to) {
+                    std::copy_n(from + place, size, to);
+                });
         }
     }
 }
 
-// `gradient` is in as many maps as the result was divided into. The gradient by x may be null; it is that of x after what
-// is `before`. Where `before_mean` is given, x is what a batch norm of that mean, of as many images, normalizes, and its
-// sums over the gradient are written to `before_sums`, which its own call takes as `sums`.
-void separable_backward(const Geometry* g, long outputs, const float* x, const Affine* before, const float* before_mean,
+// `gradient` is in as many maps as the result was divided into, and that by x in as many as x, or in none where it is
+// not wanted; it is that of x after what is `before`, plus `passed`, where that is given, of an undivided x. Where
+// `before_mean` is given, x is what a batch norm of that mean, of as many images, normalizes, and its sums over the
+// gradient are written to `before_sums`, which its own call takes as `sums`.
+void separable_backward(const Geometry* g, long outputs, const Maps* x, const Affine* before, const float* before_mean,
                         double* before_sums, const float* depthwise, const float* pointwise, const float* weight,
-                        const float* factors, const float* z, const Maps* gradient, double* sums, const float* mean,
-                        const float* inverse, float* x_gradient, float* depthwise_gradient, float* pointwise_gradient,
-                        float* weight_gradient, float* bias_gradient, int threads) {
-    const long places = g->out_height * g->out_width, area = g->rows * g->columns;
+                        const float* factors, const float* z, const Maps* gradient, double* sums, const float* passed,
+                        const float* mean, const float* inverse, const Maps* x_gradient, float* depthwise_gradient,
+                        float* pointwise_gradient, float* weight_gradient, float* bias_gradient, int threads) {
+    const long places = g->out_height * g->out_width, area = g->height * g->width, kernel = g->rows * g->columns;
     const Pixels pixels(outputs, g->count * places, places);
     Norm norm(pixels);
     const std::vector<float> centres = pixels.repeat(mean);
-    // The gradient of an image, or of a part of one, which is copied if it is divided.
-    const auto gradient_of = [=](long n, Scratch& whole) -> const float* {
-        if (gradient->number == 1) return gradient->maps[0] + n * places * outputs;
-        gradient->copy(n * places, places, whole.data(), false);
-        return whole.data();
-    };
+    const long divided = gradient->number > 1 ? places * outputs : 0;
     if (sums) {
         norm.copy_notes(sums, true);
     } else {
 #pragma omp parallel num_threads(threads)
         {
-            Scratch whole(gradient->number > 1 ? places * outputs : 0);
+            Scratch whole(divided);
 #pragma omp for schedule(static)
             for (long n = 0; n < g->count; ++n)
-                norm.measure_gradient(n, z + pixels.begin(n), gradient_of(n, whole), centres,
+                norm.measure_gradient(n, z + pixels.begin(n), gradient->read(n * places, places, whole.data()), centres,
                                       factors ? factors[n / g->parts] : 1);
         }
     }
     norm.finish_gradient(weight, mean, inverse, weight_gradient, bias_gradient);
 
-    const Pixels x_pixels(g->channels, g->count * g->height * g->width, g->height * g->width);
+    const Pixels x_pixels(g->channels, g->count * area, area);
     Norm norm_before(x_pixels);
     const std::vector<float> x_centres = before_mean ? x_pixels.repeat(before_mean) : std::vector<float>();
     const long images_count = g->count / g->parts, size = outputs * g->channels;
-    std::vector<float> depthwise_sums(depthwise ? g->count * g->channels * area : 0), pointwise_sums(images_count * size);
+    std::vector<float> depthwise_sums(depthwise ? g->count * g->channels * kernel : 0);
+    std::vector<float> pointwise_sums(images_count * size);
 #pragma omp parallel num_threads(threads)
     {
         const auto images = depthwise_images(*g, depthwise, true, true, *before);
         Scratch inner(g->out_size()), inner_gradient(g->out_size()), outer(places * outputs), product(size);
-        Scratch whole(gradient->number > 1 ? places * outputs : 0);
+        Scratch whole(divided);
 #pragma omp for schedule(static)
         for (long image = 0; image < images_count; ++image)
             for (long n = image * g->parts; n < (image + 1) * g->parts; ++n) {
-                norm.write_gradient(n, z + pixels.begin(n), gradient_of(n, whole), outer.data(),
-                                    factors ? factors[image] : 1);
-                images->forward(x + n * g->in_size(), nullptr, inner.data());
+                norm.write_gradient(n, z + pixels.begin(n), gradient->read(n * places, places, whole.data()),
+                                    outer.data(), factors ? factors[image] : 1);
+                const float* input = images ? x->maps[0] + n * g->in_size() : nullptr;
+                if (images)
+                    images->forward(input, nullptr, inner.data());
+                else
+                    activate(*x, n * places, places, inner.data());
                 multiply(outer.data(), outputs, 1, outputs, places, inner.data(), g->channels, product.data());
                 add_line(product.data(), size, &pointwise_sums[image * size]);
-                if (!x_gradient && !depthwise) continue;
+                const bool by_x = x_gradient->number > 0;
+                if (!by_x && !depthwise) continue;
                 multiply(outer.data(), places, outputs, 1, outputs, pointwise, g->channels, inner_gradient.data());
-                images->backward(nullptr, nullptr, inner_gradient.data(),
-                                 x_gradient ? x_gradient + n * g->in_size() : nullptr,
-                                 depthwise ? &depthwise_sums[n * g->channels * area] : nullptr);
-                if (before_mean)
-                    norm_before.measure_gradient(n, x + n * g->in_size(), x_gradient + n * g->in_size(), x_centres);
+                const float* added = passed ? passed + n * g->in_size() : nullptr;
+                if (!images) {
+                    activate_backward(*x_gradient, n * places, places, inner.data(), inner_gradient.data(), added);
+                    continue;
+                }
+                float* result = by_x ? x_gradient->maps[0] + n * g->in_size() : nullptr;
+                images->backward(nullptr, nullptr, inner_gradient.data(), added, result,
+                                 &depthwise_sums[n * g->channels * kernel]);
+                if (before_mean) norm_before.measure_gradient(n, input, result, x_centres);
             }
     }
     if (before_mean) norm_before.copy_notes(before_sums, false);
-    if (depthwise) add_images(depthwise_sums, g->channels * area, g->channels, depthwise_gradient, threads);
+    if (depthwise) add_images(depthwise_sums, g->channels * kernel, g->channels, depthwise_gradient, threads);
     add_images(pointwise_sums, size, 1, pointwise_gradient, threads);
 }
 }

@@ -77,13 +77,13 @@ def takes_depthwise(x: Tensor, weight: Tensor) -> bool:
     return weight.shape[3] in _COLUMNS and len(weight) >= _NARROWEST and takes(x, len(weight), weight)
 
 
-def gains_as_separable(x: Tensor, pointwise: Tensor, depthwise: Tensor | None = None) -> bool:
+def gains_as_separable(maps: Sequence[Tensor], pointwise: Tensor, depthwise: Tensor | None = None) -> bool:
     """Return whether :func:`separable_norm` takes a map and kernels, and is faster than its parts.
 
     It is faster if an image's intermediate maps fit the cache and memory limits its matrix products.
 
     Args:
-        x: the map.
+        maps: the map, or the maps that its channels are divided into.
         pointwise: the kernels ``(K, C, 1, 1)``.
         depthwise: the kernels ``(C, 1, kH, kW)``, if any.
     """
@@ -91,9 +91,11 @@ def gains_as_separable(x: Tensor, pointwise: Tensor, depthwise: Tensor | None = 
     if min(outputs, channels) < _NARROWEST:
         return False
     if depthwise is None:
-        return outputs * channels <= _HEAVIEST and takes(x, channels, pointwise)
-    if len(depthwise) != channels or depthwise.shape[3] not in _COLUMNS:
+        fits = outputs * channels <= _HEAVIEST and sum(x.shape[1] for x in maps) == channels
+        return fits and takes(maps[0], maps[0].shape[1], pointwise) and all(takes(x, x.shape[1]) for x in maps[1:])
+    if len(maps) != 1 or len(depthwise) != channels or depthwise.shape[3] not in _COLUMNS:
         return False
+    x = maps[0]
     widest = max(outputs, channels)
     fits = widest <= _WIDEST and widest * x.shape[2] * x.shape[3] <= _LARGEST
     return fits and takes(x, channels, pointwise, depthwise)
@@ -192,12 +194,13 @@ class Separable(NamedTuple):
     padding: Sides = (0, 0, 0, 0)
     dilation: int = 1
 
-    def geometry(self, x: Tensor) -> _Geometry:
-        """Return the sizes for a map ``(N, C, H, W)``."""
+    def geometry(self, maps: Sequence[Tensor]) -> _Geometry:
+        """Return the sizes for a map ``(N, C, H, W)``, which may be divided if there is no depthwise convolution."""
         if self.depthwise is not None:
-            return _geometry(x, self.depthwise, self.stride, self.padding, self.dilation, True)
+            return _geometry(maps[0], self.depthwise, self.stride, self.padding, self.dilation, True)
         # No pixel needs another one: images are read as several of fewer rows, which fit the cache.
-        count, channels, height, width = x.shape
+        count, _, height, width = maps[0].shape
+        channels = self.pointwise.shape[1]
         rows = max(n for n in range(1, height + 1) if height % n == 0 and (n * width * channels <= _FITTING or n == 1))
         parts = height // rows
         return _Geometry(count * parts, channels, rows, width, rows, width, 1, 1, 1, 1, 1, 0, 0, True, parts)
@@ -216,7 +219,7 @@ class Normalized(NamedTuple):
 
 
 def separable_norm(
-    x: Tensor | Normalized,
+    x: Sequence[Tensor] | Normalized,
     layer: Separable,
     widths: Sequence[int],
     factors: Tensor | None = None,
@@ -225,7 +228,8 @@ def separable_norm(
     """Return a layer's result times ``factors`` plus ``other``, and what gives it.
 
     Args:
-        x: the map, or what gives it, if the layer has a depthwise convolution.
+        x: the map; or the maps that its channels are divided into, if the layer has no depthwise convolution; or what
+            gives it, if the layer has one.
         layer: of C to K channels.
         widths: the channels of each map that the result is divided into, K in all; none if it is not wanted.
         factors: of each image ``(N, 1, 1, 1)``; None for 1.
@@ -234,15 +238,16 @@ def separable_norm(
     Returns:
         the results ``(N, width, H', W')``, and what gives them.
     """
-    x, before = (x.convolved, _affine(x)) if isinstance(x, Normalized) else (x, _Affine())
-    geometry, outputs = layer.geometry(x), len(layer.pointwise)
+    maps, before = ([x.convolved], _affine(x)) if isinstance(x, Normalized) else (x, _Affine())
+    geometry, outputs, one = layer.geometry(maps), len(layer.pointwise), maps[0]
     sides = (geometry.out_height * geometry.parts, geometry.out_width)
     convolved, *results = (
-        torch.empty((len(x), width, *sides), dtype=x.dtype, device=x.device, memory_format=torch.channels_last)
+        torch.empty((len(one), width, *sides), dtype=one.dtype, device=one.device, memory_format=torch.channels_last)
         for width in (outputs, *widths)
     )
-    found = Normalized(convolved, *x.new_empty((5, outputs)))
-    given = (x, before, *map(_contiguous, layer[:4]), _contiguous(factors), None if other is None else _last(other))
+    found = Normalized(convolved, *one.new_empty((5, outputs)))
+    other = None if other is None else _last(other)
+    given = (_maps(maps), before, *map(_contiguous, layer[:4]), _contiguous(factors), other)
     _call(
         "separable_forward", geometry, outputs, ctypes.c_float(layer.eps), *given, convolved, _maps(results), *found[1:]
     )
@@ -251,13 +256,14 @@ def separable_norm(
 
 def separable_norm_gradients(
     gradients: Sequence[Tensor],
-    x: Tensor | Normalized,
+    x: Sequence[Tensor] | Normalized,
     by_x: bool,
     layer: Separable,
     found: Normalized,
     factors: Tensor | None = None,
     sums: Tensor | None = None,
-) -> tuple[list[Tensor | None], Tensor | None]:
+    passed: Tensor | None = None,
+) -> tuple[list[Tensor], list[Tensor | None], Tensor | None]:
     """Return the gradients of :func:`separable_norm`.
 
     Args:
@@ -266,23 +272,28 @@ def separable_norm_gradients(
         by_x: whether the gradient by ``x`` is wanted, as it has to be where that is given by what gives it.
         found: what it returned.
         sums: what this function returned for the layer that reads the result; None if that is read by others.
+        passed: a gradient that is added to that by ``x``, which is one map; None for 0.
 
     Returns:
-        the gradients by ``x``, the kernels, ``weight`` and ``bias``; and, if ``x`` is given by what gives it, sums for
-        the layer that does.
+        the gradients by the maps of ``x``, none if they are not wanted; those by the kernels, ``weight`` and ``bias``;
+        and, if ``x`` is given by what gives it, sums for the layer that does.
     """
     # What autograd saved may have been moved meanwhile.
-    below = x._replace(convolved=_last(x.convolved)) if isinstance(x, Normalized) else None
-    x, before = (below.convolved, _affine(below)) if below is not None else (_last(x), _Affine())  # type: ignore[arg-type]
-    geometry, gradients = layer.geometry(x), [*map(_last, gradients)]
-    below_sums = None if below is None else x.new_empty((2, len(x), x.shape[1]), dtype=torch.float64)
+    below = x if isinstance(x, Normalized) else None
+    maps = [*map(_last, x if below is None else [below.convolved])]
+    before = _Affine() if below is None else _affine(below)
+    geometry, gradients = layer.geometry(maps), [*map(_last, gradients)]
+    below_sums = (
+        None if below is None else below.mean.new_empty((2, len(maps[0]), len(below.mean)), dtype=torch.float64)
+    )
     depthwise, pointwise, weight = map(_contiguous, layer[:3])
-    wanted = (x if by_x else None, depthwise, pointwise, weight, weight)
-    results = [None if value is None else torch.empty_like(value) for value in wanted]
-    given = (x, before, None if below is None else below.mean, below_sums, depthwise, pointwise, weight)
-    after = (_contiguous(factors), _last(found.convolved), _maps(gradients), sums, found.mean, found.inverse)
-    _call("separable_backward", geometry, len(layer.pointwise), *given, *after, *results)
-    return results, below_sums
+    by_maps = [torch.empty_like(one) for one in maps] if by_x else []
+    results = [None if value is None else torch.empty_like(value) for value in (depthwise, pointwise, weight, weight)]
+    passed = None if passed is None else _last(passed)
+    given = (_maps(maps), before, None if below is None else below.mean, below_sums, depthwise, pointwise, weight)
+    after = (_contiguous(factors), _last(found.convolved), _maps(gradients), sums, passed, found.mean, found.inverse)
+    _call("separable_backward", geometry, len(layer.pointwise), *given, *after, _maps(by_maps), *results)
+    return by_maps, results, below_sums
 
 
 def _affine(found: Normalized) -> _Affine:

@@ -160,15 +160,17 @@ def _track(norm: nn.BatchNorm2d, mean: Tensor, variance: Tensor) -> None:
 
 
 def is_compiled_separable(
-    x: Tensor, act: nn.Module, depthwise: nn.Conv2d | None, pointwise: nn.Conv2d, norm: nn.Module
+    maps: Sequence[Tensor], act: nn.Module, depthwise: nn.Conv2d | None, pointwise: nn.Conv2d, norm: nn.Module
 ) -> bool:
-    """Return whether :func:`separable_norms` takes a map and these layers."""
+    """Return whether :func:`separable_norms`, or :func:`pointwise_norms`, takes a map (or those that its channels are
+    divided into) and these layers."""
+    x = maps[0]
     if not (pointwise.training and is_training_on_cpu(x) and type(act) is nn.ReLU and is_pointwise(pointwise)):
         return False
     convs = (pointwise,) if depthwise is None else (pointwise, depthwise)
     if has_hooks(act, *convs) or not (depthwise is None or _is_depthwise(depthwise)):
         return False
-    if not cpu_kernels.gains_as_separable(x, *(conv.weight for conv in convs)):
+    if not cpu_kernels.gains_as_separable(maps, *(conv.weight for conv in convs)):
         return False
     sides = (-(-side // step) for side, step in zip(x.shape[2:], convs[-1].stride, strict=True))
     return _is_plain_batch_norm(norm, x, (len(x), pointwise.out_channels, *sides))
@@ -197,7 +199,7 @@ class SeparableLayers(NamedTuple):
 
 def separable_norms(
     x: Tensor, layers: Sequence[SeparableLayers], factors: Tensor | None = None, other: Tensor | None = None
-) -> Tensor:
+) -> tuple[Tensor, Tensor]:
     """Return ``norm(pointwise(depthwise(relu(x))))`` of one layer after another, times ``factors``, plus ``other``.
 
     It is computed image by image; of the layers but the last no result is written.
@@ -209,30 +211,35 @@ def separable_norms(
         other: a map of the result's size; None for 0.
 
     Returns:
-        the result ``(N, K, H', W')``.
+        the result ``(N, K, H', W')``; and ``x`` for those that read it after this: the gradient by it is added where
+        the one of this function is written.
     """
     tensors = [value for layer in layers for value in layer.tensors()]
     norms = [[layer.norm] for layer in layers]
-    return _separable_norms(x, norms, other, factors, [layer.options() for layer in layers], *tensors)[0]
+    result, x = _separable_norms([x], norms, other, factors, [layer.options() for layer in layers], *tensors)
+    return result, x
 
 
-def pointwise_norms(x: Tensor, layers: Sequence[tuple[nn.Conv2d, nn.Module]]) -> list[Tensor]:
+def pointwise_norms(maps: Sequence[Tensor], layers: Sequence[tuple[nn.Conv2d, nn.Module]]) -> list[Tensor]:
     """Return ``norm(pointwise(relu(x)))`` of several layers, each ``(N, K, H, W)``, computed as one.
 
     Args:
-        x: the input ``(N, C, H, W)``.
+        maps: the input ``(N, C, H, W)``, or the maps that its channels are divided into.
         layers: pairs of layers that :func:`is_compiled_separable` accepts, of one ``eps``.
     """
     each = [SeparableLayers(None, *layer) for layer in layers]
     tensors = [torch.cat(values) for values in zip(*(layer.tensors()[1:] for layer in each), strict=True)]
-    return _separable_norms(x, [[layer.norm for layer in each]], None, None, [each[0].options()], None, *tensors)
+    norms = [[layer.norm for layer in each]]
+    return _separable_norms(maps, norms, None, None, [each[0].options()], None, *tensors)[: len(each)]
 
 
-def _separable_norms(x: Tensor, norms: Sequence[Sequence[Any]], *arguments: Any) -> list[Tensor]:
-    """Return the result of each of the last norms, and update the running statistics of all."""
+def _separable_norms(maps: Sequence[Tensor], norms: Sequence[Sequence[Any]], *arguments: Any) -> list[Tensor]:
+    """Return the result of each of the last norms, then the input if it is one map, and update the running statistics
+    of all norms."""
+    other, factors, options, *tensors = arguments
     widths = [[norm.num_features for norm in some] for some in norms]
-    found = _SeparableNorms.apply(x, widths[-1], *arguments)
-    results = found[: len(norms[-1])]
+    found = _SeparableNorms.apply(len(maps), widths[-1], other, factors, options, *maps, *tensors)
+    results = found[: len(found) - 2 * len(norms)]
     moments = iter(found[len(results) :])
     for some, each in zip(norms, widths, strict=True):
         mean, variance = next(moments), next(moments)
@@ -242,56 +249,64 @@ def _separable_norms(x: Tensor, norms: Sequence[Sequence[Any]], *arguments: Any)
 
 
 class _SeparableNorms(Function):
-    """Layers of :func:`nasnet_det.models.cpu_kernels.separable_norm` in turn: the results of the last, and of each the
-    mean and the unbiased variance."""
+    """Layers of :func:`nasnet_det.models.cpu_kernels.separable_norm` in turn: the results of the last, the input if it
+    is one map, and of each layer the mean and the unbiased variance."""
 
     @staticmethod
     def forward(
         ctx: Any,
-        x: Tensor,
+        number: int,
         widths: Sequence[int],
         other: Tensor | None,
         factors: Tensor | None,
         options: Sequence[tuple[Any, ...]],
-        *tensors: Tensor | None,
+        *tensors: Any,
     ) -> tuple[Any, ...]:
-        ctx.widths, ctx.factors, ctx.options = widths, factors, options
-        layers = _layers(tensors, options)
+        ctx.number, ctx.widths, ctx.factors, ctx.options = number, widths, factors, options
+        ctx.set_materialize_grads(False)
+        maps, layers = tensors[:number], _layers(tensors[number:], options)
         found: list[cpu_kernels.Normalized] = []
         for layer in layers[:-1]:
-            found.append(cpu_kernels.separable_norm(found[-1] if found else x, layer, [])[1])
-        results, last = cpu_kernels.separable_norm(found[-1] if found else x, layers[-1], widths, factors, other)
+            found.append(cpu_kernels.separable_norm(found[-1] if found else maps, layer, [])[1])
+        results, last = cpu_kernels.separable_norm(found[-1] if found else maps, layers[-1], widths, factors, other)
         found.append(last)
-        ctx.save_for_backward(x, *tensors, *(value for one in found for value in one))
+        ctx.save_for_backward(*tensors, *(value for one in found for value in one))
         moments = [value for one in found for value in (one.mean, _unbiased(one.variance, one.convolved))]
         ctx.mark_non_differentiable(*moments)
-        return *results, *moments
+        passed = [maps[0].detach()] if number == 1 else []
+        return *results, *passed, *moments
 
     @staticmethod
-    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
-        gradients = gradients[: len(ctx.widths)]
-        rest = (None, gradients[0] if ctx.needs_input_grad[2] else None, None, None)
-        x, *saved = ctx.saved_tensors
-        tensors, layers = saved[: 4 * len(ctx.options)], _layers(saved[: 4 * len(ctx.options)], ctx.options)
-        if not is_plain_backward(*gradients):
+    def backward(ctx: Any, *gradients: Tensor | None) -> tuple[Tensor | None, ...]:
+        number, saved = ctx.number, ctx.saved_tensors
+        tensors = saved[: number + 4 * len(ctx.options)]
+        maps, layers = tensors[:number], _layers(tensors[number:], ctx.options)
+        found = [cpu_kernels.Normalized(*saved[at : at + 6]) for at in range(len(tensors), len(saved), 6)]
+        passed = gradients[len(ctx.widths)] if number == 1 else None
+        last = found[-1].convolved
+        given = [
+            last.new_zeros((len(last), width, *last.shape[2:])) if gradient is None else gradient
+            for width, gradient in zip(ctx.widths, gradients, strict=False)
+        ]
+        rest = (None, None, given[0] if ctx.needs_input_grad[2] else None, None, None)
+        if not is_plain_backward(*given, *([] if passed is None else [passed])):
 
             def output() -> Tensor:
-                y = functools.reduce(_separable_norm_of_pytorch, layers, x)
+                y = functools.reduce(_separable_norm_of_pytorch, layers, torch.cat(maps, dim=1))
                 return y if ctx.factors is None else y * ctx.factors
 
-            wanted = (ctx.needs_input_grad[0], *ctx.needs_input_grad[5:])
-            by_x, *by_tensors = gradients_again(output, (x, *tensors), wanted, [torch.cat(gradients, dim=1)])
-            return by_x, *rest, *by_tensors
-        found = [cpu_kernels.Normalized(*saved[at : at + 6]) for at in range(len(tensors), len(saved), 6)]
-        by_tensors, sums, factors = [], None, ctx.factors
-        for number in reversed(range(len(layers))):
-            inner = found[number - 1] if number else x
-            by_inner = number > 0 or ctx.needs_input_grad[0]
-            (by_x, *some), sums = cpu_kernels.separable_norm_gradients(
-                gradients, inner, by_inner, layers[number], found[number], factors, sums
+            first, *others = gradients_again(output, tensors, ctx.needs_input_grad[5:], [torch.cat(given, dim=1)])
+            return *rest, first if first is None or passed is None else first + passed, *others
+        by_tensors: list[Tensor | None] = []
+        sums, factors = None, ctx.factors
+        for at in reversed(range(len(layers))):
+            by_inner = at > 0 or any(ctx.needs_input_grad[5 : 5 + number])
+            inner, more = (found[at - 1], None) if at else (maps, passed)
+            given, some, sums = cpu_kernels.separable_norm_gradients(
+                given, inner, by_inner, layers[at], found[at], factors, sums, more
             )
-            by_tensors, gradients, factors = [*some, *by_tensors], (by_x,), None  # type: ignore[assignment]
-        return by_x, *rest, *by_tensors
+            by_tensors, factors = [*some, *by_tensors], None
+        return *rest, *(given if given else [None] * number), *by_tensors
 
 
 def _layers(tensors: Sequence[Any], options: Sequence[tuple[Any, ...]]) -> list[cpu_kernels.Separable]:

@@ -19,13 +19,16 @@ from torch import Tensor, nn
 
 from nasnet_det.genotypes.genotype import Genotype
 from nasnet_det.genotypes.published import as_genotype
-from nasnet_det.models.cells import Cell, Results, StateShape, projections_of
+from nasnet_det.models.cells import Cell, Results, States, StateShape, join, project_together
 from nasnet_det.models.checkpointing import checkpointed
-from nasnet_det.models.eager_training import is_training_eagerly
+from nasnet_det.models.eager_training import has_hooks, is_training_eagerly
 from nasnet_det.models.old_names import rename_old_keys
-from nasnet_det.models.operations import LayerSettings, Scale, convolve_together, norm_by_name
+from nasnet_det.models.operations import LayerSettings, Scale, norm_by_name
 from nasnet_det.models.plan import IMAGENET_STEM_CELLS, CellPlan, Stem, plan_cells
 from nasnet_det.models.stem import AuxiliaryHead, StemConv, initialize
+
+#: Outputs by number, each as the maps that its channels are divided into.
+Outputs = dict[int, tuple[Tensor, ...]]
 
 
 class NASNet(nn.Module):
@@ -141,10 +144,8 @@ class NASNet(nn.Module):
             raise ValueError("a network with one stage has no reduction at which it could be cut")
         return reductions[-1]
 
-    def run_cells(
-        self, outputs: dict[int, tuple[Tensor, ...]], start: int, stop: int
-    ) -> Iterator[tuple[int, tuple[Tensor, ...]]]:
-        """Run cells ``start`` to ``stop - 1``, yielding each one's output number and output.
+    def run_cells(self, outputs: Outputs, start: int, stop: int) -> Iterator[tuple[int, tuple[Tensor, ...]]]:
+        """Run cells ``start`` to ``stop - 1``, yielding each one's output number and output (perhaps as several maps).
 
         Args:
             outputs: earlier outputs that those cells read, by number. An output is removed as soon as no later cell of
@@ -211,14 +212,13 @@ class NASNet(nn.Module):
         outputs = {0: self.forward_stem(x)}
         maps = {0: outputs[0][0]} if 0 in ends else {}
         stop = self.feature_ends[max_index] if stop_early else len(self.plan)
-        last: tuple[Tensor, ...] = outputs[0]
-        for number, last in self.run_cells(outputs, 0, stop):
+        for number, _ in self.run_cells(outputs, 0, stop):
             if number in ends:
-                maps[number] = self._activated(last)
+                maps[number] = self.act(self._joined(outputs, number))
         intermediates = [maps[end] for end in ends]
         if intermediates_only:
             return intermediates
-        return (self._activated(last) if stop else last[0]), intermediates
+        return (self.act(self._joined(outputs, stop)) if stop else outputs[0][0]), intermediates
 
     def prune_intermediate_layers(
         self, indices: int | list[int] = 1, prune_norm: bool = False, prune_head: bool = True
@@ -294,32 +294,35 @@ class NASNet(nn.Module):
 
     def _forward_maps(self, x: Tensor) -> tuple[Tensor, Tensor | None]:
         """Return the activated last map, and the auxiliary head's input in training."""
-        outputs = {0: self.forward_stem(x)}
-        wants_auxiliary = self.training and self.aux_head is not None
-        auxiliary = None
-        last: tuple[Tensor, ...] = outputs[0]
-        for number, last in self.run_cells(outputs, 0, len(self.plan)):
-            if wants_auxiliary and number == self.aux_output:
-                auxiliary = _joined(last)
-        return (self._activated(last) if self.plan else last[0]), auxiliary
+        outputs, auxiliary, stop = {0: self.forward_stem(x)}, None, len(self.plan)
+        for number, _ in self.run_cells(outputs, 0, stop):
+            if self.training and self.aux_head is not None and number == self.aux_output:
+                auxiliary = self._joined(outputs, number)
+        return (self.act(self._joined(outputs, stop)) if stop else outputs[0][0]), auxiliary
 
-    def _run_cell(
-        self, plan: CellPlan, outputs: Mapping[int, tuple[Tensor, ...]], shared: dict[int, Results], stop: int
-    ) -> tuple[Tensor, ...]:
+    def _run_cell(self, plan: CellPlan, outputs: Outputs, shared: dict[int, Results], stop: int) -> tuple[Tensor, ...]:
         """Run a cell; in training, what all cells before ``stop`` compute of an output is computed once, in
-        ``shared``: its ReLU, and its projections where they can be computed as one."""
-        cell, inputs = self.cells[plan.name], self._inputs(plan, outputs)
-        if self.grad_checkpointing and self.training and torch.is_grad_enabled():
-            return checkpointed(cell, inputs)
-        takes_shared = type(cell) is Cell and "forward" not in cell.__dict__  # what a user put there may not
-        if self.genotype.passes_all or not (takes_shared and self.training and is_training_eagerly(inputs[0])):
-            return cell(*inputs)
-        read = [plan.current] if plan.previous is None else [plan.current, plan.previous]
-        for number in read:
+        ``shared``: its ReLU, and its projections where they can be computed as one. The states that make an output are
+        concatenated only if something else reads it."""
+        cell: Any = self.cells[plan.name]
+        checkpoints = self.grad_checkpointing and self.training and torch.is_grad_enabled()
+        is_plain = type(cell) is Cell and not has_hooks(cell) and self.training and not self.genotype.passes_all
+        read = [plan.current, plan.current if plan.previous is None else plan.previous]
+        if checkpoints or not (is_plain and is_training_eagerly(outputs[plan.current][0])):
+            for number in read if not self.genotype.passes_all else ():
+                self._joined(outputs, number)
+            inputs = self._inputs(plan, outputs)
+            return checkpointed(cell, inputs) if checkpoints else cell(*inputs)
+        projected = []
+        for number, project in zip(read, cell.preprocess, strict=True):
             if number not in shared:
-                readers = (plan for plan in self.plan if plan.current < stop)
-                shared[number] = convolve_together(projections_of(number, readers, self.cells), outputs[number][0])
-        return cell(*inputs, shared=[shared[number] for number in read])
+                readers = [plan for plan in self.plan if plan.current < stop]
+                shared[number] = project_together(number, outputs[number], readers, self.cells)
+            if project not in shared[number]:
+                below = States([self._joined(outputs, number)], [shared[number]])
+                shared[number][project] = below.apply(project, 0)
+            projected.append(shared[number][project])
+        return cell.create(projected, joins=False)
 
     def _inputs(self, plan: CellPlan, outputs: Mapping[int, tuple[Any, ...]] | Sequence[tuple[Any, ...]]) -> tuple:
         """Return the outputs that a cell reads: the current and the previous one, or all states of the current one."""
@@ -362,16 +365,16 @@ class NASNet(nn.Module):
         height, width = (math.ceil(side / stride) for side in sides)
         return height, width
 
-    def _activated(self, output: tuple[Tensor, ...]) -> Tensor:
-        return self.act(_joined(output))
+    def _joined(self, outputs: Outputs, number: int) -> Tensor:
+        """Return an output as one tensor, which all that read it as one are given from now on."""
+        joined = join(outputs[number], self.training)
+        if not self.genotype.passes_all:
+            outputs[number] = (joined,)
+        return joined
 
 
 # torch.fx copies the annotations of a traced forward into its code, and TorchScript reads no annotations in strings.
 NASNet.forward.__annotations__ = {"x": Tensor}
-
-
-def _joined(output: tuple[Tensor, ...]) -> Tensor:
-    return output[0] if len(output) == 1 else torch.cat(output, dim=1)
 
 
 def _check_counts(**counts: tuple[int, int]) -> None:

@@ -8,7 +8,7 @@ Sources: TF-slim ``nasnet_utils.py``; for the convolutions that NASNet-A does no
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable, Iterable
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, NamedTuple
@@ -22,7 +22,6 @@ from nasnet_det.models.cpu_training import (
     SeparableLayers,
     is_compiled_separable,
     normalize,
-    pointwise_norms,
     separable_norms,
 )
 from nasnet_det.models.eager_training import has_hooks, is_training_on_device, subsample_twice
@@ -124,28 +123,19 @@ class ConvNorm(nn.Module):
         self.bn = settings.norm(out_channels)
 
     def forward(self, x: Tensor, activated: bool = False) -> Tensor:
-        if not activated and self.is_compiled(x):
-            return separable_norms(x, [SeparableLayers(None, self.conv, self.bn)])
+        if not activated and (passed := self.passing(x)) is not None:
+            return passed[0]
         return normalize(self.conv(x if activated else self.act(x)), self.bn)
 
-    def is_compiled(self, x: Tensor) -> bool:
-        """Return whether all layers are one function for a map, which is then not to be activated before."""
+    def passing(self, x: Tensor) -> tuple[Tensor, Tensor] | None:
+        """Return the result, and ``x`` for those that read it after this, whose gradients by it are added where this
+        one's is written; None where the layers are not one function for ``x``."""
+        return separable_norms(x, [SeparableLayers(None, self.conv, self.bn)]) if self.is_compiled(x) else None
+
+    def is_compiled(self, *maps: Tensor) -> bool:
+        """Return whether all layers are one function for a map, or for the maps that its channels are divided into."""
         own = type(self.conv) is Conv2dSame  # others may compute something else
-        return own and is_compiled_separable(x, self.act, None, self.conv, self.bn)
-
-
-def convolve_together(layers: Iterable[nn.Module], x: Tensor) -> dict[Hashable, Tensor]:
-    """Return the results of those layers that can be computed as one, in training on a CPU.
-
-    Args:
-        layers: any layers that read ``x``, which is not activated; the result of any that has a hook is left out.
-        x: a map ``(N, C, H, W)``.
-    """
-    taken = [layer for layer in layers if type(layer) is ConvNorm and not has_hooks(layer) and layer.is_compiled(x)]
-    taken = [layer for layer in taken if layer.bn.eps == taken[0].bn.eps]
-    if len(taken) < 2:
-        return {}
-    return dict(zip(taken, pointwise_norms(x, [(layer.conv, layer.bn) for layer in taken]), strict=True))
+        return own and is_compiled_separable(maps, self.act, None, self.conv, self.bn)
 
 
 class SeparableConvNorm(nn.Module):
@@ -175,14 +165,18 @@ class SeparableConvNorm(nn.Module):
         self.bn = settings.norm(out_channels)
 
     def forward(self, x: Tensor, activated: bool = False, finish: Finish = Finish()) -> Tensor:
-        if not activated and self.is_compiled(x):
-            return separable_norms(x, [self.compiled_layers(x)], *finish)
+        if not activated and (passed := self.passing(x, finish)) is not None:
+            return passed[0]
         return finish(normalize(self.pointwise(self.depthwise(x if activated else self.act(x))), self.bn))
 
+    def passing(self, x: Tensor, finish: Finish = Finish()) -> tuple[Tensor, Tensor] | None:
+        """See :meth:`ConvNorm.passing`."""
+        return separable_norms(x, [self.compiled_layers(x)], *finish) if self.is_compiled(x) else None
+
     def is_compiled(self, x: Tensor) -> bool:
-        """Return whether all layers are one function for a map, which is then not to be activated before."""
+        """Return whether all layers are one function for a map."""
         own = type(self.depthwise) is type(self.pointwise) is Conv2dSame  # others may compute something else
-        return own and is_compiled_separable(x, self.act, self.depthwise, self.pointwise, self.bn)
+        return own and is_compiled_separable((x,), self.act, self.depthwise, self.pointwise, self.bn)
 
     def compiled_layers(self, x: Tensor) -> SeparableLayers:
         """Return the layers as a compiled function takes them for a map."""
@@ -200,12 +194,21 @@ class Layers(nn.Sequential):
 
     def forward(self, x: Tensor, activated: bool = False, finish: Finish | None = None) -> Tensor:
         if not activated and (layers := self._compiled_layers(x)):
+            return separable_norms(x, layers, *(finish or Finish()))[0]
+        return self._run(x, 0, finish, **({"activated": True} if activated else {}))
+
+    def passing(self, x: Tensor, finish: Finish | None = None) -> tuple[Tensor, Tensor] | None:
+        """See :meth:`ConvNorm.passing`; the first layer alone may be that function, too."""
+        if layers := self._compiled_layers(x):
             return separable_norms(x, layers, *(finish or Finish()))
-        for number, layer in enumerate(self):
-            given: dict[str, Any] = {"activated": True} if activated and number == 0 else {}
-            if finish is not None and number == len(self) - 1:
-                given["finish"] = finish
-            x = layer(x, **given)
+        passed = pass_on(self[0], x) if len(self) > 1 else None
+        return None if passed is None else (self._run(passed[0], 1, finish), passed[1])
+
+    def _run(self, x: Tensor, first: int, finish: Finish | None, **given: bool) -> Tensor:
+        """Return the result of the layers from one on, which alone is given the arguments."""
+        for number in range(first, len(self)):
+            last = {"finish": finish} if finish is not None and number == len(self) - 1 else {}
+            x = self[number](x, **(given if number == first else {}), **last)
         return x
 
     def _compiled_layers(self, x: Tensor) -> list[SeparableLayers]:
@@ -227,10 +230,11 @@ def begins_with_relu(module: nn.Module) -> bool:
     return known and type(module.act) is nn.ReLU and not has_hooks(module, module.act)
 
 
-def activates_itself(module: nn.Module, x: Tensor) -> bool:
-    """Return whether the ReLU that a module begins with costs nothing, so that one computed before is of no use."""
-    first = module[0] if isinstance(module, Layers) else module
-    return isinstance(first, ConvNorm | SeparableConvNorm) and first.is_compiled(x)
+def pass_on(module: nn.Module, x: Tensor, **given: Finish) -> tuple[Tensor, Tensor] | None:
+    """Return :meth:`ConvNorm.passing` of a module; None if it has none.
+
+    Its ReLU then costs nothing, so that one computed before is of no use."""
+    return module.passing(x, **given) if isinstance(module, ConvNorm | SeparableConvNorm | Layers) else None
 
 
 def finishes_itself(module: nn.Module) -> bool:

@@ -17,7 +17,7 @@ from torch.nn import functional
 
 from nasnet_det.models import cpu_kernels
 from nasnet_det.models.cells import States
-from nasnet_det.models.cpu_training import depthwise_conv2d, normalize, pointwise_conv2d
+from nasnet_det.models.cpu_training import depthwise_conv2d, normalize, pointwise_conv2d, pointwise_norms
 from nasnet_det.models.eager_training import has_hooks
 from nasnet_det.models.operations import (
     ConvNorm,
@@ -176,6 +176,94 @@ def test_compiled_pointwise_convolution_is_pytorchs(
     nn.init.normal_(layer.bn.weight)
     with mock.patch.object(cpu_kernels, "_FITTING", fitting):
         check_against_float64(layer, size, threads, by_x)
+
+
+@compiled
+@settings(deadline=None, max_examples=40)
+@given(
+    size=st.tuples(st.integers(2, 4), st.integers(8, 40), st.integers(3, 13), st.integers(3, 13)),
+    kernels=st.lists(st.sampled_from([None, 3, 5]), min_size=1, max_size=3),
+    scale=st.sampled_from([Scale(), Scale(2)]),
+    threads=st.integers(1, 3),
+)
+def test_gradients_of_later_readers_are_added(size: Any, kernels: list[int | None], scale: Scale, threads: int) -> None:
+    """Of any layers that read a state in turn, and of one that is not compiled; of some of them, too, and again."""
+    norm = LayerSettings(nn.BatchNorm2d)
+    layers = nn.ModuleList(
+        separable_layers((size[1], 8, 9), kernel, scale) if kernel else ConvNorm(size[1], 9, norm) for kernel in kernels
+    )
+    x, results, before = images(*size).float(), [], torch.get_num_threads()
+    for modules, inner in ((layers, x.detach()), (copy.deepcopy(layers).double(), x.detach().double())):
+        try:
+            torch.set_num_threads(threads)
+            states = States([inner.requires_grad_()])
+            found = [states.apply(module, 0) for module in modules]
+            assert (states[0] is not inner) == (modules is layers)
+            loss = sum(value.pow(3).mean() for value in [*found, states[0]])
+            results.append([])
+            for inputs in ([*modules[-1].parameters()], [inner], [inner, *modules.parameters()]):
+                results[-1] += torch.autograd.grad(loss, inputs, retain_graph=True)
+            results[-1] += torch.autograd.grad(found[0].pow(3).mean(), [inner], retain_graph=True)
+            results[-1] += torch.autograd.grad(states[0].pow(3).mean(), [inner])
+        finally:
+            torch.set_num_threads(before)
+    for ours, exact in zip(*results, strict=True):
+        assert (ours.double() - exact).norm() < 1e-4 * exact.norm() + 1e-6
+
+
+@compiled
+@settings(deadline=None, max_examples=40)
+@given(
+    widths=st.lists(st.integers(1, 30), min_size=1, max_size=5).filter(lambda widths: sum(widths) >= 8),
+    outputs=st.lists(st.integers(8, 30), min_size=1, max_size=3),
+    size=st.tuples(st.integers(2, 13), st.integers(2, 13)),
+    fitting=st.integers(1, 8000),
+    threads=st.integers(1, 3),
+)
+def test_pointwise_convolutions_of_divided_channels_are_pytorchs(
+    widths: list[int], outputs: list[int], size: tuple[int, int], fitting: int, threads: int
+) -> None:
+    layers = nn.ModuleList(ConvNorm(sum(widths), width, LayerSettings(nn.BatchNorm2d)) for width in outputs)
+    maps, before = [images(3, width, *size).detach().float() for width in widths], torch.get_num_threads()
+    plain, given, gradients = copy.deepcopy(layers).double(), [one.double().requires_grad_() for one in maps], []
+    maps = [one.requires_grad_() for one in maps]
+    try:
+        torch.set_num_threads(threads)
+        with mock.patch.object(cpu_kernels, "_FITTING", fitting):
+            found = pointwise_norms(maps, [(layer.conv, layer.bn) for layer in layers])
+            gradients = [torch.randn_like(value) for value in found]
+            ours = [*found, *torch.autograd.grad(found, [*maps, *layers.parameters()], gradients)]
+    finally:
+        torch.set_num_threads(before)
+    results = [layer(torch.cat(given, dim=1)) for layer in plain]
+    doubles = [gradient.double() for gradient in gradients]
+    exact = [*results, *torch.autograd.grad(results, [*given, *plain.parameters()], doubles)]
+    for one, other in zip([*ours, *layers.buffers()], [*exact, *plain.buffers()], strict=True):
+        assert (one.double() - other).norm() < 1e-5 * (other.double().norm() + gradients[0].norm())
+
+
+@compiled
+def test_layers_that_share_an_input_have_two_derivatives() -> None:
+    """Those that read it in turn, and those that are computed as one of divided channels."""
+    norm = LayerSettings(nn.BatchNorm2d)
+    layers = nn.ModuleList([separable_layers((9, 8), 3), separable_layers((9, 8, 8), 3)])
+    together = nn.ModuleList([ConvNorm(16, 8, norm), ConvNorm(16, 9, norm)])
+    x, results = images(3, 9, 6, 7).detach().float(), []
+    for one, two, inner in ((layers, together, x), (*map(copy.deepcopy, (layers, together)), x.double())):
+        one.to(inner.dtype), two.to(inner.dtype)
+        states = States([inner.detach().requires_grad_()])
+        first = states[0]
+        found = [states.apply(layer, 0) for layer in one]
+        takes = all(layer.is_compiled(*found) for layer in two)
+        assert takes == (inner is x)
+        pairs = [(layer.conv, layer.bn) for layer in two]
+        joined = pointwise_norms(found, pairs) if takes else [layer(torch.cat(found, dim=1)) for layer in two]
+        inputs = [first, *one.parameters(), *two.parameters()]
+        loss = sum(value.pow(3).mean() for value in [*joined, states[0]])
+        by_inputs = torch.autograd.grad(loss, inputs, create_graph=True)
+        results.append([*by_inputs, *torch.autograd.grad(sum(value.square().sum() for value in by_inputs), inputs)])
+    for ours, exact in zip(*results, strict=True):
+        assert (ours.double() - exact).norm() < 1e-3 * exact.norm() + 1e-4
 
 
 @compiled

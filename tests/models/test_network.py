@@ -149,7 +149,7 @@ def test_training_computes_the_relu_of_an_output_once(training: bool, monkeypatc
     network, inputs, relu = NASNet(num_cells=1, num_filters=8, stem="cifar").train(training), [], functional.relu
     monkeypatch.setattr(functional, "relu", lambda x, inplace=False: inputs.append(x) or relu(x))
     outputs = {0: network.forward_stem(torch.randn(2, 3, 16, 16))}
-    kept = [output for _, (output,) in network.run_cells(outputs, 0, len(network.plan))]
+    kept = [network._joined(outputs, number) for number, _ in network.run_cells(outputs, 0, len(network.plan))]
     places = [x.data_ptr() for x in inputs]
     # The second cell's is read by two cells; of the others one of two reads a part only, before its ReLU.
     assert [places.count(output.data_ptr()) for output in kept[:3]] == ([1, 1, 1] if training else [1, 2, 1])
@@ -179,8 +179,8 @@ def test_a_network_trains_alike_with_and_without_a_compiler() -> None:
         assert (compiled - exact).norm() <= 10 * (plain - exact).norm() + 1e-5 * exact.norm()
 
 
-@pytest.mark.parametrize("hooked", [None, "cell_2", "cell_2.preprocess.1", "cell_2.preprocess.1.bn"])
-def test_hooks_of_a_later_cell_see_their_input(hooked: str | None) -> None:
+@pytest.mark.parametrize("hooked", [None, "cell_2", "cell_2.preprocess.1", "cell_2.preprocess.1.bn", "cell_1.concat"])
+def test_hooks_of_cells_see_their_inputs(hooked: str | None) -> None:
     """A cell whose input a hook may change computes its own projections."""
     network = (
         NASNet(num_cells=2, num_filters=8, num_classes=5, stem="cifar").train().to(memory_format=torch.channels_last)
@@ -191,6 +191,19 @@ def test_hooks_of_a_later_cell_see_their_input(hooked: str | None) -> None:
         network.cells.get_submodule(hooked).register_forward_pre_hook(lambda module, given: seen.append(given))
     torch.testing.assert_close(network(x), expected)
     assert len(seen) == (hooked is not None)
+
+
+@pytest.mark.parametrize("training", [True, False])
+def test_features_and_auxiliary_heads_see_whole_outputs(training: bool) -> None:
+    """States that all later cells read by compiled functions are not concatenated, but for others they are."""
+    network = NASNet(num_cells=2, num_filters=8, num_classes=5, stem="cifar", aux_head=True, img_size=16)
+    network = network.train(training).to(memory_format=torch.channels_last)
+    x, results = torch.randn(4, 3, 16, 16).contiguous(memory_format=torch.channels_last), []
+    for model, images in ((network, x), (copy.deepcopy(network).double(), x.double())):
+        logits = model(images)
+        results.append([*logits, *model.forward_intermediates(images)[1]] if training else [logits])
+    for ours, exact in zip(*results, strict=True):
+        assert (ours.double() - exact).norm() < 1e-5 * exact.norm()
 
 
 def test_cells_that_are_not_run_do_not_see_a_batch() -> None:
