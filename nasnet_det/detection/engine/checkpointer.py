@@ -16,12 +16,31 @@ from nasnet_det.detection.convert.identity import DIGEST, CheckpointError
 from nasnet_det.detection.modeling.rcnn import build_detector
 from nasnet_det.safe_io.checkpoints import without_prefix
 from nasnet_det.safe_io.files import exists, protect, replacing
-from nasnet_det.safe_io.values import format_names, format_value
+from nasnet_det.safe_io.values import format_names, format_value, parse_yaml
 from nasnet_det.weights.arrays import located
 from nasnet_det.weights.layout import WeightsError
 
 #: The layers whose rows follow from the number of classes: detectron2's heads, RetinaNet's, the paper's detector's.
 _CLASS_LAYERS = ("cls_score.weight", "class_layer.weight")
+#: Settings on which depends what weights mean, and the shape of none.
+_MEANINGS = (
+    "INPUT.FORMAT",
+    "MODEL.PIXEL_MEAN",
+    "MODEL.PIXEL_STD",
+    "MODEL.ANCHOR_GENERATOR.NAME",
+    "MODEL.ANCHOR_GENERATOR.SIZES",
+    "MODEL.ANCHOR_GENERATOR.ASPECT_RATIOS",
+    "MODEL.ANCHOR_GENERATOR.OFFSET",
+    "MODEL.RPN.IN_FEATURES",
+    "MODEL.RPN.BBOX_REG_WEIGHTS",
+    "MODEL.ROI_HEADS.IN_FEATURES",
+    "MODEL.ROI_BOX_HEAD.BBOX_REG_WEIGHTS",
+    "MODEL.ROI_BOX_HEAD.POOLER_TYPE",
+    "MODEL.ROI_BOX_CASCADE_HEAD.BBOX_REG_WEIGHTS",
+    "MODEL.ROI_MASK_HEAD.POOLER_TYPE",
+    "MODEL.RETINANET.IN_FEATURES",
+    "MODEL.RETINANET.BBOX_REG_WEIGHTS",
+)
 
 
 class Checkpointer(DetectionCheckpointer):
@@ -145,11 +164,17 @@ def build_for_inference(cfg: CfgNode, weights: str) -> tuple[nn.Module, list[dic
     if not weights:
         raise CheckpointError("the config names no checkpoint: give one with --weights or MODEL.WEIGHTS")
     model = build_detector(with_weights(cfg, weights)).eval()
-    return model, load_for_inference(model, weights)
+    return model, load_for_inference(model, weights, cfg)
 
 
-def load_for_inference(model: nn.Module, weights: str) -> list[dict[str, Any]]:
+def load_for_inference(model: nn.Module, weights: str, cfg: CfgNode | None = None) -> list[dict[str, Any]]:
     """Load the weights that a detector is evaluated, used or exported with; every layer must get its own.
+
+    Args:
+        model: the detector.
+        weights: the path of a checkpoint.
+        cfg: its config. Where the checkpoint holds that of its training, anchors, pixels and boxes of another meaning,
+            which fit the same weights, are warned of.
 
     Returns:
         ``id`` and ``name`` of each class; empty if the checkpoint does not say.
@@ -161,7 +186,33 @@ def load_for_inference(model: nn.Module, weights: str) -> list[dict[str, Any]]:
     checkpointer = Checkpointer(model)
     checkpointer.complete = True
     loaded = checkpointer.load(weights, checkpointables=[])
+    if cfg is not None and (others := _other_meanings(loaded.get("config"), cfg)):
+        checkpointer.logger.warning(
+            f"{weights} was trained with other settings than this config's: {'; '.join(others)}. What it detects is "
+            "then wrong: give the config.yaml of the run that saved it, or set these as they were"
+        )
     return loaded["categories"] if _names(loaded.get("categories")) else []
+
+
+def _other_meanings(stored: Any, cfg: CfgNode) -> list[str]:
+    """Return the settings of ``_MEANINGS`` in which a config differs from the one that a checkpoint holds, if any."""
+    try:
+        there = parse_yaml(stored)
+    except (ValueError, TypeError, AttributeError):
+        return []
+    here = parse_yaml(cfg.dump())
+    pairs = [(key, _setting(there, key), _setting(here, key)) for key in _MEANINGS]
+    return [
+        f"{key} {format_value(own)} (here {format_value(given)})"
+        for key, own, given in pairs
+        if own not in (None, given)
+    ]
+
+
+def _setting(config: Any, key: str) -> Any:
+    for part in key.split("."):
+        config = config.get(part) if isinstance(config, dict) else None
+    return config
 
 
 def _names(categories: Any) -> list[str]:

@@ -132,6 +132,30 @@ def test_a_detector_without_a_checkpoint_is_refused_before_pretrained_weights_ar
     assert not build_for_inference(cfg, str(tmp_path / "model.pth"))[0].training
 
 
+def test_settings_of_another_meaning_than_in_training_are_told(
+    small_config: Any, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Those that no weight's shape shows: of the checkpoint's own config, and of no other setting."""
+    cfg = small_config("fpn_mobile.yaml")
+    checkpointer = Checkpointer(build_detector(cfg), str(tmp_path))
+    checkpointer.extras["config"] = cfg.dump()
+    checkpointer.save("model")
+    for key, value in {
+        "MODEL.ANCHOR_GENERATOR.SIZES": [[size] for size in (16, 32, 64, 128, 256)],
+        "MODEL.PIXEL_STD": [1.0, 1.0, 1.0],
+        "INPUT.FORMAT": "BGR",
+        "MODEL.ROI_HEADS.SCORE_THRESH_TEST": 0.3,
+    }.items():
+        other = cfg.clone()
+        other.merge_from_list([key, value])
+        caplog.clear()
+        build_for_inference(other, str(tmp_path / "model.pth"))
+        assert (key in caplog.text) == (key != "MODEL.ROI_HEADS.SCORE_THRESH_TEST")
+    caplog.clear()
+    build_for_inference(cfg, str(tmp_path / "model.pth"))
+    assert not caplog.records
+
+
 def test_a_run_is_resumed_with_its_own_classes_only(tmp_path: Path) -> None:
     def run(classes: list[str]) -> Checkpointer:
         checkpointer = Checkpointer(Heads(len(classes)), str(tmp_path))
