@@ -216,8 +216,8 @@ def separable_norms(
     """
     tensors = [value for layer in layers for value in layer.tensors()]
     norms = [[layer.norm] for layer in layers]
-    result, x = _separable_norms([x], norms, other, factors, [layer.options() for layer in layers], *tensors)
-    return result, x
+    result, passed = _separable_norms([x], norms, other, factors, [layer.options() for layer in layers], *tensors)
+    return result, passed if x.requires_grad else x
 
 
 def pointwise_norms(maps: Sequence[Tensor], layers: Sequence[tuple[nn.Conv2d, nn.Module]]) -> list[Tensor]:
