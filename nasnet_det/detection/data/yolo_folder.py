@@ -101,8 +101,9 @@ def _sets(path: Path, settings: dict[str, Any]) -> dict[str, CocoData]:
     base = path.parent / str(settings.get("path") or "")
     if not base.is_dir():  # of the machine that wrote it
         base = path.parent
+    usual = _usual_entries(base)
     if not any(settings.get(name) for names in SPLITS.values() for name in names):  # as supervision's
-        settings = settings | _usual_entries(base)
+        settings = settings | usual
     found: dict[str, list[Path]] = {}
     for key, names in SPLITS.items():
         given: Any = next((settings[name] for name in names if settings.get(name)), [])
@@ -113,7 +114,10 @@ def _sets(path: Path, settings: dict[str, Any]) -> dict[str, CocoData]:
     if not any(found.values()):
         raise CocoFormatError(f"{path} names no folder with images")
     known: set[Path] = set()
-    return {key: _set(list(dict.fromkeys(images)), classes, keypoints, path, known) for key, images in found.items()}
+    sets = {key: _set(list(dict.fromkeys(images)), classes, keypoints, path, known) for key, images in found.items()}
+    lacking = [name for key, names in SPLITS.items() if key not in found for name in names if name in usual]
+    unnamed = [base / usual[name] for name in lacking]
+    return add_notes(sets, note("folders or lists of splits are not named by the YAML file", unnamed, "Unused"))
 
 
 def _set(

@@ -56,6 +56,16 @@ def test_other_files_with_class_names_are_told(tmp_path: Path, pictures: Path) -
     assert [entry["name"] for entry in read_folder(tmp_path)["train"].categories] == ["fox", "hen"]
 
 
+@pytest.mark.parametrize("val", ["", "val:", "val: []", "val: ''"])
+def test_folders_of_splits_that_the_settings_leave_out_are_told(tmp_path: Path, pictures: Path, val: str) -> None:
+    write_yolo(tmp_path, {split: small(split) for split in ("train", "val")}, pictures)
+    (tmp_path / "data.yaml").write_text(f"train: images/train\n{val}\nnames: [fox, hen]\n")
+    assert list(read_folder(tmp_path)) == ["train"]
+    assert ["val"] in notes_of(tmp_path).values()
+    (tmp_path / "data.yaml").write_text("train: images/train\nval: images/train\nnames: [fox, hen]\n")
+    assert ["val"] not in notes_of(tmp_path).values()
+
+
 def test_yolo_files_without_a_partner_are_named(tmp_path: Path, pictures: Path) -> None:
     root = tmp_path / "data"
     write_yolo(root, {split: small(split) for split in ("train", "val")}, pictures)
