@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from nasnet_det.genotypes.genotype import Block, CellGenotype
-from nasnet_det.models.cpu_training import pointwise_norms
+from nasnet_det.models.cpu_separable import pointwise_norms
 from nasnet_det.models.drop_path import ScheduledDropPath
 from nasnet_det.models.eager_training import concat_channels, has_hooks, is_training_on_cpu, is_training_on_device
 from nasnet_det.models.operations import (
@@ -258,7 +258,7 @@ class Cell(nn.Module):
 
         Args:
             projected: the inputs after ``preprocess``.
-            joins: concatenate the states that make an output; without it, they may be returned as they are.
+            joins: whether to concatenate the states that make an output; if not, they may be returned one by one.
         """
         states = States(projected)
         for block in self.blocks:

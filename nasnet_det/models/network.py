@@ -94,7 +94,7 @@ class NASNet(nn.Module):
             norm_layer = partial(nn.BatchNorm2d, eps=bn_eps, momentum=bn_momentum, device=device, dtype=dtype)
         elif isinstance(norm_layer, str):
             place = {key: value for key, value in (("device", device), ("dtype", dtype)) if value is not None}
-            norm_layer = partial(norm_by_name(norm_layer), eps=bn_eps, **place)  # not every one of timm's takes a place
+            norm_layer = partial(norm_by_name(norm_layer), eps=bn_eps, **place)  # some of timm's take neither
         settings = LayerSettings(norm_layer, device, dtype)
         self.plan = plan_cells(self.stages, num_filters, stem, skip_reduction_layer_input)
         strided = stem == "imagenet"

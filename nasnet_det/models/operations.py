@@ -18,12 +18,8 @@ from timm.layers import get_norm_layer
 from torch import Tensor, nn
 
 from nasnet_det.genotypes.genotype import OPERATIONS
-from nasnet_det.models.cpu_training import (
-    SeparableLayers,
-    is_compiled_separable,
-    normalize,
-    separable_norms,
-)
+from nasnet_det.models.cpu_separable import SeparableLayers, is_compiled_separable, separable_norms
+from nasnet_det.models.cpu_training import normalize
 from nasnet_det.models.eager_training import has_hooks, is_training_on_device, subsample_twice
 from nasnet_det.models.padding import AvgPool2dSame, Conv2dSame, MaxPool2dSame, Pool2dSame, shift, subsample
 
@@ -231,10 +227,11 @@ def begins_with_relu(module: nn.Module) -> bool:
 
 
 def pass_on(module: nn.Module, x: Tensor, **given: Finish) -> tuple[Tensor, Tensor] | None:
-    """Return :meth:`ConvNorm.passing` of a module; None if it has none.
+    """Return :meth:`ConvNorm.passing` of a module; None if it has none, or a class of its own.
 
     Its ReLU then costs nothing, so that one computed before is of no use."""
-    return module.passing(x, **given) if isinstance(module, ConvNorm | SeparableConvNorm | Layers) else None
+    known: Any = module
+    return known.passing(x, **given) if type(module) in (ConvNorm, SeparableConvNorm, Layers) else None
 
 
 def finishes_itself(module: nn.Module) -> bool:

@@ -195,7 +195,7 @@ def test_hooks_of_cells_see_their_inputs(hooked: str | None) -> None:
 
 @pytest.mark.parametrize("training", [True, False])
 def test_features_and_auxiliary_heads_see_whole_outputs(training: bool) -> None:
-    """States that all later cells read by compiled functions are not concatenated, but for others they are."""
+    """States that compiled functions of all later cells read are concatenated for these two only."""
     network = NASNet(num_cells=2, num_filters=8, num_classes=5, stem="cifar", aux_head=True, img_size=16)
     network = network.train(training).to(memory_format=torch.channels_last)
     x, results = torch.randn(4, 3, 16, 16).contiguous(memory_format=torch.channels_last), []

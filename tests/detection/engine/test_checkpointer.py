@@ -135,7 +135,7 @@ def test_a_detector_without_a_checkpoint_is_refused_before_pretrained_weights_ar
 def test_settings_of_another_meaning_than_in_training_are_told(
     small_config: Any, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """Those that no weight's shape shows: of the checkpoint's own config, and of no other setting."""
+    """Settings that no weight's shape shows are told, and no others."""
     cfg = small_config("fpn_mobile.yaml")
     checkpointer = Checkpointer(build_detector(cfg), str(tmp_path))
     checkpointer.extras["config"] = cfg.dump()

@@ -1,0 +1,19 @@
+"""Random maps, and a mark for tests of compiled functions."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import Tensor
+
+from nasnet_det.models import cpu_kernels
+
+compiled = pytest.mark.skipif(
+    not cpu_kernels.takes(torch.zeros(1, 1, 1, 1), 1), reason="cpu_kernels.cpp cannot be compiled here"
+)
+
+
+def images(*size: int, layout: torch.memory_format = torch.channels_last, offset: float = 0.0) -> Tensor:
+    """Return a leaf ``(N, C, H, W)`` in float64."""
+    x = torch.randn(size, dtype=torch.float64) + offset
+    return x.contiguous(memory_format=layout).requires_grad_()
