@@ -19,7 +19,7 @@ from pathlib import Path
 
 from nasnet_det.cli.shared.errors import command, needs
 from nasnet_det.cli.shared.options import add_output, add_settings, new_parser, settings_as_pairs
-from nasnet_det.safe_io.files import protecting, remove
+from nasnet_det.safe_io.files import protecting, remove, short_name
 
 #: The AP50, in percent, that counts as plainly learnt.
 LEARNT = 90.0
@@ -48,7 +48,9 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the demo; return 0 if all was learnt, 1 if not, 2 for a mistake in the input, 130 if it was stopped."""
     args = parse(argv)
-    output = args.output or Path("output", "demo" if args.data is None else f"demo-{args.data.resolve().name}")
+    output = args.output or Path(
+        "output", "demo" if args.data is None else short_name(f"demo-{args.data.resolve().name}")
+    )
     with needs():
         from nasnet_det.detection.engine.quiet import quiet
     quiet()

@@ -26,7 +26,7 @@ from typing import TYPE_CHECKING, Any
 from nasnet_det.cli.shared.errors import command
 from nasnet_det.cli.shared.models import RUNTIMES, load_detector
 from nasnet_det.cli.shared.options import add_output, new_parser, share
-from nasnet_det.safe_io.files import check_writable, expect_folder, protecting
+from nasnet_det.safe_io.files import check_writable, expect_folder, protecting, short_name
 
 if TYPE_CHECKING:
     from nasnet_det.detection.data.look import CocoData
@@ -34,6 +34,8 @@ if TYPE_CHECKING:
     from nasnet_det.detection.evaluation.evaluation import IouType, Scores
 
 Record = dict[str, Any]
+#: A regular expression that is found at the beginning of a file of --json.
+_OWN_SCORES = rb'\A\{"(bbox|segm)": \{"AP": '
 
 
 def parse(argv: Sequence[str] | None) -> argparse.Namespace:
@@ -72,7 +74,7 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     if args.images and not args.report:
         parser.error("--images is for --report")
     args.output = args.output or (
-        Path() if args.data is None else Path("output", f"evaluate-{args.data.resolve().stem}")
+        Path() if args.data is None else Path("output", short_name(f"evaluate-{args.data.resolve().stem}"))
     )
     return args
 
@@ -131,11 +133,16 @@ def score(args: argparse.Namespace) -> int:
 def check_outputs(args: argparse.Namespace) -> None:
     """Check the paths of all outputs before anything is run."""
     from nasnet_det.detection.evaluation.report import check_folder
+    from nasnet_det.detection.evaluation.submission import OWN_RESULTS, RESULTS, check_submission
 
     for folder in (args.report, args.report / "bbox", args.report / "segm") if args.report else ():
         check_folder(folder)
     if args.json:
-        check_writable(args.json)
+        check_writable(args.json, _OWN_SCORES)
+    if args.detector is not None:
+        check_writable(args.output / RESULTS, OWN_RESULTS)
+    if args.submission:
+        check_submission(args.output, args.submission, args.test_set)
     for folder in filter(None, [args.detector and args.output, args.report, args.json and args.json.parent]):
         expect_folder(folder)
 

@@ -19,7 +19,11 @@ from collections.abc import Sequence
 from nasnet_det.cli.shared.errors import command
 from nasnet_det.cli.shared.options import add_output, new_parser
 from nasnet_det.cli.shared.search_context import search_context
+from nasnet_det.safe_io.files import check_writable
 from nasnet_det.search.options import existing_folder
+
+#: A regular expression that is found at the beginning of a cell's file.
+_OWN = b'"blocks": '
 
 
 def parse(argv: Sequence[str] | None) -> argparse.Namespace:
@@ -63,8 +67,11 @@ def export(options: argparse.Namespace) -> int:
     single = not options.front and options.top == 1
     if not options.front and options.trial is None and len(found) < options.top:
         print(f"there are only {len(found)}", file=sys.stderr)
-    for rank, finding in enumerate(found, start=1):
-        path = options.output if single else options.output.with_stem(f"{options.output.stem}-{rank}")
+    output, numbers = options.output, range(1, len(found) + 1)
+    paths = [output] if single else [output.with_stem(f"{output.stem}-{rank}") for rank in numbers]
+    for path in paths:
+        check_writable(path, _OWN)
+    for path, finding in zip(paths, found, strict=True):
         genotype = named_genotype(run, phase, finding, path.stem)
         genotype.save(path)
         print(f"{path}  {genotype.source}")

@@ -30,13 +30,16 @@ from nasnet_det.cli.shared.errors import command
 from nasnet_det.cli.shared.models import RUNTIMES, names_package
 from nasnet_det.cli.shared.options import add_image_size, new_parser
 from nasnet_det.cli.shared.training_options import add_execution_options, selected_execution
-from nasnet_det.safe_io.files import write_text
+from nasnet_det.safe_io.files import check_writable, write_text
 from nasnet_det.safe_io.values import one_line
 
 if TYPE_CHECKING:
     from nasnet_det.training.data.image_folder import Preprocessing
     from nasnet_det.training.engine import Evaluation
     from nasnet_det.training.execution import Execution
+
+#: A regular expression that is found at the beginning of a file of --json.
+_OWN_FIGURES = rb'\A\{\s*"model": '
 
 
 def parse(argv: Sequence[str] | None) -> argparse.Namespace:
@@ -65,6 +68,8 @@ def measure(options: argparse.Namespace) -> int:
     """Measure the model and print the result."""
     import nasnet_det
 
+    if options.json is not None:
+        check_writable(options.json, _OWN_FIGURES)
     packaged = is_packaged(options)
     execution, model = selected_execution(options, "cpu" if packaged else None), load_model(options)
     ran_on = f"cpu, {model.info.precision}, {model.info.runtime}" if packaged else execution.describe()

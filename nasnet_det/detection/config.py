@@ -46,8 +46,7 @@ def find_config(name: str | Path) -> Path:
     Raises:
         ConfigError: for a missing file that is not one of the project's configs, or a LazyConfig.
     """
-    folder = next(place for place in _PLACES if place.is_dir())
-    known = {file.stem: file for file in sorted(folder.glob("*.yaml"))}
+    known = own_configs()
     path = Path(name)
     is_lazy = path.suffix == ".py"
     if path.is_file() and str(name) not in known and not is_lazy:
@@ -58,6 +57,12 @@ def find_config(name: str | Path) -> Path:
     reason = "a LazyConfig, which detectron2's lazyconfig_train_net.py runs" if is_lazy else "not found"
     reason += f" (is it {format_names(beside)}?)" if beside else ""
     raise ConfigError(f"config {name}: {reason}; give a YAML file or one of {', '.join(known)}")
+
+
+def own_configs() -> dict[str, Path]:
+    """Return the files of the project's configs by their names."""
+    folder = next(place for place in _PLACES if place.is_dir())
+    return {file.stem: file for file in sorted(folder.glob("*.yaml"))}
 
 
 def read_config(path: str | Path, opts: Sequence[Any] = ()) -> CfgNode:

@@ -11,7 +11,7 @@ from matplotlib.figure import Figure
 from matplotlib.font_manager import FontProperties
 from matplotlib.textpath import TextPath
 
-from nasnet_det.safe_io.files import replacing
+from nasnet_det.safe_io.files import check_writable, replacing
 
 #: Bundled with matplotlib, so labels have the same width on every machine.
 FONT = "DejaVu Sans"
@@ -39,9 +39,11 @@ def save_figure(figure: Figure, path: str | Path) -> None:
     Raises:
         ValueError: for another ending.
         OSError: if the file cannot be written; an existing file is then unchanged.
+        OverwriteError: if there is a file that matplotlib has not written.
     """
     path = Path(path)
     kind = check_format(path)
+    check_writable(path, b"Matplotlib")
     metadata = {"Date": None} if kind == ".svg" else {}
     with replacing(path) as part, matplotlib.rc_context({"svg.hashsalt": "nasnet_det"}):
         figure.savefig(part, format=kind[1:], dpi=DOTS_PER_INCH, metadata=metadata)

@@ -9,6 +9,8 @@ from html import escape
 
 from PIL import Image
 
+#: A regular expression that is found at the beginning of every page, and of no other file.
+OWN = rb"<style>\nbody \{ font: 15px/1\.5 system-ui, sans-serif; margin: 2rem auto; max-width: 76rem;"
 _STYLE = """
 body { font: 15px/1.5 system-ui, sans-serif; margin: 2rem auto; max-width: 76rem; padding: 0 1rem; color: #222; }
 h1 { font-size: 1.5rem; } h2 { font-size: 1.15rem; margin-top: 2rem; border-bottom: 1px solid #ddd; }

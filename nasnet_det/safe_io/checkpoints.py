@@ -10,7 +10,6 @@ from __future__ import annotations
 import logging
 import pickle
 import re
-import zipfile
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from pathlib import Path
@@ -19,17 +18,12 @@ from typing import Any, NamedTuple, TypeVar
 import numpy as np
 import torch
 
+from nasnet_det.safe_io.file_kinds import KERAS_3, other_content
 from nasnet_det.safe_io.pickles import MADE
 
 logger = logging.getLogger(__name__)
 
 Value = TypeVar("Value")
-
-#: Keras 3 numbers the layers of its own formats in order of creation, so their positions in a network are unknown.
-KERAS_3 = (
-    "it is in Keras 3's format, whose layers have no names: load it with Keras and save it by model.save('model.h5'), "
-    "which nasnet-det reads"
-)
 
 _NOUN = "(state_dict|model|weights|params|net|network|module)"
 #: Keys and module names under which tools keep a moving average of the weights, then the weights themselves.
@@ -81,7 +75,7 @@ def load_torch(path: str | Path) -> Any:
         pickle.UnpicklingError: if the file is incomplete, or needs a function or a module that PyTorch blocks.
         Exception: almost any other, if the file is damaged.
     """
-    if _is_keras_3(path):
+    if other_content(path) == KERAS_3:
         raise ValueError(KERAS_3)
     unknown: list[str] = ["argparse.Namespace"]
     with suppress(Exception):  # a file of the format before PyTorch 1.6, or one that torch.load will refuse
@@ -98,13 +92,6 @@ def load_torch(path: str | Path) -> Any:
         raise pickle.UnpicklingError(
             "it is incomplete, or requires code to be loaded; nothing in it was executed: save model.state_dict()"
         ) from None
-
-
-def _is_keras_3(path: str | Path) -> bool:
-    # Any error of a file that is not an archive, or of a damaged one, is left to torch.load.
-    with suppress(Exception), zipfile.ZipFile(path) as archive:
-        return "model.weights.h5" in archive.namelist()
-    return False
 
 
 def find_state_dict(data: Any, averaged: bool = True) -> StateDict:

@@ -10,8 +10,8 @@ import errno
 import hashlib
 import json
 import os
+import re
 import tempfile
-import zipfile
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
@@ -23,6 +23,10 @@ FileKey = tuple[int, int]
 #: Bytes that a file system takes as the name of a file or folder.
 LONGEST_NAME = 255
 _BLOCK = 1 << 20
+#: Bytes at the beginning of a file that tell whose it is.
+_HEAD = 4096
+#: A regular expression that no file begins with.
+NOTHING = b"(?!)"
 _protected: ContextVar[dict[FileKey, Path] | None] = ContextVar("protected", default=None)
 
 
@@ -55,12 +59,18 @@ def protect(paths: Iterable[str | Path]) -> None:
         kept.update({key: file for file in files if (key := file_key(file)) is not None})
 
 
-def check_writable(path: str | Path) -> None:
+def check_writable(path: str | Path, own: bytes = b"") -> None:
     """Raise an error for a path that must not be written over.
 
+    Args:
+        path: the file to be written.
+        own: a regular expression that is found at the beginning of every file that the package writes there; another
+            file is a user's, unless it is empty.
+
     Raises:
-        OverwriteError: if it is a protected input, under this or another name.
+        OverwriteError: if it is a protected input, under this or another name, or was not written by the package.
         IsADirectoryError: if it is a folder.
+        OSError: if it cannot be read, to be told by its beginning.
     """
     if file_key(path) in (_protected.get() or {}):
         raise OverwriteError(
@@ -68,6 +78,22 @@ def check_writable(path: str | Path) -> None:
         )
     if Path(path).is_dir():
         raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(path))
+    if exists(path) and not Path(path).is_file():
+        raise OverwriteError(f"{path} is a device or a pipe, which a file would take the place of: name a file")
+    if own and exists(path) and not begins_with(path, own) and Path(path).stat().st_size:
+        raise OverwriteError(
+            f"{path} was not written by this command, and would be overwritten: give another place for the output, or "
+            "move that file away"
+        )
+
+
+def begins_with(path: str | Path, pattern: bytes) -> bool:
+    """Return whether a regular expression is found in the first 4096 bytes of a file; False if there is no file."""
+    try:
+        with Path(path).open("rb") as file:
+            return re.search(pattern, file.read(_HEAD)) is not None
+    except (FileNotFoundError, NotADirectoryError):
+        return False
 
 
 def expect_folder(path: str | Path) -> None:
@@ -137,6 +163,15 @@ def remove(path: str | Path) -> None:
     Path(path).unlink(missing_ok=True)
 
 
+def short_name(name: str, ending: str = "") -> str:
+    """Return a name with an ending that file systems take: of one that is too long, the end is replaced by a digest."""
+    encoded, room = os.fsencode(name), LONGEST_NAME - len(os.fsencode(ending))
+    if len(encoded) > room:
+        digest = hashlib.sha256(encoded).hexdigest()[:16]
+        name = f"{encoded[: room - 17].decode(errors='ignore')}-{digest}"
+    return name + ending
+
+
 def exists(path: str | Path) -> bool:
     """Return True if a path exists; False also for a name that no file can have."""
     return file_key(path) is not None
@@ -164,29 +199,3 @@ def file_digest(path: Path, algorithm: str = "sha256") -> str:
         while block := file.read(_BLOCK):
             state.update(block)
     return state.hexdigest()
-
-
-def other_content(path: str | Path) -> str:
-    """Return what a file is, if it is one of those that are often there in place of another; else an empty text.
-
-    They are empty files, pointers of Git LFS, packed files, archives that are cut off, the web pages that a download
-    without access leaves, photographs of telephones, and TIFF of microscopes and satellites.
-    """
-    try:
-        with Path(path).open("rb") as file:
-            head = file.read(100).lstrip(b"\xef\xbb\xbf \r\n\t").lower()
-    except (OSError, ValueError):
-        return ""
-    if not head:
-        return "it is empty"
-    if head.startswith(b"version https://git-lfs"):
-        return "it is a pointer of Git LFS, not the file itself: run git lfs pull"
-    if head.startswith(b"\x1f\x8b"):
-        return "it is packed by gzip: unpack it"
-    if head.startswith(b"pk\x03\x04") and not zipfile.is_zipfile(path):
-        return "it is cut off: copy or download it again"
-    if head[4:].startswith((b"ftyphe", b"ftypmif1", b"ftypmsf1")):
-        return "it is in HEIC format: convert it to JPEG"
-    if head.startswith((b"ii*\0", b"mm\0*", b"ii+\0", b"mm\0+")):
-        return "it is TIFF that is cut off, or of channels or numbers that Pillow does not read: save it as 8-bit RGB"
-    return "it is a web page: download the file again" if head.startswith((b"<!doctype html", b"<html")) else ""

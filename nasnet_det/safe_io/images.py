@@ -17,7 +17,7 @@ import numpy as np
 from PIL import Image, ImageFile, UnidentifiedImageError
 from tqdm.contrib.concurrent import thread_map
 
-from nasnet_det.safe_io.files import other_content
+from nasnet_det.safe_io.file_kinds import other_content
 
 logger = logging.getLogger(__name__)
 
@@ -37,6 +37,10 @@ _TURNS = {
 }
 #: The orientations that are undone by the turn of another; the rest undo themselves.
 _BACK = {6: 8, 8: 6}
+#: Formats of animations and pages; telephones store others, for a picture's depth or brightness, in further frames.
+_SERIES = ("TIFF", "GIF", "PNG", "WEBP", "AVIF")
+#: Those of which a process has warned.
+_told: set[str] = set()
 #: A quarter of the range of 8 bits.
 _DARK = 64
 #: Reading this many headers takes long enough for a progress bar.
@@ -119,6 +123,9 @@ def read_image(path: str | os.PathLike[str], turn: bool = True) -> Image.Image:
     """
     try:
         with _open(path) as image:
+            if image.format in _SERIES and getattr(image, "is_animated", False) and image.format not in _told:
+                _told.add(image.format)
+                logger.warning(f"{path} has several frames or pages: of such {image.format} the first is used")
             stored = _orientation(image) if image.format == "TIFF" else 1  # of others this may decode them
             rgb, orientation = as_rgb(image), _orientation(image)
             if turn:

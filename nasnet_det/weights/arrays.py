@@ -24,8 +24,9 @@ import numpy as np
 import torch
 from safetensors import SafetensorError
 
-from nasnet_det.safe_io.checkpoints import KERAS_3, find_state_dict, load_torch, without_prefix
-from nasnet_det.safe_io.files import other_content, protect
+from nasnet_det.safe_io.checkpoints import find_state_dict, load_torch, without_prefix
+from nasnet_det.safe_io.file_kinds import KERAS_3, other_content
+from nasnet_det.safe_io.files import protect
 from nasnet_det.safe_io.values import first_line, format_names, format_value
 from nasnet_det.weights.formats import is_known
 from nasnet_det.weights.formats.tf_slim import VARIABLES, preferred

@@ -79,6 +79,21 @@ def test_the_input_is_not_written_over(folder: Path, capsys: pytest.CaptureFixtu
         assert path.read_bytes() == before
 
 
+def test_a_page_of_the_user_is_not_written_over(
+    folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    page = tmp_path / "thesis.html"
+    page.write_text("<!doctype html><html><head><title>mine</title></head></html>")
+    before = page.read_bytes()
+    assert main([str(folder), "--output", str(page)]) == 2
+    assert str(page) in capsys.readouterr().err and page.read_bytes() == before
+    # Its own pages are, also those of folders whose name leaves no room for more.
+    long = folder.rename(folder.with_name("f" * 250))
+    monkeypatch.chdir(tmp_path)
+    assert [main([str(long)]) for _ in range(2)] == [0, 0]
+    assert len([*(tmp_path / "output").iterdir()]) == 1
+
+
 def test_masks_are_looked_at_where_asked(folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
     page = str(tmp_path / "page.html")
     assert main([str(folder), "--masks", "--output", page]) == 2

@@ -61,6 +61,14 @@ def test_a_page_of_the_user_is_not_written_over(files: tuple[Path, Path], capsys
         assert run(*files, "--report", str(page.parent)) == 0
 
 
+def test_a_file_of_the_user_is_not_replaced_by_scores(files: tuple[Path, Path], capsys: pytest.CaptureFixture) -> None:
+    own, scores = files[0].parent / "notes.json", files[0].parent / "scores.json"
+    own.write_text('{"bbox": "mine"}')
+    assert run(*files, "--json", str(own)) == 2
+    assert str(own) in capsys.readouterr().err and own.read_text() == '{"bbox": "mine"}'
+    assert [run(*files, "--json", str(scores)) for _ in range(2)] == [0, 0]  # its own are
+
+
 @pytest.mark.parametrize("option", ["--output", "--report", "--json"])
 def test_a_file_in_place_of_a_folder_is_told_before_anything_runs(
     files: tuple[Path, Path], capsys: pytest.CaptureFixture, option: str

@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import pytest
 
 from nasnet_det.safe_io.files import (
     OverwriteError,
+    check_writable,
     expand_home,
     expect_folder,
-    other_content,
     protect,
     protecting,
     remove,
     replacing,
+    short_name,
     write_text,
 )
 
@@ -64,20 +66,33 @@ def test_protection_is_added_within_a_command_and_ends_with_it(tmp_path: Path) -
 
 
 @pytest.mark.parametrize(
-    ("content", "word"),
-    [
-        (b"", "empty"),
-        (b"version https://git-lfs.github.com/spec/v1\noid sha256:1\nsize 9\n", "git lfs pull"),
-        (b"\xef\xbb\xbf\n<!DOCTYPE HTML>", "web page"),
-        (b"<html lang=en>", "web page"),
-        (b"PK\x03\x04 the first half", "cut off"),
-    ],
+    ("content", "is_own"), [(b"[]", True), (b'[{"image_id": 1}]', True), (b"", True), (b"{}", False)]
 )
-def test_files_in_place_of_others_are_told(tmp_path: Path, content: bytes, word: str) -> None:
-    (tmp_path / "model.pth").write_bytes(content)
-    assert word in other_content(tmp_path / "model.pth")
-    (tmp_path / "model.pth").write_bytes(b"\x80\x02" + content)
-    assert other_content(tmp_path / "model.pth") == other_content(tmp_path / "nowhere") == ""
+def test_only_files_of_our_own_kind_are_written_over(tmp_path: Path, content: bytes, is_own: bool) -> None:
+    own = rb'\A\[(\]|\{"image_id": )'
+    check_writable(tmp_path / "results.json", own)
+    (tmp_path / "results.json").write_bytes(content)
+    if is_own:
+        check_writable(tmp_path / "results.json", own)
+    else:
+        with pytest.raises(OverwriteError, match=r"results\.json"):
+            check_writable(tmp_path / "results.json", own)
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="pipes with names are of POSIX")
+def test_a_pipe_is_not_replaced(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    with pytest.raises(OverwriteError, match="pipe"):
+        write_text(tmp_path / "pipe", "text")
+    assert (tmp_path / "pipe").is_fifo()
+
+
+@pytest.mark.parametrize("name", ["a" * 255, "\u00e4" * 200, "plain"])
+def test_names_fit_file_systems(tmp_path: Path, name: str) -> None:
+    names = {short_name(f"{name}{end}", ".html") for end in ("1", "2")}
+    assert len(names) == 2 and ("plain1.html" in names) == (name == "plain")
+    for each in names:
+        write_text(tmp_path / each, "text")
 
 
 def test_the_home_folder_is_put_for_a_tilde(monkeypatch: pytest.MonkeyPatch) -> None:

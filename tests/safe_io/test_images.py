@@ -142,6 +142,20 @@ def test_an_animation_is_its_first_frame(tmp_path: Path) -> None:
     assert read_image(path).getpixel((0, 0)) == (255, 0, 0)
 
 
+@pytest.mark.parametrize(
+    ("suffix", "told"), [("gif", True), ("tif", True), ("webp", True), ("png", True), ("mpo", False)]
+)
+def test_that_only_the_first_frame_or_page_is_used_is_told_once(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch, suffix: str, told: bool
+) -> None:
+    monkeypatch.setattr(images, "_told", set())
+    frames = [Image.new("RGB", (16, 8), colour) for colour in ("red", "blue")]
+    for name in ("single", "several", "more"):
+        more = {} if name == "single" else {"save_all": True, "append_images": frames[1:]}
+        read_image(saved(tmp_path, frames[0], f"{name}.{suffix}", **more))
+    assert [f"several.{suffix}" in text for text in caplog.messages] == [True] * told
+
+
 def test_transparency_of_a_palette_is_dropped(tmp_path: Path) -> None:
     path = saved(tmp_path, Image.new("RGB", (4, 3), "red").convert("P"), "a.png", transparency=b"\0" * 3)
     assert read_image(path).mode == "RGB"

@@ -18,7 +18,8 @@ from torch import Tensor
 
 from nasnet_det.detection.convert.identity import CheckpointError
 from nasnet_det.safe_io.checkpoints import find_state_dict, load_torch
-from nasnet_det.safe_io.files import other_content, replacing
+from nasnet_det.safe_io.file_kinds import is_text, other_content
+from nasnet_det.safe_io.files import replacing
 from nasnet_det.safe_io.pickles import from_pickle
 from nasnet_det.safe_io.values import first_line, format_value, parse_json
 
@@ -61,7 +62,7 @@ def read_checkpoint_file(file: str, averaged: bool = True) -> dict[str, Any]:
     except CheckpointError:
         raise
     except MALFORMED as error:
-        raise refused(file, error) from error
+        raise refused(file, ValueError("it is a text") if is_text(file) else error) from error
     return {**(data if "model" in data else {}), "model": _tensors(state, file)}
 
 
@@ -90,7 +91,7 @@ def refused(file: str, error: BaseException) -> CheckpointError:
     reason = other_content(file) or first_line(error)
     return CheckpointError(
         f"{file} is not a checkpoint that can be read ({reason}): give one that training saved or "
-        "nasnet-det convert-detector wrote"
+        "nasnet-det convert-detector wrote; weights of a classification network are given as MODEL.NASNET.PRETRAINED"
     )
 
 

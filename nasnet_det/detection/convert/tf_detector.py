@@ -25,7 +25,7 @@ from nasnet_det.detection.convert.protobuf_text import PipelineConfigError, pars
 from nasnet_det.detection.modeling.backbone import build_network
 from nasnet_det.detection.modeling.rpn import NASNetRPN, RPNHead
 from nasnet_det.detection.modeling.split import FirstStage, SecondStage, split_network
-from nasnet_det.safe_io.files import replacing, write_text
+from nasnet_det.safe_io.files import NOTHING, begins_with, check_writable, replacing, write_text
 from nasnet_det.weights import WeightsError, read_arrays
 from nasnet_det.weights.arrays import located
 from nasnet_det.weights.formats.tf_slim import AVERAGE
@@ -34,6 +34,9 @@ from nasnet_det.weights.layout import Arrays, read_tensor, to_state_dict
 
 logger = logging.getLogger(__name__)
 
+#: The beginning of a config that was written here, also as a regular expression.
+_HEADER = "# Converted from "
+_OWN = rb"\A" + _HEADER.encode()
 _SCOPES = ("FirstStageFeatureExtractor/", "SecondStageFeatureExtractor/")
 #: A checkpoint's scope of each layer of the heads.
 _HEADS = {
@@ -140,17 +143,22 @@ def convert(checkpoint: str | Path, folder: str | Path, cfg: CfgNode) -> tuple[P
 
     Returns:
         the paths of both files.
+
+    Raises:
+        OverwriteError: if files of these names are there that are not of an earlier conversion.
     """
     cfg = cfg.clone()
     cfg.defrost()
-    state = read_detector(checkpoint, cfg)
     weights, config = Path(folder) / "model.pth", Path(folder) / "config.yaml"
+    check_writable(config, _OWN)
+    check_writable(weights, b"" if begins_with(config, _OWN) else NOTHING)
+    state = read_detector(checkpoint, cfg)
     with replacing(weights) as part:
         torch.save({"model": state, "__author__": "nasnet_det"}, part)
     cfg.MODEL.WEIGHTS = str(weights)
     cfg.MODEL.NASNET.PRETRAINED = ""
     text = yaml.safe_dump(changes(cfg), sort_keys=False, default_flow_style=None, width=120)
-    write_text(config, f"# Converted from {Path(checkpoint).name}.\n{text}")
+    write_text(config, f"{_HEADER}{Path(checkpoint).name}.\n{text}")
     return weights, config
 
 

@@ -85,8 +85,13 @@ class _Prepared:
 
 def _from_file(name: str) -> CocoData:
     metadata, classes = MetadataCatalog.get(name), _thing_classes(name)
-    path = PathManager.get_local_path(metadata.json_file)
+    try:
+        path = PathManager.get_local_path(metadata.json_file)
+    except (OSError, ValueError, RuntimeError) as error:  # of an address
+        raise CocoFormatError(f"annotation file {metadata.json_file} cannot be fetched: {error}") from error
     content, folder = read_complete(path, lambda _: Path(metadata.image_root))
+    if {category["name"] for category in content["categories"]} == {*classes}:
+        content["categories"].sort(key=lambda category: classes.index(category["name"]))
     data = CocoData(name, content, folder, f"annotation file {path}")
     if not classes:
         metadata.thing_classes = data.names

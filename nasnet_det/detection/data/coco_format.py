@@ -19,7 +19,8 @@ from typing import Any
 from nasnet_det.detection.data.coco_masks import is_mask
 from nasnet_det.detection.data.columns import CocoFormatError, Kind, Record, check_column, entry_name
 from nasnet_det.detection.data.other_forms import tell_form
-from nasnet_det.safe_io.files import other_content, protect
+from nasnet_det.safe_io.file_kinds import other_content
+from nasnet_det.safe_io.files import protect
 from nasnet_det.safe_io.folders import find_named
 from nasnet_det.safe_io.images import ImageHeader, read_headers
 from nasnet_det.safe_io.values import collection_paused, format_names, format_value, named, parse_json

@@ -29,6 +29,8 @@ from nasnet_det.safe_io.folders import FoundFiles, find_files, find_named, find_
 from nasnet_det.safe_io.images import ImageError, read_header
 from nasnet_det.safe_io.values import format_names, format_value, parse_yaml
 
+#: A line of a label file: the number of the class, the numbers that follow, and the line.
+Row = tuple[int, list[float], str]
 #: Coordinates of so many sides of the image are in pixels, or no coordinates.
 _FARTHEST = 2.0
 
@@ -126,13 +128,48 @@ def _set(
     """Return a data set of images; ``known`` gets the label files that were looked at for it."""
     images = find_named(Path(), list(map(str, listed))).paths
     labels = find_named(Path(), [str(_label_file(image)) for image in images])
+    rows = [_rows(file, classes) for file in labels.paths]
+    notes = [*note_other_copy(images, origin.parent, origin), *_notes(images, labels, known)]
+    if not any(keypoints):
+        keypoints, told = find_keypoints([values for of_image in rows for _, values, _ in of_image])
+        notes += told
     labelled = [
-        _labelled(image, file, classes, math.prod(keypoints))._replace(named=path)
-        for image, file, path in zip(images, labels.paths, listed, strict=True)
+        _labelled(image, file, of_image, classes, math.prod(keypoints))._replace(named=path)
+        for image, file, of_image, path in zip(images, labels.paths, rows, listed, strict=True)
     ]
-    return as_coco(
-        labelled, classes, origin, [*note_other_copy(images, origin.parent, origin), *_notes(images, labels, known)]
+    return as_coco(labelled, classes, origin, notes)
+
+
+def find_keypoints(rows: Sequence[Sequence[float]]) -> tuple[Sequence[int], list[Trouble]]:
+    """Return the ``kpt_shape`` that label files show where the settings have none, and the trouble of it.
+
+    Points with a visibility of 0, 1 or 2 are no polygons. Points without may be: they are asked about where, on every
+    line, they fill a box that their first four numbers are centre and size of, as corners of objects do not.
+
+    Args:
+        rows: the numbers of each object.
+    """
+    length = len(rows[0]) if rows else 0
+    if length < 7 or any(len(row) != length for row in rows):
+        return (0, 0), []
+    values = np.array(rows)
+    centre, extent, points = values[:, None, :2], values[:, None, 2:4], values[:, 4:]
+    if (extent <= 0).any() or (centre - extent / 2).min() < -0.1 or (centre + extent / 2).max() > 1.1:
+        return (0, 0), []
+    of_all, advice = f"objects have {length} numbers each", "in the YAML file"
+    if points.shape[1] % 3 == 0 and np.isin(points[:, 2::3], (0, 1, 2)).all():
+        shape = (points.shape[1] // 3, 3)
+        done = f"They are taken for boxes with keypoints, which are unused: give kpt_shape {[*shape]} {advice}"
+        return shape, [Trouble("", of_all, len(rows), done=done)]
+    points = points[:, : points.shape[1] // 2 * 2].reshape(len(rows), -1, 2)
+    inside = (np.abs(points - centre) <= 0.55 * extent) | (points == 0)
+    filled = np.median((np.ptp(points, axis=1) / extent[:, 0]).max(axis=1))
+    if len(rows) < 5 or length % 2 or not inside.all() or filled < 0.3:
+        return (0, 0), []
+    done = (
+        f"They are taken for polygons: if they are boxes with keypoints, give kpt_shape {[points.shape[1], 2]} {advice}"
     )
+    return (0, 0), [Trouble("", of_all, len(rows), done=done)]
 
 
 def _notes(images: Sequence[Path], found: FoundFiles, known: set[Path]) -> list[Trouble]:
@@ -195,27 +232,32 @@ def _images_of(base: Path, entry: str, path: Path) -> list[Path]:
     return [path if exists(path.parent) else other for path, other in zip(listed, found, strict=True)]
 
 
-def _labelled(image: Path, labels: Path, classes: Sequence[str], keypoints: int) -> Labelled:
-    """Return an image with the objects of its label file, if any; ``keypoints`` numbers may follow a box."""
+def _rows(labels: Path, classes: Sequence[str]) -> list[Row]:
+    """Return the lines of a label file, if there is one: the number of the class, and the numbers that follow."""
     from supervision.dataset.formats.yolo import yolo_annotations_to_detections
 
     lines = read_lines(labels) if labels.is_file() else []
     try:
-        size = read_header(image).size
         found = yolo_annotations_to_detections(lines, (1, 1), with_masks=False)
-    except ImageError:
-        return Labelled(image, [], None)  # which the look at the images reports
     except (ValueError, OverflowError) as error:
         raise CocoFormatError(f"{labels}: {error}") from error
-    objects: list[Object] = []
     numbers: list[int] = [] if found.class_id is None else found.class_id.tolist()
-    for line, number in zip(lines, numbers, strict=True):
-        if not 0 <= number < len(classes):
-            raise CocoFormatError(
-                f"{labels}: class {number} is not one of the data's, 0 to {len(classes) - 1}: label files count the "
-                "class names from 0"
-            )
-        values = list(map(float, line.split()[1:]))
+    if wrong := [number for number in numbers if not 0 <= number < len(classes)]:
+        raise CocoFormatError(
+            f"{labels}: class {wrong[0]} is not one of the data's, 0 to {len(classes) - 1}: label files count the "
+            "class names from 0"
+        )
+    return [(number, list(map(float, line.split()[1:])), line) for number, line in zip(numbers, lines, strict=True)]
+
+
+def _labelled(image: Path, labels: Path, rows: Sequence[Row], classes: Sequence[str], keypoints: int) -> Labelled:
+    """Return an image with the objects of its label file; ``keypoints`` numbers may follow a box."""
+    try:
+        size = read_header(image).size
+    except ImageError:
+        return Labelled(image, [], None)  # which the look at the images reports
+    objects: list[Object] = []
+    for number, values, line in rows:
         values = values[:4] if len(values) == 4 + keypoints else values
         if max(values) >= _FARTHEST:
             raise CocoFormatError(

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import os
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
@@ -16,16 +18,16 @@ from nasnet_det.detection.data.image_index import ImageIndex
 from nasnet_det.draw.detections import detections_of, draw, side_by_side
 from nasnet_det.safe_io.files import (
     LONGEST_NAME,
-    OverwriteError,
+    NOTHING,
+    begins_with,
     check_writable,
-    exists,
     protect,
     replacing,
     write_json,
 )
 from nasnet_det.safe_io.folders import bare_name
 from nasnet_det.safe_io.images import read_image, reason_with_name
-from nasnet_det.safe_io.values import named, parse_json
+from nasnet_det.safe_io.values import named
 
 #: The results file of each detector, and the list of images and categories that goes with it.
 RESULTS, LISTS = ("results.json", "results_compared.json"), ("images.json", "images_compared.json")
@@ -141,33 +143,11 @@ def predict_images(
 
 def _check_outputs(output: Path, pictures: Sequence[Path]) -> None:
     """Refuse to write over inputs, and over pictures and results that are not of an earlier prediction."""
-    files = [output / name for name in (*LISTS, *RESULTS)]
-    for path in (*pictures, *files):
-        check_writable(path)
-    foreign = [path for path in pictures if exists(path) and not _is_drawn(path)]
-    if not _is_listed(files[0]):
-        foreign += filter(exists, files)
-    if foreign:
-        raise OverwriteError(
-            f"{foreign[0]} is not of an earlier prediction and would be overwritten: give another --output"
-        )
-
-
-def _is_drawn(path: Path) -> bool:
-    try:
-        with Image.open(path) as picture:
-            return picture.info.get("comment") == _COMMENT
-    except Exception:  # Pillow's many readers raise anything for a damaged file
-        return False
-
-
-def _is_listed(path: Path) -> bool:
-    """Return True for the list of images of an earlier prediction."""
-    try:
-        content = parse_json(path.read_bytes())
-    except (OSError, ValueError):
-        return False
-    return isinstance(content, dict) and content.get("info") == _INFO
+    for picture in pictures:
+        check_writable(picture, _COMMENT)
+    is_listed = begins_with(output / LISTS[0], re.escape(json.dumps(_INFO).encode()))
+    for name in (*LISTS, *RESULTS):
+        check_writable(output / name, b"" if is_listed else NOTHING)
 
 
 def picture_names(paths: Sequence[Path]) -> list[str]:

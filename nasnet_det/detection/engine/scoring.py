@@ -15,6 +15,7 @@ from nasnet_det.detection.data.inspection import look_at
 from nasnet_det.detection.data.look import CocoData, DatasetError, join, match_categories, read_record
 from nasnet_det.detection.engine.prediction import Detector, coco_results
 from nasnet_det.detection.engine.run_folder import image_digest, run_of, split_of
+from nasnet_det.detection.evaluation.submission import RESULTS
 from nasnet_det.safe_io.files import write_json
 from nasnet_det.safe_io.images import ImageError, reason_with_name
 from nasnet_det.safe_io.values import named
@@ -80,7 +81,7 @@ def detect_on_data(
         if (number := ids[result["category_id"]]) is not None
     ]
     check_results(kept, data.content, f"detections on {data.name}")
-    file = output / "coco_instances_results.json"
+    file = output / RESULTS
     write_json(file, kept)
     return file
 

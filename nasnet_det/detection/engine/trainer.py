@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import hashlib
+import logging
 import math
 import os
 import re
@@ -24,19 +24,25 @@ from nasnet_det.detection.data.catalog import categories
 from nasnet_det.detection.data.registered import learned_classes, look_at_config
 from nasnet_det.detection.data.training_data import build_test_loader, build_train_loader
 from nasnet_det.detection.engine.checkpointer import Checkpointer
+from nasnet_det.detection.engine.rehearsal import random_numbers_kept, refusing, rehearse, small
 from nasnet_det.detection.engine.solver import adamw, build_optimizer
 from nasnet_det.detection.evaluation.evaluation import IouType
 from nasnet_det.detection.evaluation.evaluator import CocoEvaluator
 from nasnet_det.detection.modeling.fused import for_inference
 from nasnet_det.detection.modeling.rcnn import build_detector
 from nasnet_det.detection.supported import check_supported
-from nasnet_det.safe_io.files import LONGEST_NAME
+from nasnet_det.detection.unread import ReadKeys, noting, unread
+from nasnet_det.safe_io.files import short_name
 from nasnet_det.safe_io.stopping import stop_on_signal
 from nasnet_det.safe_io.values import one_line
 from nasnet_det.training.seeds import derive_seed
 
+logger = logging.getLogger(__name__)
+
 #: The environment variables by which torchrun tells a process of the others.
 TORCHRUN = ("WORLD_SIZE", "RANK", "LOCAL_RANK", "LOCAL_WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
+#: The classes of trainers and the configs that they were tried with.
+_rehearsed: set[str] = set()
 
 
 class TrainingError(ValueError):
@@ -92,6 +98,27 @@ class DetectorTrainer(DefaultTrainer):
         """Raise ConfigError for what this trainer, the machine or the number of processes cannot do."""
         check_supported(cfg)
         check_solver(cfg)
+        cls.rehearse(cfg)
+
+    @classmethod
+    def rehearse(cls, cfg: CfgNode) -> None:
+        """Build all parts of a training and try a step on a made image, once for each config.
+
+        Raises:
+            ConfigError: with what the part that failed says.
+        """
+        if (text := f"{cls} {cfg.dump()}") in _rehearsed:
+            return
+        read = ReadKeys()
+        trial = noting(small(cfg), read)
+        with random_numbers_kept():
+            model = cls.build_model(trial)
+            with refusing("SOLVER"):
+                cls.build_lr_scheduler(trial, cls.build_optimizer(trial, model))
+            rehearse(trial, model)
+        if ignored := unread(cfg, read):
+            logger.warning(f"this detector does not read {', '.join(ignored)}: what they are set to has no effect")
+        _rehearsed.add(text)
 
     def resume_or_load(self, resume: bool = True) -> None:
         """Resume from the last checkpoint of ``OUTPUT_DIR``, or load ``MODEL.WEIGHTS`` and start."""
@@ -231,15 +258,8 @@ class DetectorTrainer(DefaultTrainer):
 
 
 def folder_name(name: str) -> str:
-    """Return a data set's name as that of a folder: separators of paths and names of dots alone are escaped.
-
-    Of one that file systems do not take for its length, the end is replaced by a digest.
-    """
-    escaped = re.sub(r"[%/\\:]|^\.+$", lambda found: f"%{found[0].encode().hex()}", name).encode()
-    if len(escaped) > LONGEST_NAME:
-        digest = hashlib.sha256(escaped).hexdigest()[:16]
-        escaped = escaped[: LONGEST_NAME - 17] + f"-{digest}".encode()
-    return escaped.decode(errors="ignore")
+    """Return a data set's name as that of a folder: separators of paths and names of dots alone are escaped."""
+    return short_name(re.sub(r"[%/\\:]|^\.+$", lambda found: f"%{found[0].encode().hex()}", name))
 
 
 class ShortTrainer(DetectorTrainer):

@@ -20,12 +20,11 @@ from nasnet_det.detection.data.look import DatasetError, match_categories
 from nasnet_det.detection.data.registered import earlier_look, look_at_names
 from nasnet_det.detection.evaluation.evaluation import Backend, IouType, Scores, evaluate, table
 from nasnet_det.detection.evaluation.report import write_report
-from nasnet_det.detection.evaluation.submission import write_submission
+from nasnet_det.detection.evaluation.submission import OWN_RESULTS, RESULTS, write_submission
 from nasnet_det.safe_io.files import check_writable, expect_folder, write_json
 from nasnet_det.safe_io.values import named
 
 logger = logging.getLogger(__name__)
-_RESULTS = "coco_instances_results.json"
 
 
 class CocoEvaluator(DatasetEvaluator):
@@ -49,6 +48,7 @@ class CocoEvaluator(DatasetEvaluator):
     Raises:
         ValueError: for other ``iou_types``, and later on for ``segm`` of a model that predicts boxes only.
         OSError: if nothing can be written to ``output_dir``.
+        OverwriteError: if a file of another kind is there.
         DatasetError: if the data set is not registered, its annotations are broken, or its classes are not the model's.
         CocoFormatError: if the file of a data set known by its metadata only breaks the format.
     """
@@ -69,7 +69,7 @@ class CocoEvaluator(DatasetEvaluator):
             raise ValueError(f"iou_types is {iou_types!r}: expected a list of {' and '.join(get_args(IouType))}")
         if output_dir is not None:
             expect_folder(output_dir)
-            check_writable(Path(output_dir, _RESULTS))
+            check_writable(Path(output_dir, RESULTS), OWN_RESULTS)
         self.report = report
         self.dataset_name, self.output_dir = dataset_name, None if output_dir is None else Path(output_dir)
         self.iou_types, self.algorithm, self.distributed, self.backend = iou_types, algorithm, distributed, backend
@@ -143,7 +143,7 @@ class CocoEvaluator(DatasetEvaluator):
 
     def _score(self, results: list[Record]) -> OrderedDict[str, dict[str, float]]:
         if self.output_dir is not None:
-            write_json(self.output_dir / _RESULTS, results)
+            write_json(self.output_dir / RESULTS, results)
         if "annotations" not in self.annotations:
             self._submit(results)
             return OrderedDict()

@@ -27,8 +27,8 @@ from nasnet_det.detection.evaluation.evaluation import METRICS, IouType, Scores,
 from nasnet_det.draw.detections import Detection, draw, shrink, side_by_side
 from nasnet_det.draw.evaluation import draw_confusion, draw_costs, draw_precision_recall
 from nasnet_det.draw.fonts import readable_names
-from nasnet_det.draw.page import Page
-from nasnet_det.safe_io.files import OverwriteError, exists, write_json, write_text
+from nasnet_det.draw.page import OWN, Page
+from nasnet_det.safe_io.files import NOTHING, begins_with, check_writable, write_json, write_text
 from nasnet_det.safe_io.images import ImageError
 
 #: Detections of at least this score are drawn, and count in the confusion matrix.
@@ -102,11 +102,10 @@ def write_report(
 
 
 def check_folder(folder: Path) -> None:
-    """Raise OverwriteError if a folder has files of a report's names, but not those that every report has."""
-    if all(exists(folder / name) for name in ("index.html", "errors.json")):
-        return
-    if foreign := [folder / name for name in _FILES if exists(folder / name)]:
-        raise OverwriteError(f"{foreign[0]} is not of a report and would be overwritten: give another folder")
+    """Raise OverwriteError if a folder has files of a report's names, but no report's page."""
+    page = folder / _FILES[0]
+    for name in _FILES:
+        check_writable(folder / name, b"" if begins_with(page, OWN) else NOTHING)
 
 
 def _add_errors(page: Page, folder: Path, analysis: ErrorAnalysis) -> None:

@@ -7,7 +7,12 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from nasnet_det.detection.data.columns import Record
-from nasnet_det.safe_io.files import replacing, write_json
+from nasnet_det.safe_io.files import check_writable, replacing, write_json
+
+#: The name of a file of detections, as detectron2 gives it.
+RESULTS = "coco_instances_results.json"
+#: A regular expression that is found at the beginning of such a file.
+OWN_RESULTS = rb'\A\[(\]|\{"image_id": )'
 
 
 def write_submission(
@@ -29,16 +34,28 @@ def write_submission(
     Raises:
         ValueError: if the algorithm's name has other characters than a file's name should.
     """
+    path, archive = check_submission(folder, algorithm, test_set)
+    write_json(path, best_per_image(results, 100))
+    with replacing(archive) as part, zipfile.ZipFile(part, "w", zipfile.ZIP_DEFLATED) as file:
+        file.write(path, path.name)
+    return path, archive
+
+
+def check_submission(folder: str | Path, algorithm: str, test_set: str = "test-dev2017") -> tuple[Path, Path]:
+    """Return the paths of a submission's files.
+
+    Raises:
+        ValueError: if the algorithm's name has other characters than a file's name should.
+        OverwriteError: if a file of these names is there that is no submission.
+    """
     if not algorithm or not all(c.isalnum() or c in "-.+" for c in algorithm):
         raise ValueError(
             f"an algorithm's name for the server holds letters, digits, '-', '.' and '+', not {algorithm!r}"
         )
-    name = f"detections_{test_set}_{algorithm}_results.json"
-    path = Path(folder) / name
-    write_json(path, best_per_image(results, 100))
+    path = Path(folder) / f"detections_{test_set}_{algorithm}_results.json"
     archive = path.with_suffix(".zip")
-    with replacing(archive) as part, zipfile.ZipFile(part, "w", zipfile.ZIP_DEFLATED) as file:
-        file.write(path, name)
+    check_writable(path, OWN_RESULTS)
+    check_writable(archive, rb"(?s)\APK.{28}detections_")
     return path, archive
 
 

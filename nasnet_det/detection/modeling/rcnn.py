@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from detectron2.config import CfgNode, configurable
 from detectron2.modeling import META_ARCH_REGISTRY, GeneralizedRCNN, build_model, build_proposal_generator
+from detectron2.modeling.anchor_generator import DefaultAnchorGenerator
 from detectron2.modeling.postprocessing import detector_postprocess
 from detectron2.structures import Instances
 from torch import nn
@@ -148,5 +149,11 @@ def build_detector(cfg: CfgNode) -> nn.Module:
         raise ConfigError(
             f"the config describes no detector: {format_names(empty)} would be empty; anchors' sizes and aspect "
             "ratios, classes, channels and resolutions must be at least one"
+        )
+    anchors = [part.cell_anchors for part in model.modules() if isinstance(part, DefaultAnchorGenerator)]
+    if not all((level[:, 2:] > level[:, :2]).all() for levels in anchors for level in levels):
+        raise ConfigError(
+            f"MODEL.ANCHOR_GENERATOR makes anchors without area: SIZES {cfg.MODEL.ANCHOR_GENERATOR.SIZES} and "
+            f"ASPECT_RATIOS {cfg.MODEL.ANCHOR_GENERATOR.ASPECT_RATIOS} must be above 0"
         )
     return model

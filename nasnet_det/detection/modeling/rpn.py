@@ -23,6 +23,7 @@ from detectron2.utils.events import get_event_storage
 from torch import Tensor, nn
 from torch.nn import functional
 
+from nasnet_det.detection.config import ConfigError
 from nasnet_det.detection.modeling.suppression import batched_nms, clip, exceed, has_area
 
 BACKGROUND, IGNORED = -1, -2
@@ -117,6 +118,9 @@ class NASNetRPN(nn.Module):
         batch_size, positive_fraction: anchors of an image that the losses are taken of, and how many may be positive.
         thresholds: overlap below which an anchor is background, and from which on it is positive.
         loss_weights: of objectness and boxes.
+
+    Raises:
+        ConfigError: for thresholds that are not two in ascending order.
     """
 
     @configurable
@@ -136,6 +140,11 @@ class NASNetRPN(nn.Module):
         loss_weights: tuple[float, float] = (1.0, 2.0),
     ) -> None:
         super().__init__()
+        if len(thresholds) != 2 or not 0 <= thresholds[0] <= thresholds[1]:
+            raise ConfigError(
+                f"MODEL.RPN.IOU_THRESHOLDS (thresholds) is {[*thresholds]}: expected the overlap below which an anchor "
+                "is background, and the one from which on it is positive"
+            )
         self.in_feature, self.head, self.anchor_generator = in_feature, head, anchor_generator
         self.box_transform, self.score_threshold, self.nms_threshold = box_transform, score_threshold, nms_threshold
         self.max_proposals = max_proposals
@@ -146,6 +155,8 @@ class NASNetRPN(nn.Module):
     def from_config(cls, cfg: CfgNode, input_shape: dict[str, ShapeSpec]) -> dict[str, Any]:
         """Read detectron2's own keys of ``MODEL.RPN``."""
         rpn = cfg.MODEL.RPN
+        if [*rpn.IOU_LABELS] != [0, -1, 1]:
+            raise ConfigError(f"MODEL.RPN.IOU_LABELS is {rpn.IOU_LABELS}: NASNetRPN has [0, -1, 1] only")
         (in_feature,) = rpn.IN_FEATURES
         shape = input_shape[in_feature]
         anchors = build_anchor_generator(cfg, [shape])

@@ -366,6 +366,29 @@ def test_thing_classes_that_are_not_the_files_are_refused_with_both(register: Re
         look_at_names(["made"])
 
 
+@pytest.mark.parametrize("ids", [None, {5: 1, 6: 0}])
+def test_the_order_of_thing_classes_is_that_of_labels_records_and_results(
+    register: Register, ids: dict[int, int] | None
+) -> None:
+    content = coco_content() | {"categories": [{"id": 5, "name": "person"}, {"id": 6, "name": "animal"}]}
+    register(content)
+    MetadataCatalog.get("made").thing_classes = ["animal", "person"]
+    if ids:
+        MetadataCatalog.get("made").thing_dataset_id_to_contiguous_id = ids
+    look = look_at_names(["made"], ["made"])
+    assert look.classes == ["animal", "person"] == [category["name"] for category in categories("made")]
+    assert {entry["category_id"] for record in look.train for entry in record["annotations"]} == {1}
+    assert CocoEvaluator("made").category_ids == [6, 5]
+
+
+def test_an_annotation_file_that_cannot_be_fetched_is_named(register: Register) -> None:
+    register(coco_content())
+    MetadataCatalog.remove("made")
+    MetadataCatalog.get("made").set(json_file="http://127.0.0.1:9/made.json", image_root=".")
+    with pytest.raises(DatasetError, match=r"made.*127\.0\.0\.1"):
+        look_at_names(["made"])
+
+
 def test_names_in_another_form_of_unicode_are_the_same(register: Register) -> None:
     for name, text in (("made", "caf\xe9"), ("other", "cafe\u0301")):
         register(coco_content() | {"categories": [{"id": 5, "name": text}]}, name)

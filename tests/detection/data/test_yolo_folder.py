@@ -254,3 +254,32 @@ def test_label_files_without_images_are_told(tmp_path: Path, pictures: Path) -> 
     shutil.copy(pictures / "val1.png", tmp_path / "data")
     with pytest.raises(CocoFormatError, match=r"data has label files.*images"):
         read_folder(tmp_path / "data")
+
+
+def write_rows(root: Path, pictures: Path, rows: list[list[float]]) -> Path:
+    """Write a folder with the same objects on each of its images; return it."""
+    write_yolo(root, {"train": small("train")}, pictures)
+    for number in (1, 2):
+        lines = [" ".join(map(str, (0, *row))) for row in rows]
+        (root / "labels" / "train" / f"train{number}.txt").write_text("\n".join(lines))
+    return root
+
+
+@pytest.mark.parametrize("visible", [0, 1, 2])
+def test_keypoints_that_the_settings_leave_out_are_no_polygons(tmp_path: Path, pictures: Path, visible: int) -> None:
+    row = [0.5, 0.5, 0.25, 0.4, 0.45, 0.5, visible, 0.55, 0.6, 1]
+    data = read_folder(write_rows(tmp_path, pictures, [row]))["train"]
+    assert [entry["bbox"] for entry in data.content["annotations"]] == [pytest.approx([15, 9, 10, 12])] * 2
+    assert not any("segmentation" in entry for entry in data.content["annotations"])
+    (told,) = data.notes
+    assert told.count == 2 and "kpt_shape [2, 3]" in str(told)
+
+
+def test_points_that_may_be_keypoints_are_asked_about(tmp_path: Path, pictures: Path) -> None:
+    poses = [[0.5, 0.5, 0.25, 0.4, 0.4, 0.35, 0.6, 0.65], [0.3, 0.6, 0.2, 0.2, 0.25, 0.55, 0.38, 0.69]] * 2
+    (told,) = read_folder(write_rows(tmp_path / "poses", pictures, poses))["train"].notes
+    assert "kpt_shape [2, 2]" in str(told)
+    corners = [[0.1, 0.2, 0.5, 0.2, 0.5, 0.4, 0.1, 0.4], [0.5, 0.5, 0.7, 0.5, 0.7, 0.9, 0.5, 0.9]]
+    small_ones = [[x, y, x + 0.02, y, x + 0.02, y + 0.02, x, y + 0.02] for x in (0.4, 0.5) for y in (0.3, 0.6)]
+    for number, rows in enumerate((corners * 2, small_ones)):
+        assert not read_folder(write_rows(tmp_path / str(number), pictures, rows))["train"].notes

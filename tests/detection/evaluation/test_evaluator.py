@@ -18,6 +18,7 @@ from detectron2.structures import Boxes, Instances
 
 from nasnet_det.detection.data.look import DatasetError
 from nasnet_det.detection.evaluation.evaluator import CocoEvaluator
+from nasnet_det.safe_io.files import OverwriteError
 
 BOXES = {1: [5.0, 5.0, 20.0, 25.0], 2: [0.0, 0.0, 30.0, 30.0]}
 CATEGORY = {1: 3, 2: 9}
@@ -129,3 +130,14 @@ def test_a_set_without_annotation_file_is_an_error() -> None:
     with pytest.raises(ValueError, match="never_registered"):
         CocoEvaluator("never_registered")
     MetadataCatalog.remove("never_registered")
+
+
+def test_a_results_file_of_another_kind_is_told_before_anything_is_detected(dataset: Path) -> None:
+    own = dataset / "inference" / "coco_instances_results.json"
+    own.parent.mkdir()
+    for content in ("[]", '[{"image_id": 1, "category_id": 3, "bbox": [1, 1, 1, 1], "score": 0.5}]'):  # of earlier runs
+        own.write_text(content)
+        CocoEvaluator("evaluated", own.parent)
+    own.write_text('{"mine": 1}')
+    with pytest.raises(OverwriteError, match=own.name):
+        CocoEvaluator("evaluated", own.parent)

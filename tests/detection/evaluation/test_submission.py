@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from nasnet_det.detection.evaluation.submission import write_submission
+from nasnet_det.safe_io.files import OverwriteError
 
 
 def test_submission_is_named_and_packed_as_the_server_asks(tmp_path: Path) -> None:
@@ -23,3 +24,14 @@ def test_submission_is_named_and_packed_as_the_server_asks(tmp_path: Path) -> No
     assert sorted(r["score"] for r in packed) == [i / 200 for i in range(50, 150)]
     with pytest.raises(ValueError, match="algorithm"):
         write_submission(many, tmp_path, "../NASNet_A")
+
+
+@pytest.mark.parametrize("ending", ["json", "zip"])
+def test_only_earlier_submissions_are_replaced(tmp_path: Path, ending: str) -> None:
+    for _ in range(2):
+        write_submission([{"image_id": 7, "category_id": 3, "bbox": [1, 2, 3, 4], "score": 0.5}], tmp_path, "NASNet-A")
+    own = tmp_path / f"detections_test-dev2017_mine_results.{ending}"
+    own.write_bytes(b"PK\x03\x04 of the user")
+    with pytest.raises(OverwriteError, match=own.name):
+        write_submission([], tmp_path, "mine")
+    assert own.read_bytes() == b"PK\x03\x04 of the user" and len([*tmp_path.iterdir()]) == 3
