@@ -39,7 +39,7 @@ class TiledDepthwise(Function):
         (gradient,), (stride, padding), columns = gradients, ctx.geometry, ctx.columns
         if not is_plain_backward(gradient):
 
-            def output() -> Tensor:
+            def output(x: Tensor, weight: Tensor) -> Tensor:
                 return functional.conv2d(functional.pad(x, padding), weight, None, stride, groups=x.shape[1])
 
             return *gradients_again(output, (x, weight), ctx.needs_input_grad[:2], gradients), None, None

@@ -74,7 +74,8 @@ def takes(x: Tensor, channels: int, *parameters: Tensor) -> bool:
 
 def takes_depthwise(x: Tensor, weight: Tensor) -> bool:
     """Return whether :func:`depthwise` takes a map and kernels ``(C, 1, kH, kW)``."""
-    return weight.shape[3] in _COLUMNS and len(weight) >= _NARROWEST and takes(x, len(weight), weight)
+    fits = weight.shape[3] in _COLUMNS and weight.shape[1] == 1 and len(weight) >= _NARROWEST
+    return fits and takes(x, len(weight), weight)
 
 
 def gains_as_separable(maps: Sequence[Tensor], pointwise: Tensor, depthwise: Tensor | None = None) -> bool:
@@ -87,13 +88,13 @@ def gains_as_separable(maps: Sequence[Tensor], pointwise: Tensor, depthwise: Ten
         pointwise: the kernels ``(K, C, 1, 1)``.
         depthwise: the kernels ``(C, 1, kH, kW)``, if any.
     """
-    outputs, channels, *_ = pointwise.shape
-    if min(outputs, channels) < _NARROWEST:
+    outputs, channels, *sides = pointwise.shape
+    if min(outputs, channels) < _NARROWEST or sides != [1, 1]:
         return False
     if depthwise is None:
         fits = outputs * channels <= _HEAVIEST and sum(x.shape[1] for x in maps) == channels
         return fits and takes(maps[0], maps[0].shape[1], pointwise) and all(takes(x, x.shape[1]) for x in maps[1:])
-    if len(maps) != 1 or len(depthwise) != channels or depthwise.shape[3] not in _COLUMNS:
+    if len(maps) != 1 or depthwise.shape[:2] != (channels, 1) or depthwise.shape[3] not in _COLUMNS:
         return False
     x = maps[0]
     widest = max(outputs, channels)

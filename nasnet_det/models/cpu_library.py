@@ -8,10 +8,11 @@ import functools
 import hashlib
 import logging
 import os
-import shutil
+import shlex
 import subprocess
 import sys
 import tempfile
+from collections.abc import Sequence
 from pathlib import Path
 
 from nasnet_det.safe_io.cache import cache_folder
@@ -27,8 +28,8 @@ _SECONDS = 120
 def load_library(source: Path) -> ctypes.CDLL | None:
     """Compile and load a C++ file for this processor, or load what was compiled before.
 
-    The compiler is ``$CXX``, g++ or c++; the library is kept in the cache's folder. OpenMP's functions are those that
-    the process has loaded, which are PyTorch's.
+    The compiler is the first of ``$CXX``, g++ and c++ that can; a warning tells of a ``$CXX`` that cannot. The library
+    is kept in the cache's folder. OpenMP's functions are those that the process has loaded, which are PyTorch's.
 
     Args:
         source: the C++ file, of functions under ``extern "C"``; headers that it includes are in its folder.
@@ -38,25 +39,32 @@ def load_library(source: Path) -> ctypes.CDLL | None:
     """
     if sys.platform != "linux":
         return None
-    named = (os.environ.get("CXX"), "g++", "c++")
-    compiler = next((found for name in named if name and (found := shutil.which(name))), None)
-    if compiler is None:
-        logger.info(f"{source.name} is not used: no C++ compiler (g++) was found")
-        return None
-    try:
-        kept = cache_folder() / f"{source.stem}-{_digest(source, compiler)}.so"
-        if _is_whole(kept):
-            return _load(kept)
-        with tempfile.TemporaryDirectory() as folder:
-            made = _compile(compiler, source, Path(folder))
-            with contextlib.suppress(OSError), replacing(kept) as target:
-                data = made.read_bytes()
-                target.write_bytes(data + hashlib.sha256(data).digest())
-            return _load(kept if _is_whole(kept) else made)
-    except (OSError, subprocess.SubprocessError) as error:
-        words = getattr(error, "stderr", None) or first_line(error)
-        logger.info(f"{source.name} is not used: {' '.join(str(words).split())[:300]}")
-        return None
+    named = os.environ.get("CXX")
+    for command in dict.fromkeys(filter(None, (named, "g++", "c++"))):
+        try:
+            return _library(source, shlex.split(command))
+        except (OSError, ValueError, subprocess.SubprocessError) as error:
+            words = " ".join(str(getattr(error, "stderr", None) or first_line(error)).split())[:300]
+            level = logging.WARNING if command == named else logging.INFO  # nobody asked for the others
+            logger.log(level, f"{source.name} is not compiled by {command}: {words}")
+    return None
+
+
+def _library(source: Path, compiler: Sequence[str]) -> ctypes.CDLL:
+    """Return the library that a compiler makes, or has made before.
+
+    Raises:
+        OSError, SubprocessError: if it cannot be made or loaded.
+    """
+    kept = cache_folder() / f"{source.stem}-{_digest(source, compiler)}.so"
+    if _is_whole(kept):
+        return _load(kept)
+    with tempfile.TemporaryDirectory() as folder:
+        made = _compile(compiler, source, Path(folder))
+        with contextlib.suppress(OSError), replacing(kept) as target:
+            data = made.read_bytes()
+            target.write_bytes(data + hashlib.sha256(data).digest())
+        return _load(kept if _is_whole(kept) else made)
 
 
 def _is_whole(library: Path) -> bool:
@@ -69,10 +77,10 @@ def _load(library: Path) -> ctypes.CDLL:
     return ctypes.CDLL(str(library), mode=os.RTLD_NOW)
 
 
-def _digest(source: Path, compiler: str) -> str:
+def _digest(source: Path, compiler: Sequence[str]) -> str:
     """Return a hash of all that a library depends on: the file, the headers beside it, the compiler and the processor's
     instructions."""
-    version = subprocess.run([compiler, "--version"], capture_output=True, check=True, timeout=_SECONDS).stdout
+    version = subprocess.run([*compiler, "--version"], capture_output=True, check=True, timeout=_SECONDS).stdout
     processor = next(
         (line for line in Path("/proc/cpuinfo").read_bytes().splitlines() if line.startswith(b"flags")), b""
     )
@@ -81,11 +89,11 @@ def _digest(source: Path, compiler: str) -> str:
     return hashlib.sha256(b"\0".join(parts)).hexdigest()[:16]
 
 
-def _compile(compiler: str, source: Path, folder: Path) -> Path:
+def _compile(compiler: Sequence[str], source: Path, folder: Path) -> Path:
     compiled, library = folder / "compiled.o", folder / "library.so"
     # Linked without -fopenmp, so that no second OpenMP is loaded.
     for arguments in ((*_COMPILE, str(source), "-o", str(compiled)), ("-shared", str(compiled), "-o", str(library))):
         subprocess.run(
-            [compiler, *arguments], capture_output=True, text=True, errors="replace", check=True, timeout=_SECONDS
+            [*compiler, *arguments], capture_output=True, text=True, errors="replace", check=True, timeout=_SECONDS
         )
     return library

@@ -41,7 +41,7 @@ def is_compiled_separable(
     if not cpu_kernels.gains_as_separable(maps, *(conv.weight for conv in convs)):
         return False
     sides = (-(-side // step) for side, step in zip(x.shape[2:], convs[-1].stride, strict=True))
-    return is_plain_batch_norm(norm, x, (len(x), pointwise.out_channels, *sides))
+    return is_plain_batch_norm(norm, x, (len(x), len(pointwise.weight), *sides))
 
 
 class SeparableLayers(NamedTuple):
@@ -105,7 +105,7 @@ def _separable_norms(maps: Sequence[Tensor], norms: Sequence[Sequence[Any]], *ar
     """Return the result of each of the last norms, then the input if it is one map, and update the running statistics
     of all norms."""
     other, factors, options, *tensors = arguments
-    widths = [[norm.num_features for norm in some] for some in norms]
+    widths = [[len(norm.weight) for norm in some] for some in norms]
     found = _SeparableNorms.apply(len(maps), widths[-1], other, factors, options, *maps, *tensors)
     results = found[: len(found) - 2 * len(norms)]
     moments = iter(found[len(results) :])
@@ -159,8 +159,9 @@ class _SeparableNorms(Function):
         rest = (None, None, given[0] if ctx.needs_input_grad[2] else None, None, None)
         if not is_plain_backward(*given, *([] if passed is None else [passed])):
 
-            def output() -> Tensor:
-                y = functools.reduce(_separable_norm_of_pytorch, layers, torch.cat(maps, dim=1))
+            def output(*tensors: Any) -> Tensor:
+                layers = _layers(tensors[number:], ctx.options)
+                y = functools.reduce(_separable_norm_of_pytorch, layers, torch.cat(tensors[:number], dim=1))
                 return y if ctx.factors is None else y * ctx.factors
 
             first, *others = gradients_again(output, tensors, ctx.needs_input_grad[5:], [torch.cat(given, dim=1)])

@@ -105,7 +105,7 @@ class _CompiledDepthwise(Function):
             return *cpu_kernels.depthwise_gradients(gradients[0], wanted, x, weight, *ctx.options), *nothing
         stride, padding, dilation, scale = ctx.options
 
-        def output() -> Tensor:
+        def output(x: Tensor, weight: Tensor) -> Tensor:
             y = functional.conv2d(functional.pad(x, padding), weight, None, stride, 0, dilation, groups=x.shape[1])
             return y if scale is None else y * scale
 
@@ -120,17 +120,17 @@ def normalize(x: Tensor, norm: nn.Module) -> Tensor:
 
 
 def is_plain_batch_norm(norm: nn.Module, x: Tensor, size: Sequence[int]) -> bool:
-    """Return whether a layer is PyTorch's batch norm, for a map of this size, of the type and device of ``x``."""
+    """Return whether a layer is PyTorch's batch norm, for a map of this size, of the type and device of ``x``.
+
+    Its tensors tell, as to PyTorch's function: they may have been replaced by others, as pruning does."""
     return (
         type(norm) is nn.BatchNorm2d
         and norm.training
-        and norm.affine
-        and norm.running_mean is not None
-        and norm.running_var is not None
         and norm.num_batches_tracked is not None
-        and norm.weight.device == x.device
-        and norm.weight.dtype == norm.running_mean.dtype == x.dtype
-        and norm.num_features == size[1]
+        and all(
+            value is not None and value.shape == (size[1],) and value.dtype == x.dtype and value.device == x.device
+            for value in (norm.weight, norm.bias, norm.running_mean, norm.running_var)
+        )
         and math.prod(size) > size[1]  # PyTorch's own raises for a single value per channel
         and not has_hooks(norm)
     )

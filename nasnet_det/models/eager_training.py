@@ -39,7 +39,7 @@ def is_plain_backward(*gradients: Tensor) -> bool:
 
 
 def gradients_again(
-    run: Callable[[], Tensor | tuple[Tensor, ...]],
+    run: Callable[..., Tensor | tuple[Tensor, ...]],
     inputs: Sequence[Tensor],
     wanted: Sequence[bool],
     gradients: Sequence[Tensor],
@@ -48,14 +48,16 @@ def gradients_again(
 
     Args:
         run: computes the outputs from the inputs.
-        inputs: the tensors that it reads.
+        inputs: the tensors that it is given, some of which may have been computed from others.
         wanted: which of their gradients are.
         gradients: those of the outputs.
     """
     create_graph = torch.is_grad_enabled()
     with torch.enable_grad():
-        given = [value for value, want in zip(inputs, wanted, strict=True) if want]
-        found = iter(torch.autograd.grad(run(), given, gradients, create_graph=create_graph))
+        # Views, as the gradient by a tensor would have what reaches the outputs through other inputs as well.
+        places = [value.view_as(value) if want else value for value, want in zip(inputs, wanted, strict=True)]
+        given = [value for value, want in zip(places, wanted, strict=True) if want]
+        found = iter(torch.autograd.grad(run(*places), given, gradients, create_graph=create_graph))
     return tuple(next(found) if want else None for want in wanted)
 
 
@@ -94,13 +96,15 @@ def is_training_on_device(x: Tensor) -> bool:
 
 
 def has_hooks(*modules: nn.Module) -> bool:
-    """Return whether calling one of the modules runs more than its class: a hook, a forward or a parametrization."""
+    """Return whether calling one of the modules runs more than its class: a hook, a forward, a parametrization, or what
+    :meth:`torch.nn.Module.compile` made of it."""
     return bool(module_state._has_any_global_hook()) or any(
         module._forward_hooks
         or module._forward_pre_hooks
         or module._backward_hooks
         or module._backward_pre_hooks
         or "forward" in module.__dict__  # as put there by accelerate
+        or module._compiled_call_impl is not None
         or "parametrizations" in module._modules
         for module in modules
     )
@@ -125,7 +129,11 @@ class _SubsampleTwice(Function):
         (first, second), (stride, offset) = gradients, ctx.steps
         if not is_plain_backward(first, second):
             x = torch.zeros(ctx.size, dtype=first.dtype, device=first.device, requires_grad=True)
-            return *gradients_again(partial(_subsample_twice, x, stride, offset), (x,), (True,), gradients), None, None
+            return (
+                *gradients_again(partial(_subsample_twice, stride=stride, offset=offset), (x,), (True,), gradients),
+                None,
+                None,
+            )
         gradient = first.new_empty_strided(ctx.size, ctx.strides).zero_()
         gradient[..., ::stride, ::stride] = first
         target = gradient[..., offset::stride, offset::stride]

@@ -181,7 +181,7 @@ class SeparableConvNorm(nn.Module):
     def empty_result(self, x: Tensor) -> Tensor:
         """Return a tensor of the result's size for a map."""
         sides = (-(-side // step) for side, step in zip(x.shape[2:], self.depthwise.stride, strict=True))
-        size = (len(x), self.pointwise.out_channels, *sides)
+        size = (len(x), len(self.pointwise.weight), *sides)
         return torch.empty(size, dtype=x.dtype, device=x.device, memory_format=torch.channels_last)
 
 

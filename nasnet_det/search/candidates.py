@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import logging
+import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from torch import nn
 
 from nasnet_det.genotypes.genotype import Genotype
+from nasnet_det.safe_io.values import first_line
 from nasnet_det.search.costs import NetworkSize
 from nasnet_det.search.limits import Demands, Limit, format_measure
 from nasnet_det.search.space import Space
@@ -47,6 +49,7 @@ class SpaceCandidates:
         self.space, self.size, self.demands, self.meter = space, size, demands, meter
         self.child = child or size
         self._known: dict[Decisions, dict[str, float]] = {}
+        self._unmeasured: dict[Decisions, Limit] = {}
 
     def genotype(self, decisions: Decisions) -> Genotype:
         """Return the genotype of decisions."""
@@ -77,13 +80,31 @@ class SpaceCandidates:
         return self.demands.exceeded(self.measures(decisions)) is None
 
     def exceeded(self, decisions: Decisions) -> Limit | None:
-        """Return the first limit that an architecture exceeds; its latency is measured if it meets the others."""
+        """Return the first limit that an architecture exceeds, or what cannot be measured of it.
+
+        Its latency is measured if it meets the other limits.
+
+        Raises:
+            ImportError: if the runtime that measures it is not installed.
+        """
         limit = self.demands.exceeded(self.measures(decisions))
         if limit is None and self.demands.measures_latency and "latency" not in self.measures(decisions):
-            assert self.size is not None and self.meter is not None
-            self.measures(decisions)["latency"] = self.meter(self.size.build(self.genotype(decisions)))
-            limit = self.demands.exceeded(self.measures(decisions))
+            if decisions not in self._unmeasured:
+                self._measure_latency(decisions)
+            limit = self._unmeasured.get(decisions) or self.demands.exceeded(self.measures(decisions))
         return limit
+
+    def _measure_latency(self, decisions: Decisions) -> None:
+        assert self.size is not None and self.meter is not None
+        try:
+            self.measures(decisions)["latency"] = self.meter(self.size.build(self.genotype(decisions)))
+        except ImportError:
+            raise
+        except Exception as error:  # any failure of a sampled network, in any runtime, is the candidate's
+            problem = f"{type(error).__name__}: {first_line(error)}"
+            if not self._unmeasured:
+                logger.warning(f"candidates whose latency cannot be measured are refused, the first for {problem}")
+            self._unmeasured[decisions] = Limit("latency", math.inf, problem)
 
     def network(self, decisions: Decisions) -> nn.Module:
         """Return the untrained child network."""
@@ -104,7 +125,9 @@ class Refusals:
 
     def __str__(self) -> str:
         return "; ".join(
-            f"{len(values)} exceed {limit}, the smallest of them has {format_measure(limit.name, min(values))}"
+            f"{len(values)} have no {limit}"
+            if limit.problem
+            else f"{len(values)} exceed {limit}, the smallest of them has {format_measure(limit.name, min(values))}"
             for limit, values in self._values.items()
         )
 
@@ -118,7 +141,9 @@ class Refusals:
         self._values.setdefault(limit, []).append(value)
         self.effort += limit.effort(value)
         if self.effort >= _MOST_REFUSED:
-            raise LimitError(f"of {len(self)} candidates in a row none meets the limits: {self}; loosen a limit")
+            unmeasured = all(one.problem for one in self._values)
+            remedy = "have another network measured, or no latency" if unmeasured else "loosen a limit"
+            raise LimitError(f"of {len(self)} candidates in a row none meets the limits: {self}; {remedy}")
         if self.effort // _TOLD_EVERY > told:
             logger.warning(f"none of {len(self)} candidates in a row meets the limits: {self}")
 

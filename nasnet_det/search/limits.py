@@ -36,16 +36,22 @@ class Limit:
     Args:
         name: ``params``, ``macs`` or ``latency``.
         value: in parameters, multiply-adds or milliseconds.
+        problem: why it cannot be measured of a candidate, which is then refused; else empty.
     """
 
     name: str
     value: float
+    problem: str = ""
 
     def effort(self, value: float) -> float:
         """Return the cost of refusing a candidate of this value: larger where it is measured and far from the limit."""
+        if self.problem:
+            return 20
         return 10 * min(value / self.value, 10) if self.name == "latency" else 1
 
     def __str__(self) -> str:
+        if self.problem:
+            return f"{self.name} that can be measured ({self.problem})"
         return f"{self.name}={format_measure(self.name, self.value)}"
 
 

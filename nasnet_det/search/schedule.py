@@ -14,6 +14,7 @@ after it (everything, without that file) is recomputed by replaying what the stu
 from __future__ import annotations
 
 import hashlib
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -195,7 +196,7 @@ class Schedule:
         decisions = self.strategy.ask()
         while self.limits is not None and (limit := self.limits.exceeded(decisions)) is not None:
             self.strategy.refuse()
-            refusals.add(limit, self.limits.measures(decisions)[limit.name])
+            refusals.add(limit, self.limits.measures(decisions).get(limit.name, math.inf))
             if self.strategy.exhausted:
                 return None
             decisions = self.strategy.ask()

@@ -90,3 +90,18 @@ def test_what_cannot_be_compiled_is_logged(
     caplog.clear()
     monkeypatch.setenv("PATH", str(source.parent))
     assert load_library(source) is None and "g++" in caplog.text
+
+
+@pytest.mark.parametrize("compiler", ["false", "no-such-compiler -O1", "'", "g++ -no-such-option"])
+def test_a_compiler_of_the_users_that_cannot_compile_is_told_and_another_is_used(
+    source: Path, compiler: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setenv("CXX", compiler)
+    library = load_library(source)
+    assert library is not None and library.twice(21) == 42
+    (record,) = caplog.records
+    assert record.levelname == "WARNING" and compiler in record.message
+    load_library.cache_clear()
+    caplog.clear()
+    monkeypatch.setenv("CXX", "g++ -O1")
+    assert load_library(source) is not None and not caplog.records

@@ -290,3 +290,18 @@ class Louder(Layers):
 def test_a_class_of_ones_own_is_called() -> None:
     layer, x = SeparableConvNorm(8, 8, LayerSettings(nn.BatchNorm2d), 3), images(2, 8, 6, 6).float()
     torch.testing.assert_close(States([x]).apply(Louder(layer), 0), 2 * layer(x))
+
+
+@compiled
+def test_layers_are_as_wide_as_their_tensors() -> None:
+    """As after pruning, which replaces them but may leave a layer's own numbers."""
+    layer, x = SeparableConvNorm(8, 16, LayerSettings(nn.BatchNorm2d), 3), images(2, 8, 6, 6).float()
+    layer.pointwise.weight, layer.bn = nn.Parameter(layer.pointwise.weight[:9].detach()), nn.BatchNorm2d(9)
+    layer.bn.num_features = 16
+    assert layer.is_compiled(x)
+    torch.testing.assert_close(layer(x), layer.bn(layer.pointwise(layer.depthwise(layer.act(x)))))
+    for name in ("weight", "bias"):
+        layer.bn = nn.BatchNorm2d(9)
+        setattr(layer.bn, name, nn.Parameter(torch.ones(10)))
+        with pytest.raises(RuntimeError):
+            layer(x)

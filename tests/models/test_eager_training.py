@@ -112,6 +112,26 @@ def test_gradients_of_gradients_are_pytorchs_whatever_is_frozen(joined: Joined, 
 
 
 @pytest.mark.usefixtures("kernels")
+@pytest.mark.parametrize("genotype", ["nasnet_a", "darts_v2"])
+def test_gradients_that_can_be_derived_are_the_same_gradients(genotype: str) -> None:
+    """Inputs of a layer are computed from others, and weights are shared by several layers."""
+    torch.manual_seed(0)
+    network = NASNet(genotype, num_cells=1, num_filters=8, stem="cifar", num_classes=3, bn_eps=0.1)
+    network.to(memory_format=torch.channels_last)
+    shared: dict[torch.Size, nn.Parameter] = {}
+    for module in network.modules():
+        if isinstance(module, nn.Conv2d):
+            module.weight = shared.setdefault(module.weight.shape, module.weight)
+    x = images(2, 3, 8, 9).detach().float().requires_grad_()
+    inputs = [x, *network.parameters()]
+    plain, graph = (
+        torch.autograd.grad(network(x).square().sum(), inputs, create_graph=create) for create in (False, True)
+    )
+    for found, expected in zip(graph, plain, strict=True):
+        torch.testing.assert_close(found, expected, rtol=1e-3, atol=1e-4 * (1 + expected.abs().max().item()))
+
+
+@pytest.mark.usefixtures("kernels")
 def test_batches_of_gradients_are_pytorchs(joined: Joined) -> None:
     x = images(2, 4, 9, 10).detach().float()
 
@@ -166,6 +186,13 @@ def test_a_forward_that_was_put_on_a_module_is_called(joined: Joined, name: str)
     module.forward = lambda x: calls.append(x) or before(x)
     joined(images(2, 4, 9, 10).float())
     assert len(calls) == 1
+
+
+def test_a_module_that_was_compiled_is_called(joined: Joined) -> None:
+    graphs: list[object] = []
+    joined.separable.bn.compile(backend=lambda graph, inputs: graphs.append(graph) or graph.forward)
+    joined(images(2, 4, 9, 10).float())
+    assert graphs
 
 
 def test_parametrized_weights_are_computed_once(joined: Joined) -> None:
