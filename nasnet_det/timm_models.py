@@ -13,6 +13,8 @@ from collections.abc import Sequence
 from typing import Any
 
 from timm.models import build_model_with_cfg, generate_default_cfgs, register_model
+from timm.models._features import FeatureGetterNet
+from torch import Tensor
 
 from nasnet_det.models.family import FAMILY, Variant
 from nasnet_det.models.network import NASNet
@@ -81,9 +83,22 @@ default_cfgs = generate_default_cfgs(
 )
 
 
+class _FeaturesByIndex(FeatureGetterNet):
+    """Features ``(N, C, H, W)`` by the index of each as text, as timm's FeatureDictNet returns them."""
+
+    def forward(self, x: Tensor) -> dict[str, Tensor]:
+        return {str(index): map for index, map in zip(self.feature_info.out_indices, super().forward(x), strict=True)}
+
+
+#: What replaces timm's feature extractors that run a network's modules one after the other, as cells do not.
+_FEATURE_CLASSES: dict[Any, Any] = {"list": "getter", "dict": _FeaturesByIndex}
+
+
 def _create(name: str, pretrained: bool, **kwargs: Any) -> NASNet:
     if pretrained:
         kwargs["pretrained_cfg_overlay"] = timm_overlay(name, kwargs)
+    if isinstance(kind := kwargs.get("feature_cls"), str):
+        kwargs["feature_cls"] = _FEATURE_CLASSES.get(kind.lower(), kind)
     # An ImageNet network has two feature maps of the stem and one of each stage.
     stages = kwargs.get("num_cells", 3)
     taps = (len(stages) if isinstance(stages, Sequence) else 3) + (

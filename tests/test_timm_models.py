@@ -167,6 +167,21 @@ def test_features_by_graph_and_hooks(name: str, feature_cls: str) -> None:
     torch.testing.assert_close(list(other(x)), list(getter(x)))
 
 
+@pytest.mark.parametrize("feature_cls", ["list", "dict"])
+def test_features_by_timms_other_names(feature_cls: str) -> None:
+    """timm's own classes of these names run modules one after the other, as cells are not."""
+    name = "nasnet_a_cifar_6_at_768"
+    getter, other = (
+        tiny(name, features_only=True, out_indices=(0, -1), **of).eval() for of in ({}, {"feature_cls": feature_cls})
+    )
+    other.load_state_dict(getter.state_dict())
+    x = images(name)
+    maps, expected = other(x), getter(x)
+    torch.testing.assert_close(
+        maps, expected if feature_cls == "list" else dict(zip(["0", "2"], expected, strict=True))
+    )
+
+
 @pytest.mark.parametrize("name", WIRINGS)
 def test_forward_intermediates(name: str) -> None:
     x = images(name)

@@ -220,7 +220,7 @@ class Layers(nn.Sequential):
 
 def begins_with_relu(module: nn.Module) -> bool:
     """Return whether a module's forward takes ``activated=True``, for an input to which ReLU is applied already."""
-    if isinstance(module, Layers):
+    if type(module) is Layers:  # a class of one's own may take other arguments, or change the result
         return begins_with_relu(module[0]) and not has_hooks(module)
     known = type(module) in (ConvNorm, SeparableConvNorm, FactorizedReduction)
     return known and type(module.act) is nn.ReLU and not has_hooks(module, module.act)
@@ -235,8 +235,8 @@ def pass_on(module: nn.Module, x: Tensor, **given: Finish) -> tuple[Tensor, Tens
 
 
 def finishes_itself(module: nn.Module) -> bool:
-    """Return whether a module's forward takes what follows it (``finish``), unseen by any hook."""
-    last: nn.Module = module[-1] if isinstance(module, Layers) else module
+    """Return whether a module's forward takes what follows it (``finish``): one of this module, without hooks."""
+    last: nn.Module = module[-1] if type(module) is Layers else module
     return type(last) is SeparableConvNorm and not has_hooks(module, last)
 
 

@@ -18,6 +18,7 @@ from nasnet_det.models import cpu_kernels
 from nasnet_det.models.cells import States
 from nasnet_det.models.cpu_separable import pointwise_norms
 from nasnet_det.models.cpu_training import normalize
+from nasnet_det.models.network import NASNet
 from nasnet_det.models.operations import (
     ConvNorm,
     Finish,
@@ -26,7 +27,7 @@ from nasnet_det.models.operations import (
     Scale,
     SeparableConvNorm,
 )
-from nasnet_det.models.padding import AvgPool2dSame, Conv2dSame
+from nasnet_det.models.padding import AvgPool2dSame, Conv2dSame, MaxPool2dSame
 from tests.models.maps import compiled, images
 
 
@@ -282,14 +283,35 @@ def test_maps_of_other_channels_are_refused_as_by_pytorch(channels: int) -> None
 
 
 class Louder(Layers):
-    def forward(self, x: Tensor, activated: bool = False, finish: Finish | None = None) -> Tensor:
-        return 2 * super().forward(x, activated, finish)
+    def forward(self, x: Tensor) -> Tensor:  # type: ignore[override]
+        return 2 * super().forward(x)
 
 
 @compiled
 def test_a_class_of_ones_own_is_called() -> None:
+    """Alone, and where the sum of a block is part of a compiled function otherwise."""
     layer, x = SeparableConvNorm(8, 8, LayerSettings(nn.BatchNorm2d), 3), images(2, 8, 6, 6).float()
     torch.testing.assert_close(States([x]).apply(Louder(layer), 0), 2 * layer(x))
+    network = NASNet(num_cells=1, num_filters=8, stem="cifar", num_classes=2).to(memory_format=torch.channels_last)
+    block: Any = network.get_submodule("cells.cell_1.blocks.0")
+    x = images(2, 16, 6, 6).float()
+    left, right = block.left, block.right
+    block.left, block.right = Louder(*left), Louder(*right)
+    torch.testing.assert_close(block(States([x, x])), 2 * (left(x) + right(x)))
+
+
+class Times(MaxPool2dSame):
+    def __init__(self, factor: float) -> None:
+        super().__init__(3)
+        self.factor = factor
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.factor * super().forward(x)
+
+
+def test_pools_of_ones_own_are_computed_one_by_one() -> None:
+    states = States([images(2, 8, 6, 6).float()])
+    torch.testing.assert_close(2 * states.apply(Times(1), 0), states.apply(Times(2), 0))
 
 
 @compiled
