@@ -11,10 +11,13 @@ from detectron2.config import CfgNode, get_cfg
 from nasnet_det.detection import add_nasnet_config
 from nasnet_det.detection.config import own_configs, read_config
 
-#: What is read elsewhere than by a model's parts, or is set for all of them at once.
+#: The sections that the parts of a training read.
+_SECTIONS = ("MODEL", "SOLVER")
+#: What is read elsewhere, or is set for several architectures at once.
 _ELSEWHERE = (
     *("MODEL.WEIGHTS", "MODEL.DEVICE", "MODEL.MASK_ON", "MODEL.ROI_HEADS.NUM_CLASSES", "MODEL.RETINANET.NUM_CLASSES"),
     *("MODEL.NASNET.PRETRAINED", "MODEL.NASNET.FUSED", "MODEL.NASNET.LABEL_IDS"),
+    *("SOLVER.IMS_PER_BATCH", "SOLVER.CHECKPOINT_PERIOD", "SOLVER.REFERENCE_WORLD_SIZE", "SOLVER.AMP.ENABLED"),
 )
 
 
@@ -49,9 +52,9 @@ def noting(cfg: CfgNode, read: ReadKeys, above: str = "") -> NotedConfig:
 
 
 def unread(cfg: CfgNode, read: ReadKeys) -> list[str]:
-    """Return the keys of ``MODEL`` whose value was chosen, but not read.
+    """Return the keys of ``MODEL`` and ``SOLVER`` whose value was chosen, but not read.
 
-    Chosen are values that neither the defaults nor one of the project's configs have.
+    Chosen are values that neither the defaults nor one of the project's configs have, and that are not empty.
     """
     default = get_cfg()
     add_nasnet_config(default)
@@ -66,8 +69,9 @@ def _usual() -> frozenset[tuple[str, str]]:
 
 
 def _values(cfg: CfgNode) -> frozenset[tuple[str, str]]:
-    """Return keys and values of ``MODEL``."""
-    return frozenset((key, repr(value)) for key, value in _flat(cfg.MODEL, "MODEL."))
+    """Return the keys and values of the sections; of lists those that are not empty."""
+    flat = (pair for section in _SECTIONS for pair in _flat(cfg[section], f"{section}."))
+    return frozenset((key, repr(value)) for key, value in flat if value not in ("", []))
 
 
 def _flat(node: CfgNode, above: str) -> Iterator[tuple[str, Any]]:

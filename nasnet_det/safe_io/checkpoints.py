@@ -10,7 +10,7 @@ from __future__ import annotations
 import logging
 import pickle
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
@@ -28,6 +28,8 @@ Value = TypeVar("Value")
 _NOUN = "(state_dict|model|weights|params|net|network|module)"
 #: Keys and module names under which tools keep a moving average of the weights, then the weights themselves.
 _AVERAGE = re.compile(f"({_NOUN}_)?(ema|swa|averaged?|avg|shadow)(_{_NOUN})?")
+#: A word for one in any other key, whose parameters must then be the weights'.
+_WORD = re.compile(r"(?i)(?<![a-z])(ema|swa|avg|averaging|average[ds]?|polyak|shadow)(?![a-z])")
 _WEIGHTS = ("state_dict", "model", "model_state_dict", "module", "net", "network")
 #: What DistributedDataParallel and Lightning modules put before parameter names.
 _PREFIXES = ("module.", "model.", "net.", "network.")
@@ -105,10 +107,11 @@ def find_state_dict(data: Any, averaged: bool = True) -> StateDict:
         ValueError: if the content is something else; names its kind.
     """
     names: list[str] = []
-    others: list[str] = []
+    others = [key for key in _held_deeper(data) if averaged]
     while isinstance(data, Mapping):
         averaged = averaged and "message_hub" not in data  # MMEngine exchanges the two when it saves them
-        averages = [key for key in data if isinstance(key, str) and _AVERAGE.fullmatch(key)]
+        weights: Any = next((data[key] for key in _WEIGHTS if _holds_tensors(data.get(key))), {})
+        averages = [key for key in data if isinstance(key, str) and _is_average(key, data[key], weights)]
         keys = [*averages, *_WEIGHTS] if averaged else [*_WEIGHTS, *averages]
         inner = [key for key in keys if isinstance(data.get(key), _Placeholder) or _is_filled(data.get(key))]
         if not inner and not _holds_tensors(data):
@@ -117,7 +120,15 @@ def find_state_dict(data: Any, averaged: bool = True) -> StateDict:
         if not inner:
             break
         names.append(inner[0])
-        others += [key for key in keys if key != inner[0] and isinstance(data.get(key), Mapping) and data[key]]
+        taken = _parameters(data[inner[0]])
+        others += [
+            key
+            for key, value in data.items()
+            if key != inner[0]
+            and isinstance(value, Mapping)
+            and value
+            and (key in keys or _parameters({key: value}) & taken)
+        ]
         data = data[inner[0]]
     if not isinstance(data, Mapping) or (isinstance(data, _Placeholder) and not data):
         raise ValueError(f"it holds {_describe(data)}, not a state dict: save model.state_dict()")
@@ -125,12 +136,37 @@ def find_state_dict(data: Any, averaged: bool = True) -> StateDict:
         raise ValueError("its state dict has keys that are not parameter names")
     tensors, member = _unwrap(data)
     name = ".".join([*names, *([member] if member else [])])
-    skipped = [f"{other!r}" for other in others if averaged or other in _WEIGHTS]
+    skipped = [f"{other!r}" for other in dict.fromkeys(others) if averaged or other in _WEIGHTS]
     if skipped or _AVERAGE.fullmatch(member):
         logger.warning(f"took the weights in {name!r}" + (f", not those in {', '.join(skipped)}" if skipped else ""))
     elif name not in ("", "model"):
         logger.info(f"took the weights in {name!r}")
     return StateDict(tensors, name)
+
+
+def _is_average(key: str, value: Any, weights: Any) -> bool:
+    """Return True for the key of a moving average: a usual name, or a word for it and the parameters of the weights."""
+    words = re.sub(r"(?<=[a-z])(?=[A-Z])|(?<=[A-Z])(?=[A-Z][a-z])", "_", key)
+    return bool(_AVERAGE.fullmatch(key) or (_WORD.search(words) and _parameters(value) & _parameters(weights)))
+
+
+def _parameters(value: Any) -> set[str]:
+    """Return the last two parts of the names of all tensors in nested mappings, those of optimizers left out."""
+    if not isinstance(value, Mapping):
+        return set()
+    own = {".".join(str(name).split(".")[-2:]) for name, item in value.items() if isinstance(item, torch.Tensor)}
+    inner = [item for name, item in value.items() if name != "callbacks" and "optim" not in str(name).lower()]
+    return own.union(*map(_parameters, inner))
+
+
+def _held_deeper(data: Any) -> Iterator[str]:
+    """Yield the dotted keys of averages that callbacks hold, as Lightning's do."""
+    callbacks = data.get("callbacks") if isinstance(data, Mapping) else None
+    for callback, state in callbacks.items() if isinstance(callbacks, Mapping) else ():
+        for key, value in state.items() if isinstance(state, Mapping) else ():
+            tensors = list(value.values()) if isinstance(value, Mapping) else value
+            if _WORD.search(str(key)) and isinstance(tensors, list) and any(map(torch.is_tensor, tensors)):
+                yield f"callbacks.{callback}.{key}"
 
 
 def _is_filled(value: Any) -> bool:

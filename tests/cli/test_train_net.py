@@ -173,6 +173,15 @@ def test_a_config_of_the_user_s_is_not_replaced(
     assert tool.main(arguments(tiny_coco, output, SOLVER__MAX_ITER=1, DATASETS__TEST=())) == 0
 
 
+@pytest.mark.parametrize("name", ["log.txt", "metrics.json"])
+def test_a_file_of_the_user_s_is_not_appended_to(
+    tool: ModuleType, tiny_coco: str, tmp_path: Path, capsys: pytest.CaptureFixture[str], name: str
+) -> None:
+    (tmp_path / name).write_text("mine\n")
+    assert tool.main(arguments(tiny_coco, tmp_path)) == 2
+    assert name in capsys.readouterr().err and (tmp_path / name).read_text() == "mine\n"
+
+
 def test_torchrun_s_processes_are_one_training(tiny_coco: str, tmp_path: Path) -> None:
     module, register = tmp_path / "my_data.py", "from detectron2.data.datasets import register_coco_instances"
     data = (tiny_coco, {}, str(tmp_path / "annotations.json"), str(tmp_path))

@@ -142,6 +142,29 @@ def test_the_twin_s_loaders_and_evaluator_follow_the_named_data_sets() -> None:
     assert list(data.evaluator.classes.names) == ["mine", "more"]
 
 
+@pytest.mark.parametrize(
+    ("change", "named"),
+    [
+        ("proposal_generator.head.in_channels=168", "in_channels"),
+        ("proposal_generator.head.num_anchors=9", "num_anchors"),
+        ("proposal_generator.thresholds=[0.7, 0.3]", "thresholds"),
+        ("proposal_generator.max_proposals=[500, 0]", "max_proposals"),
+        ("proposal_generator.anchor_generator.sizes=[[64, 128, 256, 0]]", "sizes"),
+        ("roi_heads.score_threshold=1", "score_threshold"),
+        ("roi_heads.total=0", "total"),
+        ("pixel_std=[0, 1, 1]", "pixel_std"),
+        ("input_format=L", "input_format"),
+    ],
+)
+def test_what_the_twin_s_parts_cannot_do_is_told_when_they_are_built(change: str, named: str) -> None:
+    small = ["network.network=nasnet_a_mobile", "network.num_cells=1", "network.num_filters=8", "network.norm=BN"]
+    small += ["network.pretrained=''", "proposal_generator.head.in_channels=160"]
+    lazy = LazyConfig.load(str(CONFIGS / "nasnet_frcnn.py")).model
+    instantiate(LazyConfig.apply_overrides(lazy, small))
+    with pytest.raises(ConfigError, match=named):
+        instantiate(LazyConfig.apply_overrides(lazy, [*small, change]))
+
+
 def test_a_key_that_does_not_exist_is_named(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"MODEL\.NASNET\.NUM_FILTERS\b"):
         read_config(CONFIGS / "fpn_mobile.yaml", ["MODEL.NASNET.NUM_FILTER", 8])

@@ -61,6 +61,10 @@ def prefixed(state: dict[str, Any], prefix: str) -> dict[str, Any]:
         ({"state_dict": {**prefixed(RAW, "model."), "criterion.weight": 1}}, "state_dict.model", False),  # Lightning
         ({"state_dict": {**prefixed(RAW, "net._orig_mod."), "criterion.weight": 1}}, "state_dict.net", False),
         ({"state_dict": {**prefixed(RAW, "model."), **prefixed(AVERAGE, "ema.module.")}}, "state_dict.ema", True),
+        ({"model": RAW, "ema_state": AVERAGE, "iteration": 3}, "ema_state", True),  # d2go and detrex
+        ({"model": RAW, "ModelEMA": {"module": prefixed(AVERAGE, "module.")}}, "ModelEMA.module", True),
+        ({"model": RAW, "model_ema_0.9999": AVERAGE}, "model_ema_0.9999", True),
+        ({"model": RAW, "avg_meters": {"loss": torch.ones(2)}, "optimizer": {"exp_avg": AVERAGE}}, "model", False),
         ({"model": RAW, "average": AVERAGE, "optimizer": {"state": {}}}, "average", True),  # nasnet-det train-imagenet
     ],
 )
@@ -74,6 +78,20 @@ def test_weights_are_found_and_averages_preferred(data: dict[str, Any], name: st
 def test_a_run_is_resumed_from_the_raw_weights() -> None:
     found = find_state_dict({"model": RAW, "model_ema": AVERAGE}, averaged=False)
     assert found.name == "model" and not found.tensors["stem.weight"].any()
+
+
+@pytest.mark.parametrize(
+    "other",
+    [
+        {"teacher": AVERAGE},
+        {"best_state_dict": {"net": AVERAGE}},
+        {"callbacks": {"EMA": {"ema_weights": [*AVERAGE.values()]}}},
+        {"callbacks": {"EMA": {"ema_state_dict": AVERAGE}}},
+    ],
+)
+def test_weights_that_are_not_taken_are_named(caplog: pytest.LogCaptureFixture, other: dict[str, Any]) -> None:
+    assert find_state_dict({"state_dict": RAW, **other, "optimizer": {"state": {0: {"exp_avg": RAW}}}}).name
+    assert next(iter(other)) in caplog.text and "optimizer" not in caplog.text
 
 
 @pytest.mark.parametrize("average", [AVERAGE, {"shadow_params": [AVERAGE["stem.weight"]]}])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from collections.abc import Callable, Hashable, Iterable, Sequence
 from dataclasses import replace
@@ -34,6 +35,8 @@ from nasnet_det.safe_io.values import format_value, named
 Namer = Callable[[int], object]
 #: detectron2's BoxMode.XYWH_ABS.
 _XYWH = 1
+#: Marks of tools for annotations that are not to be learnt, and for the angle of a box.
+_IGNORED, _ANGLES = ("ignore", "is_crowd", "isCrowd", "deleted"), ("rotation", "angle", "theta")
 #: Of all boxes no larger share is of crowds: in COCO one in a hundred.
 _CROWDS = 0.1
 #: A box times this is its centre.
@@ -117,9 +120,14 @@ class _Inspection:
     def check_entries(self) -> None:
         """Look for repeated entries, for marks that detectron2 does not know, and for classes that look alike."""
         self.note("images are listed more than once, under several ids", _shared(self.paths), "Each is used as listed")
-        ignored = [bool(entry.get("ignore")) for entry in self.annotations]
+        ignored = [any(map(entry.get, _IGNORED)) for entry in self.annotations]
         hint = Fatal("COCO's format has no such mark: set iscrowd to 1, or remove the annotations")
-        self.note("annotations set 'ignore'", ignored, hint)
+        self.note(f"annotations set {' or '.join(map(repr, _IGNORED))}", ignored, hint)
+        formats = [entry.get("bbox_mode", entry.get("bbox_format")) for entry in self.annotations]
+        hint = Fatal("COCO's boxes are x, y, width, height: convert them, and remove the mark")
+        sound = re.compile(r"(?i)None|1|(.*\W)?xywh(_abs)?|coco")
+        others = [not sound.fullmatch(str(given)) for given in formats]
+        self.note("boxes are marked as of another format ('bbox_mode', 'bbox_format')", others, hint)
         areas = np.array([entry["area"] for entry in self.annotations])
         hint = Fatal("COCO's scores leave them out: correct or remove 'area'")
         self.note("annotations have a negative area", areas < 0, "It is not used", hint)
@@ -133,8 +141,7 @@ class _Inspection:
             "They are neither learnt nor counted; are they single objects, whose masks CVAT and Datumaro mark so?"
         )
         self.note("boxes are crowds (iscrowd)", crowds, question)
-        attributes = [entry.get("attributes") for entry in self.annotations]
-        turned = [isinstance(given, dict) and bool(given.get("rotation")) for given in attributes]
+        turned = [_has_angle(entry) or _has_angle(entry.get("attributes")) for entry in self.annotations]
         self.note("boxes are turned ('attributes', 'rotation')", turned, TURNED)
         if not self.training:
             partly = ["neg_category_ids" in image for image in self.images]
@@ -279,6 +286,11 @@ class _Inspection:
     def box_name(self, number: int) -> str:
         row, box = self.rows[number], ", ".join(f"{value:.10g}" for value in self.boxes[number])
         return f"[{box}] in {self.image_name(row)} ({_format(self.sizes[row])})"
+
+
+def _has_angle(given: Any) -> bool:
+    """Return True for a mapping with an angle that is not 0."""
+    return isinstance(given, dict) and any(type(given.get(key)) in (int, float) and given[key] for key in _ANGLES)
 
 
 def _shared(values: Sequence[Hashable]) -> list[bool]:

@@ -26,9 +26,11 @@ from nasnet_det.detection.engine.checkpointer import Checkpointer, build_for_inf
 from nasnet_det.detection.engine.run_folder import RUN
 from nasnet_det.detection.engine.trainer import TORCHRUN, DetectorTrainer, check_processes
 from nasnet_det.detection.evaluation.evaluation import METRICS
-from nasnet_det.safe_io.files import write_text
+from nasnet_det.safe_io.files import check_writable, write_text
 from nasnet_det.safe_io.values import format_value, parse_yaml
 
+#: The files that training appends to, with regular expressions that are found at their beginnings.
+_APPENDED = {"log.txt": rb"\A\[\d\d/\d\d ", "metrics.json": rb'\A\{"'}
 Explain = Callable[[BaseException], str | None]
 
 
@@ -152,6 +154,8 @@ def _check_output(cfg: CfgNode, file: Path, resume: bool) -> None:
         raise ConfigError(f"MODEL.WEIGHTS {weights} is in OUTPUT_DIR and may be replaced: give another OUTPUT_DIR")
     if not is_run and (others := sorted(output.glob("model_*.pth"))):
         raise ConfigError(f"{others[0]} is not of a run and may be replaced: give another OUTPUT_DIR")
+    for name, own in _APPENDED.items():
+        check_writable(output / name, own)
     if saved.exists() and not (is_run or saved.samefile(file) or _is_whole(saved, cfg)):
         raise ConfigError(f"{saved} is not of a run and would be replaced: give another OUTPUT_DIR")
 

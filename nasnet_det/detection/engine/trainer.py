@@ -117,7 +117,7 @@ class DetectorTrainer(DefaultTrainer):
                 cls.build_lr_scheduler(trial, cls.build_optimizer(trial, model))
             rehearse(trial, model)
         if ignored := unread(cfg, read):
-            logger.warning(f"this detector does not read {', '.join(ignored)}: what they are set to has no effect")
+            logger.warning(f"this training does not read {', '.join(ignored)}: what they are set to has no effect")
         _rehearsed.add(text)
 
     def resume_or_load(self, resume: bool = True) -> None:

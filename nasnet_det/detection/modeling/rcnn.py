@@ -26,8 +26,6 @@ from nasnet_det.models.tf_image import resize_bilinear
 from nasnet_det.safe_io.values import format_names, one_line
 from nasnet_det.weights import WeightsError
 
-del rpn  # imported for what it registers
-
 
 @META_ARCH_REGISTRY.register()
 class NASNetRCNN(GeneralizedRCNN):
@@ -39,11 +37,19 @@ class NASNetRCNN(GeneralizedRCNN):
     Args:
         image_size: height and width that every image is resized to, aspect ratio not kept; zeros to keep its size.
         kwargs: see detectron2's ``GeneralizedRCNN``.
+
+    Raises:
+        ConfigError: for a size, deviations or a format that images cannot have.
     """
 
     @configurable
     def __init__(self, *, image_size: tuple[int, int] = (0, 0), **kwargs: Any) -> None:
         super().__init__(**kwargs)
+        if min(image_size) < 0 or min(kwargs["pixel_std"]) <= 0 or self.input_format not in (None, "RGB", "BGR"):
+            raise ConfigError(
+                f"image_size is {[*image_size]}, pixel_std {[*kwargs['pixel_std']]}, input_format "
+                f"{self.input_format!r}: expected sides of at least 0, numbers above 0, and RGB or BGR"
+            )
         self.image_size = image_size
 
     @classmethod
@@ -119,9 +125,15 @@ def split_rcnn(
         kwargs: the other arguments of :class:`NASNetRCNN`.
 
     Raises:
-        ConfigError: for a network without a cut, see :func:`nasnet_det.detection.modeling.split.cut_outputs`.
+        ConfigError: for a network without a cut, see :func:`nasnet_det.detection.modeling.split.cut_outputs`, or a head
+            for another width.
     """
     first, second = split_network(network, drop_path_steps)
+    channels, given = first.output_shape()["cut"].channels, kwargs["proposal_generator"].head.conv.in_channels
+    if channels != given:
+        raise ConfigError(
+            f"model.proposal_generator.head.in_channels is {given}, but the network's cut has {channels} channels"
+        )
     return NASNetRCNN(backbone=first, roi_heads=roi_heads(second_stage=second), **kwargs)
 
 
@@ -150,10 +162,7 @@ def build_detector(cfg: CfgNode) -> nn.Module:
             f"the config describes no detector: {format_names(empty)} would be empty; anchors' sizes and aspect "
             "ratios, classes, channels and resolutions must be at least one"
         )
-    anchors = [part.cell_anchors for part in model.modules() if isinstance(part, DefaultAnchorGenerator)]
-    if not all((level[:, 2:] > level[:, :2]).all() for levels in anchors for level in levels):
-        raise ConfigError(
-            f"MODEL.ANCHOR_GENERATOR makes anchors without area: SIZES {cfg.MODEL.ANCHOR_GENERATOR.SIZES} and "
-            f"ASPECT_RATIOS {cfg.MODEL.ANCHOR_GENERATOR.ASPECT_RATIOS} must be above 0"
-        )
+    for part in model.modules():
+        if isinstance(part, DefaultAnchorGenerator):
+            rpn.check_anchors(part)
     return model

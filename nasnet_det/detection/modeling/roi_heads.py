@@ -90,9 +90,13 @@ class NASNetROIHeads(ROIHeads):
         crop_pool: kernel and stride of the max pooling of a crop.
         chunk_size: the most proposals that go through the second stage at once; 0 for as many as the device's memory
             suggests (``chunks.py``).
-        score_threshold, nms_threshold, per_class, total: see :func:`nasnet_det.detection.modeling.suppression.select`.
+        score_threshold, nms_threshold, per_class, total: see
+            :func:`nasnet_det.detection.modeling.suppression.multiclass_nms`; a negative total keeps all.
         loss_weights: of classes and boxes.
         kwargs: see detectron2's ``ROIHeads``.
+
+    Raises:
+        ConfigError: for a negative chunk size, or thresholds and limits with which no object is detected.
     """
 
     @configurable
@@ -116,11 +120,18 @@ class NASNetROIHeads(ROIHeads):
         super().__init__(**kwargs)
         if chunk_size < 0:
             raise ConfigError(f"MODEL.NASNET.CHUNK_SIZE is at least 1, or 0 to fit the device, not {chunk_size}")
+        if score_threshold >= 1 or nms_threshold < 0 or per_class < 1 or total == 0:
+            raise ConfigError(
+                f"MODEL.ROI_HEADS.SCORE_THRESH_TEST (score_threshold) is {score_threshold}, NMS_THRESH_TEST "
+                f"(nms_threshold) {nms_threshold}, DETECTIONS_PER_CLASS (per_class) {per_class}, "
+                f"TEST.DETECTIONS_PER_IMAGE (total) {total}, with which no object is detected"
+            )
         self.in_feature, self.second_stage, self.box_transform = in_feature, second_stage, box_transform
         self.label_ids = LabelIds(label_ids, self.num_classes)
         self.crop_size, self.crop_pool, self.chunk_size = crop_size, crop_pool, chunk_size
         self.score_threshold, self.nms_threshold = score_threshold, nms_threshold
-        self.per_class, self.total, self.loss_weights = per_class, total, loss_weights
+        self.per_class, self.loss_weights = per_class, loss_weights
+        self.total = total if total > 0 else per_class * self.num_classes  # as detectron2's, which then keep all
         self.class_layer = nn.Linear(second_stage.out_channels, self.num_classes + 1)
         self.box_layer = nn.Linear(second_stage.out_channels, 4 * self.num_classes)
         for layer in (self.class_layer, self.box_layer):

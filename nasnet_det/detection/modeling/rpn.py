@@ -57,12 +57,22 @@ class GridAnchorGenerator(DefaultAnchorGenerator):
         return made
 
 
+def check_anchors(generator: DefaultAnchorGenerator) -> None:
+    """Raise ConfigError if a generator makes anchors without area."""
+    if not all(level.is_meta or (level[:, 2:] > level[:, :2]).all() for level in generator.cell_anchors):
+        raise ConfigError(
+            "the anchors have no area: MODEL.ANCHOR_GENERATOR.SIZES and ASPECT_RATIOS (sizes, aspect_ratios) must be "
+            "above 0"
+        )
+
+
 class RPNHead(nn.Module):
     """3x3 convolution, ReLU6 (``activation_fn=tf.nn.relu6``), then 1x1 convolutions to two class logits and four box
     deltas for each anchor."""
 
     def __init__(self, in_channels: int, num_anchors: int, channels: int = 512, kernel: int = 3) -> None:
         super().__init__()
+        self.num_anchors = num_anchors
         self.conv = nn.Conv2d(in_channels, channels, kernel, padding=kernel // 2)
         self.act = nn.ReLU6()
         self.objectness = nn.Conv2d(channels, 2 * num_anchors, 1)
@@ -120,7 +130,8 @@ class NASNetRPN(nn.Module):
         loss_weights: of objectness and boxes.
 
     Raises:
-        ConfigError: for thresholds that are not two in ascending order.
+        ConfigError: for thresholds that are not two in ascending order, anchors without area or other than the head's,
+            or limits that leave no proposal.
     """
 
     @configurable
@@ -128,8 +139,8 @@ class NASNetRPN(nn.Module):
         self,
         *,
         in_feature: str,
-        head: nn.Module,
-        anchor_generator: nn.Module,
+        head: RPNHead,
+        anchor_generator: DefaultAnchorGenerator,
         box_transform: Box2BoxTransform,
         score_threshold: float = 0.0,
         nms_threshold: float = 0.7,
@@ -140,6 +151,17 @@ class NASNetRPN(nn.Module):
         loss_weights: tuple[float, float] = (1.0, 2.0),
     ) -> None:
         super().__init__()
+        check_anchors(anchor_generator)
+        if head.num_anchors != anchor_generator.num_anchors[0]:
+            raise ConfigError(
+                f"the head is for {head.num_anchors} anchors at a position (num_anchors), the sizes and aspect ratios "
+                f"make {anchor_generator.num_anchors[0]}"
+            )
+        if nms_threshold < 0 or min(max_proposals) < 1:
+            raise ConfigError(
+                f"MODEL.RPN.NMS_THRESH (nms_threshold) is {nms_threshold} and POST_NMS_TOPK_* (max_proposals) "
+                f"{[*max_proposals]}, which leaves no proposal: expected at least 0, and at least 1"
+            )
         if len(thresholds) != 2 or not 0 <= thresholds[0] <= thresholds[1]:
             raise ConfigError(
                 f"MODEL.RPN.IOU_THRESHOLDS (thresholds) is {[*thresholds]}: expected the overlap below which an anchor "

@@ -211,7 +211,26 @@ def test_images_listed_twice_and_ignored_annotations(folder: Path) -> None:
     data = content()
     data["images"][1]["file_name"] = "./1.jpg"
     has_trouble(look(folder, data), "2 of 4", "1.jpg")
-    has_trouble(look(folder, content(ignore=1)), "4 of 4", "ignore", fatal=True)
+    for mark in ("ignore", "is_crowd", "deleted"):
+        has_trouble(look(folder, content(**{mark: 1})), "4 of 4", mark, fatal=True)
+    assert not look(folder, content(ignore=0, is_crowd=False, rotation=0.0, attributes={"angle": "front"})).troubles
+    has_trouble(look(folder, content(rotation=30.0)), "4 of 4", "turned")
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "is_other"),
+    [
+        *(("bbox_mode", value, True) for value in (0, "XYXY_ABS")),
+        *(("bbox_mode", value, False) for value in (1, "BoxMode.XYWH_ABS", None)),
+        *(("bbox_format", value, value == "xyxy") for value in ("xyxy", "coco")),
+    ],
+)
+def test_boxes_that_are_marked_as_of_another_format(folder: Path, key: str, value: Any, is_other: bool) -> None:
+    found = look(folder, content(**{key: value}))
+    if is_other:
+        has_trouble(found, "4 of 4", key, fatal=True)
+    else:
+        assert not found.troubles
 
 
 def test_images_and_classes_without_objects(folder: Path) -> None:

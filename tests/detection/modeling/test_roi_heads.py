@@ -189,3 +189,15 @@ def test_a_class_that_the_network_does_not_have_is_named() -> None:
 def test_a_chunk_holds_something() -> None:
     with pytest.raises(ConfigError, match="CHUNK_SIZE"):
         heads(chunk_size=-1)
+
+
+def test_a_negative_number_of_detections_keeps_all_as_in_detectron2() -> None:
+    counts = []
+    for total in (-1, -5, 10**6):
+        model = heads(nms_threshold=1.0, total=total).eval()
+        images, features, proposals = batch(model)
+        with torch.no_grad():
+            counts.append([len(found) for found in model(images, features, proposals)[0]])
+    assert counts[0] == counts[1] == counts[2] == [27, 18]
+    with pytest.raises(ConfigError, match="total"):
+        heads(total=0)
