@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import json
 from collections.abc import Iterator
 from typing import Any
 
@@ -71,7 +72,7 @@ def _usual() -> frozenset[tuple[str, str]]:
 def _values(cfg: CfgNode) -> frozenset[tuple[str, str]]:
     """Return the keys and values of the sections; of lists those that are not empty."""
     flat = (pair for section in _SECTIONS for pair in _flat(cfg[section], f"{section}."))
-    return frozenset((key, repr(value)) for key, value in flat if value not in ("", []))
+    return frozenset((key, json.dumps(value)) for key, value in flat if value not in ("", [], ()))  # as files have it
 
 
 def _flat(node: CfgNode, above: str) -> Iterator[tuple[str, Any]]:
@@ -79,4 +80,4 @@ def _flat(node: CfgNode, above: str) -> Iterator[tuple[str, Any]]:
         if isinstance(value, CfgNode):
             yield from _flat(value, f"{above}{key}.")
         else:
-            yield f"{above}{key}", [*value] if isinstance(value, tuple) else value
+            yield f"{above}{key}", value

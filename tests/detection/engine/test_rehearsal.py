@@ -14,7 +14,7 @@ import torch
 
 pytest.importorskip("detectron2")
 
-from nasnet_det.detection.config import ConfigError
+from nasnet_det.detection.config import ConfigError, read_config
 from nasnet_det.detection.engine.trainer import DetectorTrainer, ShortTrainer
 from tests.detection.conftest import CONFIGS, SMALL
 
@@ -79,6 +79,13 @@ def test_settings_that_the_detector_does_not_read_are_told_once(
             ShortTrainer.rehearse(cfg)
     (told,) = (record.getMessage() for record in caplog.records if "no effect" in record.getMessage())
     assert key in told
+
+
+def test_a_saved_config_sets_nothing_else(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    (tmp_path / "config.yaml").write_text(read_config(CONFIGS / "retinanet_fpn_large.yaml").dump())
+    with caplog.at_level(logging.WARNING, "nasnet_det"):
+        DetectorTrainer.rehearse(read_config(tmp_path / "config.yaml", ["MODEL.DEVICE", "cpu"]))
+    assert "no effect" not in caplog.text
 
 
 def test_a_rehearsal_draws_no_random_numbers(small_config: Callable[..., Any], tmp_path: Path) -> None:
