@@ -23,11 +23,11 @@ demo: setup
 	$(RUN) tools/demo.py
 
 test: setup
-	OMP_NUM_THREADS=1 $(RUN) -m pytest -n 2
+	OMP_NUM_THREADS=1 $(RUN) -m pytest -n 2 --dist loadgroup
 
 # As if an extra were not installed: make test-without EXTRA=search
 test-without: setup
-	OMP_NUM_THREADS=1 NASNET_DET_WITHOUT=$(EXTRA) $(RUN) -m pytest -n 2
+	OMP_NUM_THREADS=1 NASNET_DET_WITHOUT=$(EXTRA) $(RUN) -m pytest -n 2 --dist loadgroup
 
 format: setup
 	$(RUN) -m ruff format .

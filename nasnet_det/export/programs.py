@@ -170,7 +170,7 @@ def check(program: Program, found: Any, name: object, tolerance: float = TOLERAN
 
 def write_onnx(program: Program, path: Path, **more: Any) -> None:
     """Write a program as ONNX, its description with ``more`` in the metadata."""
-    onnxscript = imported("onnxscript")
+    imported("onnxscript")  # or the error that says how to install it
     exported = program.export()
     with quiet(), torch.no_grad():  # scanning over chunks of proposals is traced without its backward pass
         written: Any = torch.onnx.export(
@@ -180,12 +180,36 @@ def write_onnx(program: Program, path: Path, **more: Any) -> None:
             input_names=["image"],
             output_names=list(program.outputs),
             custom_translation_table=onnx_translations(),
+            optimize=False,
         )
-    # The exporter folds small constants only. What it leaves of an average pool's divisor, a pool of a constant,
-    # OpenVINO does not compile in bfloat16.
-    onnxscript.optimizer.optimize(written.model, input_size_limit=_FOLDED, output_size_limit=_FOLDED)
+    _simplify(written.model)
     written.model.metadata_props[DESCRIPTION] = program.described(**more)
     written.save(path)
+
+
+def _simplify(model: Any) -> None:
+    """Do what ``onnxscript.optimizer.optimize`` does, but with few of its rules that rewrite nodes.
+
+    One of the others compares all pairs of nodes, which takes minutes for a detector; runtimes have such rules too.
+    """
+    optimizer, rewriter = imported("onnxscript.optimizer"), imported("onnxscript.rewriter")
+    rules, passes = imported("onnxscript.rewriter.rules.common"), imported("onnx_ir.passes.common")
+    optimizer.inline(model)
+    # Larger constants than by default: what is left of an average pool's divisor, a pool of a constant, OpenVINO does
+    # not compile in bfloat16.
+    optimizer.fold_constants(model, onnx_shape_inference=True, input_size_limit=_FOLDED, output_size_limit=_FOLDED)
+    # ONNX Runtime's quantization gives copies of equal biases, such as zeros, names that others may have.
+    biases = [rules.remove_optional_bias_from_conv_rule, rules.remove_optional_bias_from_gemm_rule]
+    rewriter.rewrite(model, [rules.fuse_batchnorm_into_conv_rule, *biases])
+    for simplify in (
+        passes.LiftConstantsToInitializersPass(lift_all_constants=True, size_limit=0),
+        passes.LiftSubgraphInitializersToMainGraphPass(),
+        passes.CommonSubexpressionEliminationPass(),
+        passes.RemoveUnusedNodesPass(),
+        passes.OutputFixPass(),
+        passes.NameFixPass(),
+    ):
+        simplify(model)
 
 
 def write_torch_export(program: Program, path: Path) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from nasnet_det.models.cpu_training import normalize
@@ -84,5 +85,10 @@ def initialize(model: nn.Module) -> None:
 def _truncated_normal(weight: Tensor, fan_out: int) -> None:
     if not fan_out:
         raise ValueError("a layer would have no channel: the network needs more filters")
+    if weight.is_meta:
+        return
     std = math.sqrt(1.3 * 2.0 / fan_out)
-    nn.init.trunc_normal_(weight, std=std, a=-2 * std, b=2 * std)
+    with torch.no_grad():
+        beyond = weight.normal_(std=std).abs() > 2 * std  # one in 22; drawing all of them truncated is slower
+        again = weight.new_empty(weight.numel() // 16 + 64)  # enough by 12 standard deviations
+        weight.masked_scatter_(beyond, nn.init.trunc_normal_(again, std=std, a=-2 * std, b=2 * std))

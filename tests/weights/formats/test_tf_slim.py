@@ -137,8 +137,7 @@ def test_other_genotypes_of_the_same_operations_have_names_too() -> None:
     assert read_state_dict(model, names).keys() == model.state_dict().keys()
 
 
-@pytest.mark.parametrize("form", ["file", "archive"])
-def test_a_frozen_graph_of_a_golden_checkpoint_gives_its_weights(golden: Path, tmp_path: Path, form: str) -> None:
+def test_a_frozen_graph_of_a_golden_checkpoint_gives_its_weights(golden: Path, tmp_path: Path) -> None:
     """As in ``nasnet_mobile_2018_04_27.tgz``: constants under the variables' names, and other constants beside them."""
     tf = pytest.importorskip("tensorflow").compat.v1
     expected = {name.removesuffix(AVERAGE): value for name, value in read_arrays(golden / "slim_large_thin").items()}
@@ -150,15 +149,15 @@ def test_a_frozen_graph_of_a_golden_checkpoint_gives_its_weights(golden: Path, t
         graph = tf.graph_util.convert_variables_to_constants(session, session.graph_def, names)
     path = tmp_path / "nasnet_large.pb"
     path.write_bytes(graph.SerializeToString())
-    if form == "archive":
-        (tmp_path / "labels.txt").write_text("dog\n")
-        with tarfile.open(tmp_path / "nasnet_large.tgz", "w:gz") as tar:
-            tar.add(path, "nasnet_large.pb")
-            tar.add(tmp_path / "labels.txt", "labels.txt")
-        path = tmp_path / "nasnet_large.tgz"
-    found = read_arrays(path)
-    assert found.keys() == expected.keys()
-    assert all(np.array_equal(found[name], value) for name, value in expected.items())
+    (tmp_path / "labels.txt").write_text("dog\n")
+    archive = tmp_path / "nasnet_large.tgz"
+    with tarfile.open(archive, "w:gz") as tar:
+        tar.add(path, "nasnet_large.pb")
+        tar.add(tmp_path / "labels.txt", "labels.txt")
+    for file in (path, archive):
+        found = read_arrays(file)
+        assert found.keys() == expected.keys()
+        assert all(np.array_equal(found[name], value) for name, value in expected.items())
 
 
 def test_a_damaged_graph_is_named(tmp_path: Path) -> None:
