@@ -21,13 +21,28 @@ _OTHER_PARTS = {
 }
 
 
-#: Keys with which no detection is left at other values, and what those may be.
-_LEAVE_NONE = {
-    "MODEL.ROI_HEADS.SCORE_THRESH_TEST": (lambda value: value < 1, "a score below 1"),
-    "MODEL.ROI_HEADS.NMS_THRESH_TEST": (lambda value: value >= 0, "an IoU, 0 or more"),
-    "MODEL.RETINANET.SCORE_THRESH_TEST": (lambda value: value < 1, "a score below 1"),
-    "MODEL.RETINANET.NMS_THRESH_TEST": (lambda value: value >= 0, "an IoU, 0 or more"),
-    "MODEL.RPN.NMS_THRESH": (lambda value: value >= 0, "an IoU, 0 or more"),
+_NUMBER = (lambda value: value > 0, "a number above 0")
+_SHARE = (lambda value: 0 < value <= 1, "a share, above 0 and at most 1")
+_IOU = (lambda value: value >= 0, "an IoU, 0 or more")
+_SCORE = (lambda value: value < 1, "a score below 1")
+#: Keys with which nothing is detected or learnt at other values, and what those may be.
+_LEAVE_SOME = {
+    "MODEL.ROI_HEADS.SCORE_THRESH_TEST": _SCORE,
+    "MODEL.ROI_HEADS.NMS_THRESH_TEST": _IOU,
+    "MODEL.ROI_HEADS.BATCH_SIZE_PER_IMAGE": _NUMBER,
+    "MODEL.ROI_HEADS.POSITIVE_FRACTION": _SHARE,
+    "MODEL.RETINANET.SCORE_THRESH_TEST": _SCORE,
+    "MODEL.RETINANET.NMS_THRESH_TEST": _IOU,
+    "MODEL.RETINANET.TOPK_CANDIDATES_TEST": _NUMBER,
+    "MODEL.RPN.NMS_THRESH": _IOU,
+    "MODEL.RPN.BATCH_SIZE_PER_IMAGE": _NUMBER,
+    "MODEL.RPN.POSITIVE_FRACTION": _SHARE,
+    "MODEL.RPN.PRE_NMS_TOPK_TRAIN": _NUMBER,
+    "MODEL.RPN.PRE_NMS_TOPK_TEST": _NUMBER,
+    "MODEL.RPN.POST_NMS_TOPK_TRAIN": _NUMBER,
+    "MODEL.RPN.POST_NMS_TOPK_TEST": _NUMBER,
+    "SOLVER.MOMENTUM": (lambda value: 0 <= value < 1, "a number from 0 to below 1"),
+    "SOLVER.WEIGHT_DECAY": (lambda value: value >= 0, "a number, 0 or more"),
     "TEST.DETECTIONS_PER_IMAGE": (lambda value: value != 0, "a number, or -1 for all"),
 }
 
@@ -76,10 +91,10 @@ def check_supported(cfg: CfgNode) -> None:
                 f"MODEL.{key}.NAME is {model[key].NAME}, but turned boxes and stored proposals are not supported: "
                 "leave it out"
             )
-    for key, (is_sound, expected) in _LEAVE_NONE.items():
+    for key, (is_sound, expected) in _LEAVE_SOME.items():
         value = functools.reduce(lambda node, part: node[part], key.split("."), cfg)
         if not is_sound(value):
-            raise ConfigError(f"{key} is {value}, with which no object is detected: expected {expected}")
+            raise ConfigError(f"{key} is {value}, with which nothing is detected or learnt: expected {expected}")
     if model.KEYPOINT_ON:
         raise ConfigError("MODEL.KEYPOINT_ON is True, but keypoints are not supported: set MODEL.KEYPOINT_ON False")
     if model.LOAD_PROPOSALS:

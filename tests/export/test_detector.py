@@ -32,8 +32,6 @@ from nasnet_det.export.quantization import quantize_onnx
 from nasnet_det.export.runner import PackagedDetector
 from tests.helpers import EVERY_STEP
 
-#: One process makes what the tests of this module share.
-pytestmark = pytest.mark.xdist_group(__name__)
 CONFIGS = Path(__file__).parents[2] / "configs"
 SIZE = (96, 128)
 SMALL = ["MODEL.DEVICE", "cpu", "MODEL.NASNET.NUM_CELLS", 1, "MODEL.NASNET.NUM_FILTERS", 4]

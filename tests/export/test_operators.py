@@ -15,6 +15,11 @@ from nasnet_det.detection.modeling.suppression import stable_topk, suppress
 from nasnet_det.export import available, load_package, save_package
 from nasnet_det.export.programs import Program
 
+#: Inductor compiles for half a minute, and detectors in it are among the slow tests, too.
+RUNTIMES = [
+    pytest.param(name, marks=pytest.mark.slow if name == "inductor" else ()) for name in available("float32", True)
+]
+
 
 class Brightest(nn.Module):
     """The indices of the ten brightest pixels, of which many are equal."""
@@ -34,7 +39,7 @@ class BrightBoxes(nn.Module):
 
 
 @pytest.mark.parametrize("model", [Brightest(), BrightBoxes()], ids=["topk", "suppress"])
-@pytest.mark.parametrize("runtime", available("float32", True))
+@pytest.mark.parametrize("runtime", RUNTIMES)
 def test_equal_scores_are_taken_in_order(runtime: str, model: nn.Module, tmp_path: Path) -> None:
     program = Program(model.eval(), torch.rand(2, 3, 20, 30), ["indices"], (0, 2, 3), {"kind": "detector"})
     package = load_package(save_package(program, tmp_path / "model", runtime).path)

@@ -33,8 +33,6 @@ from nasnet_det.export.package_files import FORMAT, PackageInfo, is_package
 from nasnet_det.export.runtimes import Package, package_path
 from tests.helpers import EVERY_STEP
 
-#: One process makes what the tests of this module share.
-pytestmark = pytest.mark.xdist_group(__name__)
 ONNX = [name for name in ("onnxruntime", "openvino") if name in available()]
 
 

@@ -137,6 +137,8 @@ class Checkpointer(DetectionCheckpointer):
         incompatible = super()._load_model(checkpoint)
         if self.complete:
             _check_complete(self.model, incompatible)
+        else:
+            _check_backbone(self.model, incompatible)
         return incompatible
 
 
@@ -245,6 +247,18 @@ def _check_complete(model: nn.Module, incompatible: Any) -> None:
             f"the checkpoint does not fill the model of the config: {', '.join(problems[:3])}"
             + (f" and {len(problems) - 3} more" if len(problems) > 3 else "")
             + "; these layers would stay random. Give the config.yaml of the run that saved it"
+        )
+
+
+def _check_backbone(model: nn.Module, incompatible: Any) -> None:
+    """Raise :class:`CheckpointError` for a checkpoint from which a backbone gets nothing: only heads may be new."""
+    names = [name for name, _ in model.named_parameters() if name.startswith("backbone.")]
+    names = [name for name in names if ".bottom_up." in name] or names  # a feature pyramid is one of the heads
+    absent = {*incompatible.missing_keys, *(name for name, *_ in incompatible.incorrect_shapes)}
+    if names and absent.issuperset(names):
+        raise CheckpointError(
+            f"the checkpoint holds none of the weights of the model's backbone, such as {names[0]}, which would stay "
+            "random: give one of this backbone as MODEL.WEIGHTS, or '' to start from random weights"
         )
 
 

@@ -69,9 +69,11 @@ def rehearse(cfg: CfgNode, model: nn.Module) -> None:
     with EventStorage(0), torch.no_grad():
         try:
             with refusing("MODEL"):
-                model.train()([image])
+                losses = model.train()([image])
         except FloatingPointError:  # of random weights
             return
+        if undefined := [name for name, loss in losses.items() if "nasnet" in cfg.MODEL.BACKBONE.NAME and loss.isnan()]:
+            raise ConfigError(f"MODEL of the config does not work: on a made image {', '.join(undefined)} is no number")
         with refusing("MODEL or TEST"):
             model.eval()([image])
 

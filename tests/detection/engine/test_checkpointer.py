@@ -110,6 +110,22 @@ class Heads(nn.Module):
         self.cls_score, self.bbox_pred = nn.Linear(3, classes + 1), nn.Linear(3, 4)
 
 
+@pytest.mark.parametrize(
+    "weights", [{"other.weight": torch.zeros(2)}, {"backbone.bottom_up.weight": torch.zeros(9, 9)}]
+)
+def test_a_checkpoint_that_leaves_the_backbone_random_is_refused(tmp_path: Path, weights: dict[str, Any]) -> None:
+    model = nn.Module()
+    model.backbone = nn.ModuleDict({"bottom_up": nn.Linear(3, 2), "fpn_output2": nn.Linear(2, 2)})
+    model.head = nn.Linear(2, 1)
+    heads = {"backbone.fpn_output2.weight": torch.ones(2, 2), "head.weight": torch.ones(1, 2)}
+    torch.save({"model": {**heads, **weights}}, tmp_path / "other.pth")
+    with pytest.raises(CheckpointError, match=r"other\.pth: .*backbone"):
+        Checkpointer(model).resume_or_load(str(tmp_path / "other.pth"), resume=False)
+    torch.save({"model": {"backbone.bottom_up.weight": torch.ones(2, 3)}}, tmp_path / "own.pth")  # heads are new
+    Checkpointer(model).resume_or_load(str(tmp_path / "own.pth"), resume=False)
+    assert model.backbone.bottom_up.weight.eq(1).all()  # type: ignore[union-attr]
+
+
 def test_a_detector_predicts_with_its_own_classes_only(tmp_path: Path) -> None:
     Checkpointer(Heads(80), str(tmp_path)).save("model")
     with pytest.raises(CheckpointError, match=r"model\.pth: .*80 classes.* 3:"):
