@@ -167,13 +167,15 @@ def _labelled(path: Path, folder: Path, listings: Listings) -> Labelled | None:
     protect([path])
     try:
         element = parse(path).getroot()
+        for part in element.iter():
+            part.tag = part.tag.rpartition("}")[2].lower()  # without its namespace
         if element.tag != "annotation":
             return None
         image, named = _image(path, folder, element.findtext("filename") or "", listings)
         sides = [int(float(element.findtext(f"size/{name}") or 0)) for name in ("width", "height")]
         polygons = [_polygons(entry) for entry in element.findall("object")]
         found, names = detections_from_xml_obj(element, [], (1, 1))
-        _check_corners(element)
+        _check_boxes(element)
     except (OSError, SyntaxError, ValueError) as error:
         raise CocoFormatError(f"{path}: {error}" + "; ".join(["", *filter(None, [tell_form(path)])])) from error
     corners = found.xyxy.astype(np.float64)
@@ -186,10 +188,14 @@ def _labelled(path: Path, folder: Path, listings: Listings) -> Labelled | None:
     )
 
 
-def _check_corners(element: Any) -> None:
-    """Refuse boxes whose corners are exchanged, which ``supervision`` orders: they may be of another form."""
-    for box in element.findall("object/bndbox"):
-        low, high = ([float(box.findtext(f"{axis}{end}")) for axis in "xy"] for end in ("min", "max"))
+def _check_boxes(element: Any) -> None:
+    """Refuse objects of several boxes, of which ``supervision`` takes the first, and boxes whose corners are exchanged,
+    which it orders: they may be of another form."""
+    for entry in element.findall("object"):
+        boxes = entry.findall("bndbox")
+        if len(boxes) != 1:
+            raise ValueError(f"an object {entry.findtext('name')!r} has {len(boxes)} 'bndbox', expected one")
+        low, high = ([float(boxes[0].findtext(f"{axis}{end}")) for axis in "xy"] for end in ("min", "max"))
         if low[0] > high[0] or low[1] > high[1]:
             raise ValueError(f"expected xmin, ymin, xmax, ymax, the first two at most the others, not {low + high}")
 

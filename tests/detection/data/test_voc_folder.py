@@ -219,7 +219,24 @@ def test_voc_images_in_fiftyones_folders(tmp_path: Path, pictures: Path) -> None
         assert record["file_name"] == str(tmp_path / "data" / split / "data" / f"{split}1.png")
 
 
-@pytest.mark.parametrize(("tag", "other"), [("xmin>", "left>"), ("<xmin>", "<xmin>90")])
+def test_voc_tags_in_capitals_or_of_a_namespace(tmp_path: Path, pictures: Path) -> None:
+    write_voc(tmp_path / "data", {"train": small("train")}, pictures)
+    expected = open_dataset(tmp_path / "data", val_share=0)[0].content["annotations"]
+    for path, old, new in (("train1", "object>", "OBJECT>"), ("train2", "<annotation>", '<annotation xmlns="a:b">')):
+        file = tmp_path / "data" / "Annotations" / f"{path}.xml"
+        file.write_text(file.read_text().replace(old, new))
+    assert open_dataset(tmp_path / "data", val_share=0)[0].content["annotations"] == expected
+
+
+@pytest.mark.parametrize(
+    ("tag", "other"),
+    [
+        ("xmin>", "left>"),
+        ("<xmin>", "<xmin>90"),
+        ("bndbox>", "box>"),
+        ("</bndbox>", "</bndbox><bndbox><xmin>1</xmin><ymin>1</ymin><xmax>2</xmax><ymax>2</ymax></bndbox>"),
+    ],
+)
 def test_bad_xml_names_its_file(tmp_path: Path, pictures: Path, tag: str, other: str) -> None:
     write_voc(tmp_path / "data", {"train": small("train")}, pictures)
     path = tmp_path / "data" / "Annotations" / "train1.xml"
