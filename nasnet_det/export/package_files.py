@@ -16,6 +16,7 @@ from typing import Any
 import torch
 
 from nasnet_det.export.programs import DESCRIPTION, imported
+from nasnet_det.safe_io.files import NOTHING, check_writable
 from nasnet_det.safe_io.values import first_line, parse_json
 
 #: The key of the description in the metadata of ahead-of-time packages.
@@ -120,6 +121,20 @@ def read_info(path: str | Path) -> PackageInfo:
         entries = imported("onnx").load(path, load_external_data=False).metadata_props
         text = next((entry.value for entry in entries if entry.key == DESCRIPTION), "{}")
         return PackageInfo.from_dict(parse_json(text), "onnxruntime")
+
+
+def check_replaceable(path: Path) -> None:
+    """Raise an error for a file that must not be written over: an input, or one that is not of this package.
+
+    Raises:
+        OverwriteError: for such a file.
+        IsADirectoryError: for a folder.
+    """
+    try:
+        is_own = bool(read_info(path).description)
+    except PackageError:
+        is_own = False
+    check_writable(path, b"" if is_own else NOTHING)
 
 
 def is_package(path: Path) -> bool:

@@ -145,11 +145,15 @@ def check_format(path: Path) -> None:
     Raises:
         ValueError: for a path with another suffix than those of :data:`FORMATS`.
         ModuleNotFoundError: if ONNX is wanted and ``onnxscript`` or ``onnxruntime`` is not installed.
+        OverwriteError: for a file that is not an exported model of this package, or is an input.
     """
+    from nasnet_det.export.package_files import check_replaceable
+
     if path.suffix not in FORMATS:
         raise ValueError(f"{path}: the path of an exported model must end in {' or '.join(FORMATS)}")
     for needed in ("onnxscript", "onnxruntime") if path.suffix == ".onnx" else ():
         imported(needed)
+    check_replaceable(path)
 
 
 def check(program: Program, found: Any, name: object, tolerance: float = TOLERANCE) -> dict[str, float]:

@@ -27,6 +27,7 @@ from nasnet_det.export.package_files import (
     PackageError,
     PackageInfo,
     check_content,
+    check_replaceable,
     read_info,
     readable,
     refuse_pickles,
@@ -35,7 +36,7 @@ from nasnet_det.export.package_files import (
 from nasnet_det.export.programs import ExportError, Program, as_list, check, imported, quiet, write_onnx
 from nasnet_det.export.quantization import quantize_onnx
 from nasnet_det.export.runtime_support import AUTO, RUNTIMES, available, check_runtime, runtimes_for
-from nasnet_det.safe_io.files import check_writable, expect_folder, replacing
+from nasnet_det.safe_io.files import expect_folder, replacing
 
 #: The largest accepted difference from PyTorch's outputs in each precision, relative to the largest value. In less than
 #: float32 the difference is measured and reported, not bounded.
@@ -200,7 +201,7 @@ def save_package(
     candidates = _candidates(runtime, precision, program)
     expect_folder(Path(path).parent)
     for name in candidates:
-        check_writable(package_path(path, name))
+        check_replaceable(package_path(path, name))
     if precision == "int8":
         if not calibration:
             raise PackageError("int8 needs images to calibrate on: give a folder of pictures like those it will see")

@@ -22,6 +22,7 @@ from nasnet_det.export import (
     load_package,
     save_program,
 )
+from nasnet_det.safe_io.files import OverwriteError
 from tests.helpers import EVERY_STEP
 
 TINY: dict[str, Any] = {"num_cells": (1,), "num_filters": 4, "stem": "cifar", "stem_channels": 6}
@@ -77,11 +78,25 @@ class Fickle(nn.Module):
 
 def test_a_file_that_gives_something_else_does_not_take_a_good_ones_place(tmp_path: Path) -> None:
     path = tmp_path / "model.pt2"
-    path.write_text("good")
+    save_program(Program(nn.Identity(), torch.ones(2), ["y"]), path)
+    good = path.read_bytes()
     with pytest.raises(ExportError, match="model"):
         save_program(Program(Fickle(), torch.ones(2), ["y"]), path)
-    assert path.read_text() == "good"
+    assert path.read_bytes() == good
     assert list(tmp_path.iterdir()) == [path]
+
+
+@pytest.mark.parametrize("content", [b"a user's", b"\x08\x07", "archive"])
+def test_only_an_exported_model_is_replaced(content: bytes | str, tmp_path: Path) -> None:
+    path = tmp_path / "model.pt2"
+    if isinstance(content, bytes):
+        path.write_bytes(content)
+    else:
+        torch.save({"weight": torch.ones(2)}, path)
+    before = path.read_bytes()
+    with pytest.raises(OverwriteError, match=r"model\.pt2"):
+        save_program(Program(nn.Identity(), torch.ones(2), ["y"]), path)
+    assert path.read_bytes() == before
 
 
 @pytest.mark.parametrize("missing", ["onnxscript", "onnxruntime"])

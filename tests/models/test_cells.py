@@ -72,8 +72,8 @@ def test_any_cell_trains_alike_with_and_without_a_compiler(
         found.append([*outputs, *(value for value in gradients if value is not None)])
     largest = max(value.norm() for value in found[1])
     for compiled, plain in zip(*found, strict=True):
-        # Weights whose scale a norm removes have gradients that cancel out.
-        assert (compiled - plain).norm() < 1e-4 * (plain.norm() + largest)
+        # Weights whose scale a norm removes have gradients that cancel out; all is zero if every path is dropped.
+        assert (compiled - plain).norm() <= 1e-4 * (plain.norm() + largest)
 
 
 @pytest.mark.parametrize("watched", ["left", "left.0", "left.0.bn", "left.1", "left.1.bn", "left_drop", "combine"])
