@@ -25,8 +25,8 @@ _NUMBER = (lambda value: value > 0, "a number above 0")
 _SHARE = (lambda value: 0 < value <= 1, "a share, above 0 and at most 1")
 _IOU = (lambda value: value >= 0, "an IoU, 0 or more")
 _SCORE = (lambda value: value < 1, "a score below 1")
-#: Keys with which nothing is detected or learnt at other values, and what those may be.
-_LEAVE_SOME = {
+#: Keys with the values that they may have: with others nothing is detected or learnt.
+_SOUND = {
     "MODEL.ROI_HEADS.SCORE_THRESH_TEST": _SCORE,
     "MODEL.ROI_HEADS.NMS_THRESH_TEST": _IOU,
     "MODEL.ROI_HEADS.BATCH_SIZE_PER_IMAGE": _NUMBER,
@@ -91,7 +91,7 @@ def check_supported(cfg: CfgNode) -> None:
                 f"MODEL.{key}.NAME is {model[key].NAME}, but turned boxes and stored proposals are not supported: "
                 "leave it out"
             )
-    for key, (is_sound, expected) in _LEAVE_SOME.items():
+    for key, (is_sound, expected) in _SOUND.items():
         value = functools.reduce(lambda node, part: node[part], key.split("."), cfg)
         if not is_sound(value):
             raise ConfigError(f"{key} is {value}, with which nothing is detected or learnt: expected {expected}")

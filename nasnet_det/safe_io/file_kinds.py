@@ -1,4 +1,4 @@
-"""What a file is that a reader cannot use: told by its first bytes, the members of an archive, or else its ending."""
+"""Kinds of files that a reader does not take, told by their first bytes, the members of an archive, or their ending."""
 
 from __future__ import annotations
 

@@ -27,6 +27,8 @@ _LIMIT = re.compile(
 )
 _OBJECTIVE = re.compile(r"(?P<name>\w+)(@(?P<size>\d+))?", re.ASCII)
 _LARGEST_IMAGE = 4096
+#: The cost of a candidate that fails as it is measured, in candidates that are refused without being measured.
+_FAILURE = 20
 
 
 @dataclass(frozen=True)
@@ -46,7 +48,7 @@ class Limit:
     def effort(self, value: float) -> float:
         """Return the cost of refusing a candidate of this value: larger where it is measured and far from the limit."""
         if self.problem:
-            return 20
+            return _FAILURE
         return 10 * min(value / self.value, 10) if self.name == "latency" else 1
 
     def __str__(self) -> str:

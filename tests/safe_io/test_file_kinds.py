@@ -1,4 +1,4 @@
-"""What stands in another file's place is told by its content, or else by its ending."""
+"""Files of other kinds are told by their content, or else by their ending."""
 
 from __future__ import annotations
 

@@ -143,8 +143,8 @@ def _set(
 def find_keypoints(rows: Sequence[Sequence[float]]) -> tuple[Sequence[int], list[Trouble]]:
     """Return the ``kpt_shape`` that label files show where the settings have none, and the trouble of it.
 
-    Points with a visibility of 0, 1 or 2 are no polygons. Points without may be: they are asked about where, on every
-    line, they fill a box that their first four numbers are centre and size of, as corners of objects do not.
+    Points with a visibility of 0, 1 or 2 are keypoints. Points without may be polygons: they are asked about where,
+    on every line, they fill a box that their first four numbers are centre and size of, as corners of objects do not.
 
     Args:
         rows: the numbers of each object.

@@ -73,7 +73,7 @@ def rehearse(cfg: CfgNode, model: nn.Module) -> None:
         except FloatingPointError:  # of random weights
             return
         if undefined := [name for name, loss in losses.items() if "nasnet" in cfg.MODEL.BACKBONE.NAME and loss.isnan()]:
-            raise ConfigError(f"MODEL of the config does not work: on a made image {', '.join(undefined)} is no number")
+            raise ConfigError(f"MODEL of the config does not work: on a made image {', '.join(undefined)} is NaN")
         with refusing("MODEL or TEST"):
             model.eval()([image])
 

@@ -46,7 +46,7 @@ def check_submission(folder: str | Path, algorithm: str, test_set: str = "test-d
 
     Raises:
         ValueError: if the algorithm's name has other characters than a file's name should.
-        OverwriteError: if a file of these names is there that is no submission.
+        OverwriteError: if another file than a submission has one of these names.
     """
     if not algorithm or not all(c.isalnum() or c in "-.+" for c in algorithm):
         raise ValueError(

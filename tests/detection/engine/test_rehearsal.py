@@ -1,4 +1,4 @@
-"""What detectron2's parts refuse in their first step is told before the data are looked at."""
+"""A training step on a made image: what detectron2's parts refuse is told before the data are looked at."""
 
 from __future__ import annotations
 
