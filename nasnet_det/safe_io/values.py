@@ -144,10 +144,17 @@ def printable(text: str) -> str:
     return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in text)
 
 
-def named(items: Collection[Any], limit: int = 3) -> str:
-    """Return the first few items and the number of the others: ``a.jpg, b.jpg, c.jpg and 9 more``."""
+def named(items: Collection[Any], limit: int = 3, count: int = 0) -> str:
+    """Return the first few items and the number of the others: ``a.jpg, b.jpg, c.jpg and 9 more``.
+
+    Args:
+        items: all of them, or the first.
+        limit: how many to name.
+        count: how many there are, if ``items`` are the first.
+    """
     shown = ", ".join(str(item) for item in list(items)[:limit])
-    return shown + (f" and {len(items) - limit} more" if len(items) > limit else "")
+    more = max(len(items), count) - limit
+    return shown + (f" and {more} more" if more > 0 else "")
 
 
 def one_line(error: BaseException) -> str:

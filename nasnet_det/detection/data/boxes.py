@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import NamedTuple
 
 import numpy as np
 
@@ -20,13 +19,8 @@ _READ_CORNERS = "were they x0, y0, x1, y1, and read as centre, width and height,
 _READ_UPPER_LEFT = "were x, y those of the upper left corner, and read as the centre's, as YOLO's are?"
 
 
-class OddBoxes(NamedTuple):
-    """One kind of trouble: ``marks``, ``(N,)``, is True for its boxes; how training and test sets handle them."""
-
-    what: str
-    marks: np.ndarray
-    training: str
-    test: str
+#: A kind of trouble, True for each of its boxes, and how training and test sets handle them.
+OddBoxes = tuple[str, np.ndarray, str, str]
 
 
 def find_odd_boxes(boxes: np.ndarray, sizes: np.ndarray) -> tuple[list[OddBoxes], str]:
@@ -49,38 +43,35 @@ def find_odd_boxes(boxes: np.ndarray, sizes: np.ndarray) -> tuple[list[OddBoxes]
         in_unit = (corner >= -1).all(axis=1) & (end <= 2).all(axis=1)  # Pascal VOC's pixels count from 1
         small = ~unsound & ~empty & ~outside & ((extent <= 1).any(axis=1) | in_unit)
         half = extent / 2
-        ordered, around = _are_corners(corner, extent, sizes), _are_inside(corner - half, extent, sizes)
-        others = {_CORNERS: ordered, _CENTRES: around}
+        others = {_CORNERS: (corner, extent), _CENTRES: (corner - half, corner + half)}
         if len(boxes) >= _ENOUGH:
-            others[_READ_CORNERS] = _are_corners(corner + half, extent, sizes)
-            others[_READ_UPPER_LEFT] = _are_inside(corner + half, extent, sizes)
+            others |= {_READ_CORNERS: (corner + half, extent), _READ_UPPER_LEFT: (corner + half, end + half)}
+        fitting = {text: _share_in_image(*corners, sizes) for text, corners in others.items()}
     question = ""
     if small.any() and in_unit.mean() > 0.9:
         question = "are they given in shares of the image, 0 to 1? COCO's are in pixels"
     elif past.any() and past.mean() > 0.1:
-        question = next((text for text, fitting in others.items() if fitting.mean() > 0.95), "")
+        question = next((text for text, share in fitting.items() if share > 0.95), "")
     elif (whole := ~(unsound | empty | outside)).sum() >= _ENOUGH and whole.mean() > 0.95:
-        question = _question_of_positions(boxes[whole], sizes[whole], ordered.mean(), around.mean())
+        question = _question_of_positions(boxes[whole], sizes[whole], fitting[_CORNERS], fitting[_CENTRES])
     unseen = np.full(len(boxes), bool(question) and not (past | small).any())
     more = f"; {question}" if question else ""
     used, cut, whole_too = f"They are used{more}", f"They are cut at its edges{more}", f"They are scored whole{more}"
     odd = [
-        OddBoxes("boxes are of negative size or not finite", unsound, LEFT_OUT, CORRECT),
-        OddBoxes("boxes are without area", empty, LEFT_OUT, STAY),
-        OddBoxes("boxes are outside their image", outside, LEFT_OUT, STAY),
-        OddBoxes("boxes reach past their image", past, cut, whole_too),
-        OddBoxes("boxes are about a pixel wide or high, or less", small, used, used),
-        OddBoxes("boxes are in their images, but oddly placed", unseen, used, used),
+        ("boxes are of negative size or not finite", unsound, LEFT_OUT, CORRECT),
+        ("boxes are without area", empty, LEFT_OUT, STAY),
+        ("boxes are outside their image", outside, LEFT_OUT, STAY),
+        ("boxes reach past their image", past, cut, whole_too),
+        ("boxes are about a pixel wide or high, or less", small, used, used),
+        ("boxes are in their images, but oddly placed", unseen, used, used),
     ]
     return odd, question
 
 
-def _are_corners(low: np.ndarray, high: np.ndarray, sizes: np.ndarray) -> np.ndarray:
-    return np.all((low >= -ROUNDING) & (high >= low) & (high <= sizes + ROUNDING), axis=1)
-
-
-def _are_inside(corner: np.ndarray, extent: np.ndarray, sizes: np.ndarray) -> np.ndarray:
-    return np.all((corner >= -ROUNDING) & (corner + extent <= sizes + ROUNDING), axis=1)
+def _share_in_image(low: np.ndarray, high: np.ndarray, sizes: np.ndarray) -> float:
+    """Return the share of boxes with these corners that are in their images."""
+    inside = (low >= -ROUNDING) & (high >= low) & (high <= sizes + ROUNDING)
+    return float(inside.all(axis=1).mean()) if len(inside) else 0.0
 
 
 def _question_of_positions(boxes: np.ndarray, sizes: np.ndarray, ordered: float, around: float) -> str:

@@ -16,8 +16,7 @@ from nasnet_det.detection.data.coco_format import one_form, read_complete
 from nasnet_det.detection.data.columns import CocoFormatError, Record
 from nasnet_det.detection.data.datasets import SPLITS
 from nasnet_det.detection.data.inspection import look_at
-from nasnet_det.detection.data.labelled import note
-from nasnet_det.detection.data.look import CocoData, DatasetError
+from nasnet_det.detection.data.look import CocoData, DatasetError, note
 from nasnet_det.detection.data.standard_records import as_coco_content, plain
 from nasnet_det.safe_io.values import format_names, format_value
 
@@ -154,16 +153,9 @@ def _from_function(name: str, num_classes: int | None) -> CocoData:
         raise CocoFormatError(f"the function that it was registered with failed: {reason}") from error
     classes = _own_categories(name, [str(number) for number in range(num_classes or 0)])
     content = as_coco_content(records, classes)
-    pairs = [
-        (record["image_id"], image["id"])
-        for record, image in zip(records, content["images"], strict=True)
-        if "image_id" in record
-    ]
-    changed = [str(given) for given, kept in pairs if given != kept]
-    notes = note(
-        "images have an image_id that is no whole number or another one's, too",
-        changed,
-        "All images are numbered from 1, in results, too",
-        len(records),
-    )
+    ids = [image["id"] for image in content["images"]]
+    given = [record.get("image_id", number) for record, number in zip(records, ids, strict=True)]
+    changed = [str(old) for old, new in zip(given, ids, strict=True) if old != new]
+    what = "images have an image_id that is no whole number or another one's, too"
+    notes = note(what, changed, "All images are numbered from 1, in results, too", len(records))
     return CocoData(name, content, Path(), "its records", tuple(notes))

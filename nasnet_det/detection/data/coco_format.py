@@ -79,8 +79,8 @@ def read_annotations(path: str | Path, required: Collection[str] = (), sound: bo
     Raises:
         CocoFormatError: if the file is missing, is not JSON, or breaks the format.
     """
-    data = _read_annotations(path)
-    for image in filter(_has_no_size, data["images"]):
+    data, unmeasured = _read_annotations(path)
+    for image in unmeasured:
         del image["width"], image["height"]
     return _checked(data, path, required, sound)
 
@@ -100,33 +100,28 @@ def read_complete(
     Returns:
         the content, where every image has the keys of :data:`COMPLETE`, and the folder of the images.
     """
-    data = _read_annotations(path)
-    images = [image for image in data["images"] if isinstance(image, dict) and isinstance(image.get("file_name"), str)]
-    folder = find_folder([image["file_name"] for image in images[:20]])
-    unknown = [*filter(_has_no_size, images)]
-    paths = find_named(folder, [image["file_name"] for image in unknown]).paths
-    for image, header in zip(unknown, read_headers(paths), strict=True):
+    data, unmeasured = _read_annotations(path)
+    names = check_column(data["images"], "file_name", TEXT, f"annotation file {path}, images")
+    folder = find_folder(names[:20])
+    paths = find_named(folder, [image["file_name"] for image in unmeasured]).paths
+    for image, header in zip(unmeasured, read_headers(paths), strict=True):
         if isinstance(header, ImageHeader):
             image["width"], image["height"] = header.size
     return _checked(data, path, COMPLETE, sound), folder
 
 
-def _read_annotations(path: str | Path) -> dict[str, Any]:
-    """Return the content of a file that has a list of images.
+def _read_annotations(path: str | Path) -> tuple[dict[str, Any], list[Record]]:
+    """Return the content of a file that has a list of images, and those whose width and height are null.
 
-    Those without a ``file_name``, as LVIS's, get the folder and name in their ``coco_url``.
+    Images without a ``file_name``, as LVIS's, get the folder and name in their ``coco_url``.
     """
-    data: dict[str, Any]
     data = _read_json(path, "annotation file", dict, "an object with 'images', 'annotations' and 'categories'")
     _expect_list(data, "images", f"annotation file {path}", path)
-    for image in data["images"]:
-        if isinstance(image, dict) and "file_name" not in image and isinstance(image.get("coco_url"), str):
+    images = [image for image in data["images"] if isinstance(image, dict)]
+    for image in images:
+        if "file_name" not in image and isinstance(image.get("coco_url"), str):
             image["file_name"] = "/".join(image["coco_url"].split("/")[-2:])
-    return data
-
-
-def _has_no_size(image: Any) -> bool:
-    return isinstance(image, dict) and (image.get("width", 0), image.get("height", 0)) == (None, None)
+    return data, [image for image in images if (image.get("width", 0), image.get("height", 0)) == (None, None)]
 
 
 def _checked(data: dict[str, Any], path: str | Path, required: Collection[str], sound: bool) -> dict[str, Any]:

@@ -16,8 +16,8 @@ import numpy as np
 
 from nasnet_det.detection.data.coco_format import read_complete
 from nasnet_det.detection.data.columns import CocoFormatError
-from nasnet_det.detection.data.labelled import add_notes, match_files, note, note_other_copy, split_of
-from nasnet_det.detection.data.look import CocoData, DatasetError, Trouble
+from nasnet_det.detection.data.labelled import add_notes, match_files, note_other_copy, split_of
+from nasnet_det.detection.data.look import CocoData, DatasetError, Trouble, note
 from nasnet_det.detection.data.other_forms import tell_form, tell_forms
 from nasnet_det.detection.data.voc_folder import read_voc
 from nasnet_det.detection.data.yolo_folder import read_yolo

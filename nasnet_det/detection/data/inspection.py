@@ -9,7 +9,7 @@ from dataclasses import replace
 from typing import Any
 
 import numpy as np
-from numpy.typing import ArrayLike
+from numpy.typing import ArrayLike, DTypeLike
 
 from nasnet_det.detection.data.boxes import ROUNDING, find_odd_boxes
 from nasnet_det.detection.data.coco_format import category_labels, visible
@@ -28,7 +28,7 @@ from nasnet_det.detection.data.look import (
     Trouble,
 )
 from nasnet_det.safe_io.files import protect
-from nasnet_det.safe_io.images import ImageError, ImageHeader, read_headers
+from nasnet_det.safe_io.images import ImageHeader, read_headers
 from nasnet_det.safe_io.values import format_value, named
 
 #: A function from the number of an entry to its description in the report.
@@ -39,6 +39,8 @@ _XYWH = 1
 _IGNORED, _ANGLES = ("ignore", "is_crowd", "isCrowd", "deleted"), ("rotation", "angle", "theta")
 #: Of all boxes no larger share is of crowds: in COCO one in a hundred.
 _CROWDS = 0.1
+#: In place of the header of an image that cannot be read.
+_UNKNOWN = ImageHeader((0, 0))
 #: A box times this is its centre.
 _CENTRE = np.array([[1, 0], [0, 1], [0.5, 0], [0, 0.5]])
 
@@ -75,8 +77,8 @@ class _Inspection:
         self.found = data.find_images()
         self.paths = self.found.paths
         protect(self.paths)
-        self.sizes = [(image["width"], image["height"]) for image in self.images]
-        self.boxes = np.array([entry["bbox"] for entry in self.annotations], dtype=np.float64).reshape(-1, 4)
+        self.sizes = _columns(((image["width"], image["height"]) for image in self.images), 2, np.int64)
+        self.boxes = _columns((entry["bbox"] for entry in self.annotations), 4)
         self.crowd = np.array([entry["iscrowd"] for entry in self.annotations], dtype=bool)
         self.rows = self.positions("image_id", self.images)
         self.classes = self.positions("category_id", data.categories)
@@ -101,21 +103,21 @@ class _Inspection:
             training, test: how it is handled in a training set, and in a test set where that differs.
             name: returns the description of an entry in the report.
         """
-        names: dict[str, Namer] = {"images": self.image_name, "classes": self.data.names.__getitem__}
-        of = what.split()[0]
-        name = name or names.get(of, self.box_name)
         marks = np.asarray(marks, dtype=bool)
         numbers = np.flatnonzero(marks).tolist()
+        if not numbers:
+            return
+        of = what.split()[0]
         if training == LEFT_OUT or isinstance(training, Fatal):
             if of != "images":
                 self.kept &= ~marks
             elif self.training:
                 self.used &= ~marks
+        names: dict[str, Namer] = {"images": self.image_name, "classes": self.data.names.__getitem__}
+        name = name or names.get(of, self.box_name)
+        examples = [str(name(number)) for number in numbers[:EXAMPLES]]
         done = training if self.training or test is None else test
-        if numbers:
-            examples = [str(name(number)) for number in numbers[:EXAMPLES]]
-            fatal = isinstance(done, Fatal)
-            self.troubles.append(Trouble(self.data.name, what, len(numbers), len(marks), examples, str(done), fatal))
+        self.troubles.append(Trouble(self.data.name, what, len(numbers), len(marks), examples, done))
 
     def check_entries(self) -> None:
         """Look for repeated entries, for marks that detectron2 does not know, and for classes that look alike."""
@@ -160,15 +162,25 @@ class _Inspection:
 
     def check_pictures(self, decode: bool) -> None:
         """Compare the images with their files: there, readable, of the annotated size, turned by EXIF or not."""
-        headers: list[Any] = read_headers(self.paths, decode)
-        reach = np.zeros((len(self.images), 2))  # of the boxes of each image to the right and down
+        headers = read_headers(self.paths, decode)
+        known = [header if isinstance(header, ImageHeader) else _UNKNOWN for header in headers]
+        upright = _columns((header.size for header in known), 2, np.int64)
+        stored = _columns((header.stored_size for header in known), 2, np.int64)
+        oriented = np.array([header.orientation != 1 for header in known], dtype=bool)
+        damaged = (upright == 0).any(axis=1)
         with np.errstate(invalid="ignore", over="ignore"):
+            reach = np.zeros(upright.shape)  # of the boxes of each image to the right and down
             np.maximum.at(reach, self.rows, self.boxes[:, :2] + self.boxes[:, 2:])
-        kinds = np.array([_compare(*triple) for triple in zip(headers, self.sizes, reach, strict=True)], dtype=str)
-        missing = np.array(self.found.missing, dtype=bool)
+        fits_listed, fits_upright = ((reach <= sides + ROUNDING).all(axis=1) for sides in (self.sizes, upright))
+        is_upright, is_stored = ((self.sizes == sides).all(axis=1) for sides in (upright, stored))
+        shows = (upright != stored).any(axis=1)  # the size tells whether an image was annotated upright
+        unturned = is_stored & ~is_upright & (fits_listed | ~fits_upright)
+        exchanged = (self.sizes == upright[:, ::-1]).all(axis=1) & ~is_upright & ~unturned & fits_upright
+        other = ~(damaged | is_upright | unturned | exchanged)
+        turned, unclear = is_upright & oriented & shows, is_upright & oriented & ~shows
 
         def sizes(row: int) -> str:
-            return f"{self.image_name(row)} is {_format(headers[row].size)}, annotated as {_format(self.sizes[row])}"
+            return f"{self.image_name(row)} is {_format(upright[row])}, annotated as {_format(self.sizes[row])}"
 
         def candidates(row: int) -> str:
             files = named([path.name for path in self.found.fitting[row]])
@@ -177,22 +189,22 @@ class _Inspection:
         def other_name(row: int) -> str:
             return f"{self.image_name(row)} as {self.paths[row].name}"
 
+        missing = np.array(self.found.missing, dtype=bool)
         self.note("images are missing", missing, Fatal("Check the folder and the names"), name=candidates)
         self.note(RENAMED, self.found.renamed, "They are used", name=other_name)
-        self.leave_out("images cannot be read", (kinds == "damaged") & ~missing, headers.__getitem__)
-        stored, turned, unclear = kinds == "stored", kinds == "turned", kinds == "unclear"
-        if stored.sum() > turned.sum():
-            stored |= unclear
+        self.leave_out("images cannot be read", damaged & ~missing, headers.__getitem__)
+        if unturned.sum() > turned.sum():
+            unturned |= unclear
         elif not turned.any():
             what = "images are turned or mirrored by EXIF, which their size does not show"
             self.note(what, unclear, "Their annotations are taken to be of the upright image")
-        self.unturned = stored
-        self.note("images are annotated without their EXIF orientation", stored, "They are read unturned")
-        exchanged = kinds == "exchanged"
+        self.unturned = unturned
+        self.note("images are annotated without their EXIF orientation", unturned, "They are read unturned")
         self.note("images have width and height exchanged", exchanged, "The images' own sizes are used")
-        for row in np.flatnonzero(exchanged):
-            self.sizes[row] = self.images[row]["width"], self.images[row]["height"] = headers[row].size
-        self.leave_out("images are of another size than annotated", kinds == "other", sizes)
+        self.sizes[exchanged] = upright[exchanged]
+        for row in np.flatnonzero(exchanged).tolist():
+            self.images[row]["width"], self.images[row]["height"] = known[row].size
+        self.leave_out("images are of another size than annotated", other, sizes)
 
     def leave_out(self, what: str, marks: np.ndarray, name: Namer) -> None:
         """Leave images out of training; in a test set they are kept, and count as without detections."""
@@ -201,34 +213,35 @@ class _Inspection:
 
     def check_boxes(self) -> None:
         """Look for boxes that show nothing, and for signs of another box format."""
-        odd, _ = find_odd_boxes(self.boxes, np.array(self.sizes, dtype=np.float64).reshape(-1, 2)[self.rows])
+        odd, _ = find_odd_boxes(self.boxes, self.sizes[self.rows])
         for trouble in odd:
             self.note(*trouble)
 
     def check_masks(self, masks: str) -> None:
         """Look for masks that are absent, damaged, or of a form that the mask format cannot have."""
+        shapes = self.sizes[:, ::-1].tolist()
         without = self.kept & ~self.crowd if self.training else np.ones_like(self.kept)
         for number in np.flatnonzero(without).tolist():
-            mask, size = self.annotations[number].get("segmentation"), [*self.sizes[self.rows[number]][::-1]]
-            found = training_mask(mask, size) if self.training or is_mask(mask, size) else None
+            mask, shape = self.annotations[number].get("segmentation"), shapes[self.rows[number]]
+            found = training_mask(mask, shape) if self.training or is_mask(mask, shape) else None
             if found is not None:
-                self.masks[number], without[number] = found, False
+                self.masks[number] = found
+        without[[*self.masks]] = False
         none = None if self.masks else Fatal("Set MODEL.MASK_ON False or --iou-types bbox, or add 'segmentation'")
 
         def with_mask(number: int) -> str:
             return f"{self.box_name(number)} with {format_value(self.annotations[number].get('segmentation'))}"
 
         self.note("annotations have no usable mask", without, none or LEFT_OUT, none or CORRECT, with_mask)
-        empty, elsewhere = np.zeros_like(self.kept), np.zeros_like(self.kept)
-        around = np.array([*map(box_of_mask, self.masks.values())], dtype=np.float64).reshape(-1, 4)
-        numbers = np.array([*self.masks], dtype=np.int64)
-        empty[numbers] = (around[:, 2:] <= 0).any(axis=1)
+        around = np.full_like(self.boxes, np.nan)
+        around[[*self.masks]] = _columns(map(box_of_mask, self.masks.values()), 4)
+        empty = (around[:, 2:] <= 0).any(axis=1)
         self.note("masks are without area", empty, LEFT_OUT, STAY, with_mask)
         with np.errstate(invalid="ignore"):
-            apart = 2 * np.abs((self.boxes[numbers] - around) @ _CENTRE)
-            elsewhere[numbers] = (apart > self.boxes[numbers, 2:]).any(axis=1)
+            apart = 2 * np.abs((self.boxes - around) @ _CENTRE) > self.boxes[:, 2:]
         question = "They are used; are they in pixels of the upright image, as the boxes are?"
-        self.note("masks have their centre outside of their boxes", elsewhere & ~empty, question, name=with_mask)
+        elsewhere = apart.any(axis=1) & ~empty
+        self.note("masks have their centre outside of their boxes", elsewhere, question, name=with_mask)
         if masks == "polygon" and self.training:
             runs = [isinstance(self.masks.get(number), dict) for number in range(len(self.annotations))]
             self.note("annotations have their mask as RLE", runs, Fatal("Set INPUT.MASK_FORMAT bitmask"))
@@ -242,15 +255,15 @@ class _Inspection:
         """Look for images and classes without objects; training leaves such images out unless they are wanted."""
         objects = self.objects
         if not self.images:
-            self.troubles.append(Trouble(self.data.name, "no image is listed", fatal=True))
+            self.troubles.append(Trouble(self.data.name, "no image is listed", done=Fatal()))
         elif not objects.any():
             expected = self.training or "annotations" in self.data.content
             if expected and not any(trouble.fatal for trouble in self.troubles):  # else those are the reason
                 reasons = [f"{trouble.count or ''} {trouble.what}".strip() for trouble in self.troubles]
                 few = 0 < self.crowd.sum() <= _CROWDS * len(self.crowd)  # more are among the troubles
                 reasons += [f"{self.crowd.sum()} boxes are crowds"] if few else []
-                done = "; ".join(reasons) if self.training else "All scores will be undefined"
-                self.troubles.append(Trouble(self.data.name, "no image has an object", done=done, fatal=self.training))
+                done = Fatal("; ".join(reasons)) if self.training else "All scores will be undefined"
+                self.troubles.append(Trouble(self.data.name, "no image has an object", done=done))
         elif self.training:
             self.note("classes have no box", ~np.isin(np.arange(len(self.data.names)), self.classes[objects]), "")
             empty = self.used & ~np.isin(np.arange(len(self.images)), self.rows[objects])
@@ -299,26 +312,9 @@ def _shared(values: Sequence[Hashable]) -> list[bool]:
     return [count[value] > 1 for value in values]
 
 
-def _compare(header: ImageHeader | ImageError, size: tuple[int, int], reach: np.ndarray) -> str:
-    """Compare an image with its annotated size (width, height) and the reach of its boxes.
-
-    Returns:
-        ``damaged``, annotated as ``stored``, with sides ``exchanged``, of an ``other`` size, upright where the size
-        shows that it is ``turned``, or ``unclear`` where it does not; empty for one without EXIF orientation.
-    """
-    if isinstance(header, ImageError):
-        return "damaged"
-
-    def fits(sides: tuple[int, int]) -> bool:
-        return bool((reach <= np.asarray(sides) + ROUNDING).all())
-
-    if size == header.size:
-        if header.orientation == 1:
-            return ""
-        return "unclear" if header.size == header.stored_size else "turned"
-    if size == header.stored_size and (fits(size) or not fits(header.size)):
-        return "stored"
-    return "exchanged" if size == header.size[::-1] and fits(header.size) else "other"
+def _columns(rows: Iterable[Sequence[float]], number: int, dtype: DTypeLike = np.float64) -> np.ndarray:
+    """Return rows of numbers as an array with this number of columns, also where there is no row."""
+    return np.array([*rows], dtype=dtype).reshape(-1, number)
 
 
 def _format(size: Iterable[int]) -> str:

@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 from nasnet_det.detection.data.coco_format import COMPLETE, check_annotations
 from nasnet_det.detection.data.columns import CocoFormatError, Record
-from nasnet_det.detection.data.look import EXAMPLES, CocoData, Trouble
+from nasnet_det.detection.data.look import CocoData, Trouble, note
 from nasnet_det.safe_io.files import exists, protect
 from nasnet_det.safe_io.folders import is_hidden, path_ends
 from nasnet_det.safe_io.images import ImageError, read_header
@@ -52,12 +52,6 @@ def match_files(folder: Path, *patterns: str) -> list[Path]:
     """Return the files of a folder that match glob patterns, in the patterns' order; hidden ones are left out."""
     found = [path for pattern in patterns for path in sorted(folder.glob(pattern))]
     return [path for path in dict.fromkeys(found) if not any(map(is_hidden, path.relative_to(folder).parts))]
-
-
-def note(what: str, paths: Iterable[Path | str], done: str, total: int = 0) -> list[Trouble]:
-    """Return the trouble of these files, if there are any; its data set is named later."""
-    names = sorted(map(str, paths))
-    return [Trouble("", what, len(names), total, names[:EXAMPLES], done)] if names else []
 
 
 def note_other_copy(images: Iterable[Path], home: Path, origin: Path) -> list[Trouble]:

@@ -6,7 +6,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+import logging
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,8 @@ from nasnet_det.safe_io.folders import FoundFiles, find_named
 from nasnet_det.safe_io.images import ImageError, read_image
 from nasnet_det.safe_io.values import format_names, named, printable
 
+logger = logging.getLogger(__name__)
+
 #: So many examples of each trouble are kept.
 EXAMPLES = 20
 #: The trouble of images that :func:`nasnet_det.safe_io.folders.find_named` finds under another name.
@@ -29,7 +32,7 @@ TURNED = "They are used unturned, which is another part of the image: export pol
 
 
 class Fatal(str):
-    """Advice about trouble that makes a data set unusable until it is followed."""
+    """Advice, perhaps empty, about trouble that makes a data set unusable until it is followed."""
 
 
 LEFT_OUT, STAY, CORRECT = "They are left out", "They stay, and count as missed", Fatal("Correct or remove them")
@@ -50,7 +53,6 @@ class Trouble:
         total: of how many; 0 where that says nothing.
         examples: the first of them.
         done: how it is handled, or what to do.
-        fatal: True if the data set is unusable.
     """
 
     where: str
@@ -59,12 +61,15 @@ class Trouble:
     total: int = 0
     examples: Sequence[str] = ()
     done: str = ""
-    fatal: bool = False
+
+    @property
+    def fatal(self) -> bool:
+        """True if the data set is unusable."""
+        return isinstance(self.done, Fatal)
 
     def __str__(self) -> str:
         count = f"{self.count} of {self.total} " if self.total else ""
-        shown = [*self.examples, *[""] * (self.count - len(self.examples))]
-        examples = f": {named(shown, 3)}" if self.examples else ""
+        examples = f": {named(self.examples, count=self.count)}" if self.examples else ""
         done = f". {self.done}" if self.done else ""
         return printable((f"data set {self.where}: " if self.where else "") + f"{count}{self.what}{examples}{done}")
 
@@ -97,7 +102,7 @@ class CocoData:
     @property
     def names(self) -> list[str]:
         """The names of the classes."""
-        return [str(category.get("name", category["id"])) for category in self.categories]
+        return class_names(self.categories)
 
     def find_images(self) -> FoundFiles:
         """Return the paths of the images."""
@@ -113,14 +118,15 @@ class SetLook:
         records: detectron2's records of the images, in the order of their ids; ``category_id`` counts the categories.
         counts: the rows of the report's table.
         troubles: the problems found.
-        classes: the class names of the model that it was last joined with others for; None if they are unknown.
+        category_ids: the category id of each class of the model that it was last joined with others for, None for
+            one without a category; not set where the model's classes are unknown.
     """
 
     data: CocoData
     records: list[Record]
     counts: dict[str, int]
     troubles: list[Trouble]
-    classes: list[str] | None = None
+    category_ids: Sequence[int | None] = ()
 
 
 @dataclass
@@ -153,6 +159,31 @@ class Look:
         """
         if fatal := [str(trouble) for trouble in self.troubles if trouble.fatal]:
             raise DatasetError("\n".join(fatal))
+
+
+def warn_of_unusable(name: str, unusable: Collection[str], total: int) -> None:
+    """Log which of the images of a test set count as without detections, if any do.
+
+    Raises:
+        DatasetError: if all do.
+    """
+    if unusable:
+        count = f"{len(unusable)} of {total} images cannot be used and count as without detections"
+        message = f"data set {name}: {count}: {named(sorted(unusable), 20)}"
+        if len(unusable) == total:
+            raise DatasetError(message)
+        logger.warning(message)
+
+
+def note(what: str, names: Iterable[Path | str], done: str, total: int = 0, where: str = "") -> list[Trouble]:
+    """Return the trouble of what is named, if anything is; without ``where`` its data set is named later."""
+    found = sorted(map(str, names))
+    return [Trouble(where, what, len(found), total, found[:EXAMPLES], done)] if found else []
+
+
+def class_names(categories: Sequence[Record]) -> list[str]:
+    """Return the names of categories; the id of one without a name."""
+    return [str(category.get("name", category["id"])) for category in categories]
 
 
 def read_record(record: Record) -> Image.Image:
@@ -209,8 +240,13 @@ def join(
     if sets and num_classes is not None and len(known) != num_classes:
         what = f"it has {len(known)} classes ({format_names(known)}), the model {num_classes}"
         name = sets[0].data.name if not classes else "that the model was trained on"
-        troubles.append(Trouble(name, what, done=f"Set {key} to {len(known)}", fatal=True))
-    matched = {found: _matching_records(found, known, troubles) for found in sets}
+        troubles.append(Trouble(name, what, done=Fatal(f"Set {key} to {len(known)}")))
+    matched: dict[SetLook, list[Record]] = {}
+    for found in sets:
+        ids = _match(found, known, troubles)
+        matched[found] = _counting(ids, found)
+        if train or classes:
+            found.category_ids = ids
     learned = [record for found in train for record in matched[found]]
     judged = {found.data.name: matched[found] for found in test}
     for name, records in judged.items():
@@ -220,21 +256,27 @@ def join(
     return Look(known, learned, judged, sets, sorted(different, key=lambda trouble: not trouble.fatal))
 
 
-def _matching_records(found: SetLook, classes: Sequence[str], troubles: list[Trouble]) -> list[Record]:
-    """Return a set's records with ``category_id`` counting ``classes``; adds a trouble if names differ."""
-    if found.data.names == list(classes):
-        return found.records
+def _match(found: SetLook, classes: Sequence[str], troubles: list[Trouble]) -> list[int | None]:
+    """Return the category id of each class; adds a trouble if names differ."""
     categories = found.data.categories
-    used = {categories[entry["category_id"]]["id"] for record in found.records for entry in record["annotations"]}
+    used = (categories[entry["category_id"]]["id"] for record in found.records for entry in record["annotations"])
     try:
         ids = match_categories(classes, categories, f"data set {found.data.name}", used)
     except DatasetError as error:
-        troubles.append(Trouble("", str(error), fatal=True))
-        return found.records
+        troubles.append(Trouble("", str(error), done=Fatal()))
+        return []
     if unknown := [str(category["name"]) for category in categories if category["id"] not in ids]:
         what = "classes are not the model's, and have no box"
         troubles.append(Trouble(found.data.name, what, len(unknown), len(categories), unknown, LEFT_OUT))
-    position = [ids.index(category["id"]) if category["id"] in ids else -1 for category in categories]
+    return ids
+
+
+def _counting(ids: Sequence[int | None], found: SetLook) -> list[Record]:
+    """Return the records of a set with ``category_id`` counting ``ids``, unless these are its own or unknown."""
+    own = [category["id"] for category in found.data.categories]
+    if ids == own or not ids:
+        return found.records
+    position = [ids.index(number) if number in ids else -1 for number in own]
     return [
         {**record, "annotations": [{**a, "category_id": position[a["category_id"]]} for a in record["annotations"]]}
         for record in found.records
@@ -243,15 +285,14 @@ def _matching_records(found: SetLook, classes: Sequence[str], troubles: list[Tro
 
 def _trained_on(name: str, records: Sequence[Record], learned: Sequence[Record]) -> list[Trouble]:
     """Return the trouble of a test set's images that are trained on, in the same file, through a link or as a copy."""
-    found = find_copies(*([Path(record["file_name"]) for record in images] for images in (records, learned)))
-    examples = [str(path) if path == other else f"{path} as {other}" for path, other in found.items()][:EXAMPLES]
+    copies = find_copies(*([Path(record["file_name"]) for record in images] for images in (records, learned)))
+    examples = [str(path) if path == other else f"{path} as {other}" for path, other in copies.items()]
     done = "Scores on them say nothing about other images"
-    trouble = Trouble(name, "images are in the training set, too", len(found), len(records), examples, done)
-    return [trouble] if found else []
+    return note("images are in the training set, too", examples, done, len(records), name)
 
 
 def match_categories(
-    classes: Sequence[str], categories: Sequence[Record], where: str, used: Collection[int] | None = None
+    classes: Sequence[str], categories: Sequence[Record], where: str, used: Iterable[int] | None = None
 ) -> list[int | None]:
     """Return the category id of each class of a model, matched by name; None for a class without a category.
 
@@ -265,14 +306,15 @@ def match_categories(
     Raises:
         DatasetError: if a category is not among the classes, or names do not tell them apart.
     """
-    names = [str(category.get("name", category["id"])) for category in categories]
+    names, ids = class_names(categories), [category["id"] for category in categories]
     if names == list(classes):
-        return [category["id"] for category in categories]
-    needed = {name for name, category in zip(names, categories, strict=True) if used is None or category["id"] in used}
+        return ids
+    used = {*(ids if used is None else used)}
+    needed = {name for name, number in zip(names, ids, strict=True) if number in used}
     if not needed <= set(classes) or len(set(classes)) < len(classes) or len(set(names)) < len(names):
         raise DatasetError(
             f"{where}: its classes are {format_names(names)}; the model's are {format_names(classes)}: give both the "
             "same names"
         )
-    ids = {name: category["id"] for name, category in zip(names, categories, strict=True)}
-    return [ids.get(name) for name in classes]
+    by_name = dict(zip(names, ids, strict=True))
+    return [by_name.get(name) for name in classes]

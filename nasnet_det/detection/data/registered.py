@@ -15,7 +15,7 @@ from detectron2.data import DatasetCatalog, MetadataCatalog
 from nasnet_det.detection.data.catalog import categories, read_registered
 from nasnet_det.detection.data.columns import CocoFormatError, Record
 from nasnet_det.detection.data.inspection import look_at
-from nasnet_det.detection.data.look import DatasetError, Look, SetLook, Trouble, format_counts, join
+from nasnet_det.detection.data.look import DatasetError, Fatal, Look, SetLook, Trouble, format_counts, join
 from nasnet_det.safe_io.values import collection_paused
 
 logger = logging.getLogger(__name__)
@@ -83,13 +83,10 @@ def look_at_names(
             try:
                 looks[training].append(_look(name, training, masks, keep_empty, num_classes))
             except DatasetError as error:
-                broken.append(Trouble("", str(error), fatal=True))
+                broken.append(Trouble("", str(error), done=Fatal()))
     look = join(looks[True], looks[False], num_classes, classes, key)
     look.troubles[:0] = broken
     look.refuse_fatal()
-    if train or classes:
-        for found in looks[False]:
-            found.classes = look.classes
     if not before.issuperset(look.sets):
         logger.info(f"data sets:\n{format_counts(look.sets)}")
         for trouble in look.troubles:

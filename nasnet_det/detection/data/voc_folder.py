@@ -19,11 +19,10 @@ from nasnet_det.detection.data.labelled import (
     add_notes,
     as_coco,
     match_files,
-    note,
     read_lines,
     split_of,
 )
-from nasnet_det.detection.data.look import TURNED, CocoData, Trouble
+from nasnet_det.detection.data.look import TURNED, CocoData, Trouble, note
 from nasnet_det.detection.data.other_forms import tell_form
 from nasnet_det.safe_io.files import protect
 from nasnet_det.safe_io.folders import IMAGE_SUFFIXES, Listings, bare_name, find_files, find_pictures

@@ -18,12 +18,11 @@ from nasnet_det.detection.data.labelled import (
     add_notes,
     as_coco,
     match_files,
-    note,
     note_other_copy,
     read_lines,
     read_text,
 )
-from nasnet_det.detection.data.look import CocoData, Trouble
+from nasnet_det.detection.data.look import CocoData, Trouble, note
 from nasnet_det.safe_io.files import exists
 from nasnet_det.safe_io.folders import FoundFiles, find_files, find_named, find_path, find_pictures, path_ends
 from nasnet_det.safe_io.images import ImageError, read_header

@@ -12,13 +12,12 @@ from nasnet_det.detection.data.coco_format import check_results
 from nasnet_det.detection.data.columns import Record
 from nasnet_det.detection.data.folders import open_dataset
 from nasnet_det.detection.data.inspection import look_at
-from nasnet_det.detection.data.look import CocoData, DatasetError, join, match_categories, read_record
+from nasnet_det.detection.data.look import CocoData, join, read_record, warn_of_unusable
 from nasnet_det.detection.engine.prediction import Detector, coco_results
 from nasnet_det.detection.engine.run_folder import image_digest, run_of, split_of
 from nasnet_det.detection.evaluation.submission import RESULTS
 from nasnet_det.safe_io.files import write_json
 from nasnet_det.safe_io.images import ImageError, reason_with_name
-from nasnet_det.safe_io.values import named
 
 logger = logging.getLogger(__name__)
 
@@ -73,12 +72,10 @@ def detect_on_data(
     look.refuse_fatal()
     for trouble in look.troubles:
         logger.warning(str(trouble))
-    used = {entry["category_id"] for entry in data.content.get("annotations", [])}
-    ids = match_categories(classes, data.categories, f"data set {data.name}", used)
     kept = [
         {**result, "category_id": number}
         for result in _detect(detector, found.records, data.name)
-        if (number := ids[result["category_id"]]) is not None
+        if (number := found.category_ids[result["category_id"]]) is not None
     ]
     check_results(kept, data.content, f"detections on {data.name}")
     file = output / RESULTS
@@ -99,10 +96,5 @@ def _detect(detector: Detector, records: Sequence[Record], name: str) -> list[Re
             results += coco_results(detector(read_record(record)), record["image_id"])
         except ImageError as error:
             unusable.append(reason_with_name(record["file_name"], error))
-    if unusable:
-        count = f"{len(unusable)} of {len(records)} images count as without detections"
-        message = f"data set {name}: {count}: {named(unusable, 20)}"
-        if len(unusable) == len(records):
-            raise DatasetError(message)
-        logger.warning(message)
+    warn_of_unusable(name, unusable, len(records))
     return results

@@ -16,13 +16,12 @@ from detectron2.utils import comm
 
 from nasnet_det.detection.data.coco_format import check_results, read_annotations
 from nasnet_det.detection.data.columns import Record
-from nasnet_det.detection.data.look import DatasetError, match_categories
+from nasnet_det.detection.data.look import DatasetError, match_categories, warn_of_unusable
 from nasnet_det.detection.data.registered import earlier_look, look_at_names
 from nasnet_det.detection.evaluation.evaluation import Backend, IouType, Scores, evaluate, table
 from nasnet_det.detection.evaluation.report import write_report
 from nasnet_det.detection.evaluation.submission import OWN_RESULTS, RESULTS, write_submission
 from nasnet_det.safe_io.files import check_writable, expect_folder, write_json
-from nasnet_det.safe_io.values import named
 
 logger = logging.getLogger(__name__)
 
@@ -79,9 +78,9 @@ class CocoEvaluator(DatasetEvaluator):
         self.records = look.records if look else []
         categories = self.annotations["categories"]
         self._known = {category["id"] for category in categories}
-        self.category_ids: list[int | None] = list(category_ids or [category["id"] for category in categories])
-        classes = classes or (look.classes if look else None)
-        if classes is not None and category_ids is None:
+        known = category_ids or (look.category_ids if look else ())
+        self.category_ids: list[int | None] = list(known or [category["id"] for category in categories])
+        if classes and category_ids is None:
             used = {entry["category_id"] for entry in self.annotations.get("annotations", [])}
             self.category_ids = match_categories(classes, categories, f"data set {dataset_name}", used)
         self.reset()
@@ -130,15 +129,7 @@ class CocoEvaluator(DatasetEvaluator):
             unreadable = [name for part in gathered for name in part[1]]
         results = sorted(results, key=lambda result: result["image_id"])  # the same order on any number of processes
         check_results(results, self.annotations, f"detections on {self.dataset_name}")
-        if unreadable:
-            of = len(self.annotations["images"])
-            message = (
-                f"{self.dataset_name}: {len(unreadable)} of {of} images could not be read and count as without "
-                f"detections: {named(sorted(unreadable), limit=20)}"
-            )
-            if len(unreadable) == of:
-                raise DatasetError(message)
-            logger.warning(message)
+        warn_of_unusable(self.dataset_name, unreadable, len(self.annotations["images"]))
         return self._score(results)
 
     def _score(self, results: list[Record]) -> OrderedDict[str, dict[str, float]]:
