@@ -4,13 +4,14 @@
 
 namespace {
 
-// Up to `channels` channels of an image among zeros: pixel (y, x) is at (top + y * step_y, left + x * step_x).
+// Up to `span` channels of an image among zeros: pixel (y, x) is at (top + y * step_y, left + x * step_x). Pixels begin
+// where whole vectors do, of which a load across two lines of the cache takes two.
 template <int L>
 class Plane {
   public:
-    Plane(long rows, long columns, long channels, long top, long left, long step_y, long step_x)
-        : channels(channels), columns(columns), step_x(step_x * channels), step_y(step_y * columns * channels),
-          memory(rows * columns * channels), origin(at(top, left)) {
+    Plane(long rows, long columns, long span, long top, long left, long step_y, long step_x)
+        : channels(vectors<L>(span) * L), columns(columns), step_x(step_x * channels),
+          step_y(step_y * columns * channels), memory(rows * columns * channels), origin(at(top, left)) {
         std::fill_n(memory.data(), rows * columns * channels, 0.0f);
     }
     float* at(long y, long x) { return memory.data() + (y * columns + x) * channels; }
@@ -33,11 +34,11 @@ class Plane {
     const long channels, columns;  // the values from one pixel to the next, and the pixels of a row
     const long step_x, step_y;     // the values from one pixel of the image to the next, and to the next row
 
-    // Take an image, scaled, shifted and with ReLU.
-    void activate(const float* image, long height, long width, Affine affine) {
+    // Take an image of `all` channels, scaled, shifted and with ReLU.
+    void activate(const float* image, long height, long width, long all, Affine affine) {
         for (long y = 0; y < height; ++y)
             for (long x = 0; x < width; ++x)
-                activate_pixel<L>(image + (y * width + x) * channels, channels, affine, pixel(y, x));
+                activate_pixel<L>(image + (y * width + x) * all, all, affine, pixel(y, x));
     }
 
   private:
@@ -137,8 +138,8 @@ void weight_sums(Plane<L>& input, Plane<L>& gradient, const Geometry& g, long si
     constexpr int some = 4;
     const long group = std::max<long>(1, 256 / g.out_width);  // rows that are summed in float
     const long column = g.dilation * input.channels, next = g.stride_x * input.channels, step = gradient.step_x;
-    for (long v = 0; v < vectors<L>(size); ++v) {
-        const long at = vector_at<L>(v, size);
+    for (long at = 0; at < size; at += L) {
+        const long members = std::min<long>(L, size - at);
         for (long i = 0; i < g.rows; ++i) {
             double total[COLUMNS * L] = {};
             for (long begin = 0; begin < g.out_height; begin += group) {
@@ -159,7 +160,7 @@ void weight_sums(Plane<L>& input, Plane<L>& gradient, const Geometry& g, long si
                 }
             }
             for (int j = 0; j < COLUMNS; ++j)
-                for (int lane = 0; lane < L; ++lane)
+                for (long lane = 0; lane < members; ++lane)
                     result[(i * COLUMNS + j) * g.channels + at + lane] = static_cast<float>(total[j * L + lane]);
         }
     }
@@ -228,7 +229,7 @@ class Depthwise : public Images {
     long first(long b) const { return std::min(b * span, g.channels - L); }
     void read(const float* x, long c, long size) {
         if (before.scales)
-            input.activate(x, g.height, g.width, before);
+            input.activate(x, g.height, g.width, g.channels, before);
         else
             input.read(x + c, g.height, g.width, g.channels, size, g.relu, nullptr);
     }

@@ -11,6 +11,9 @@
 #include "cpu_norm.h"
 #include "cpu_products.h"
 
+// The pixels with which a product of two maps is long enough.
+constexpr long kProduct = 256;
+
 // A map (count, height, width, the sum of widths) whose channels lie in one map or several.
 struct Maps {
     long number;
@@ -80,7 +83,7 @@ void depthwise_backward(const Geometry* g, const float* x, const float* weight, 
                             x_gradient ? x_gradient + n * g->in_size() : nullptr,
                             weight_gradient ? sums.data() + n * size : nullptr);
     }
-    if (weight_gradient) add_images(sums, size, g->channels, weight_gradient, threads);
+    if (weight_gradient) add_images(sums.data(), g->count, size, g->channels, weight_gradient, threads);
 }
 
 // y = (x - mean) * inverse * weight + bias
@@ -187,42 +190,54 @@ void separable_backward(const Geometry* g, long outputs, const Maps* x, const Af
     const Pixels x_pixels(g->channels, g->count * area, area);
     Norm norm_before(x_pixels);
     const std::vector<float> x_centres = before_mean ? x_pixels.repeat(before_mean) : std::vector<float>();
-    const long images_count = g->count / g->parts, size = outputs * g->channels;
+    // A thread takes the parts of an image, or some small images, one after another; the gradient by the pointwise
+    // kernels is one product for as many of them as make it long.
+    const long together = std::max<long>(1, kProduct / places), each = std::max(g->parts, together);
+    const long tasks = (g->count + each - 1) / each, size = outputs * g->channels;
     std::vector<float> depthwise_sums(depthwise ? g->count * g->channels * kernel : 0);
-    std::vector<float> pointwise_sums(images_count * size);
+    Scratch pointwise_sums(tasks * size);
 #pragma omp parallel num_threads(threads)
     {
         const auto images = depthwise_images(*g, depthwise, true, true, *before);
-        Scratch inner(g->out_size()), inner_gradient(g->out_size()), outer(places * outputs), product(size);
-        Scratch whole(divided);
+        Scratch inners(together * g->out_size()), inner_gradient(g->out_size());
+        Scratch outers(together * places * outputs), product(each > together ? size : 0), whole(divided);
 #pragma omp for schedule(static)
-        for (long image = 0; image < images_count; ++image)
-            for (long n = image * g->parts; n < (image + 1) * g->parts; ++n) {
-                norm.write_gradient(n, z + pixels.begin(n), gradient->read(n * places, places, whole.data()),
-                                    outer.data(), factors ? factors[image] : 1);
+        for (long task = 0; task < tasks; ++task) {
+            const long begin = task * each, end = std::min(begin + each, g->count);
+            float* sum = pointwise_sums.data() + task * size;
+            for (long n = begin; n < end; ++n) {
+                const long taken = (n - begin) % together;
+                float* inner = inners.data() + taken * g->out_size();
+                float* outer = outers.data() + taken * places * outputs;
+                norm.write_gradient(n, z + pixels.begin(n), gradient->read(n * places, places, whole.data()), outer,
+                                    factors ? factors[n / g->parts] : 1);
                 const float* input = images ? x->maps[0] + n * g->in_size() : nullptr;
                 if (images)
-                    images->forward(input, nullptr, inner.data());
+                    images->forward(input, nullptr, inner);
                 else
-                    activate(*x, n * places, places, inner.data());
-                multiply(outer.data(), outputs, 1, outputs, places, inner.data(), g->channels, product.data());
-                add_line(product.data(), size, &pointwise_sums[image * size]);
+                    activate(*x, n * places, places, inner);
                 const bool by_x = x_gradient->number > 0;
-                if (!by_x && !depthwise) continue;
-                multiply(outer.data(), places, outputs, 1, outputs, pointwise, g->channels, inner_gradient.data());
+                if (by_x || images)
+                    multiply(outer, places, outputs, 1, outputs, pointwise, g->channels, inner_gradient.data());
                 const float* added = passed ? passed + n * g->in_size() : nullptr;
-                if (!images) {
-                    activate_backward(*x_gradient, n * places, places, inner.data(), inner_gradient.data(), added);
-                    continue;
+                if (images) {
+                    float* result = by_x ? x_gradient->maps[0] + n * g->in_size() : nullptr;
+                    images->backward(nullptr, nullptr, inner_gradient.data(), added, result,
+                                     &depthwise_sums[n * g->channels * kernel]);
+                    if (before_mean) norm_before.measure_gradient(n, input, result, x_centres);
+                } else if (by_x) {
+                    activate_backward(*x_gradient, n * places, places, inner, inner_gradient.data(), added);
                 }
-                float* result = by_x ? x_gradient->maps[0] + n * g->in_size() : nullptr;
-                images->backward(nullptr, nullptr, inner_gradient.data(), added, result,
-                                 &depthwise_sums[n * g->channels * kernel]);
-                if (before_mean) norm_before.measure_gradient(n, input, result, x_centres);
+                if (taken + 1 < together && n + 1 < end) continue;
+                float* target = n - begin < together ? sum : product.data();
+                multiply(outers.data(), outputs, 1, outputs, (taken + 1) * places, inners.data(), g->channels, target);
+                if (target != sum) add_line(target, size, sum);
             }
+        }
     }
     if (before_mean) norm_before.copy_notes(before_sums, false);
-    if (depthwise) add_images(depthwise_sums, g->channels * kernel, g->channels, depthwise_gradient, threads);
-    add_images(pointwise_sums, size, 1, pointwise_gradient, threads);
+    if (depthwise)
+        add_images(depthwise_sums.data(), g->count, g->channels * kernel, g->channels, depthwise_gradient, threads);
+    add_images(pointwise_sums.data(), tasks, size, 1, pointwise_gradient, threads);
 }
 }

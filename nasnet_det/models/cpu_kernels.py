@@ -25,7 +25,7 @@ _COLUMNS = (3, 5, 7)
 #: The fewest channels that convolutions take: a vector of AVX2.
 _NARROWEST = 8
 #: The most channels, and the most values of an image, for which a separable convolution is faster whole (measured).
-_WIDEST, _LARGEST = 96, 2**16
+_WIDEST, _LARGEST = 192, 2**16
 #: The most weights with which a pointwise convolution alone is.
 _HEAVIEST = 2**15
 #: The most values that it takes at once, unless a row has more.

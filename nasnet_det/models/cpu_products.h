@@ -4,10 +4,10 @@
 
 namespace {
 
-// The sum over images of `size` values each, written as the transpose of (size / columns, columns).
-void add_images(const std::vector<float>& images, long size, long columns, float* result, int threads) {
+// The sum over `count` images of `size` values each, written as the transpose of (size / columns, columns).
+void add_images(const float* images, long count, long size, long columns, float* result, int threads) {
     constexpr long some = 256;
-    const long count = static_cast<long>(images.size()) / size, rows = size / columns;
+    const long rows = size / columns;
 #pragma omp parallel for num_threads(threads) schedule(static)
     for (long begin = 0; begin < size; begin += some) {
         const long here = std::min(some, size - begin);

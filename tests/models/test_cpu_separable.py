@@ -90,7 +90,7 @@ def check_against_float64(layer: Any, size: Any, threads: int, by_x: bool) -> No
 @compiled
 @settings(deadline=None, max_examples=60)
 @given(
-    size=st.tuples(st.integers(2, 4), st.integers(8, 40), st.integers(3, 13), st.integers(3, 13)),
+    size=st.tuples(st.integers(2, 4), st.integers(8, 40), st.integers(3, 24), st.integers(3, 24)),
     outputs=st.integers(8, 70),
     fitting=st.integers(1, 8000),
     threads=st.integers(1, 3),
