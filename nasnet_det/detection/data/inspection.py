@@ -167,7 +167,7 @@ class _Inspection:
         upright = _columns((header.size for header in known), 2, np.int64)
         stored = _columns((header.stored_size for header in known), 2, np.int64)
         oriented = np.array([header.orientation != 1 for header in known], dtype=bool)
-        damaged = (upright == 0).any(axis=1)
+        damaged = np.array([header is _UNKNOWN for header in known], dtype=bool)
         with np.errstate(invalid="ignore", over="ignore"):
             reach = np.zeros(upright.shape)  # of the boxes of each image to the right and down
             np.maximum.at(reach, self.rows, self.boxes[:, :2] + self.boxes[:, 2:])
@@ -275,8 +275,8 @@ class _Inspection:
         rows, classes = self.rows[self.objects], self.classes[self.objects]
         counts = {"images": len(self.images), "images with objects": len(np.unique(rows)), "boxes": len(rows)}
         counts |= {"crowds": int(self.crowd.sum())} | ({"masks": len(rows)} if masks else {})
-        labels = category_labels(self.data.categories).values()
-        return counts | {f"  {label}": int((classes == number).sum()) for number, label in enumerate(labels)}
+        labels = [f"  {label}" for label in category_labels(self.data.categories).values()]
+        return counts | dict(zip(labels, np.bincount(classes, minlength=len(labels)).tolist(), strict=True))
 
     def records(self) -> list[Record]:
         """Return detectron2's records, in the order of the image ids as detectron2 has them."""

@@ -102,7 +102,7 @@ class CocoData:
     @property
     def names(self) -> list[str]:
         """The names of the classes."""
-        return class_names(self.categories)
+        return [str(category.get("name", category["id"])) for category in self.categories]
 
     def find_images(self) -> FoundFiles:
         """Return the paths of the images."""
@@ -181,11 +181,6 @@ def note(what: str, names: Iterable[Path | str], done: str, total: int = 0, wher
     return [Trouble(where, what, len(found), total, found[:EXAMPLES], done)] if found else []
 
 
-def class_names(categories: Sequence[Record]) -> list[str]:
-    """Return the names of categories; the id of one without a name."""
-    return [str(category.get("name", category["id"])) for category in categories]
-
-
 def read_record(record: Record) -> Image.Image:
     """Return the image of a record, turned as its annotations are.
 
@@ -241,12 +236,11 @@ def join(
         what = f"it has {len(known)} classes ({format_names(known)}), the model {num_classes}"
         name = sets[0].data.name if not classes else "that the model was trained on"
         troubles.append(Trouble(name, what, done=Fatal(f"Set {key} to {len(known)}")))
-    matched: dict[SetLook, list[Record]] = {}
-    for found in sets:
-        ids = _match(found, known, troubles)
-        matched[found] = _counting(ids, found)
-        if train or classes:
-            found.category_ids = ids
+    ids = {found: _match(found, known, troubles) for found in sets}
+    if train or classes:
+        for found in sets:
+            found.category_ids = ids[found]
+    matched = {found: _counting(ids[found], found) for found in sets}
     learned = [record for found in train for record in matched[found]]
     judged = {found.data.name: matched[found] for found in test}
     for name, records in judged.items():
@@ -306,7 +300,8 @@ def match_categories(
     Raises:
         DatasetError: if a category is not among the classes, or names do not tell them apart.
     """
-    names, ids = class_names(categories), [category["id"] for category in categories]
+    ids = [category["id"] for category in categories]
+    names = [str(category.get("name", category["id"])) for category in categories]
     if names == list(classes):
         return ids
     used = {*(ids if used is None else used)}
