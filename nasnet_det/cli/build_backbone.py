@@ -16,6 +16,7 @@ from pathlib import Path
 
 from nasnet_det.cli.shared.errors import command
 from nasnet_det.cli.shared.options import add_image_size, add_output, new_parser
+from nasnet_det.safe_io.folders import is_vacant
 
 
 def parse(argv: Sequence[str] | None) -> argparse.Namespace:
@@ -46,7 +47,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
     genotype = as_genotype(options.cell)
     output = options.output or Path(f"backbone_{genotype.name or 'cell'}")
-    if output.exists() and (not output.is_dir() or any(output.iterdir())):
+    if not is_vacant(output):
         raise ModelError(f"{output} exists already; give another --output")
     given = {"stem_channels": options.stem_channels, "skip_reduction_layer_input": options.skip_reduction_layer_input}
     choice = ModelChoice.of_genotype(

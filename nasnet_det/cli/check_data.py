@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING
 
 from nasnet_det.cli.shared.errors import command, needs
 from nasnet_det.cli.shared.options import add_output, new_parser
-from nasnet_det.safe_io.files import check_writable, exists, expect_folder, protecting, short_name, write_text
+from nasnet_det.safe_io.files import check_writable, exists, expect_folder, short_name, write_text
 
 if TYPE_CHECKING:
     from nasnet_det.detection.data.look import CocoData
@@ -52,17 +52,16 @@ def main(argv: Sequence[str] | None = None) -> int:
         from nasnet_det.detection.data.sample_page import sample_page
         from nasnet_det.draw.page import OWN
     output = args.output or Path("output", short_name(f"check-data-{args.root.resolve().stem}", ".html"))
-    with protecting([args.root]):
-        check_writable(output, OWN)
-        expect_folder(output.parent)
-        sets = read_sets(args.root)
-        masks = "bitmask" if args.masks else ""
-        looks = {key: look_at(data, key != "val", masks, decode=args.decode) for key, data in sets.items()}
-        judged = looks.pop("val", None)
-        found = join(list(looks.values()), [judged] if judged else [])
-        print(found.report())
-        write_text(output, sample_page(f"Look at {args.root}", found, args.samples, args.seed))
-        print(f"written: {output}")
+    check_writable(output, OWN)
+    expect_folder(output.parent)
+    sets = read_sets(args.root)
+    masks = "bitmask" if args.masks else ""
+    looks = {key: look_at(data, key != "val", masks, decode=args.decode) for key, data in sets.items()}
+    judged = looks.pop("val", None)
+    found = join(list(looks.values()), [judged] if judged else [])
+    print(found.report())
+    write_text(output, sample_page(f"Look at {args.root}", found, args.samples, args.seed))
+    print(f"written: {output}")
     found.refuse_fatal()
     tested = sum(map(len, found.test.values()))
     print(f"ready: {len(found.classes)} classes, {len(found.train)} images to train on, {tested} to test on")

@@ -19,7 +19,7 @@ from pathlib import Path
 
 from nasnet_det.cli.shared.errors import command, needs
 from nasnet_det.cli.shared.options import add_output, add_settings, new_parser, settings_as_pairs
-from nasnet_det.safe_io.files import protecting, remove, short_name
+from nasnet_det.safe_io.files import protecting, remove, short_name, working_in
 
 #: The AP50, in percent, that counts as plainly learnt.
 LEARNT = 90.0
@@ -55,7 +55,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         from nasnet_det.detection.engine.quiet import quiet
     quiet()
     try:
-        with protecting():
+        with protecting(), working_in(output):
             return run(args, output)
     except KeyboardInterrupt:
         raise KeyboardInterrupt(f"\nstopped; the same command continues from the checkpoint in {output}") from None

@@ -83,7 +83,7 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command; return 0, or 2 for an error in its input."""
     args = parse(argv)
-    with protecting(filter(None, [args.annotations, args.results, args.weights, args.data])):
+    with protecting(filter(None, [args.annotations, args.results, args.weights])):
         check_outputs(args)
         return submit(args) if args.submission else score(args)
 

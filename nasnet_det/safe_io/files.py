@@ -7,27 +7,43 @@ tried.
 from __future__ import annotations
 
 import errno
+import functools
 import hashlib
 import json
 import os
 import re
-import tempfile
+import secrets
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from contextvars import ContextVar
 from pathlib import Path
 from typing import Any
+
+try:
+    import fcntl
+except ImportError:  # Windows
+    fcntl = None  # type: ignore[assignment]
 
 #: What tells files apart: device and number on it.
 FileKey = tuple[int, int]
 #: Bytes that a file system takes as the name of a file or folder.
 LONGEST_NAME = 255
 _BLOCK = 1 << 20
+#: What file systems give that take no more.
+_NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS)
 #: Bytes at the beginning of a file that tell whose it is.
 _HEAD = 4096
+#: The file that a process holds while it works in a folder.
+_LOCK = ".lock"
+#: The names of files that are being written.
+_PART = re.compile(r"\..+\.\w{8}\.part")
 #: A regular expression that no file begins with.
 NOTHING = b"(?!)"
 _protected: ContextVar[dict[FileKey, Path] | None] = ContextVar("protected", default=None)
+
+
+class FolderInUseError(ValueError):
+    """A folder that another process is writing to; names it."""
 
 
 class OverwriteError(ValueError):
@@ -106,7 +122,7 @@ def expect_folder(path: str | Path) -> None:
     path = Path(path).absolute()
     if any(len(os.fsencode(part)) > LONGEST_NAME for part in path.parts):
         raise OSError(errno.ENAMETOOLONG, os.strerror(errno.ENAMETOOLONG), str(path))
-    place = next(place for place in (path, *path.parents) if exists(place))
+    place = next(place for place in (path, *path.parents) if os.path.lexists(place))  # links to nothing, too
     if not place.is_dir():
         raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR), str(place))
     if not os.access(place, os.W_OK):
@@ -117,7 +133,8 @@ def expect_folder(path: str | Path) -> None:
 def replacing(path: str | Path) -> Iterator[Path]:
     """Yield a path beside ``path`` to write to; on success it replaces ``path``, on any error it is removed.
 
-    A process killed in between, or a full disk, leaves the earlier content of ``path``.
+    A process killed in between, or a full disk, leaves the earlier content of ``path``. What killed processes were
+    writing in its folder is removed.
 
     Raises:
         OverwriteError: if ``path`` is a protected input.
@@ -126,20 +143,76 @@ def replacing(path: str | Path) -> Iterator[Path]:
     path = Path(path)
     check_writable(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name[:50]}.", suffix=".part")  # of 4 bytes each
-    os.close(handle)
-    part = Path(name)
+    _remove_abandoned(path.parent.absolute())
+    part = path.parent / f".{path.name[:50]}.{secrets.token_hex(4)}.part"  # of 4 bytes each
+    with part.open("xb") as held:
+        try:
+            if fcntl is None:  # Windows renames no open file
+                held.close()
+            else:
+                with suppress(OSError):
+                    fcntl.flock(held, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            yield part
+            with part.open("r+b") as file:
+                os.fsync(file.fileno())
+            part.replace(path)
+        except Exception as error:
+            _expect_room(part, path, error)
+            raise
+        finally:
+            part.unlink(missing_ok=True)
+
+
+def _expect_room(part: Path, path: Path, error: Exception) -> None:
+    """Raise the OSError that names ``path`` if the file system takes no more; libraries give errors of their own."""
+    if isinstance(error, OSError) and error.errno not in _NO_ROOM:
+        return
     try:
-        yield part
-        with part.open("rb") as file:
+        with part.open("ab") as file:
+            file.write(bytes(_BLOCK))
+            file.flush()
             os.fsync(file.fileno())
-        # mkstemp makes files private; the result should have the permissions of any newly made file.
-        umask = os.umask(0)
-        os.umask(umask)
-        part.chmod(0o666 & ~umask)
-        part.replace(path)
-    finally:
-        part.unlink(missing_ok=True)
+    except OSError as reason:
+        raise type(reason)(reason.errno, reason.strerror, str(path)) from error
+
+
+@functools.cache
+def _remove_abandoned(folder: Path) -> None:
+    """Remove, once a process, what killed processes were writing: files of :func:`replacing` that no process holds."""
+    for path in folder.iterdir() if fcntl is not None else ():
+        if _PART.fullmatch(path.name):
+            with suppress(OSError), path.open("r+b") as file:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                path.unlink()
+
+
+@contextmanager
+def working_in(folder: Path) -> Iterator[None]:
+    """Make a folder and keep it to this process until the block ends, where the file system has locks.
+
+    Raises:
+        FolderInUseError: if another process is in such a block with it.
+        OSError: if nothing can be written to it.
+    """
+    is_new = not exists(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    with (folder / _LOCK).open("a") as held:
+        try:
+            if fcntl is not None:
+                fcntl.lockf(held, fcntl.LOCK_EX | fcntl.LOCK_NB)  # its processes that are forked do not hold it
+        except (BlockingIOError, PermissionError):
+            raise FolderInUseError(
+                f"{folder}: another process is writing to it: wait for its end, stop it, or give another folder"
+            ) from None
+        except OSError:
+            pass
+        try:
+            yield
+        finally:
+            with suppress(OSError):  # Windows removes no open file, nothing a folder with files
+                (folder / _LOCK).unlink()
+                if is_new:
+                    folder.rmdir()
 
 
 def write_text(path: str | Path, text: str) -> None:

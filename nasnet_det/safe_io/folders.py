@@ -27,6 +27,14 @@ def is_hidden(name: str) -> bool:
     return name.startswith(".") or name == "__MACOSX"
 
 
+def is_vacant(path: Path) -> bool:
+    """Return True for a path without a file, and for a folder without other than hidden files.
+
+    These are of the system (``.DS_Store``, ``.gitkeep``), or what a killed process was writing.
+    """
+    return not exists(path) or (path.is_dir() and all(is_hidden(entry.name) for entry in path.iterdir()))
+
+
 def is_picture(path: Path) -> bool:
     """Return True for a path that ends as an image's does and is not hidden."""
     return path.suffix.lower() in IMAGE_SUFFIXES and not is_hidden(path.name)

@@ -14,6 +14,7 @@ from typing import Any
 import torch
 
 from nasnet_det.safe_io.files import replacing, write_text
+from nasnet_det.safe_io.folders import is_vacant
 from nasnet_det.safe_io.values import first_line, parse_json
 from nasnet_det.training.recipe import Recipe
 from nasnet_det.training.run import EpochReport, RunError
@@ -45,7 +46,7 @@ class TrainingFolder:
         self._described = path / "run.json"
         if self._described.exists():
             self._compare(self._described)
-        elif path.exists() and not (path.is_dir() and not any(path.iterdir())):
+        elif not is_vacant(path):
             raise RunError(f"{path} contains files but no run.json; choose another --output")
 
     def load(self) -> Mapping[str, Any] | None:

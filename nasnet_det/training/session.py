@@ -6,6 +6,7 @@ import json
 import sys
 import time
 from collections.abc import Callable, Mapping
+from contextlib import nullcontext
 from dataclasses import dataclass, field, replace
 from itertools import islice
 from pathlib import Path
@@ -14,6 +15,7 @@ from typing import Any
 import torch
 from tqdm import tqdm
 
+from nasnet_det.safe_io.files import working_in
 from nasnet_det.safe_io.stopping import stop_on_signal
 from nasnet_det.training.engine import Batches, Trainer
 from nasnet_det.training.execution import Execution
@@ -91,19 +93,22 @@ class Session:
 
         Raises:
             RunError: if the folder contains another run.
+            FolderInUseError: if another process trains in it.
             Diverged, Stopped: see :func:`~nasnet_det.training.run.fit`.
             OSError: if a file is not writable; the last complete files remain.
         """
-        keeper = TrainingFolder(self.folder, self.settings()) if self.world.is_main_process else _Reader(self.folder)
-        with own_randomness(self.execution.device), stop_on_signal() as should_stop:
+        is_main = self.world.is_main_process
+        keeper = TrainingFolder(self.folder, self.settings()) if is_main else _Reader(self.folder)
+        alone = working_in(self.folder) if is_main else nullcontext()
+        with alone, own_randomness(self.execution.device), stop_on_signal() as should_stop:
             trainer = self.trainer(data)
-            bar = tqdm(total=trainer.total_steps, unit="step", disable=None if self.world.is_main_process else True)
+            bar = tqdm(total=trainer.total_steps, unit="step", disable=None if is_main else True)
             try:
                 history = fit(trainer, data, self.seed, keeper, _reporter(self, log), _ticker(bar), should_stop)
             finally:
                 bar.close()
                 keeper.close()
-        if self.world.is_main_process:
+        if is_main:
             keeper.plot(history)
             weights = trainer.measured_model.state_dict()
             target = self.folder / "model"

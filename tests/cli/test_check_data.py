@@ -87,7 +87,8 @@ def test_a_page_of_the_user_is_not_written_over(
     before = page.read_bytes()
     assert main([str(folder), "--output", str(page)]) == 2
     assert str(page) in capsys.readouterr().err and page.read_bytes() == before
-    # Its own pages are, also those of folders whose name leaves no room for more.
+    # Its own pages are, also in the folder itself, and those of folders whose name leaves no room for more.
+    assert [main([str(folder), "--output", str(folder / "check.html")]) for _ in range(2)] == [0, 0]
     long = folder.rename(folder.with_name("f" * 250))
     monkeypatch.chdir(tmp_path)
     assert [main([str(long)]) for _ in range(2)] == [0, 0]

@@ -6,7 +6,15 @@ from pathlib import Path
 
 import pytest
 
-from nasnet_det.safe_io.folders import find_files, find_named, find_pictures, is_hidden, is_picture, subfolders
+from nasnet_det.safe_io.folders import (
+    find_files,
+    find_named,
+    find_pictures,
+    is_hidden,
+    is_picture,
+    is_vacant,
+    subfolders,
+)
 
 
 @pytest.fixture
@@ -26,6 +34,15 @@ def test_hidden_files_are_left_out(folder: Path) -> None:
     assert names(folder, find_pictures(folder)) == ["a/1.jpg", "b/2.PNG"]
     assert names(folder, subfolders(folder)) == ["a", "b"]
     assert is_hidden(".git") and not is_hidden("git.jpg")
+
+
+def test_folders_of_hidden_files_are_vacant(tmp_path: Path) -> None:
+    assert is_vacant(tmp_path / "new") and is_vacant(tmp_path)
+    for name in (".DS_Store", ".run.json.0123abcd.part"):
+        (tmp_path / name).touch()
+    assert is_vacant(tmp_path) and not is_vacant(tmp_path / ".DS_Store")
+    (tmp_path / "a").touch()
+    assert not is_vacant(tmp_path)
 
 
 def test_a_hidden_folder_that_is_named_is_walked_through(folder: Path) -> None:

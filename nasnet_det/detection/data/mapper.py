@@ -17,6 +17,7 @@ from nasnet_det.detection.config import ConfigError
 from nasnet_det.detection.data.augmentation import training_augmentations
 from nasnet_det.detection.data.columns import Record
 from nasnet_det.detection.data.look import DatasetError, read_record
+from nasnet_det.safe_io.files import exists
 from nasnet_det.safe_io.images import ImageError, reason_with_name
 from nasnet_det.safe_io.values import one_line
 
@@ -76,7 +77,7 @@ class DetectionMapper(DatasetMapper):
 class SkippingMapper:
     """A mapper that replaces unusable images: missing, truncated, damaged, or of an unexpected size.
 
-    In training, the next image of the data set is used instead, so that a resumed run sees the same images. In
+    In training, another image of the data set is used instead, the same in a resumed run. In
     evaluation, the result is a grey image marked ``unreadable``, for which
     :class:`nasnet_det.detection.evaluation.evaluator.CocoEvaluator` counts no detections.
 
@@ -97,7 +98,7 @@ class SkippingMapper:
         """Map a record, or its substitute, to the input of the model.
 
         Raises:
-            DatasetError: if ten images in a row are unusable.
+            DatasetError: if ten images in a row are unusable; in evaluation, if ten have vanished.
         """
         for candidate in self._candidates(record):
             try:
@@ -113,7 +114,9 @@ class SkippingMapper:
         """Yield ``record``, then its substitutes."""
         yield record
         if self.substitutes is not None:
-            for number in itertools.count(self._position[record["file_name"]] + 1):
+            # Not only its neighbours, which whatever damaged it may have damaged, too.
+            stride = max(1, len(self.substitutes) // _MAX_IN_A_ROW)
+            for number in itertools.count(self._position[record["file_name"]] + 1, stride):
                 yield self.substitutes[number % len(self.substitutes)]
 
     def _note(self, file_name: str, error: OSError) -> None:
@@ -121,11 +124,10 @@ class SkippingMapper:
         reason = reason_with_name(file_name, error)
         if file_name not in self._named:
             self._named.add(file_name)
-            instead = (
-                "it counts as without detections" if self.substitutes is None else "the next image is used instead"
-            )
+            instead = "it counts as without detections" if self.substitutes is None else "another image is used instead"
             logger.warning(f"{reason}; {instead}; images skipped by this process: {self.skipped}")
-        self._in_a_row += 1
+        # Evaluation goes on after damaged images, which no other ones stand in for, but not without the disk.
+        self._in_a_row = self._in_a_row + 1 if self.substitutes is not None or not exists(file_name) else 0
         if self._in_a_row >= _MAX_IN_A_ROW:
             raise DatasetError(f"{reason}; it is the last of {self._in_a_row} unusable images in a row")
 

@@ -35,7 +35,7 @@ from nasnet_det.detection.engine.predictor import load_config, weights_in
 from nasnet_det.detection.engine.run_folder import RUN, data_digest, image_digest, mark_run, read_run, split_of
 from nasnet_det.detection.engine.trainer import ShortTrainer
 from nasnet_det.detection.modeling.backbone import is_published
-from nasnet_det.safe_io.files import exists, write_text
+from nasnet_det.safe_io.files import exists, working_in, write_text
 from nasnet_det.safe_io.values import format_names
 from nasnet_det.weights import WeightsError
 from nasnet_det.weights.published import resolve
@@ -176,6 +176,7 @@ def finetune(options: Options, resume: bool = False, log: Callable[[str], None] 
         FinetuneError: if the output folder holds a run and ``resume`` is False, or none, or one of other data; or
             without the GPU that is asked for.
         RunFolderError: if it holds something else.
+        FolderInUseError: if another process works in it.
         DatasetError, ConfigError, WeightsError, LoggerError: for what cannot be used, before training starts.
     """
     check_loggers(options.loggers)
@@ -212,19 +213,22 @@ def finetune(options: Options, resume: bool = False, log: Callable[[str], None] 
     for key, value in (options.settings or {}).items():
         log(f"  --set           {key}={value}")
 
-    seed_all_rng(cfg.SEED)
-    trainer = FinetuneTrainer(cfg, plan, look, options.loggers, resume)
-    trainer.resume_or_load(resume=resume)
-    if run is None:  # what fails before this leaves no run
-        described = {"version": nasnet_det.__version__, "data": str(options.data), "digest": digest}
-        described["images"] = image_digest(options.data, train, val)
-        mark_run(options.output, "finetune", {**described, "options": _kept(options), "plan": asdict(plan)})
-        write_text(options.output / CONFIG, cfg.dump())
-    if resume and trainer.start_iter:
-        log(f"continuing after step {trainer.start_iter} of {cfg.SOLVER.MAX_ITER}")
-    scores = trainer.train()
-    finish_folder(options.output, trainer.checkpointer.extras["categories"], scores, plan.table(), look.test[names[1]])
-    return scores
+    with working_in(options.output):
+        seed_all_rng(cfg.SEED)
+        trainer = FinetuneTrainer(cfg, plan, look, options.loggers, resume)
+        trainer.resume_or_load(resume=resume)
+        if run is None:  # what fails before this leaves no run
+            described = {"version": nasnet_det.__version__, "data": str(options.data), "digest": digest}
+            described["images"] = image_digest(options.data, train, val)
+            mark_run(options.output, "finetune", {**described, "options": _kept(options), "plan": asdict(plan)})
+            write_text(options.output / CONFIG, cfg.dump())
+        if resume and trainer.start_iter:
+            log(f"continuing after step {trainer.start_iter} of {cfg.SOLVER.MAX_ITER}")
+        scores = trainer.train()
+        finish_folder(
+            options.output, trainer.checkpointer.extras["categories"], scores, plan.table(), look.test[names[1]]
+        )
+        return scores
 
 
 def _describe(root: Path, train: CocoData, val: CocoData, classes: Sequence[str]) -> str:

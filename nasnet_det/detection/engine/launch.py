@@ -6,7 +6,7 @@ import argparse
 import os
 import sys
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +26,7 @@ from nasnet_det.detection.engine.checkpointer import Checkpointer, build_for_inf
 from nasnet_det.detection.engine.run_folder import RUN
 from nasnet_det.detection.engine.trainer import TORCHRUN, DetectorTrainer, check_processes
 from nasnet_det.detection.evaluation.evaluation import METRICS
-from nasnet_det.safe_io.files import check_writable, write_text
+from nasnet_det.safe_io.files import check_writable, working_in, write_text
 from nasnet_det.safe_io.values import format_value, parse_yaml
 
 #: The files that training appends to, with regular expressions that are found at their beginnings.
@@ -104,7 +104,8 @@ def setup(args: argparse.Namespace) -> CfgNode:
         raise ConfigError("no config: give one with --config-file, such as configs/nasnet_frcnn.yaml")
     file = find_config(args.config_file)
     cfg = read_config(file, args.opts)
-    if cfg.MODEL.DEVICE.startswith("cuda") and not torch.cuda.is_available():
+    wanted = cfg.MODEL.DEVICE
+    if wanted.startswith("cuda") and not torch.cuda.is_available():
         cfg.MODEL.DEVICE = "cpu"
     check_expected(cfg)
     cfg.freeze()
@@ -116,6 +117,8 @@ def setup(args: argparse.Namespace) -> CfgNode:
     setup_logger(str(output), distributed_rank=rank, name="nasnet_det", enable_propagation=True)
     logger = setup_logger(str(output), distributed_rank=rank)
     logger.info(f"process {rank} of {comm.get_world_size()}; {args}\n{collect_env_info()}\n{cfg.dump()}")
+    if wanted != cfg.MODEL.DEVICE:
+        logger.warning(f"MODEL.DEVICE is {wanted}, but PyTorch sees no GPU: everything is computed on the CPU")
     seed_all_rng(None if cfg.SEED < 0 else cfg.SEED + rank)
     torch.backends.cudnn.benchmark = cfg.CUDNN_BENCHMARK and not args.eval_only
     return cfg
@@ -174,15 +177,18 @@ def train_or_evaluate(cfg: CfgNode, args: argparse.Namespace) -> Any:
 
     Raises:
         CheckpointError: if an evaluation has no weights, or weights that do not fill the model.
+        FolderInUseError: if another process trains in ``OUTPUT_DIR``.
     """
     if not args.eval_only:
-        trainer = DetectorTrainer(cfg, args.resume)
-        trainer.resume_or_load(resume=args.resume)
-        # Not earlier: a resume that is refused leaves the run's config as it was.
-        saved = Path(cfg.OUTPUT_DIR, "config.yaml")
-        if comm.is_main_process() and not (saved.exists() and saved.samefile(find_config(args.config_file))):
-            write_text(saved, cfg.dump())
-        return trainer.train()
+        output = Path(cfg.OUTPUT_DIR)
+        with working_in(output) if comm.is_main_process() else nullcontext():
+            trainer = DetectorTrainer(cfg, args.resume)
+            trainer.resume_or_load(resume=args.resume)
+            # Not earlier: a resume that is refused leaves the run's config as it was.
+            saved = output / "config.yaml"
+            if comm.is_main_process() and not (saved.exists() and saved.samefile(find_config(args.config_file))):
+                write_text(saved, cfg.dump())
+            return trainer.train()
     check_processes()
     run = Checkpointer(nn.Module(), cfg.OUTPUT_DIR)
     weights = run.get_checkpoint_file() if args.resume and run.has_checkpoint() else cfg.MODEL.WEIGHTS

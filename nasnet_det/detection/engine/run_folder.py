@@ -11,6 +11,7 @@ from typing import Any
 
 from nasnet_det.detection.data.look import CocoData
 from nasnet_det.safe_io.files import write_text
+from nasnet_det.safe_io.folders import is_vacant
 from nasnet_det.safe_io.values import format_value, parse_json
 
 #: The file that marks a run's folder and describes the run.
@@ -32,7 +33,7 @@ def read_run(folder: Path, kind: str) -> dict[str, Any] | None:
         RunFolderError: if it holds other files, or a run of another kind.
     """
     path = folder / RUN
-    if not folder.exists() or (folder.is_dir() and not any(folder.iterdir())):
+    if is_vacant(folder):
         return None
     if not path.is_file():
         raise RunFolderError(f"{folder} holds other files and no run: give a new folder as --output")

@@ -119,7 +119,7 @@ class Pictures(Dataset):
         classes: the class names in the order of their labels; None for the folder's own.
         seed: the seed of the transform's random numbers, together with the epoch and the index of the image.
         strict: treat an unreadable image as an error, at once where its header shows it; otherwise it is logged and
-            the next image is used instead.
+            another image is used instead.
 
     Raises:
         DataError: if the folder does not exist, has no images, has classes other than ``classes`` or, if ``strict``,
@@ -139,7 +139,15 @@ class Pictures(Dataset):
         paths = sorted((path for path in find_pictures(root) if path.parent != root), key=_natural)
         if not paths:
             raise DataError(f"{root} has no images in class folders")
-        self.classes = sorted({path.parent.name for path in paths}, key=natural_key)
+        folders: dict[str, set[Path]] = {}
+        for path in paths:
+            folders.setdefault(path.parent.name, set()).add(path.parent)
+        self.classes = sorted(folders, key=natural_key)
+        if merged := [f"{name} ({named(sorted(each), 3)})" for name, each in folders.items() if len(each) > 1]:
+            logger.warning(
+                f"{root}: as in timm, the folder that images are in is their class, so that several folders are one "
+                f"class: {named(merged)}. If the folders above these are the classes, move the images up into them"
+            )
         number = {name: label for label, name in enumerate(self.classes)}
         self.samples = [(path, number[path.parent.name]) for path in paths]
         if classes is not None:
@@ -157,17 +165,20 @@ class Pictures(Dataset):
         number, epoch = key
         with own_randomness(torch.device("cpu")):
             seed_step(self.seed, epoch, number)
-            for attempt in range(_MOST_UNREADABLE):
-                path, label = self.samples[(number + attempt) % len(self)]
+            # Not only its neighbours, which whatever damaged it may have damaged, too.
+            others = range(number + 1, number + 1 + len(self), max(1, len(self) // _MOST_UNREADABLE))
+            for place in (number, *others)[:_MOST_UNREADABLE]:
+                path, label = self.samples[place % len(self)]
                 try:
                     picture = read_image(path, turn=False)  # as timm, whose weights were trained on images as stored
                 except ImageError as error:
+                    reason = str(error)
                     if self.strict:
-                        return str(error)
-                    logger.warning("%s; the next image is used instead", error)
+                        return reason
+                    logger.warning(f"{reason}; another image is used instead")
                     continue
                 return self.transform(picture), label
-        return f"{_MOST_UNREADABLE} images in a row are not readable, the last {path}"
+        return f"{reason}; it is the last of {_MOST_UNREADABLE} images in a row that are not readable"
 
     def _relabel(self, classes: Sequence[str], root: Path) -> None:
         """Number the labels by the order of the given classes."""

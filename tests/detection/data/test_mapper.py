@@ -80,6 +80,17 @@ def test_several_unreadable_images_find_the_readable_one(records: list[dict[str,
 
 
 @pytest.mark.parametrize("training", [True, False])
+def test_damaged_neighbours_end_neither_training_nor_evaluation(records: list[dict[str, Any]], training: bool) -> None:
+    spoil(records[0], "truncated")
+    many = [{**records[0], "file_name": str(Path(records[0]["file_name"]).with_stem(f"cut{n}"))} for n in range(12)]
+    for record in many:
+        Path(record["file_name"]).write_bytes(Path(records[0]["file_name"]).read_bytes())
+    mapped = SkippingMapper(mapper(training), [*many, *records[1:] * 9] if training else None)
+    assert all(mapped(record).get("unreadable", False) is not training for record in many)
+    assert mapped.skipped >= len(many)
+
+
+@pytest.mark.parametrize("training", [True, False])
 def test_a_disk_that_is_gone_is_an_error(records: list[dict[str, Any]], training: bool) -> None:
     for record in records:
         spoil(record, "missing")

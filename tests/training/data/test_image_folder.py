@@ -93,7 +93,7 @@ def test_an_unreadable_training_image_is_named_and_passed_over(
     assert len(images) == 24 and str(broken) in caplog.text
     for path in (root / "train").rglob("*.png"):
         path.write_bytes(b"")
-    with pytest.raises(DataError, match="10 images"):
+    with pytest.raises(DataError, match=r"^\S+png cannot be read.* 10 images"):
         _all(_batches(root).training(0))
 
 
@@ -138,6 +138,25 @@ def test_labels_follow_the_names_given(image_folder: Path, caplog: pytest.LogCap
         pictures = Pictures(image_folder / "val", INPUT.evaluation_transform(), names)
     assert "2 of 5 classes: x, y" in caplog.text
     assert [pictures[number, 0][1] for number in (0, 4, 8)] == [2, 4, 1]
+
+
+def test_folders_of_one_name_that_become_one_class_are_told(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    for folder in ("cat/day", "dog/day", "dog/night"):
+        (tmp_path / folder).mkdir(parents=True)
+        Image.new("RGB", (8, 8)).save(tmp_path / folder / "1.png")
+    assert Pictures(tmp_path, lambda picture: picture).classes == ["day", "night"]
+    assert all(str(tmp_path / name) in caplog.text for name in ("cat/day", "dog/day")) and "night" not in caplog.text
+
+
+def test_damaged_neighbours_do_not_end_training(tmp_path: Path) -> None:
+    for number in range(40):
+        path = tmp_path / "ab"[number % 2] / f"{number}.png"
+        path.parent.mkdir(exist_ok=True)
+        Image.new("RGB", (8, 8)).save(path)
+    pictures = Pictures(tmp_path, lambda picture: torch.zeros(3, 8, 8))
+    for path, _ in pictures.samples[:12]:
+        path.write_bytes(b"")
+    assert all(not isinstance(pictures[number, 0], str) for number in range(12))
 
 
 def test_folders_that_macos_or_a_tool_adds_are_no_classes(tmp_path: Path) -> None:
