@@ -7,6 +7,7 @@
 
 from __future__ import annotations
 
+import functools
 import shutil
 import tempfile
 import threading
@@ -309,9 +310,8 @@ def _load_onnxruntime(path: Path, info: PackageInfo) -> Callable[[Tensor], Any]:
 
 
 def _load_openvino(path: Path, info: PackageInfo) -> Callable[[Tensor], Any]:
-    openvino = imported("openvino")
+    core = openvino_core()
     # Read from memory: the frontend chooses the format by a path's suffix.
-    core = openvino.Core()
     model = core.read_model(path.read_bytes(), b"")
     order_equal_values(model)
     compiled = core.compile_model(model, "CPU", openvino_settings(info.precision))
@@ -323,6 +323,20 @@ def _load_openvino(path: Path, info: PackageInfo) -> Callable[[Tensor], Any]:
         return _tensors([outputs[index] for index in range(len(compiled.outputs))])
 
     return run
+
+
+@functools.cache
+def openvino_core() -> Any:
+    """Return the process's one core of OpenVINO, which is kept until its end.
+
+    A core gives the thread that makes it a stack for signal handlers, and restores the one before when it is destroyed.
+    Of two that are destroyed in the order in which they were made, the second restores the first one's, which is gone:
+    the next signal (Ctrl-C, the end of a loader's worker) then ends the process (seen with OpenVINO 2026.4).
+
+    Raises:
+        ModuleNotFoundError: if OpenVINO is not installed.
+    """
+    return imported("openvino").Core()
 
 
 def openvino_settings(precision: str) -> dict[str, str]:

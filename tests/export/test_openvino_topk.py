@@ -14,7 +14,7 @@ import openvino
 from openvino import opset11 as op
 
 from nasnet_det.export.openvino_topk import order_equal_values
-from nasnet_det.export.runtimes import openvino_settings
+from nasnet_det.export.runtimes import openvino_core, openvino_settings
 
 
 def largest(limit: int) -> openvino.CompiledModel:
@@ -22,7 +22,7 @@ def largest(limit: int) -> openvino.CompiledModel:
     data = op.parameter([-1, -1], dtype=np.float32)
     model = openvino.Model(op.topk(data, limit, 1, "max", "value", index_element_type="i64").outputs(), [data])
     order_equal_values(model)
-    return openvino.Core().compile_model(model, "CPU", openvino_settings("float32"))
+    return openvino_core().compile_model(model, "CPU", openvino_settings("float32"))
 
 
 @settings(deadline=None)
