@@ -36,7 +36,7 @@ _HEAD = 4096
 #: The file that a process holds while it works in a folder.
 _LOCK = ".lock"
 #: The names of files that are being written.
-_PART = re.compile(r"\..+\.\w{8}\.part")
+_PART = re.compile(r"\..+\.[0-9a-f]{8}\.part")
 #: A regular expression that no file begins with.
 NOTHING = b"(?!)"
 _protected: ContextVar[dict[FileKey, Path] | None] = ContextVar("protected", default=None)
