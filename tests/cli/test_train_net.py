@@ -85,6 +85,8 @@ def test_train_then_evaluate_then_resume(
         ({"MODEL.NASNET.NETWORK": "nasnet_b"}, "MODEL.NASNET.NETWORK"),
         ({"MODEL.NASNET.GENOTYPE": "nowhere.json"}, "nowhere.json"),
         ({"MODEL.WEIGHTS": "nowhere.pth"}, "nowhere.pth"),
+        ({"MODEL.DEVICE": "gpu"}, "MODEL.DEVICE is 'gpu'"),
+        ({"OUTPUT_DIR": ""}, "OUTPUT_DIR"),
         ({"DATASETS.TRAIN": ("nothing_registered",)}, "'nothing_registered'"),
         ({"MODEL.ROI_HEADS.NUM_CLASSES": 1}, "2 classes"),
         ({"TEST.EXPECTED_RESULTS": [["box", "AP", 30.0, 1.0]]}, "'box'"),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import logging
 import os
 import sys
 from collections.abc import Callable, Iterator
@@ -104,6 +105,8 @@ def setup(args: argparse.Namespace) -> CfgNode:
         raise ConfigError("no config: give one with --config-file, such as configs/nasnet_frcnn.yaml")
     file = find_config(args.config_file)
     cfg = read_config(file, args.opts)
+    if not cfg.OUTPUT_DIR:
+        raise ConfigError("OUTPUT_DIR is empty: give a folder, or . for the present one")
     wanted = cfg.MODEL.DEVICE
     if wanted.startswith("cuda") and not torch.cuda.is_available():
         cfg.MODEL.DEVICE = "cpu"
@@ -113,6 +116,7 @@ def setup(args: argparse.Namespace) -> CfgNode:
     if not args.eval_only:
         _check_output(cfg, file, args.resume)
     output.mkdir(parents=True, exist_ok=True)
+    logging.raiseExceptions = False  # a full disk costs lines of the log, which are no place for its tracebacks
     setup_logger(str(output), distributed_rank=rank, name="fvcore")
     setup_logger(str(output), distributed_rank=rank, name="nasnet_det", enable_propagation=True)
     logger = setup_logger(str(output), distributed_rank=rank)

@@ -8,6 +8,7 @@ import os
 import re
 import weakref
 from collections.abc import Sequence
+from contextlib import nullcontext, suppress
 from pathlib import Path
 from typing import Any
 
@@ -137,6 +138,7 @@ class DetectorTrainer(DefaultTrainer):
         self.iter = self.start_iter
         with EventStorage(self.start_iter) as self.storage, stop_on_signal() as should_stop:
             self.before_train()
+            trained = False
             try:
                 while self.iter < self.max_iter and not self.finished:
                     self.before_step()
@@ -145,10 +147,12 @@ class DetectorTrainer(DefaultTrainer):
                     if should_stop() and not self.finished:
                         self._stop()
                     self.iter += 1
+                trained = True
             except FloatingPointError as error:
                 raise TrainingError(self._diverged(error)) from None
             finally:
-                self.after_train()
+                with nullcontext() if trained else suppress(OSError):  # which would take the reason's place
+                    self.after_train()
         if self.cfg.TEST.EXPECTED_RESULTS and comm.is_main_process():
             verify_results(self.cfg, self._last_eval_results)
             return self._last_eval_results

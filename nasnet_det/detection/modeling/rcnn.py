@@ -152,6 +152,12 @@ def build_detector(cfg: CfgNode) -> nn.Module:
     """
     check_supported(cfg)
     try:
+        torch.empty(0, device=cfg.MODEL.DEVICE)
+    except (AssertionError, RuntimeError) as error:
+        raise ConfigError(
+            f"MODEL.DEVICE is {cfg.MODEL.DEVICE!r}, which PyTorch has not ({one_line(error)}): set it to cpu or cuda"
+        ) from None
+    try:
         model: nn.Module = build_model(cfg)
     except (ConfigError, GenotypeError, WeightsError):
         raise

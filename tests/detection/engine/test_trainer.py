@@ -154,6 +154,22 @@ def test_a_diverged_loss_names_the_step_and_a_remedy(small_config: Any, tiny_coc
         train(cfg, resume=False)
 
 
+def test_what_ends_a_training_is_not_hidden_by_what_follows(
+    small_config: Any, tiny_coco: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(name: str) -> Any:
+        def fail(*_: Any, **__: Any) -> None:
+            raise OSError(28, "No space left on device", name)
+
+        return fail
+
+    trainer = DetectorTrainer(config(small_config, tiny_coco, tmp_path / "run"))
+    monkeypatch.setattr(trainer, "after_step", full("checkpoint"))
+    monkeypatch.setattr(trainer, "after_train", full("log"))
+    with pytest.raises(OSError, match="checkpoint"):
+        trainer.train()
+
+
 def test_a_signal_leaves_a_checkpoint_of_the_step(small_config: Any, tiny_coco: str, tmp_path: Path) -> None:
     trainer = DetectorTrainer(config(small_config, tiny_coco, tmp_path / "run"))
     step = trainer.run_step
