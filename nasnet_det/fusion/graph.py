@@ -212,9 +212,8 @@ class _GraphBuilder:
         """Return the state that a block computes."""
         if type(block) is not CellBlock:
             raise UnsupportedCell(f"{type(block).__name__} is not a block of a cell")
-        for drop in (block.left_drop, block.right_drop):
-            if type(drop) not in (ScheduledDropPath, nn.Identity):
-                raise UnsupportedCell(f"drop path module {type(drop).__name__} is unknown")
+        if type(self.cell.drop_path) is not ScheduledDropPath:
+            raise UnsupportedCell(f"drop path module {type(self.cell.drop_path).__name__} is unknown")
         left = self.module(block.left, self.state(block.genotype.left))
         right = self.module(block.right, self.state(block.genotype.right))
         combine = block.combine

@@ -108,6 +108,7 @@ class States(list[Tensor]):
     def __init__(self, states: Iterable[Tensor], shared: Iterable[Results] = ()) -> None:
         super().__init__(states)
         self._results: dict[int, Results] = dict(enumerate(shared))
+        self._whole: dict[int, Tensor] = {}
 
     def apply(self, operation: nn.Module, state: int, **given: Finish) -> Tensor:
         """Return an operation's result on a state; ReLU and equal pools of one state are computed once.
@@ -116,11 +117,17 @@ class States(list[Tensor]):
         if isinstance(operation, Pool2dSame) and not has_hooks(operation):
             return self._once(operation.key(), operation, state)
         if not begins_with_relu(operation):
-            return operation(self[state], **given)
+            is_plain = type(operation) is nn.Identity and not has_hooks(operation)
+            return operation(self[state] if is_plain else self.whole(state), **given)
         if (passed := pass_on(operation, self[state], **given)) is None:
             return operation(self._once("relu", functional.relu, state), activated=True, **given)
+        self._whole.setdefault(state, self[state])
         result, self[state] = passed
         return result
+
+    def whole(self, state: int) -> Tensor:
+        """Return a state as it was computed: a hook on this tensor sees the gradient of all that read it."""
+        return self._whole.get(state, self[state])
 
     def _once(self, key: Hashable, function: Callable[[Tensor], Tensor], state: int) -> Tensor:
         results = self._results.setdefault(state, {})
@@ -142,7 +149,6 @@ class CellBlock(nn.Module):
         scales: Sequence[Scale],
         filters: int,
         settings: LayerSettings,
-        drop_path: ScheduledDropPath,
     ) -> None:
         super().__init__()
         self.genotype = genotype
@@ -150,29 +156,30 @@ class CellBlock(nn.Module):
             build_operation(operation, channels[state], filters, settings, scales[state])
             for state, operation in genotype.sides
         )
-        self.left_drop, self.right_drop = (
-            nn.Identity() if operation == "identity" else drop_path for _, operation in genotype.sides
-        )
         self.combine, self.out_channels = build_combiner(genotype.combine, filters, settings)
 
-    def forward(self, states: States) -> Tensor:
-        left = (self.left, self.genotype.left, self.left_drop)
-        right = (self.right, self.genotype.right, self.right_drop)
+    def forward(self, states: States, drop_path: nn.Module | None = None) -> Tensor:
+        """Return the state that the block creates; ``drop_path`` is the cell's, of which it is no module twice."""
+        left, right = (
+            (operation, state, None if name == "identity" else drop_path)
+            for operation, (state, name) in zip((self.left, self.right), self.genotype.sides, strict=True)
+        )
         if type(self.combine) is not Add or not is_training_on_cpu(states[0]) or has_hooks(self.combine):
             return self.combine(self._side(states, *left), self._side(states, *right))
         # The side that is computed last may add the other one. An identity comes first, as it draws no random number.
-        first, last = (right, left) if type(self.right_drop) is nn.Identity else (left, right)
+        first, last = (right, left) if right[2] is None else (left, right)
         return self._side(states, *last, other=self._side(states, *first))
 
     def _side(
-        self, states: States, operation: nn.Module, state: int, drop: nn.Module, other: Tensor | None = None
+        self, states: States, operation: nn.Module, state: int, drop: nn.Module | None, other: Tensor | None = None
     ) -> Tensor:
         """Return an operation's result, of which some examples are dropped, plus another map."""
-        plain = type(drop) in (ScheduledDropPath, nn.Identity) and not has_hooks(drop)
+        plain = drop is None or (type(drop) is ScheduledDropPath and not has_hooks(drop))
         if plain and is_training_on_cpu(states[state]) and finishes_itself(operation):
             factors = drop.draw(states[state]) if isinstance(drop, ScheduledDropPath) else None
             return states.apply(operation, state, finish=Finish(factors, other))
-        x = drop(states.apply(operation, state))
+        x = states.apply(operation, state)
+        x = x if drop is None else drop(x)
         return x if other is None else x + other
 
 
@@ -228,7 +235,7 @@ class Cell(nn.Module):
         scales = [scale] * num_inputs + [scale.halved()] * len(genotype.blocks)
         self.blocks = nn.ModuleList()
         for block in genotype.blocks:
-            made = CellBlock(block, channels, scales, filters, settings, self.drop_path)
+            made = CellBlock(block, channels, scales, filters, settings)
             self.blocks.append(made)
             channels.append(made.out_channels)
 
@@ -262,12 +269,13 @@ class Cell(nn.Module):
         """
         states = States(projected)
         for block in self.blocks:
-            states.append(block(states))
-        concat = [
-            self.concat_proj[str(s)](states[s]) if str(s) in self.concat_proj else states[s]
-            for s in self.genotype.concat
-        ]
-        apart = self.passes_all or not (joins or has_hooks(self.concat) or type(self.concat) is not Concat)
+            states.append(block(states, self.drop_path))
+        is_plain = type(self.concat) is Concat and not has_hooks(self.concat, *self.concat_proj.values())
+        concat = [states[s] if is_plain else states.whole(s) for s in self.genotype.concat]
+        for place, state in enumerate(self.genotype.concat):
+            if str(state) in self.concat_proj:
+                concat[place] = self.concat_proj[str(state)](concat[place])
+        apart = self.passes_all or (is_plain and not joins)
         return tuple(concat) if apart else (self.concat(*concat),)
 
 

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import partial
+from pathlib import Path
+from typing import Any
 from unittest import mock
 
 import pytest
@@ -76,27 +79,47 @@ def test_any_cell_trains_alike_with_and_without_a_compiler(
         assert (compiled - plain).norm() <= 1e-4 * (plain.norm() + largest)
 
 
-@pytest.mark.parametrize("watched", ["left", "left.0", "left.0.bn", "left.1", "left.1.bn", "left_drop", "combine"])
+@pytest.mark.parametrize("watched", ["left", "left.0", "left.0.bn", "left.1", "left.1.bn", "drop_path", "combine"])
 def test_a_hook_sees_what_a_layer_computes(watched: str) -> None:
     """The end of an operation is not part of a convolution's function where a hook would see that."""
     genotype = CellGenotype((Block(0, 0, "sep_conv_3x3", "avg_pool_3x3"),), (1,))
-    block = Cell(genotype, [StateShape(8, 0)], 8, Scale(), SETTINGS, drop_prob=0.5).blocks[0]
+    cell = Cell(genotype, [StateShape(8, 0)], 8, Scale(), SETTINGS, drop_prob=0.5)
+    block, drop_path = cell.blocks[0], cell.drop_path
     x = torch.randn(4, 8, 6, 6).contiguous(memory_format=torch.channels_last).requires_grad_()
     torch.manual_seed(0)
-    expected = block(States([x]))
+    expected = block(States([x]), drop_path)
     seen: list[torch.Tensor] = []
-    handle = block.get_submodule(watched).register_forward_hook(lambda *arguments: seen.append(arguments[2]))
+    module = drop_path if watched == "drop_path" else block.get_submodule(watched)
+    handle = module.register_forward_hook(lambda *arguments: seen.append(arguments[2]))
     torch.manual_seed(0)
-    result = block(States([x]))
+    result = block(States([x]), drop_path)
     torch.testing.assert_close(result, expected)
     assert seen
     handle.remove()
     pooled, convolved = block.right(x), block.left(x)
     torch.manual_seed(0)
-    dropped = block.left_drop(convolved)
-    seen_by = {"left_drop": dropped, "combine": dropped + block.right_drop(pooled)}
+    dropped = drop_path(convolved)
+    seen_by = {"drop_path": dropped, "combine": dropped + drop_path(pooled)}
     first = dict.fromkeys(("left.0", "left.0.bn"), block.left[0](x))
     torch.testing.assert_close(seen[0], {**seen_by, **first}.get(watched, convolved))
+
+
+@pytest.mark.parametrize("library", [load_library, lambda source: None])
+def test_a_hook_on_a_state_sees_the_gradient_of_all_that_read_it(library: Callable[[Path], Any]) -> None:
+    """An identity returns the state itself, which an operation before it and another one after it read as well."""
+    blocks = (Block(0, 0, "sep_conv_3x3", "sep_conv_3x3"), Block(0, 0, "identity", "sep_conv_3x3"))
+    cell = Cell(CellGenotype(blocks, (2, 3)), [StateShape(8, 0)], 8, Scale(), SETTINGS)
+    x = torch.randn(4, 8, 6, 6).contiguous(memory_format=torch.channels_last).requires_grad_()
+    seen: list[torch.Tensor] = []
+
+    def watch(module: nn.Module, inputs: Any, output: torch.Tensor) -> None:
+        output.register_hook(seen.append)
+
+    cell.get_submodule("blocks.1.left").register_forward_hook(watch)
+    with mock.patch.object(cpu_kernels, "load_library", library):
+        (output,) = cell.create([x, x])
+        (expected,) = torch.autograd.grad(output.square().sum(), x)
+    torch.testing.assert_close(seen, [expected])
 
 
 def test_a_missing_previous_state_is_the_raw_current_one() -> None:

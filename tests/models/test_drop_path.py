@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import copy
+
 import pytest
 import torch
+from torch._functorch.aot_autograd import aot_module
+from torch._functorch.compilers import nop
 
 from nasnet_det.models.drop_path import ScheduledDropPath, set_drop_path_progress
 from nasnet_det.models.network import NASNet
@@ -41,12 +45,28 @@ def test_probabilities_rise_with_the_cell_number_and_leave_identities_alone() ->
     network = NASNet(num_cells=2, num_filters=8, drop_path_rate=0.3)
     cells = list(network.cells.values())
     assert [cell.drop_path.drop_prob for cell in cells] == pytest.approx([0.3 * (i + 1) / 10 for i in range(10)])
-    assert isinstance(network.cells["cell_0"].blocks[2].right_drop, torch.nn.Identity)
-    assert network.cells["cell_0"].blocks[2].left_drop is network.cells["cell_0"].drop_path
+    dropped: list[torch.Tensor] = []
+    network.cells["cell_0"].drop_path.register_forward_hook(lambda *arguments: dropped.append(arguments[2]))
+    network(torch.randn(2, 3, 32, 32))
+    assert len(dropped) == 8  # of ten paths, of which two are identities
 
 
 def test_progress_is_no_part_of_a_checkpoint() -> None:
     assert not any("progress" in name for name in NASNet(num_cells=1, num_filters=4).state_dict())
+
+
+def test_no_buffer_has_two_names() -> None:
+    """AOTAutograd (timm's ``--aot-autograd``) and ``functional_call`` refuse to be given a tensor under two names."""
+    network = NASNet(
+        num_cells=(1,), num_filters=4, stem="cifar", num_classes=2, drop_path_rate=0.3, dtype=torch.float64
+    )
+    compiled, x = aot_module(copy.deepcopy(network), nop), torch.randn(2, 3, 8, 8, dtype=torch.float64)
+    gradients = []
+    for model in (network, compiled):
+        torch.manual_seed(0)
+        model(x).square().sum().backward()
+        gradients.append([parameter.grad for parameter in model.parameters()])
+    torch.testing.assert_close(*gradients)
 
 
 def test_a_probability_of_one_is_refused() -> None:
