@@ -57,20 +57,24 @@ def _library(source: Path, compiler: Sequence[str]) -> ctypes.CDLL:
         OSError, SubprocessError: if it cannot be made or loaded.
     """
     kept = cache_folder() / f"{source.stem}-{_digest(source, compiler)}.so"
-    if _is_whole(kept):
-        return _load(kept)
+    if (library := _load_kept(kept)) is not None:
+        return library
     with tempfile.TemporaryDirectory() as folder:
         made = _compile(compiler, source, Path(folder))
         with contextlib.suppress(OSError), replacing(kept) as target:
             data = made.read_bytes()
             target.write_bytes(data + hashlib.sha256(data).digest())
-        return _load(kept if _is_whole(kept) else made)
+        return _load_kept(kept) or _load(made)
 
 
-def _is_whole(library: Path) -> bool:
-    """Return whether a library is there and ends with its own hash; a damaged one would end the process."""
-    data = library.read_bytes() if library.is_file() else b""
-    return hashlib.sha256(data[:-32]).digest() == data[-32:]
+def _load_kept(library: Path) -> ctypes.CDLL | None:
+    """Load a library of the cache; None if it is not there, does not end with its own hash (a damaged one would end the
+    process), or is where this user may read or execute nothing."""
+    try:
+        data = library.read_bytes()
+        return _load(library) if hashlib.sha256(data[:-32]).digest() == data[-32:] else None
+    except OSError:
+        return None
 
 
 def _load(library: Path) -> ctypes.CDLL:

@@ -68,6 +68,22 @@ def test_a_cache_that_cannot_be_written_is_done_without(source: Path) -> None:
     assert library is not None and library.twice(21) == 42
 
 
+def test_a_library_that_may_not_be_executed_where_it_is_kept_is_loaded_from_elsewhere(
+    source: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As in a home that is mounted without execution."""
+    load: Callable[[Path], object] = cpu_library._load
+
+    def refuse(library: Path) -> object:
+        if library.parent == source.parent / "cache":
+            raise PermissionError(library)
+        return load(library)
+
+    monkeypatch.setattr(cpu_library, "_load", refuse)
+    library = load_library(source)
+    assert library is not None and library.twice(21) == 42
+
+
 def test_a_user_without_a_home_trains_without_compiled_functions(
     source: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
