@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from contextlib import suppress
+from contextlib import AbstractContextManager, nullcontext, suppress
 from functools import partial
 from inspect import signature
 from pathlib import Path
+from threading import Lock
 from typing import Any
 
 import numpy as np
@@ -37,6 +38,8 @@ class TorchvisionImages:
         self.name, self.held_out = f"{name} of torchvision in {folder}", 0
         self.digest: str | None = None
         self.dataset = _open(kind, folder)
+        # FakeData draws its images from PyTorch's generator: in several threads at once, other ones every time.
+        self._turn: AbstractContextManager[Any] = nullcontext() if "root" in signature(kind).parameters else Lock()
         self.labels = _labels_of(name, self.dataset)
         names = getattr(self.dataset, "classes", None) or range(int(self.labels.max()) + 1)
         self.classes = tuple(str(label) for label in names)
@@ -48,7 +51,9 @@ class TorchvisionImages:
     def read(self, number: int) -> Image.Image:
         """See :class:`~nasnet_det.search.image_data.ImageSource`."""
         try:
-            return as_rgb(self.dataset[number][0])
+            with self._turn:
+                image = self.dataset[number][0]
+            return as_rgb(image)
         except (OSError, SyntaxError, ValueError, AttributeError) as error:
             raise ImageError(f"image {number} cannot be read: {error}") from None
 

@@ -11,8 +11,8 @@ import pytest
 from nasnet_det.search.child import train_child
 from nasnet_det.search.child_config import ChildConfig
 from nasnet_det.search.command import data_asked
-from nasnet_det.search.image_data import find_images, inspect_images
-from nasnet_det.training.data.cifar10 import DataError
+from nasnet_det.search.image_data import find_images, inspect_images, load_images
+from nasnet_det.training.data.cifar10 import DataError, split
 from tests.helpers import ONE_BLOCK
 
 
@@ -36,6 +36,14 @@ def test_a_data_set_of_torchvision(tmp_path: Path) -> None:
         name, num_cells=1, num_filters=4, epochs=1, batch_size=16, train_images=30, validation_images=10, image_size=28
     )
     assert train_child(ONE_BLOCK, config, seed=0, device="cpu").status == "ok"
+
+
+def test_images_that_are_drawn_when_they_are_read_are_the_same_every_time() -> None:
+    source = find_images("torchvision:FakeData@datasets")
+    train, validation = split(1000, 10, 100, 0)
+    images, *_ = load_images("torchvision:FakeData@datasets", 224, 100, 10, 0)
+    expected = [np.asarray(source.read(int(number))).transpose(2, 0, 1) for number in (*train, *validation)]
+    assert np.array_equal(images.train.pictures, expected)
 
 
 def test_data_sets_without_a_folder_and_what_a_failed_download_leaves(
