@@ -18,6 +18,8 @@ from nasnet_det.safe_io.values import first_line
 from nasnet_det.weights.layout import WeightsError
 
 HUB = "hf-hub:"
+#: The files of a hub repository that have its weights, as timm looks for them.
+_HUB_FILES = ("model.safetensors", "pytorch_model.bin")
 _BLOCK = 1 << 20
 _TIMEOUT = 30.0  # seconds without a byte
 _OFFLINE_ADVICE = (
@@ -102,8 +104,12 @@ def _from_url(url: str, folder: Path) -> Path:
     return target
 
 
-def from_hub(location: str) -> Path:
-    """Return a file of a hub repository in the hub client's own cache; the client verifies its downloads.
+def from_hub(location: str, cache_dir: str | Path | None = None) -> Path:
+    """Return a file of a hub repository in the hub client's cache; the client verifies its downloads.
+
+    Args:
+        location: ``hf-hub:OWNER/REPOSITORY``, for its weights, or ``hf-hub:OWNER/REPOSITORY/FILE``.
+        cache_dir: the client's cache, as of timm's argument of that name; its own if None.
 
     Raises:
         WeightsError: if the file does not exist or cannot be reached.
@@ -114,7 +120,10 @@ def from_hub(location: str) -> Path:
     repository, _, filename = rest.partition("/")
     if not owner or not repository:
         raise WeightsError(f"{location}: expected {HUB}OWNER/REPOSITORY or {HUB}OWNER/REPOSITORY/FILE")
-    try:
-        return Path(hf_hub_download(f"{owner}/{repository}", filename or "model.safetensors"))
-    except Exception as error:  # the client passes on its HTTP library's own exceptions
-        raise Unreachable(f"{location}: the download failed ({first_line(error)})") from None
+    problems: list[Exception] = []
+    for name in (filename,) if filename else _HUB_FILES:
+        try:
+            return Path(hf_hub_download(f"{owner}/{repository}", name, cache_dir=cache_dir))
+        except Exception as error:  # the client passes on its HTTP library's own exceptions
+            problems.append(error)
+    raise Unreachable(f"{location}: the download failed ({first_line(problems[0])})")

@@ -142,7 +142,7 @@ def resolve(source: PublishedWeights | str | Path, cache_dir: str | Path | None 
     Args:
         source: a :class:`PublishedWeights` or the name of one; a family member's name, for its ``pretrained=True``
             weights; a URL or ``hf-hub:OWNER/REPOSITORY``; or a local path, which is returned unchanged.
-        cache_dir: the cache's folder.
+        cache_dir: the cache's folder; for ``hf-hub:`` that of the hub's client.
 
     Raises:
         WeightsError: if the weights cannot be read; if several locations were tried, each is named with its problem.
@@ -155,7 +155,7 @@ def resolve(source: PublishedWeights | str | Path, cache_dir: str | Path | None 
         return cached(_target(source, cache_dir), source.location, partial(_convert, source), source.digest)
     location = str(source)
     if location.startswith(HUB):
-        return from_hub(location)
+        return from_hub(location, cache_dir)
     if is_remote(location):
         name = hashlib.sha256(location.encode()).hexdigest()[:16]
         return cached(cache_folder(cache_dir) / f"download-{name}", location)

@@ -226,6 +226,10 @@ def test_weights_from_a_hub(server: Server, cache: Path, tmp_path: Path, monkeyp
     model = fresh()
     load_published(model, weights)
     assert_loaded(model)
+    path = "owner/older/resolve/main/pytorch_model.bin"  # timm's other name; cache_dir is the client's, as in timm
+    server.files[path], server.headers[path] = content, {"ETag": '"1"', "X-Repo-Commit": "0" * 40}
+    file = resolve(f"{HUB}owner/older", tmp_path / "mine")
+    assert file.is_relative_to(tmp_path / "mine") and file.read_bytes() == content
     with pytest.raises(Unreachable, match="hf-hub:owner/nothing"):
         resolve(f"{HUB}owner/nothing")
     with pytest.raises(WeightsError, match="hf-hub:owner"):
