@@ -62,10 +62,12 @@ class SearchFolder:
             try:
                 if fcntl is not None:
                     fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except OSError:
+            except BlockingIOError:
                 raise StudyError(
                     f"another search is running in {self.path}; wait for it or choose another --output"
                 ) from None
+            except OSError:  # a file system without locks
+                pass
             yield
 
     def make_study(

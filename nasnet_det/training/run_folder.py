@@ -29,7 +29,7 @@ class TrainingFolder:
     Files are replaced atomically, so that a killed process or a full disk leaves the last complete ones.
 
     Args:
-        path: the folder; created, with ``run.json``, when the first checkpoint is saved.
+        path: the folder; created, beginning with ``run.json``, when the first epoch is logged or checkpoint saved.
         settings: the run's settings, plain values. A run resumes only with the same settings; recipe settings that
             ``run.json`` lacks, because an earlier version wrote it, count as their defaults.
         tensorboard: write TensorBoard scalars, if it is installed.
@@ -68,13 +68,13 @@ class TrainingFolder:
         # Through memory: on a full disk torch.save itself fails with an unrelated message.
         content = io.BytesIO()
         torch.save(dict(state), content)
-        if not self._described.exists():
-            write_text(self._described, json.dumps({"format": FORMAT, **self.settings}, indent=2) + "\n")
+        self._describe()
         with replacing(self.checkpoint) as part:
             part.write_bytes(content.getbuffer())
 
     def log(self, history: list[EpochReport]) -> None:
         """Rewrite the CSV, and add the last epoch to TensorBoard."""
+        self._describe()
         text = io.StringIO()
         writer = csv.DictWriter(text, EpochReport.columns(), lineterminator="\n")
         writer.writeheader()
@@ -94,6 +94,11 @@ class TrainingFolder:
         """Close the TensorBoard file."""
         if self._writer is not None:
             self._writer.close()
+
+    def _describe(self) -> None:
+        """Write ``run.json``, by which a run is known, before any other file."""
+        if not self._described.exists():
+            write_text(self._described, json.dumps({"format": FORMAT, **self.settings}, indent=2) + "\n")
 
     def _tensorboard(self, step: int) -> Any:
         if self._wants_tensorboard and self._writer is None:

@@ -9,6 +9,7 @@ import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import pytest
 import torch
@@ -68,6 +69,10 @@ def _state(folder: Path) -> dict[str, Any]:
     return state
 
 
+class Killed(BaseException):
+    """An exception that no handler catches."""
+
+
 def _fit(session: Session, data: CifarBatches, **options: Any) -> None:
     keeper = TrainingFolder(session.folder, session.settings())
     fit(session.trainer(data), data, 0, keeper, **options)
@@ -93,10 +98,16 @@ def test_stopped_and_resumed_equals_undisturbed(
     assert saved[0] == saved[1]
 
 
-def test_killed_goes_on_from_the_last_checkpoint(data: CifarBatches, undisturbed: Path, tmp_path: Path) -> None:
-    class Killed(BaseException):
-        """An exception that no handler catches."""
+def test_killed_before_the_first_checkpoint_begins_again(data: CifarBatches, undisturbed: Path, tmp_path: Path) -> None:
+    session = _session(tmp_path / "run")
+    keeper = TrainingFolder(session.folder, session.settings())
+    with pytest.raises(Killed), mock.patch.object(keeper, "save", side_effect=Killed):
+        fit(session.trainer(data), data, 0, keeper)
+    session.run(data, lambda line: None)
+    assert _same(_state(session.folder), _state(undisturbed))
 
+
+def test_killed_goes_on_from_the_last_checkpoint(data: CifarBatches, undisturbed: Path, tmp_path: Path) -> None:
     def kill(step: int, loss: float | None) -> None:
         if step == 8:
             raise Killed
