@@ -1,25 +1,20 @@
-"""Workers on Ray, local and on a running cluster: lost ones are replaced, a killed driver's search can continue.
-
-Each search is driven by a process of its own: a client of Ray may outlive ``ray.shutdown()``, and it ends its process
-when its cluster has been gone for a minute.
-"""
+"""Workers on Ray, local and on a running cluster: lost ones are replaced, a killed driver's search can continue."""
 
 from __future__ import annotations
 
-import multiprocessing
 import os
 import random
 import signal
 import threading
 import time
-from collections.abc import Callable
-from concurrent.futures import ProcessPoolExecutor
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 pytest.importorskip("ray")
 pytest.importorskip("optuna")
+import ray
 
 from nasnet_det.genotypes.published import PUBLISHED
 from nasnet_det.search.child import Trained
@@ -31,10 +26,12 @@ from tests.search.fakes import FakeChild, outcome, run_search, same_state
 
 
 @pytest.fixture(autouse=True)
-def importable_by_workers(monkeypatch: pytest.MonkeyPatch) -> None:
+def importable_by_workers(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """Workers must find this project and its tests, wherever pytest was started."""
     root = str(Path(__file__).resolve().parents[2])
     monkeypatch.setenv("PYTHONPATH", os.pathsep.join(filter(None, [root, os.environ.get("PYTHONPATH")])))
+    yield
+    ray.shutdown()
 
 
 class WithoutData(FakeChild):
@@ -55,12 +52,6 @@ def ray_search(out: Path, strategy: str, trials: int, pending: int, evaluator: F
         run_search(out, strategy, trials, pending, workers=workers, retries=retries)
     finally:
         workers.close()
-
-
-def in_process(function: Callable[..., None], *arguments: object) -> None:
-    """Call a function in a process of its own; raise what it raises."""
-    with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as pool:
-        pool.submit(function, *arguments).result()
 
 
 def kill_workers(processes: Path, kills: int, between: float) -> None:
@@ -85,7 +76,7 @@ def test_killed_workers_lose_nothing(kills: int, tmp_path: Path) -> None:
     processes.mkdir()
     killer = threading.Thread(target=kill_workers, args=(processes, kills, 1.0))
     killer.start()
-    in_process(ray_search, tmp_path / "killed", "ppo", trials, 6, FakeChild(0.3, processes), 20)
+    ray_search(tmp_path / "killed", "ppo", trials, 6, FakeChild(0.3, processes), retries=20)
     killer.join()
     run_search(tmp_path / "calm", "ppo", trials, 6)
     assert outcome(tmp_path / "killed") == outcome(tmp_path / "calm")
@@ -96,7 +87,7 @@ def test_killed_workers_lose_nothing(kills: int, tmp_path: Path) -> None:
 def test_a_killed_driver_s_workers_go_and_its_search_goes_on(tmp_path: Path) -> None:
     arguments = (tmp_path / "killed", "ppo", 120, 6, FakeChild(0.2))
     began = time.monotonic()
-    in_process(ray_search, tmp_path / "timed", *arguments[1:])
+    ray_search(tmp_path / "timed", *arguments[1:])
     # Ray's start takes most of it, so most kills come before or soon after the first results.
     kill_at_random(ray_search, arguments, 20, time.monotonic() - began, seed=0)
     run_search(tmp_path / "calm", "ppo", 120, 6)
@@ -104,7 +95,7 @@ def test_a_killed_driver_s_workers_go_and_its_search_goes_on(tmp_path: Path) -> 
     assert same_state(tmp_path / "killed", tmp_path / "calm")
 
 
-def ask_for_what_no_worker_can_do() -> None:
+def test_what_no_worker_can_do_is_said_before_any_child() -> None:
     with pytest.raises(WorkersError, match=r"127\.0\.0\.1:1"):
         RayWorkers(FakeChild(), 1, address="127.0.0.1:1")
     with pytest.raises(WorkersError, match="1000 GPUs"):
@@ -117,16 +108,12 @@ def ask_for_what_no_worker_can_do() -> None:
         workers.close()
 
 
-def test_what_no_worker_can_do_is_said_before_any_child() -> None:
-    in_process(ask_for_what_no_worker_can_do)
-
-
 def test_what_an_evaluator_raises_ends_the_search(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="the data are gone"):
-        in_process(ray_search, tmp_path, "random", 4, 2, BadRun())
+        ray_search(tmp_path, "random", 4, 2, BadRun())
 
 
-def use_a_cluster() -> None:
+def test_a_running_cluster_is_used_and_left_running(tmp_path: Path) -> None:
     """Two nodes of a CPU each, both on this machine: as many workers as they have room for."""
     from ray.cluster_utils import Cluster
 
@@ -144,7 +131,3 @@ def use_a_cluster() -> None:
                 workers.close()
     finally:
         cluster.shutdown()
-
-
-def test_a_running_cluster_is_used_and_left_running() -> None:
-    in_process(use_a_cluster)
