@@ -7,7 +7,8 @@ import os
 import random
 import subprocess
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -130,6 +131,16 @@ def kill_at_random(target: Callable[..., Any], arguments: tuple[Any, ...], kills
     process.join()
     assert process.exitcode == 0
     return kills
+
+
+@contextmanager
+def another_process(module: str, block: str) -> Iterator[subprocess.Popen[bytes]]:
+    """A process that has entered a block of a module of ``nasnet_det.safe_io`` and waits in it; killed at the end."""
+    code = f"from nasnet_det.safe_io.{module} import *\nwith {block}:\n    print(flush=True)\n    input()"
+    with subprocess.Popen([sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
+        assert process.stdout is not None and process.stdout.readline()
+        yield process
+        process.kill()
 
 
 def torchrun(tool: str, arguments: Sequence[object], **environment: str) -> str:

@@ -19,7 +19,8 @@ from pathlib import Path
 
 from nasnet_det.cli.shared.errors import command, needs
 from nasnet_det.cli.shared.options import add_output, add_settings, new_parser, settings_as_pairs
-from nasnet_det.safe_io.files import protecting, remove, short_name, working_in
+from nasnet_det.safe_io.files import protecting, remove, short_name
+from nasnet_det.safe_io.locks import working_in
 
 #: The AP50, in percent, that counts as plainly learnt.
 LEARNT = 90.0

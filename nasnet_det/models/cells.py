@@ -159,7 +159,7 @@ class CellBlock(nn.Module):
         self.combine, self.out_channels = build_combiner(genotype.combine, filters, settings)
 
     def forward(self, states: States, drop_path: nn.Module | None = None) -> Tensor:
-        """Return the state that the block creates; ``drop_path`` is the cell's, of which it is no module twice."""
+        """Return the state that the block creates; ``drop_path`` is given, as it is registered in the cell only."""
         left, right = (
             (operation, state, None if name == "identity" else drop_path)
             for operation, (state, name) in zip((self.left, self.right), self.genotype.sides, strict=True)

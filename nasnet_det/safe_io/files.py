@@ -33,17 +33,11 @@ _BLOCK = 1 << 20
 _NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS)
 #: Bytes at the beginning of a file that tell whose it is.
 _HEAD = 4096
-#: The file that a process holds while it works in a folder.
-_LOCK = ".lock"
 #: The names of files that are being written.
 _PART = re.compile(r"\..+\.[0-9a-f]{8}\.part")
 #: A regular expression that no file begins with.
 NOTHING = b"(?!)"
 _protected: ContextVar[dict[FileKey, Path] | None] = ContextVar("protected", default=None)
-
-
-class FolderInUseError(ValueError):
-    """A folder that another process is writing to; names it."""
 
 
 class OverwriteError(ValueError):
@@ -184,35 +178,6 @@ def _remove_abandoned(folder: Path) -> None:
             with suppress(OSError), path.open("r+b") as file:
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
                 path.unlink()
-
-
-@contextmanager
-def working_in(folder: Path) -> Iterator[None]:
-    """Make a folder and keep it to this process until the block ends, where the file system has locks.
-
-    Raises:
-        FolderInUseError: if another process is in such a block with it.
-        OSError: if nothing can be written to it.
-    """
-    is_new = not exists(folder)
-    folder.mkdir(parents=True, exist_ok=True)
-    with (folder / _LOCK).open("a") as held:
-        try:
-            if fcntl is not None:
-                fcntl.lockf(held, fcntl.LOCK_EX | fcntl.LOCK_NB)  # its processes that are forked do not hold it
-        except (BlockingIOError, PermissionError):
-            raise FolderInUseError(
-                f"{folder}: another process is writing to it: wait for its end, stop it, or give another folder"
-            ) from None
-        except OSError:
-            pass
-        try:
-            yield
-        finally:
-            with suppress(OSError):  # Windows removes no open file, nothing a folder with files
-                (folder / _LOCK).unlink()
-                if is_new:
-                    folder.rmdir()
 
 
 def write_text(path: str | Path, text: str) -> None:

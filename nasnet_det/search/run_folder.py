@@ -5,19 +5,15 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
 from nasnet_det.safe_io.files import write_text
+from nasnet_det.safe_io.locks import FolderInUseError, working_in
 from nasnet_det.search.checkpoints import Checkpoints
 from nasnet_det.search.storage import StudyError, storage_url
 from nasnet_det.search.study import Study
-
-try:
-    import fcntl
-except ImportError:  # Windows: two searches in one folder are then not noticed before they write
-    fcntl = None  # type: ignore[assignment]
 
 SEARCH, RETRAINED = "search", "retrained"
 #: The least free space on the folder's disk to begin a search: a strategy's state, twice, and some trials.
@@ -50,24 +46,16 @@ class SearchFolder:
         Raises:
             StudyError: if another search is running there, or the folder is not writable or has no room.
         """
-        try:
-            self.path.mkdir(parents=True, exist_ok=True)
-            free = shutil.disk_usage(self.path).free
-            lock = (self.path / ".lock").open("w")
-        except OSError as error:
-            raise StudyError(f"the folder {self.path} cannot be used: {error.strerror or error}") from None
-        with lock:
+        with ExitStack() as held:
+            try:
+                held.enter_context(working_in(self.path))
+                free = shutil.disk_usage(self.path).free
+            except FolderInUseError as error:
+                raise StudyError(str(error)) from None
+            except OSError as error:
+                raise StudyError(f"the folder {self.path} cannot be used: {error.strerror or error}") from None
             if free < _LEAST_FREE:
                 raise StudyError(f"{self.path}: only {free / 2**20:.0f} MiB are free on its disk; make room first")
-            try:
-                if fcntl is not None:
-                    fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                raise StudyError(
-                    f"another search is running in {self.path}; wait for it or choose another --output"
-                ) from None
-            except OSError:  # a file system without locks
-                pass
             yield
 
     def make_study(

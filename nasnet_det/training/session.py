@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from tqdm import tqdm
 
-from nasnet_det.safe_io.files import working_in
+from nasnet_det.safe_io.locks import working_in
 from nasnet_det.safe_io.stopping import stop_on_signal
 from nasnet_det.training.engine import Batches, Trainer
 from nasnet_det.training.execution import Execution

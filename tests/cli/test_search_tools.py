@@ -17,6 +17,7 @@ from PIL import Image
 
 from nasnet_det.genotypes.genotype import Genotype
 from nasnet_det.training.data.cifar10 import TEST_BATCH, TRAIN_BATCHES, Images, to_binary
+from tests.helpers import another_process
 
 TOOLS = Path(__file__).parents[2] / "tools"
 search, retrain_cells, export_cell, search_report = (
@@ -185,9 +186,8 @@ def test_a_search_without_an_accuracy_falls_short(
 
 
 def test_one_search_at_a_time(searched: Path, data: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    from nasnet_det.search.run_folder import SearchFolder
-
-    with SearchFolder(searched).locked():
+    pytest.importorskip("fcntl")
+    with another_process("locks", f"working_in(Path({str(searched)!r}))"):
         assert run(searched, data, "--strategy", "ppo") == 2
     assert str(searched) in capsys.readouterr().err
     noted = json.loads((searched / "search.json").read_text())

@@ -3,17 +3,11 @@
 from __future__ import annotations
 
 import os
-import signal
-import subprocess
-import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 
 from nasnet_det.safe_io.files import (
-    FolderInUseError,
     OverwriteError,
     check_writable,
     expand_home,
@@ -23,19 +17,9 @@ from nasnet_det.safe_io.files import (
     remove,
     replacing,
     short_name,
-    working_in,
     write_text,
 )
-
-
-@contextmanager
-def another_process(block: str) -> Iterator[subprocess.Popen[bytes]]:
-    """A process that has entered a block of ``nasnet_det.safe_io.files`` and waits in it; killed at the end."""
-    code = f"from nasnet_det.safe_io.files import *\nwith {block}:\n    print(flush=True)\n    input()"
-    with subprocess.Popen([sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
-        assert process.stdout is not None and process.stdout.readline()
-        yield process
-        process.kill()
+from tests.helpers import another_process
 
 
 def test_a_file_is_replaced_whole_or_not_at_all(tmp_path: Path) -> None:
@@ -49,10 +33,10 @@ def test_a_file_is_replaced_whole_or_not_at_all(tmp_path: Path) -> None:
 
 def test_what_killed_processes_were_writing_is_removed_and_what_others_write_is_kept(tmp_path: Path) -> None:
     pytest.importorskip("fcntl")
-    with another_process(f"replacing({str(tmp_path / 'a.txt')!r})"):
+    with another_process("files", f"replacing({str(tmp_path / 'a.txt')!r})"):
         assert len([*tmp_path.iterdir()]) == 1
     (tmp_path / ".mine.part").touch()
-    with another_process(f"replacing({str(tmp_path / 'b.txt')!r})"):
+    with another_process("files", f"replacing({str(tmp_path / 'b.txt')!r})"):
         write_text(tmp_path / "c.txt", "whole")
         assert {path.name[:6] for path in tmp_path.iterdir()} == {".b.txt", ".mine.", "c.txt"}
 
@@ -86,19 +70,6 @@ def test_a_full_disk_is_named_whatever_error_a_library_makes_of_it(tmp_path: Pat
         assert [path.name for path in tmp_path.iterdir()] == ["a"] and (tmp_path / "a").read_text() == "earlier"
     with pytest.raises(RuntimeError, match="iostream"), replacing(tmp_path / "a"):
         raise RuntimeError("iostream error")
-
-
-def test_one_process_works_in_a_folder(tmp_path: Path) -> None:
-    pytest.importorskip("fcntl")
-    folder = tmp_path / "new"
-    with another_process(f"working_in(Path({str(folder)!r}))") as process:
-        with pytest.raises(FolderInUseError, match=folder.name), working_in(folder):
-            pass
-        process.send_signal(signal.SIGKILL)
-        process.wait()
-        with working_in(folder), working_in(tmp_path / "newer"):
-            (folder / "a").touch()
-    assert [path.name for path in tmp_path.rglob("*")] == ["new", "a"]
 
 
 def test_a_folder_is_not_replaced_and_named(tmp_path: Path) -> None:

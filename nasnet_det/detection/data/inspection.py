@@ -313,7 +313,7 @@ def _shared(values: Sequence[Hashable]) -> list[bool]:
 
 
 def _columns(rows: Iterable[Sequence[float]], number: int, dtype: DTypeLike = np.float64) -> np.ndarray:
-    """Return rows of numbers as an array with this number of columns, also where there is no row."""
+    """Return rows of numbers as an array with this number of columns, also of none."""
     return np.array([*rows], dtype=dtype).reshape(-1, number)
 
 

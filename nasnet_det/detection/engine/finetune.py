@@ -35,7 +35,8 @@ from nasnet_det.detection.engine.predictor import load_config, weights_in
 from nasnet_det.detection.engine.run_folder import RUN, data_digest, image_digest, mark_run, read_run, split_of
 from nasnet_det.detection.engine.trainer import ShortTrainer
 from nasnet_det.detection.modeling.backbone import is_published
-from nasnet_det.safe_io.files import exists, working_in, write_text
+from nasnet_det.safe_io.files import exists, write_text
+from nasnet_det.safe_io.locks import working_in
 from nasnet_det.safe_io.values import format_names
 from nasnet_det.weights import WeightsError
 from nasnet_det.weights.published import resolve

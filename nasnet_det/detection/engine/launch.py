@@ -27,7 +27,8 @@ from nasnet_det.detection.engine.checkpointer import Checkpointer, build_for_inf
 from nasnet_det.detection.engine.run_folder import RUN
 from nasnet_det.detection.engine.trainer import TORCHRUN, DetectorTrainer, check_processes
 from nasnet_det.detection.evaluation.evaluation import METRICS
-from nasnet_det.safe_io.files import check_writable, working_in, write_text
+from nasnet_det.safe_io.files import check_writable, write_text
+from nasnet_det.safe_io.locks import working_in
 from nasnet_det.safe_io.values import format_value, parse_yaml
 
 #: The files that training appends to, with regular expressions that are found at their beginnings.
@@ -116,7 +117,7 @@ def setup(args: argparse.Namespace) -> CfgNode:
     if not args.eval_only:
         _check_output(cfg, file, args.resume)
     output.mkdir(parents=True, exist_ok=True)
-    logging.raiseExceptions = False  # a full disk costs lines of the log, which are no place for its tracebacks
+    logging.raiseExceptions = False  # a full disk costs lines of the log, and no traceback for each
     setup_logger(str(output), distributed_rank=rank, name="fvcore")
     setup_logger(str(output), distributed_rank=rank, name="nasnet_det", enable_propagation=True)
     logger = setup_logger(str(output), distributed_rank=rank)

@@ -155,7 +155,7 @@ def build_detector(cfg: CfgNode) -> nn.Module:
         torch.empty(0, device=cfg.MODEL.DEVICE)
     except (AssertionError, RuntimeError) as error:
         raise ConfigError(
-            f"MODEL.DEVICE is {cfg.MODEL.DEVICE!r}, which PyTorch has not ({one_line(error)}): set it to cpu or cuda"
+            f"MODEL.DEVICE is {cfg.MODEL.DEVICE!r}, which PyTorch does not have ({one_line(error)}): set cpu or cuda"
         ) from None
     try:
         model: nn.Module = build_model(cfg)

@@ -22,9 +22,7 @@ from pycocotools.mask import encode
 
 from nasnet_det.detection.data.catalog import categories
 from nasnet_det.detection.data.look import DatasetError
-from nasnet_det.detection.data.registered import (
-    look_at_names,
-)
+from nasnet_det.detection.data.registered import look_at_names
 from nasnet_det.detection.evaluation.evaluator import CocoEvaluator
 
 Function = Callable[..., str]
