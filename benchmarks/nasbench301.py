@@ -221,10 +221,10 @@ def run_rungs(
             return scores
         final = rung == len(rungs) - 1
         reward = predict(trials[trial], rungs[rung])
-        pruner.tell(trial, rung, (reward,), (), final)
+        stopped = pruner.tell(trial, rung, (reward,), (), final)
         strategy.tell(trial, Result((reward,), rungs[rung], final))
-        for stopped in pruner.drain_stopped():
-            strategy.stop(stopped)
+        for number in stopped:
+            strategy.stop(number)
         best = max(best, reward) if final else best
         scores.update({budget: 100 * best for budget in budgets if spent <= budget})
 

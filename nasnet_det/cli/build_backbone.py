@@ -10,7 +10,6 @@ timm.create_model("local-dir:my_backbone") builds the network from the folder al
 from __future__ import annotations
 
 import argparse
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -66,7 +65,3 @@ def main(argv: Sequence[str] | None = None) -> int:
         f"{parameters / 1e6:.2f} M parameters, {classes} classes, for {side} x {side} pixels; weights not trained"
     )
     return 0
-
-
-if __name__ == "__main__":
-    sys.exit(main())

@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import argparse
 import importlib.util
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -82,7 +81,3 @@ def read_sets(root: Path) -> dict[str, CocoData]:
         if str(root) in DatasetCatalog:
             return {"all": read_registered(str(root))}
     return read_folder(root)
-
-
-if __name__ == "__main__":
-    sys.exit(main())

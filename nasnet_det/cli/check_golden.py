@@ -10,7 +10,6 @@ if all are within their bounds, 1 if any is not, 2 for an invalid folder.
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -72,7 +71,3 @@ def _verdict(result: Comparison) -> str:
     if result.bound is None:
         return result.note
     return f"{'within' if result.passed else 'BEYOND'} {result.bound:g}" + (f"  ({result.note})" if result.note else "")
-
-
-if __name__ == "__main__":
-    sys.exit(main())

@@ -1,4 +1,3 @@
-#!/usr/bin/env python
 """Convert a faster_rcnn_nas checkpoint of the TF Object Detection API to a detectron2 checkpoint and its config.
 
     nasnet-det convert-detector faster_rcnn_nas_coco_2018_01_28.tar.gz nasnet_frcnn_coco
@@ -13,7 +12,6 @@ checkpoints were trained on train2014 + val2014 - minival, which overlaps val201
 from __future__ import annotations
 
 import logging
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -37,7 +35,3 @@ def main(arguments: Sequence[str] | None = None) -> int:
     print(f"wrote {weights} and {config}")
     print(f"evaluate it: nasnet-det train-net --config-file {config} --eval-only")
     return 0
-
-
-if __name__ == "__main__":
-    sys.exit(main())

@@ -13,7 +13,6 @@ keeps it.
 from __future__ import annotations
 
 import argparse
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -71,7 +70,3 @@ def main(argv: Sequence[str] | None = None) -> int:
     network = network_arguments(options)
     convert_weights(options.input, options.output, options.model, network, options.num_classes, options.cache)
     return 0
-
-
-if __name__ == "__main__":
-    sys.exit(main())

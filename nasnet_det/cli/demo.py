@@ -1,4 +1,3 @@
-#!/usr/bin/env python
 """See it work: NASNet-A mobile learns to detect the objects of nine photographs, in minutes on two cores.
 
     nasnet-det demo
@@ -12,7 +11,6 @@ Ctrl-C; the same command continues.
 from __future__ import annotations
 
 import argparse
-import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -93,7 +91,3 @@ def forget(output: Path) -> None:
         return
     for path in [output / name for name in _FILES] + sorted(output.glob(f"model_{'[0-9]' * 7}.pth")):
         remove(path)
-
-
-if __name__ == "__main__":
-    sys.exit(main())

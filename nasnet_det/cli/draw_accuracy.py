@@ -9,7 +9,6 @@ networks.
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -32,7 +31,3 @@ def main(argv: Sequence[str] | None = None) -> int:
     draw_accuracy(published_points(), options.output)
     print(options.output)
     return 0
-
-
-if __name__ == "__main__":
-    sys.exit(main())

@@ -8,7 +8,6 @@ A genotype is a published name or a JSON file (docs/genotypes.md). The ending of
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -31,7 +30,3 @@ def main(argv: Sequence[str] | None = None) -> int:
     draw_genotype(as_genotype(options.genotype), path)
     print(path)
     return 0
-
-
-if __name__ == "__main__":
-    sys.exit(main())

@@ -243,7 +243,3 @@ def submit(args: argparse.Namespace) -> int:
     print(f"written: {path}\nwritten: {archive}")
     print(f"detections on {images} of {len(annotations['images'])} images; upload the zip at COCO's evaluation server")
     return 0
-
-
-if __name__ == "__main__":
-    sys.exit(main())

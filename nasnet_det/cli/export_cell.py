@@ -84,7 +84,3 @@ def main(argv: Sequence[str] | None = None) -> int:
     options = parse(argv)
     with search_context():
         return export(options)
-
-
-if __name__ == "__main__":
-    sys.exit(main())

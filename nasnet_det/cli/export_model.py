@@ -122,7 +122,3 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(f"{name}: within {difference:.1e} of PyTorch")
     print(options.output)
     return 0
-
-
-if __name__ == "__main__":
-    sys.exit(main())

@@ -14,7 +14,6 @@ from __future__ import annotations
 
 import argparse
 import shlex
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -98,7 +97,3 @@ def main(argv: Sequence[str] | None = None) -> int:
     print("  ".join(f"{name} {value:.1f}" for name, value in scores.items() if "-" not in name))
     print(f"{output}: the detector; try nasnet-det predict {shlex.quote(str(output))} PICTURES")
     return 0
-
-
-if __name__ == "__main__":
-    sys.exit(main())

@@ -8,7 +8,6 @@ on the networks as built here. Accuracies are the papers' own, except those of n
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -36,7 +35,3 @@ def main(argv: Sequence[str] | None = None) -> int:
     else:
         write_text(options.write, replace_between(options.write.read_text(encoding="utf-8"), text))
     return 0
-
-
-if __name__ == "__main__":
-    sys.exit(main())

@@ -18,7 +18,6 @@ you trust. nasnet-det predict and validate take packages.
 from __future__ import annotations
 
 import argparse
-import sys
 import time
 from collections.abc import Callable, Sequence
 from itertools import starmap
@@ -199,7 +198,3 @@ def agreement(program: Program, package: Any, pictures: Sequence[Tensor]) -> str
         same = sum(int(found.argmax() == wanted.argmax()) for found, wanted in pairs)
         text += f"; the same class on {same} of {len(pictures)}"
     return text
-
-
-if __name__ == "__main__":
-    sys.exit(main())

@@ -1,4 +1,3 @@
-#!/usr/bin/env python
 """Run a detector on images, folders or globs: pictures with boxes, and all detections as COCO results.
 
     nasnet-det predict my_run/ street.jpg photos/ 'more/*.png'
@@ -86,7 +85,3 @@ def predict(args: argparse.Namespace) -> int:
         print(f"{len(results)} detections on {found.used} images: {args.output / name}")
     print(f"pictures: {args.output}")
     return 0
-
-
-if __name__ == "__main__":
-    sys.exit(main())

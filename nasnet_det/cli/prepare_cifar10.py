@@ -29,7 +29,3 @@ def main(argv: Sequence[str] | None = None) -> int:
     prepare(options.root, options.source, lambda line: print(line, file=sys.stderr))
     print(options.root)
     return 0
-
-
-if __name__ == "__main__":
-    sys.exit(main())

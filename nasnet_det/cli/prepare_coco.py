@@ -118,7 +118,3 @@ def _is_due(coco: Path, split: CocoSplit) -> bool:
 
 def _image_names(annotations: Path) -> list[str]:
     return [image["file_name"] for image in read_annotations(annotations, required=["file_name"])["images"]]
-
-
-if __name__ == "__main__":
-    sys.exit(main())

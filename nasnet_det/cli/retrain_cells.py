@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import argparse
 import shlex
-import sys
 from collections.abc import Callable, Sequence
 from contextlib import closing
 from typing import TYPE_CHECKING, Any
@@ -123,7 +122,3 @@ def main(argv: Sequence[str] | None = None) -> int:
     options = parse(argv)
     with search_context() as should_stop:
         return retrain(options, should_stop)
-
-
-if __name__ == "__main__":
-    sys.exit(main())

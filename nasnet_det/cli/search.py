@@ -209,7 +209,3 @@ def main(argv: Sequence[str] | None = None) -> int:
     options = parse(argv)
     with search_context() as should_stop:
         return search(options, should_stop)
-
-
-if __name__ == "__main__":
-    sys.exit(main())

@@ -9,7 +9,6 @@ included.
 from __future__ import annotations
 
 import argparse
-import sys
 from collections.abc import Sequence
 
 from nasnet_det.cli.shared.errors import command
@@ -45,7 +44,3 @@ def main(argv: Sequence[str] | None = None) -> int:
     options = parse(argv)
     with search_context():
         return report(options)
-
-
-if __name__ == "__main__":
-    sys.exit(main())

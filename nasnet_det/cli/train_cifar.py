@@ -21,7 +21,6 @@ from __future__ import annotations
 import argparse
 import json
 import statistics
-import sys
 from collections.abc import Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
@@ -163,7 +162,3 @@ def summarize(accuracies: dict[int, float]) -> dict[str, Any]:
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command; return the exit status."""
     return train(parse(argv))
-
-
-if __name__ == "__main__":
-    sys.exit(main())

@@ -20,7 +20,6 @@ the trained model (its averaged weights, if the recipe averages) as OUTPUT/model
 from __future__ import annotations
 
 import argparse
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -132,7 +131,3 @@ def main(argv: Sequence[str] | None = None) -> int:
         return train(options, world)
     finally:
         world.leave()
-
-
-if __name__ == "__main__":
-    sys.exit(main())

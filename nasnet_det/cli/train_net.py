@@ -1,4 +1,3 @@
-#!/usr/bin/env python
 """Train or evaluate a detector, with detectron2's flags and habits.
 
     nasnet-det train-net --config-file configs/nasnet_frcnn.yaml --num-gpus 8
@@ -49,7 +48,3 @@ def main(argv: Sequence[str] | None = None) -> int:
         from nasnet_det.detection.engine.launch import start
     with protecting([args.config_file]):
         return start(args, explain)
-
-
-if __name__ == "__main__":
-    sys.exit(main())

@@ -19,7 +19,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import sys
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict
@@ -168,7 +167,3 @@ def evaluate_model(
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command; return the exit status."""
     return measure(parse(argv))
-
-
-if __name__ == "__main__":
-    sys.exit(main())

@@ -43,7 +43,6 @@ class Progress:
         result: its child's.
         finished: how many trials have a result.
         total: how many trials there are to be.
-        running: how many children are being trained.
         best: the best child so far.
     """
 
@@ -51,7 +50,6 @@ class Progress:
     result: ChildResult | None
     finished: int
     total: int
-    running: int
     best: Best | None = None
 
 
@@ -122,7 +120,7 @@ class Search:
             WorkersError: if nobody can train children any more.
         """
         waiting = self._restore()
-        self.report(Progress(-1, None, self.finished, trials, 0, self.best))
+        self.report(Progress(-1, None, self.finished, trials, self.best))
         if self.finished >= trials and len(self.pruner.rungs) < 2:
             return
         while True:
@@ -229,7 +227,7 @@ class Search:
             self._close(task.trial)
         self.finished += not task.rung
         self._note(trial.number, task.rung, result.status, trial.values[0])
-        self.report(Progress(trial.number, result, self.finished, trials, len(self._running), self.best))
+        self.report(Progress(trial.number, result, self.finished, trials, self.best))
 
     def _outcome(self, task: Task, status: str, reward: float, accuracies: Sequence[float]) -> Outcome:
         rungs, objectives = self.pruner.rungs, self.study.objectives

@@ -26,8 +26,8 @@ class Pruner(Protocol):
 
     rungs: tuple[int, ...]
 
-    def tell(self, trial: int, rung: int, values: Values, history: Sequence[float] = (), final: bool = False) -> None:
-        """Learn a result.
+    def tell(self, trial: int, rung: int, values: Values, history: Values = (), final: bool = False) -> list[int]:
+        """Learn a result; return the trials that are stopped because of it.
 
         Args:
             trial: the trial's number.
@@ -40,9 +40,6 @@ class Pruner(Protocol):
     def next(self) -> int | None:
         """Return the trial to continue now, None if a new one is to be started instead."""
 
-    def drain_stopped(self) -> list[int]:
-        """Return the trials stopped since the last call."""
-
 
 @dataclass
 class SingleRung:
@@ -50,16 +47,13 @@ class SingleRung:
 
     rungs: tuple[int, ...] = ()
 
-    def tell(self, trial: int, rung: int, values: Values, history: Sequence[float] = (), final: bool = False) -> None:
+    def tell(self, trial: int, rung: int, values: Values, history: Values = (), final: bool = False) -> list[int]:
         """Ignore the result: there is nothing to decide."""
+        return []
 
     def next(self) -> int | None:
         """Return None."""
         return None
-
-    def drain_stopped(self) -> list[int]:
-        """Return an empty list."""
-        return []
 
 
 @dataclass
@@ -83,7 +77,6 @@ class Asha:
     keep: int = 10
     _results: list[list[tuple[int, Values]]] = field(init=False, repr=False)
     _waiting: list[set[int]] = field(init=False, repr=False)
-    _stopped: list[int] = field(default_factory=list, init=False, repr=False)
 
     def __post_init__(self) -> None:
         for name, least in (("reduction", 2), ("keep", 1)):
@@ -93,17 +86,17 @@ class Asha:
         self._results = [[] for _ in self.rungs]
         self._waiting = [set() for _ in self.rungs]
 
-    def tell(self, trial: int, rung: int, values: Values, history: Sequence[float] = (), final: bool = False) -> None:
+    def tell(self, trial: int, rung: int, values: Values, history: Values = (), final: bool = False) -> list[int]:
         """Learn a result; see :meth:`Pruner.tell`."""
         self._results[rung].append((trial, values))
         self._results[rung] = ranked(self._results[rung])
         if final or rung == len(self.rungs) - 1:
-            return
+            return []
         waiting = self._waiting[rung]
         waiting.add(trial)
         excess = [number for number, _ in self._results[rung] if number in waiting][self.keep :]
         waiting.difference_update(excess)
-        self._stopped += excess
+        return excess
 
     def next(self) -> int | None:
         """Return the best trial that may be continued, of the highest rung."""
@@ -113,11 +106,6 @@ class Asha:
                     waiting.remove(trial)
                     return trial
         return None
-
-    def drain_stopped(self) -> list[int]:
-        """Return the trials stopped since the last call."""
-        stopped, self._stopped = self._stopped, []
-        return stopped
 
 
 class OptunaPruner:
@@ -144,9 +132,8 @@ class OptunaPruner:
             self._study = optuna.create_study(study_name="rungs", direction="maximize", pruner=pruner)
         self._trials: dict[int, optuna.Trial] = {}
         self._continued: deque[int] = deque()
-        self._stopped: list[int] = []
 
-    def tell(self, trial: int, rung: int, values: Values, history: Sequence[float] = (), final: bool = False) -> None:
+    def tell(self, trial: int, rung: int, values: Values, history: Values = (), final: bool = False) -> list[int]:
         """Learn a result and ask; see :meth:`Pruner.tell`."""
         import optuna
 
@@ -159,19 +146,15 @@ class OptunaPruner:
             self._study.tell(mirrored, values[0])
         elif mirrored.should_prune():
             self._study.tell(mirrored, state=optuna.trial.TrialState.PRUNED)
-            self._stopped.append(trial)
+            return [trial]
         else:
             self._trials[trial] = mirrored
             self._continued.append(trial)
+        return []
 
     def next(self) -> int | None:
         """Return the trial that has waited longest since it was decided to continue it."""
         return self._continued.popleft() if self._continued else None
-
-    def drain_stopped(self) -> list[int]:
-        """Return the trials stopped since the last call."""
-        stopped, self._stopped = self._stopped, []
-        return stopped
 
 
 def ranked(results: Sequence[tuple[int, Values]]) -> list[tuple[int, Values]]:

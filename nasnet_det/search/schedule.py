@@ -18,28 +18,17 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
-from nasnet_det.search.candidates import Refusals
-from nasnet_det.search.limits import Limit
+from nasnet_det.search.candidates import Refusals, SpaceCandidates
 from nasnet_det.search.records import Task
 from nasnet_det.search.rungs import Pruner, SingleRung
 from nasnet_det.search.storage import StudyError
-from nasnet_det.search.strategies.base import Decisions, Result, Strategy
+from nasnet_det.search.strategies.base import Result, Strategy
 from nasnet_det.search.strategy_state import MALFORMED, damaged, read_state, write_state
 
 #: Tasks after which the state is saved though nothing forces it: a restart replays at most so many.
 _SAVE_EVERY = 200
-
-
-class Limits(Protocol):
-    """Limits on candidates, which are refused before they are trained."""
-
-    def exceeded(self, decisions: Decisions) -> Limit | None:
-        """Return the first limit that an architecture exceeds."""
-
-    def measures(self, decisions: Decisions) -> dict[str, float]:
-        """Return the measures of an architecture that are known."""
 
 
 @dataclass(frozen=True)
@@ -58,7 +47,7 @@ class Schedule:
         pending: P.
         path: the file of the strategy's state; None to keep none.
         pruner: new.
-        limits: refuses candidates; None for no limits.
+        candidates: those beyond a limit are refused; None for no limits.
         in_order: whether results are told in the order of tasks; else as they arrive.
 
     Raises:
@@ -71,7 +60,7 @@ class Schedule:
         pending: int,
         path: Path | None = None,
         pruner: Pruner | None = None,
-        limits: Limits | None = None,
+        candidates: SpaceCandidates | None = None,
         in_order: bool = True,
     ) -> None:
         if pending < 1:
@@ -79,7 +68,7 @@ class Schedule:
         if not in_order and not strategy.any_order:
             raise ValueError(f"{type(strategy).__name__} takes results in the order of trials only")
         self.strategy, self.pending, self.path = strategy, pending, path
-        self.pruner, self.limits, self.in_order = pruner or SingleRung(), limits, in_order
+        self.pruner, self.candidates, self.in_order = pruner or SingleRung(), candidates, in_order
         self.tasks: list[Task] = []
         self.trials = self.told = 0
         #: Trials that the pruner stopped and the driver has not recorded yet.
@@ -176,8 +165,7 @@ class Schedule:
         if outcome is None:
             return False
         task, result = self.tasks[number], outcome.result
-        self.pruner.tell(task.trial, task.rung, result.values, outcome.history, result.final)
-        stopped = self.pruner.drain_stopped()
+        stopped = self.pruner.tell(task.trial, task.rung, result.values, outcome.history, result.final)
         self.stopped += stopped
         if self.told >= self._known_results:
             self.strategy.tell(task.trial, result)
@@ -194,9 +182,9 @@ class Schedule:
         """Return a new trial, None if the strategy has listed all architectures that meet the limits."""
         refusals = Refusals()
         decisions = self.strategy.ask()
-        while self.limits is not None and (limit := self.limits.exceeded(decisions)) is not None:
+        while self.candidates is not None and (limit := self.candidates.exceeded(decisions)) is not None:
             self.strategy.refuse()
-            refusals.add(limit, self.limits.measures(decisions).get(limit.name, math.inf))
+            refusals.add(limit, self.candidates.measures(decisions).get(limit.name, math.inf))
             if self.strategy.exhausted:
                 return None
             decisions = self.strategy.ask()

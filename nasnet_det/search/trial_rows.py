@@ -49,14 +49,9 @@ class TrialRow:
 def read_trials(storage: RDBStorage, study_id: int) -> list[TrialRow]:
     """Return all trials of a study, by number."""
     of_study = _TRIALS.c.study_id == study_id
-    trials, attributes, values = (
-        select(*columns).join_from(_TRIALS, table) if table is not None else select(*columns)
-        for table, columns in (
-            (None, (_TRIALS.c.trial_id, _TRIALS.c.number, _TRIALS.c.state)),
-            (_ATTRIBUTES, (_ATTRIBUTES.c.trial_id, _ATTRIBUTES.c.key, _ATTRIBUTES.c.value_json)),
-            (_VALUES, (_VALUES.c.trial_id, _VALUES.c.value)),
-        )
-    )
+    trials = select(*_TRIALS.c["trial_id", "number", "state"])
+    attributes = select(*_ATTRIBUTES.c["trial_id", "key", "value_json"]).join_from(_TRIALS, _ATTRIBUTES)
+    values = select(*_VALUES.c["trial_id", "value"]).join_from(_TRIALS, _VALUES)
     with storage.engine.connect() as connection:
         rows = {
             trial_id: TrialRow(number, trial_id, state)

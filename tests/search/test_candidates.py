@@ -43,7 +43,7 @@ def test_candidates_that_cannot_be_measured_are_refused(
     size = NetworkSize(1, 4, "imagenet", 4, 2, 32)
     meters: list[nn.Module] = []
     candidates = SpaceCandidates(SPACE, size, parse_demands(**wanted), lambda network: meters.append(network) or 5.0)
-    schedule = Schedule(make_strategy("random", SPACE.sizes, 3), 20, limits=candidates)
+    schedule = Schedule(make_strategy("random", SPACE.sizes, 3), 20, candidates=candidates)
     tasks = [schedule.choose(10) for _ in range(10)]
     assert len(meters) == 10 and sum(task.refused for task in tasks if task) > 3
     (record,) = [record for record in caplog.records if record.levelno == logging.WARNING]
@@ -55,6 +55,6 @@ def test_a_latency_that_no_candidate_has_ends_the_search_with_its_reason() -> No
         raise RuntimeError("no such kernel")
 
     candidates = SpaceCandidates(SPACE, NetworkSize(1, 4, "cifar", 4, 2, 32), parse_demands(["latency=1s"]), meter)
-    schedule = Schedule(make_strategy("random", SPACE.sizes, 3), 1, limits=candidates)
+    schedule = Schedule(make_strategy("random", SPACE.sizes, 3), 1, candidates=candidates)
     with pytest.raises(LimitError, match="no such kernel"):
         schedule.choose(10)

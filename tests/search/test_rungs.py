@@ -23,16 +23,14 @@ CHILD = FakeChild(epochs=4)
 
 def test_asha_continues_the_best_third_of_each_rung() -> None:
     pruner = make_pruner("asha", (1, 3, 9), {"reduction": 3, "keep": 2})
-    for trial, accuracy in enumerate((0.1, 0.3, 0.2)):
+    for trial, accuracy, stopped in ((0, 0.1, []), (1, 0.3, []), (2, 0.2, [0])):  # two are kept
         assert pruner.next() is None
-        pruner.tell(trial, 0, (accuracy,))
-    assert pruner.drain_stopped() == [0]  # two are kept
+        assert pruner.tell(trial, 0, (accuracy,)) == stopped
     assert pruner.next() == 1 and pruner.next() is None
     pruner.tell(1, 1, (0.4,))
-    for trial, accuracy in enumerate((0.5, 0.6, 0.7, 0.0, 0.0, 0.0), start=3):
-        pruner.tell(trial, 0, (accuracy,))
+    stopped = [pruner.tell(trial, 0, (accuracy,)) for trial, accuracy in enumerate((0.5, 0.6, 0.7, 0, 0, 0), start=3)]
     assert pruner.next() == 5 and pruner.next() == 4 and pruner.next() is None
-    assert 2 in pruner.drain_stopped()
+    assert [2] in stopped
     pruner.tell(5, 1, (0.8,))
     pruner.tell(4, 1, (0.3,))
     assert pruner.next() == 5  # the best of three at the higher rung
@@ -42,9 +40,8 @@ def test_asha_continues_the_best_third_of_each_rung() -> None:
 
 def test_a_failed_child_counts_but_is_not_continued() -> None:
     pruner = Asha((1, 2), reduction=2)
-    pruner.tell(0, 0, (0.9,), final=True)
-    pruner.tell(1, 0, (0.1,))
-    assert pruner.next() is None and pruner.drain_stopped() == []
+    assert pruner.tell(0, 0, (0.9,), final=True) == pruner.tell(1, 0, (0.1,)) == []
+    assert pruner.next() is None
 
 
 @given(st.lists(st.tuples(st.integers(0, 4), st.integers(0, 4)), max_size=12))
@@ -88,28 +85,29 @@ def test_every_pruner_of_optuna_that_needs_no_argument_decides() -> None:
             continue
         made.append(name)
         for trial in range(12):
-            pruner.tell(trial, 0, (1 - trial / 12,), (1 - trial / 12,))
+            assert {*pruner.tell(trial, 0, (1 - trial / 12,), (1 - trial / 12,))} <= {*range(12)}
         continued = list(iter(pruner.next, None))
-        assert set(continued) | set(pruner.drain_stopped()) <= set(range(12)) and continued
+        assert {*continued} <= {*range(12)} and continued
     assert {"ASHA", "MedianPruner", "HyperbandPruner", "SuccessiveHalvingPruner", "NopPruner"} <= set(made)
     median = make_pruner("median", RUNGS, {"n_startup_trials": 1})
+    stopped = []
     for trial in range(4):
-        median.tell(trial, 0, (1 - trial / 12,), (1 - trial / 12,))
+        stopped += median.tell(trial, 0, (1 - trial / 12,), (1 - trial / 12,))
         while (continued_trial := median.next()) is not None:
-            median.tell(continued_trial, 1, (0.9,), (0.5, 0.9))
+            stopped += median.tell(continued_trial, 1, (0.9,), (0.5, 0.9))
             assert median.next() == continued_trial
             median.tell(continued_trial, 2, (0.9,), (0.5, 0.9, 0.9, 0.9))
-    assert median.drain_stopped() == [1, 2, 3]
+    assert stopped == [1, 2, 3]
 
 
 def test_a_pruner_may_wrap_another_by_name() -> None:
     patient = make_pruner("patient", (1, 2, 3), {"patience": 0, "wrapped_pruner": "median"})
     for trial, accuracies in enumerate([(0.5, 0.6, 0.7)] * 6 + [(0.4, 0.3, 0.2)]):
         for rung in range(3):
-            patient.tell(trial, rung, accuracies[: rung + 1][-1:], accuracies[: rung + 1])
+            stopped = patient.tell(trial, rung, accuracies[: rung + 1][-1:], accuracies[: rung + 1])
             if patient.next() is None:
                 break
-    assert patient.drain_stopped() == [6] and rung == 1
+    assert stopped == [6] and rung == 1
 
 
 @pytest.mark.parametrize("pruner", ["asha", "median"])

@@ -95,7 +95,7 @@ class Strategy(ABC, Generic[Settings]):
     Args:
         sizes: the number of choices of each decision.
         seed: seed of its random numbers.
-        settings: its hyperparameters.
+        settings: its hyperparameters; the defaults of ``settings_type`` if None.
         problem: objectives, rungs and what is known of candidates.
 
     Raises:
@@ -103,13 +103,15 @@ class Strategy(ABC, Generic[Settings]):
     """
 
     #: The dataclass of its settings.
-    settings_type: ClassVar[type] = NoSettings
+    settings_type: ClassVar[type[Any]] = NoSettings
     #: Whether results may be told in any order of trials.
     any_order: ClassVar[bool] = False
     #: Whether it searches the Pareto front of several objectives.
     multi_objective: ClassVar[bool] = False
 
-    def __init__(self, sizes: Sequence[int], seed: int, settings: Settings, problem: Problem = Problem()) -> None:
+    def __init__(
+        self, sizes: Sequence[int], seed: int, settings: Settings | None = None, problem: Problem = Problem()
+    ) -> None:
         if not sizes or min(sizes) < 1:
             raise ValueError(f"a search needs decisions with at least one choice each, not {list(sizes)}")
         if len(problem.objectives) > 1 and not self.multi_objective:
@@ -117,7 +119,9 @@ class Strategy(ABC, Generic[Settings]):
                 f"{type(self).__name__} searches one objective, not {', '.join(problem.objectives)}: choose random, "
                 "nsga2, tpe or another multi-objective sampler of Optuna"
             )
-        self.sizes, self.seed, self.settings, self.problem = tuple(sizes), seed, settings, problem
+        self.sizes, self.seed, self.problem = tuple(sizes), seed, problem
+        self.settings: Settings = self.settings_type() if settings is None else settings
+        self.rng = random.Random(seed)
         #: The architectures without a result, by trial number; these count what was asked for and not refused.
         self.asked: dict[int, Decisions] = {}
         self.trials = 0
@@ -126,6 +130,7 @@ class Strategy(ABC, Generic[Settings]):
         self.updates = 0
         #: Whether every architecture was asked for: the search then ends before it has all its trials.
         self.exhausted = False
+        self._begin()
 
     def ask(self) -> Decisions:
         """Return the next architecture to evaluate."""
@@ -165,6 +170,9 @@ class Strategy(ABC, Generic[Settings]):
         self.trials, self.updates = state["asks"], state["updates"]
         self._load({key: value for key, value in state.items() if key not in ("asked", "asks", "updates")})
 
+    def _begin(self) -> None:
+        """Make what it learns with; nothing by default."""
+
     @abstractmethod
     def _ask(self) -> Decisions: ...
 
@@ -193,14 +201,8 @@ def mutate(decisions: Decisions, sizes: Sequence[int], changes: int, rng: random
     return tuple(changed)
 
 
-def random_state(rng: random.Random) -> list[Any]:
-    """Return the state of Python's generator as plain lists."""
-    version, words, gauss = rng.getstate()
-    return [version, list(words), gauss]
-
-
 def set_random_state(rng: random.Random, state: Sequence[Any]) -> None:
-    """Set a state returned by :func:`random_state`."""
+    """Set a state of ``getstate``, whose tuples are lists where it was read from JSON."""
     version, words, gauss = state
     rng.setstate((version, tuple(words), gauss))
 
@@ -210,12 +212,6 @@ class RandomSearch(Strategy[NoSettings]):
 
     any_order = multi_objective = True
 
-    def __init__(
-        self, sizes: Sequence[int], seed: int, settings: NoSettings = NoSettings(), problem: Problem = Problem()
-    ) -> None:
-        super().__init__(sizes, seed, settings, problem)
-        self.rng = random.Random(seed)
-
     def _ask(self) -> Decisions:
         return uniform(self.sizes, self.rng)
 
@@ -223,7 +219,7 @@ class RandomSearch(Strategy[NoSettings]):
         pass
 
     def _state(self) -> dict[str, Any]:
-        return {"rng": random_state(self.rng)}
+        return {"rng": self.rng.getstate()}
 
     def _load(self, state: Mapping[str, Any]) -> None:
         set_random_state(self.rng, state["rng"])
@@ -261,16 +257,8 @@ class RegularizedEvolution(Strategy[EvolutionSettings]):
     settings_type = EvolutionSettings
     any_order = True
 
-    def __init__(
-        self,
-        sizes: Sequence[int],
-        seed: int,
-        settings: EvolutionSettings = EvolutionSettings(),
-        problem: Problem = Problem(),
-    ) -> None:
-        super().__init__(sizes, seed, settings, problem)
-        self.rng = random.Random(seed)
-        self.population: deque[tuple[Decisions, float]] = deque(maxlen=settings.population)
+    def _begin(self) -> None:
+        self.population: deque[tuple[Decisions, float]] = deque(maxlen=self.settings.population)
 
     def _ask(self) -> Decisions:
         if len(self.population) < self.settings.population:
@@ -284,7 +272,7 @@ class RegularizedEvolution(Strategy[EvolutionSettings]):
         self.population.append((decisions, reward))
 
     def _state(self) -> dict[str, Any]:
-        return {"rng": random_state(self.rng), "population": [[list(d), reward] for d, reward in self.population]}
+        return {"rng": self.rng.getstate(), "population": [[list(d), reward] for d, reward in self.population]}
 
     def _load(self, state: Mapping[str, Any]) -> None:
         set_random_state(self.rng, state["rng"])

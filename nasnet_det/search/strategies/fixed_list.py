@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from nasnet_det.search.strategies.base import Decisions, Problem, Strategy
+from nasnet_det.search.strategies.base import Decisions, Strategy
 
 
 @dataclass(frozen=True)
@@ -26,8 +26,7 @@ class Listed(Strategy[ListedSettings]):
     settings_type = ListedSettings
     any_order = multi_objective = True
 
-    def __init__(self, sizes: Sequence[int], seed: int, settings: ListedSettings, problem: Problem = Problem()) -> None:
-        super().__init__(sizes, seed, settings, problem)
+    def _begin(self) -> None:
         self.position = 0
 
     def _ask(self) -> Decisions:

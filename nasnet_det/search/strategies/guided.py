@@ -9,7 +9,6 @@ al., arXiv:1910.11858; Ru et al., arXiv:2006.07556.
 from __future__ import annotations
 
 import bisect
-import random
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Annotated, Any
@@ -18,16 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import Field
 
-from nasnet_det.search.strategies.base import (
-    Decisions,
-    Problem,
-    Result,
-    Strategy,
-    mutate,
-    random_state,
-    set_random_state,
-    uniform,
-)
+from nasnet_det.search.strategies.base import Decisions, Result, Strategy, mutate, set_random_state, uniform
 from nasnet_det.search.strategies.features import CellFeatures, DecisionFeatures, Features
 from nasnet_det.search.strategies.gaussian_process import GaussianProcess, Kernel, normal_scores
 
@@ -87,14 +77,9 @@ class GuidedEvolution(Strategy[GuidedSettings]):
     settings_type = GuidedSettings
     any_order = True
 
-    def __init__(
-        self, sizes: Sequence[int], seed: int, settings: GuidedSettings = GuidedSettings(), problem: Problem = Problem()
-    ) -> None:
-        super().__init__(sizes, seed, settings, problem)
-        self.rng = random.Random(seed)
-        self.features: Features = (
-            DecisionFeatures(sizes) if problem.candidates is None else CellFeatures(sizes, problem.candidates)
-        )
+    def _begin(self) -> None:
+        sizes, candidates = self.sizes, self.problem.candidates
+        self.features: Features = DecisionFeatures(sizes) if candidates is None else CellFeatures(sizes, candidates)
         self.told: dict[int, _Trial] = {}
         self.count = self.fitted = 0
         self.kernel: Kernel | None = None
@@ -225,7 +210,7 @@ class GuidedEvolution(Strategy[GuidedSettings]):
 
     def _state(self) -> dict[str, Any]:
         return {
-            "rng": random_state(self.rng),
+            "rng": self.rng.getstate(),
             "told": [
                 [number, list(trial.decisions), [[r, v] for r, v in trial.rewards.items()]]
                 for number, trial in self.told.items()

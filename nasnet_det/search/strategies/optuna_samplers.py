@@ -15,7 +15,7 @@ from optuna.trial import FrozenTrial, TrialState, create_trial
 
 from nasnet_det.safe_io.values import format_names
 from nasnet_det.search.optuna_plugins import make_plugin, quiet
-from nasnet_det.search.strategies.base import Decisions, Problem, Result, Strategy
+from nasnet_det.search.strategies.base import Decisions, Result, Strategy
 from nasnet_det.training.seeds import derive_seed
 
 logger = logging.getLogger(__name__)
@@ -58,15 +58,8 @@ class OptunaSampler(Strategy[SamplerSettings]):
     settings_type = SamplerSettings
     any_order = multi_objective = True
 
-    def __init__(
-        self,
-        sizes: Sequence[int],
-        seed: int,
-        settings: SamplerSettings = SamplerSettings(),
-        problem: Problem = Problem(),
-    ) -> None:
-        super().__init__(sizes, seed, settings, problem)
-        self.choices = {f"decision_{i:03d}": CategoricalDistribution(range(size)) for i, size in enumerate(sizes)}
+    def _begin(self) -> None:
+        self.choices = {f"decision_{i:03d}": CategoricalDistribution(range(size)) for i, size in enumerate(self.sizes)}
         #: Optuna's numbers of the trials without a final result, by this search's.
         self.open: dict[int, int] = {}
         self._refused = self._refused_before = 0  # in a row, up to the next and to the last ask

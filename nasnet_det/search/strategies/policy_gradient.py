@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Annotated, Any, Literal
 
@@ -12,7 +12,7 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from nasnet_det.search.strategies.base import Decisions, Problem, Strategy
+from nasnet_det.search.strategies.base import Decisions, Strategy
 from nasnet_det.search.strategies.controller import Controller
 
 Positive = Annotated[int, Field(ge=1, le=10**9)]
@@ -58,16 +58,10 @@ class PolicyGradient(Strategy[ControllerSettings]):
 
     settings_type = ControllerSettings
 
-    def __init__(
-        self,
-        sizes: Sequence[int],
-        seed: int,
-        settings: ControllerSettings = ControllerSettings(),
-        problem: Problem = Problem(),
-    ) -> None:
-        super().__init__(sizes, seed, settings, problem)
-        self.generator = torch.Generator().manual_seed(seed)
-        self.controller = Controller(sizes, self.generator, settings.hidden, settings.weight_scale)
+    def _begin(self) -> None:
+        settings = self.settings
+        self.generator = torch.Generator().manual_seed(self.seed)
+        self.controller = Controller(self.sizes, self.generator, settings.hidden, settings.weight_scale)
         trained = [weight for weight in self.controller.parameters() if weight.requires_grad]
         self.optimizer = torch.optim.Adam(trained, settings.learning_rate)
         self.baseline: float | None = None
