@@ -161,6 +161,9 @@ def test_a_run_is_not_replaced_by_a_new_one(
     assert tool.main(["--resume", *arguments(tiny_coco, output)]) == 2
     assert "model_final.pth" in capsys.readouterr().err
     assert (output / "model_final.pth").read_text() == "mine" and not (output / "config.yaml").exists()
+    (output / "config.yaml").write_text(read_config(CONFIGS / "fpn_mobile.yaml").dump())  # killed before it was noted
+    assert tool.main(arguments(tiny_coco, output)) == 2
+    assert "--resume" in capsys.readouterr().err
 
 
 def test_a_config_of_the_user_s_is_not_replaced(

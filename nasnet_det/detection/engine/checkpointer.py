@@ -111,22 +111,30 @@ class Checkpointer(DetectionCheckpointer):
             )
         return loaded
 
+    def has_checkpoint(self) -> bool:
+        """Return whether there is a checkpoint to resume from, noted as the last one or not."""
+        return super().has_checkpoint() or bool(numbered_checkpoints(self.save_dir))
+
     def get_checkpoint_file(self) -> str:
-        """Return the path of a run's last checkpoint.
+        """Return the path of a run's last checkpoint: the one noted or, as after a kill or a deletion, the newest.
 
         Raises:
-            CheckpointError: if the file that names it is damaged.
+            CheckpointError: if the file that names it is damaged, or there is no checkpoint.
         """
         noted = Path(self.save_dir) / "last_checkpoint"
         try:
-            name = noted.read_text(encoding="utf-8").strip()
+            name = noted.read_text(encoding="utf-8").strip() if noted.exists() else ""
         except (OSError, ValueError) as error:
             raise refused(str(noted), error) from None
-        if not name or len(name) > 255 or Path(name).name != name:  # checkpoints are saved beside it
+        if name and (len(name) > 255 or Path(name).name != name):  # checkpoints are saved beside it
             raise refused(str(noted), ValueError(f"it names no file of its folder: {format_value(name)}"))
-        if not Path(self.save_dir, name).is_file():
-            raise refused(str(noted), ValueError(f"it names {name}, which is missing"))
-        return str(Path(self.save_dir) / name)
+        if name and (noted.parent / name).is_file():
+            return str(noted.parent / name)
+        reason = f"it names {name}, which is missing" if name else "it is missing or empty"
+        if not (found := numbered_checkpoints(self.save_dir)):
+            raise refused(str(noted), ValueError(reason))
+        self.logger.warning(f"{noted} does not tell the last checkpoint ({reason}): taken is the newest, {found[-1]}")
+        return str(found[-1])
 
     def _load_file(self, filename: str) -> dict[str, Any]:
         return read_checkpoint_file(filename, self.averaged)
@@ -140,6 +148,11 @@ class Checkpointer(DetectionCheckpointer):
         else:
             _check_backbone(self.model, incompatible)
         return incompatible
+
+
+def numbered_checkpoints(folder: str | Path) -> list[Path]:
+    """Return the checkpoints that ``nasnet-det train-net`` has saved in a folder, the newest last."""
+    return sorted(Path(folder).glob("model_*.pth"))
 
 
 def _file_in(folder: str) -> str:

@@ -23,7 +23,7 @@ from torch import distributed, nn
 
 from nasnet_det.detection.config import ConfigError, find_config, read_config
 from nasnet_det.detection.data.registered import look_at_config
-from nasnet_det.detection.engine.checkpointer import Checkpointer, build_for_inference
+from nasnet_det.detection.engine.checkpointer import Checkpointer, build_for_inference, numbered_checkpoints
 from nasnet_det.detection.engine.run_folder import RUN
 from nasnet_det.detection.engine.trainer import TORCHRUN, DetectorTrainer, check_processes
 from nasnet_det.detection.evaluation.evaluation import METRICS
@@ -151,7 +151,9 @@ def check_expected(cfg: CfgNode) -> None:
 def _check_output(cfg: CfgNode, file: Path, resume: bool) -> None:
     """Refuse an ``OUTPUT_DIR`` with files that a training would replace: another run's, or a user's."""
     output, weights = Path(cfg.OUTPUT_DIR), cfg.MODEL.WEIGHTS
-    saved, is_run = output / "config.yaml", (output / "last_checkpoint").exists()
+    saved, checkpoints = output / "config.yaml", numbered_checkpoints(output)
+    # A run that was killed before it noted its first checkpoint has left its config, too.
+    is_run = (output / "last_checkpoint").exists() or bool(checkpoints and _is_whole(saved, cfg))
     if (output / RUN).exists():
         raise ConfigError(
             f"OUTPUT_DIR {output} holds a run of finetune or demo, which continue it: give another OUTPUT_DIR"
@@ -160,8 +162,8 @@ def _check_output(cfg: CfgNode, file: Path, resume: bool) -> None:
         raise ConfigError(f"OUTPUT_DIR {output} holds a run: add --resume to continue it, or give another OUTPUT_DIR")
     if weights and not resume and Path(weights).parent.resolve() == output.resolve():
         raise ConfigError(f"MODEL.WEIGHTS {weights} is in OUTPUT_DIR and may be replaced: give another OUTPUT_DIR")
-    if not is_run and (others := sorted(output.glob("model_*.pth"))):
-        raise ConfigError(f"{others[0]} is not of a run and may be replaced: give another OUTPUT_DIR")
+    if checkpoints and not is_run:
+        raise ConfigError(f"{checkpoints[0]} is not of a run and may be replaced: give another OUTPUT_DIR")
     for name, own in _APPENDED.items():
         check_writable(output / name, own)
     if saved.exists() and not (is_run or saved.samefile(file) or _is_whole(saved, cfg)):

@@ -40,6 +40,20 @@ def test_a_checkpoint_is_replaced_whole_or_not_at_all(tmp_path: Path, monkeypatc
     assert checkpointer.get_checkpoint_file() == str(tmp_path / "model_final.pth")
 
 
+@pytest.mark.parametrize("noted", [None, "", "model_0000009.pth"])
+def test_a_run_killed_before_its_checkpoint_was_noted_has_its_newest(tmp_path: Path, noted: str | None) -> None:
+    checkpointer = Checkpointer(nn.Linear(2, 2), str(tmp_path))
+    assert not checkpointer.has_checkpoint()
+    if noted is not None:
+        (tmp_path / "last_checkpoint").write_text(noted)
+        with pytest.raises(CheckpointError, match="last_checkpoint"):
+            checkpointer.get_checkpoint_file()
+    for name in ("model_0000003.pth", "model_0000001.pth", "elsewhere.pth"):
+        torch.save({"model": nn.Linear(2, 2).state_dict(), "iteration": name}, tmp_path / name)
+    assert checkpointer.has_checkpoint()
+    assert checkpointer.resume_or_load("", resume=True)["iteration"] == "model_0000003.pth"
+
+
 def test_checkpoints_that_cannot_be_read_are_named(tmp_path: Path) -> None:
     checkpointer = Checkpointer(torch.nn.Linear(2, 2))
     with pytest.raises(CheckpointError, match=r"nowhere\.pth"):
