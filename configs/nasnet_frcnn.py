@@ -69,8 +69,9 @@ dataloader = {
         dataset=L(training_records)(
             names=[TRAIN],
             test="${...test.dataset.name}",
-            num_classes=len(COCO_IDS),
-            key="model.roi_heads.label_ids to [], model.roi_heads.num_classes and dataloader.train.dataset.num_classes",
+            num_classes="${model.roi_heads.num_classes}",
+            label_ids="${model.roi_heads.label_ids}",
+            key="model.roi_heads.label_ids to [], and model.roi_heads.num_classes",
         ),
         mapper=L(DetectionMapper)(
             is_train=True,

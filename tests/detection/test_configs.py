@@ -137,8 +137,10 @@ def test_pixel_values_of_the_twin_are_equal() -> None:
 def test_the_twin_s_loaders_and_evaluator_follow_the_named_data_sets() -> None:
     lazy = LazyConfig.load(str(CONFIGS / "nasnet_frcnn.py"))
     words = ["dataloader.train.dataset.names=[mine, more]", "dataloader.test.dataset.name=judged"]
+    words += ["model.roi_heads.num_classes=2", "model.roi_heads.label_ids=[]"]
     data = LazyConfig.apply_overrides(lazy, words).dataloader
     assert (data.train.dataset.test, data.evaluator.dataset_name) == ("judged", "judged")
+    assert (data.train.dataset.num_classes, list(data.train.dataset.label_ids)) == (2, [])  # the model's
     assert list(data.evaluator.classes.names) == ["mine", "more"]
 
 
@@ -154,6 +156,8 @@ def test_the_twin_s_loaders_and_evaluator_follow_the_named_data_sets() -> None:
         ("roi_heads.total=0", "total"),
         ("pixel_std=[0, 1, 1]", "pixel_std"),
         ("input_format=L", "input_format"),
+        ("image_size=[128]", "image_size"),
+        ("image_size=[128.5, 128]", "image_size"),
     ],
 )
 def test_what_the_twin_s_parts_cannot_do_is_told_when_they_are_built(change: str, named: str) -> None:

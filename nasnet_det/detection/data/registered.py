@@ -16,7 +16,7 @@ from nasnet_det.detection.data.catalog import categories, read_registered
 from nasnet_det.detection.data.columns import CocoFormatError, Record
 from nasnet_det.detection.data.inspection import look_at
 from nasnet_det.detection.data.look import DatasetError, Fatal, Look, SetLook, Trouble, format_counts, join
-from nasnet_det.safe_io.values import collection_paused
+from nasnet_det.safe_io.values import collection_paused, format_value
 
 logger = logging.getLogger(__name__)
 
@@ -94,15 +94,39 @@ def look_at_names(
     return look
 
 
-def training_records(names: str | Sequence[str], test: str | Sequence[str] = (), **more: Any) -> list[Record]:
-    """Return the records to train on, for LazyConfig; test sets are looked at with them: see :func:`look_at_names`."""
-    train, judged = ([given] if isinstance(given, str) else list(given) for given in (names, test))
-    return look_at_names(train, judged, **more).train
+def training_records(
+    names: str | Sequence[str],
+    test: str = "",
+    num_classes: int | None = None,
+    label_ids: Sequence[int] = (),
+    **more: Any,
+) -> list[Record]:
+    """Return the records to train on, for LazyConfig; a test set is looked at with them: see :func:`look_at_names`.
+
+    Args:
+        names, test: of data sets.
+        num_classes, label_ids: those of the model's heads.
+        more: the other arguments of :func:`look_at_names`.
+
+    Raises:
+        DatasetError: for names that are none, and as :func:`look_at_names` does.
+    """
+    train = [names] if isinstance(names, str) else list(names or ())
+    if not train:
+        raise DatasetError("dataloader.train.dataset.names names no data set")
+    judged = [] if test == "" else [_one(test)]
+    return look_at_names(train, judged, len(label_ids) or num_classes, **more).train
 
 
 def test_records(name: str, **more: Any) -> list[Record]:
     """Return the records of a test set, for LazyConfig: see :func:`look_at_names`."""
-    return look_at_names(test=[name], **more).test[name]
+    return look_at_names(test=[_one(name)], **more).test[name]
+
+
+def _one(name: Any) -> str:
+    if not isinstance(name, str):
+        raise DatasetError(f"dataloader.test.dataset.name is {format_value(name)}: expected the name of one data set")
+    return name
 
 
 def model_classes(cfg: CfgNode) -> tuple[str, int]:

@@ -12,6 +12,7 @@ from detectron2.solver import build_optimizer as build_detectron2_optimizer
 from detectron2.solver.build import GradientClipType, get_default_optimizer_params
 from torch import nn
 
+from nasnet_det.detection.config import ConfigError
 from nasnet_det.models.network import NASNet
 
 
@@ -57,7 +58,13 @@ def clipped_sgd(
     """Build SGD that first scales each gradient tensor down to a norm of ``max_norm``, for LazyConfig.
 
     detectron2's YAML configs do the same by ``SOLVER.CLIP_GRADIENTS`` (``norm``), TF-slim by ``clip_gradient_norms``.
+
+    Raises:
+        ConfigError: for a momentum or a norm with which nothing is learnt.
     """
+    if not 0 <= momentum < 1:
+        raise ConfigError(f"optimizer.momentum is {momentum}: expected a number from 0 to below 1")
+    _check_limit("optimizer.max_norm", max_norm)
     optimizer = torch.optim.SGD(params, lr=lr, momentum=momentum, weight_decay=weight_decay)
     optimizer.register_step_pre_hook(lambda *_: clip_each(optimizer, max_norm))
     return optimizer
@@ -79,16 +86,25 @@ def with_clipping(optimizer: torch.optim.Optimizer, cfg: CfgNode) -> torch.optim
     """Let an optimizer clip as ``cfg.SOLVER.CLIP_GRADIENTS`` says.
 
     detectron2 clips one tensor after another, which takes as long as a tenth of a step; the result here is the same.
+
+    Raises:
+        ConfigError: for a limit that leaves no gradient, or turns them all round.
     """
     clipping = cfg.SOLVER.CLIP_GRADIENTS
     if not clipping.ENABLED:
         return optimizer
+    _check_limit("SOLVER.CLIP_GRADIENTS.CLIP_VALUE", clipping.CLIP_VALUE)
     if GradientClipType(clipping.CLIP_TYPE) is GradientClipType.NORM:
         clip = partial(clip_each, optimizer, clipping.CLIP_VALUE, clipping.NORM_TYPE)
     else:
         clip = partial(clip_values, optimizer, clipping.CLIP_VALUE)
     optimizer.register_step_pre_hook(lambda *_: clip())
     return optimizer
+
+
+def _check_limit(key: str, limit: float) -> None:
+    if not limit > 0:
+        raise ConfigError(f"{key} is {limit}, with which nothing is learnt: expected a number above 0")
 
 
 @torch.no_grad()

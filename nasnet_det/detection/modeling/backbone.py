@@ -102,7 +102,12 @@ def advance_drop_path(module: nn.Module, steps: int) -> None:
     Args:
         module: the module whose paths are dropped.
         steps: iterations until the final probability is reached.
+
+    Raises:
+        ConfigError: for fewer than one.
     """
+    if steps < 1:
+        raise ConfigError(f"MODEL.NASNET.DROP_PATH_STEPS (drop_path_steps) is {steps}: expected at least 1")
     if module.training and has_event_storage():
         set_drop_path_progress(module, get_event_storage().iter / steps)
 

@@ -45,10 +45,11 @@ class NASNetRCNN(GeneralizedRCNN):
     @configurable
     def __init__(self, *, image_size: tuple[int, int] = (0, 0), **kwargs: Any) -> None:
         super().__init__(**kwargs)
-        if min(image_size) < 0 or min(kwargs["pixel_std"]) <= 0 or self.input_format not in (None, "RGB", "BGR"):
+        sizes_fit = [*map(type, image_size)] == [int, int] and min(image_size) >= 0
+        if not sizes_fit or min(kwargs["pixel_std"]) <= 0 or self.input_format not in (None, "RGB", "BGR"):
             raise ConfigError(
                 f"image_size is {[*image_size]}, pixel_std {[*kwargs['pixel_std']]}, input_format "
-                f"{self.input_format!r}: expected sides of at least 0, numbers above 0, and RGB or BGR"
+                f"{self.input_format!r}: expected two whole numbers of at least 0, numbers above 0, and RGB or BGR"
             )
         self.image_size = image_size
 

@@ -104,6 +104,26 @@ def test_an_evaluator_follows_the_classes_of_the_training_set(register: Register
     assert CocoEvaluator("second", classes=["fox", "hen"]).category_ids == [5, 6]
 
 
+@pytest.mark.parametrize(
+    ("given", "named"),
+    [
+        ({"names": []}, "names"),
+        ({"names": None}, "names"),
+        ({"test": None}, "name"),
+        ({"test": ["made", "made"]}, "name"),
+        ({"num_classes": 2}, "2"),
+        ({"num_classes": 90, "label_ids": [1, 18]}, "2"),
+    ],
+)
+def test_what_a_lazy_config_gives_is_checked_before_training(
+    register: Register, given: dict[str, Any], named: str
+) -> None:
+    register(coco_content())
+    assert len(training_records("made", test="made", num_classes=90, label_ids=[1])) == 2
+    with pytest.raises(DatasetError, match=named):
+        training_records(**{"names": "made", "test": "made", "num_classes": 1, **given})
+
+
 def test_sets_of_other_classes_are_not_mixed(register: Register) -> None:
     register(coco_content(), "first")
     register(coco_content() | {"categories": [{"id": 5, "name": "car"}]}, "second")

@@ -15,12 +15,14 @@ from detectron2.data.transforms import RandomFlip, ResizeShortestEdge
 from detectron2.modeling import build_model
 from detectron2.solver import build_lr_scheduler
 from detectron2.solver import build_optimizer as build_detectron2_optimizer
+from detectron2.utils.events import EventStorage
 
-from nasnet_det.detection.config import read_config
+from nasnet_det.detection.config import ConfigError, read_config
 from nasnet_det.detection.convert.pipeline_config import follow
 from nasnet_det.detection.convert.protobuf_text import parse
 from nasnet_det.detection.convert.tf_detector import changes
 from nasnet_det.detection.engine.solver import build_optimizer, clipped_sgd, optimizer_params
+from nasnet_det.detection.modeling.backbone import advance_drop_path
 from nasnet_det.models.drop_path import ScheduledDropPath
 from tests.detection.conftest import CONFIGS
 
@@ -141,6 +143,21 @@ def test_l2_is_on_the_convolutions_of_the_network_alone(small_detector: Any) -> 
         for name, parameter in model.named_parameters():
             convolution = ".network." in name and parameter.ndim == 4
             assert decays[parameter] == (5e-5 if convolution else 0.0), name
+
+
+@pytest.mark.parametrize("limit", [0.0, -1.0])
+def test_numbers_with_which_nothing_is_learnt_are_refused(limit: float, small_config: Any) -> None:
+    layer = torch.nn.Linear(2, 2)
+    for momentum, max_norm, named in ((0.9, limit, "max_norm"), (1.0 - limit, 1.0, "momentum")):
+        with pytest.raises(ConfigError, match=named):
+            clipped_sgd(layer.parameters(), 0.1, momentum, 0.0, max_norm)
+    cfg = small_config(
+        "fpn_mobile.yaml", SOLVER__CLIP_GRADIENTS__ENABLED=True, SOLVER__CLIP_GRADIENTS__CLIP_VALUE=limit
+    )
+    with pytest.raises(ConfigError, match=r"SOLVER\.CLIP_GRADIENTS\.CLIP_VALUE"):
+        build_optimizer(cfg, layer)
+    with EventStorage(), pytest.raises(ConfigError, match="DROP_PATH_STEPS"):
+        advance_drop_path(layer, int(limit))
 
 
 def test_heads_have_decay_by_default(small_config: Any) -> None:
