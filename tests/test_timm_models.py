@@ -31,7 +31,7 @@ from tests.helpers import randomize
 NAMES = [*FAMILY, "nasnet"]
 #: One name of each cell and stem: the others differ in size only, or in a shortcut that is among these too.
 WIRINGS = [*{(FAMILY[name].genotype, FAMILY[name].stem): name for name in reversed(FAMILY)}.values(), "nasnet"]
-FEW = ["nasnet_a_large", "nasnet_a_cifar_6_at_768", "amoebanet_c", "nasnet"]
+FEW = ["nasnet_a_large", "nasnet_a_cifar_6_at_768", "amoebanet_c"]
 TINY: dict[str, Any] = {"num_cells": 1, "num_filters": 8}
 
 
@@ -264,7 +264,7 @@ def test_gradient_checkpointing(name: str) -> None:
 
 def test_compiled_gradient_checkpointing() -> None:
     """The gradients and running statistics of a step without either."""
-    model = tiny("nasnet_a_cifar_6_at_768").double().train()
+    model = tiny("nasnet_a_cifar_6_at_768", num_cells=(1, 1)).double().train()
     compiled = copy.deepcopy(model)
     compiled.set_grad_checkpointing()
     x = images("nasnet_a_cifar_6_at_768").double()
@@ -345,8 +345,8 @@ def test_a_found_genotype_travels_inside_the_saved_config(tmp_path: Path) -> Non
     assert loaded.genotype == genotype
 
 
-@pytest.mark.parametrize("name", FEW[:2])
-def test_trace_and_compile(name: str) -> None:
+def test_trace_and_compile() -> None:
+    name = "nasnet_a_large"
     x = images(name)
     model = randomize(tiny(name, num_cells=(1, 1)))
     expected = model(x)
@@ -359,7 +359,7 @@ def _dynamic(name: str) -> dict[int, Dim]:
     return {0: Dim("batch"), 2: Dim("height", min=least, max=2048), 3: Dim("width", min=least, max=2048)}
 
 
-@pytest.mark.parametrize("name", FEW[:3])
+@pytest.mark.parametrize("name", FEW[1:])
 def test_export_with_dynamic_batch_height_and_width(name: str, tmp_path: Path) -> None:
     """torch.export, and for one name ONNX made of it, at the exported and at other sizes."""
     model = randomize(tiny(name, num_cells=(1, 1)))

@@ -17,14 +17,14 @@ from nasnet_det.cli.shared import models
 from nasnet_det.export import available, classifier_program, load_package, read_info
 from nasnet_det.export.runtime_support import AUTO, RUNTIMES
 from nasnet_det.training.data.cifar10 import DataError
-from tests.helpers import EVERY_STEP
+from tests.helpers import EVERY_STEP, ONE_BLOCK
 
 
 @pytest.fixture(scope="module")
 def backbone(tmp_path_factory: pytest.TempPathFactory) -> str:
     """A small network as timm's name for its folder."""
     folder = tmp_path_factory.mktemp("backbone")
-    EVERY_STEP.save(folder / "cell.json")
+    ONE_BLOCK.save(folder / "cell.json")
     numbers = ["--num-cells", "1", "--num-filters", "8", "--image-size", "32", "--num-classes", "5"]
     assert build_backbone([str(folder / "cell.json"), *numbers, "--output", str(folder / "model")]) == 0
     return f"local-dir:{folder / 'model'}"

@@ -11,6 +11,7 @@ from PIL import Image
 
 from nasnet_det.cli.main import main
 from nasnet_det.export import classifier_program, feature_program, save_program
+from tests.helpers import ONE_BLOCK
 
 SMALL = "nasnet_a_cifar_1_at_576"
 
@@ -66,9 +67,9 @@ def test_a_package_is_measured_on_the_cpu_in_its_own_precision(
     pytest.importorskip("onnxscript")
     pytest.importorskip("onnxruntime")
     data = folder_of_images(tmp_path / "data", ("a", 1), ("b", 1))
-    kinds = {"num_cells": 1, "num_filters": 4, "stem": "cifar", "num_classes": 2}
-    network = timm.create_model("nasnet", genotype="nasnet_a", **kinds)
-    maps = timm.create_model("nasnet", genotype="nasnet_a", **kinds, features_only=True)
+    kinds = {"num_cells": (1,), "num_filters": 4, "stem": "cifar", "num_classes": 2}
+    network = timm.create_model("nasnet", genotype=ONE_BLOCK, **kinds)
+    maps = timm.create_model("nasnet", genotype=ONE_BLOCK, **kinds, features_only=True)
     for name, program in (("net", classifier_program(network, (32, 32))), ("maps", feature_program(maps, (32, 32)))):
         save_program(program, tmp_path / f"{name}.onnx")
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)

@@ -30,7 +30,7 @@ from nasnet_det.export.fixed_detections import found_again
 from nasnet_det.export.operators import suppress
 from nasnet_det.export.quantization import quantize_onnx
 from nasnet_det.export.runner import PackagedDetector
-from tests.helpers import EVERY_STEP
+from tests.helpers import EVERY_STEP, ONE_BLOCK
 
 CONFIGS = Path(__file__).parents[2] / "configs"
 SIZE = (96, 128)
@@ -43,14 +43,16 @@ PAPER += ["MODEL.RPN.POST_NMS_TOPK_TEST", 10, "MODEL.NASNET.CHUNK_SIZE", 4, "MOD
 PYRAMID = ["MODEL.FPN.OUT_CHANNELS", 32, "MODEL.ROI_BOX_HEAD.FC_DIM", 16, "MODEL.RPN.PRE_NMS_TOPK_TEST", 30]
 PYRAMID += ["MODEL.RPN.POST_NMS_TOPK_TEST", 20, "MODEL.ROI_HEADS.SCORE_THRESH_TEST", 0.1]
 CASCADE = ["MODEL.ROI_HEADS.NAME", "CascadeROIHeads", "MODEL.ROI_BOX_HEAD.CLS_AGNOSTIC_BBOX_REG", True]
+CASCADE += ["MODEL.ROI_BOX_CASCADE_HEAD.IOUS", [0.5, 0.6]]
+CASCADE += ["MODEL.ROI_BOX_CASCADE_HEAD.BBOX_REG_WEIGHTS", [[10.0, 10.0, 5.0, 5.0], [20.0, 20.0, 10.0, 10.0]]]
 MASKS = ["MODEL.MASK_ON", True, "MODEL.ROI_MASK_HEAD.NUM_CONV", 1, "MODEL.ROI_MASK_HEAD.CONV_DIM", 8]
-# Two levels, which are exported in less time than four.
+# Two levels and few steps, which are exported in less time.
 TWO_LEVELS = ["MODEL.NASNET.OUT_FEATURES", ["c4", "c5"], "MODEL.FPN.IN_FEATURES", ["c4", "c5"]]
-TWO_LEVELS += ["MODEL.RPN.IN_FEATURES", ["p4", "p5", "p6"], "MODEL.ROI_HEADS.IN_FEATURES", ["p4", "p5"]]
-TWO_LEVELS += ["MODEL.ANCHOR_GENERATOR.SIZES", [[16], [32], [64]]]
+TWO_LEVELS += ["MODEL.RPN.IN_FEATURES", ["p4", "p5"], "MODEL.ROI_HEADS.IN_FEATURES", ["p4", "p5"]]
+TWO_LEVELS += ["MODEL.ANCHOR_GENERATOR.SIZES", [[16], [32]], "MODEL.NASNET.GENOTYPE", ONE_BLOCK.to_json()]
 
 #: Of weights that find boxes of several classes.
-SEED = {"paper": 0, "pyramid": 4}
+SEED = {"paper": 0, "pyramid": 9}
 SHARPER = {"paper": 3.0, "pyramid": 300.0}
 SIZES = ((96, 128), (64, 64), (101, 75), (50, 160), (200, 131))
 
@@ -211,7 +213,7 @@ def test_a_quantized_detector_is_near_its_own_code(with_masks: tuple[Any, Path],
 
 @pytest.mark.skipif(not RUNTIMES, reason="takes a runtime of ONNX files")
 def test_the_papers_detector_is_quantized_if_all_proposals_go_through_at_once(tmp_path: Path) -> None:
-    model, cfg = detector("paper", ["MODEL.NASNET.CHUNK_SIZE", 10])
+    model, cfg = detector("paper", ["MODEL.NASNET.CHUNK_SIZE", 10, "MODEL.NASNET.GENOTYPE", ONE_BLOCK.to_json()])
     program = detector_program(model, cfg, SIZE)
     assert sum(sum(compare(model, program.model, size)) for size in SIZES[:3]) > 4
     images = sample_pictures(4, SIZE)

@@ -30,6 +30,7 @@ def importable_by_workers(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """Workers must find this project and its tests, wherever pytest was started."""
     root = str(Path(__file__).resolve().parents[2])
     monkeypatch.setenv("PYTHONPATH", os.pathsep.join(filter(None, [root, os.environ.get("PYTHONPATH")])))
+    monkeypatch.setenv("RAY_worker_niceness", "0")  # at Ray's 15 they wait for the other tests
     yield
     ray.shutdown()
 
