@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import io
 import os
 import re
 import subprocess
@@ -241,6 +242,13 @@ def test_what_an_error_says(
     if isinstance(error, Exception):
         with pytest.raises(type(error)):
             raising(error)
+
+
+def test_characters_that_the_output_does_not_know_are_escaped(monkeypatch: pytest.MonkeyPatch) -> None:
+    output = io.TextIOWrapper(io.BytesIO(), encoding="cp1252")  # a file on Windows
+    monkeypatch.setattr(sys, "stdout", output)
+    assert command(lambda _: print("a 鸡") or 0)([]) == 0
+    assert output.buffer.getvalue() == b"a \\u9e21" + os.linesep.encode()
 
 
 def test_a_fault_of_the_program_keeps_its_traceback() -> None:

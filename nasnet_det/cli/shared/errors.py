@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import functools
+import io
 import logging
 import os
 import sys
@@ -60,6 +61,8 @@ def command(main: Main) -> Main:
     @functools.wraps(main)
     def guarded(argv: Sequence[str] | None = None) -> int:
         prepare_processor()
+        if isinstance(sys.stdout, io.TextIOWrapper):  # which may know few characters, as in a file on Windows
+            sys.stdout.reconfigure(errors="backslashreplace")
         try:
             try:
                 with protecting():
