@@ -41,7 +41,7 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     return options
 
 
-def retrain(options: argparse.Namespace, should_stop: Callable[[], bool] = lambda: False) -> int:
+def retrain(options: argparse.Namespace, should_stop: Callable[[], bool]) -> int:
     """Run the second phase."""
     from nasnet_det.search import command as shared
     from nasnet_det.search.run_folder import RETRAINED, SearchFolder
@@ -60,7 +60,7 @@ def retrain(options: argparse.Namespace, should_stop: Callable[[], bool] = lambd
         }
         # The study keeps the architectures of its first start, even if the search continues.
         with (
-            closing(shared.make_workers(options, shared.child_evaluator(options, config))) as workers,
+            closing(shared.make_workers(options, config)) as workers,
             closing(folder.make_study(RETRAINED, identity, {"architectures": best}, options.storage)) as study,
         ):
             train_all(options, study, workers, config, should_stop)

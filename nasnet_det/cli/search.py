@@ -138,7 +138,7 @@ def search_asked(options: argparse.Namespace) -> SearchSetup:
     return SearchSetup(config, candidates, pruner, name, strategy, identity)
 
 
-def search(options: argparse.Namespace, should_stop: Callable[[], bool] = lambda: False) -> int:
+def search(options: argparse.Namespace, should_stop: Callable[[], bool]) -> int:
     """Run the search."""
     from nasnet_det.search import command as shared
     from nasnet_det.search.driver import Search
@@ -147,8 +147,8 @@ def search(options: argparse.Namespace, should_stop: Callable[[], bool] = lambda
     asked = search_asked(options)
     if shared.has_own_images(asked.config.data):
         print(shared.describe_data(asked.config), flush=True)
-    folder, evaluator = SearchFolder(options.output), shared.child_evaluator(options, asked.config)
-    with folder.locked(), closing(shared.make_workers(options, evaluator)) as workers:
+    folder = SearchFolder(options.output)
+    with folder.locked(), closing(shared.make_workers(options, asked.config)) as workers:
         pending = {"pending": options.pending or (2 * workers.slots if workers.slots > 1 else 1)}
         identity = asked.identity | (pending if options.pending else {})
         with closing(folder.make_study(SEARCH, identity, pending, options.storage, options.study)) as study:

@@ -30,17 +30,12 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     return options
 
 
-def report(options: argparse.Namespace) -> int:
-    """Write the report."""
-    from nasnet_det.search.report import read_runs, write_report
-
-    print(write_report(read_runs(options.folders, options.storage), options.output, options.draw))
-    return 0
-
-
 @command
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run the command; return 2 for a mistake in what it was given."""
+    """Write the report; return 2 for a mistake in what the command was given."""
     options = parse(argv)
     with search_context():
-        return report(options)
+        from nasnet_det.search.report import read_runs, write_report
+
+        print(write_report(read_runs(options.folders, options.storage), options.output, options.draw))
+    return 0

@@ -64,8 +64,11 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     return parser.parse_args(argv)
 
 
-def train(options: argparse.Namespace) -> int:
-    """Train every seed and write the summary."""
+@command
+def main(argv: Sequence[str] | None = None) -> int:
+    """Train every seed and write the summary; return the exit status."""
+    options = parse(argv)
+
     from nasnet_det.training.session import log_above_bars
 
     recipe = selected_recipe(options, "cifar")
@@ -156,9 +159,3 @@ def summarize(accuracies: dict[int, float]) -> dict[str, Any]:
     values = list(accuracies.values())
     deviation = statistics.stdev(values) if len(values) > 1 else 0.0
     return {"metric": "top1", "seeds": accuracies, "mean": statistics.fmean(values), "std": deviation}
-
-
-@command
-def main(argv: Sequence[str] | None = None) -> int:
-    """Run the command; return the exit status."""
-    return train(parse(argv))

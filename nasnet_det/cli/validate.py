@@ -63,8 +63,11 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     return parser.parse_args(argv)
 
 
-def measure(options: argparse.Namespace) -> int:
-    """Measure the model and print the result."""
+@command
+def main(argv: Sequence[str] | None = None) -> int:
+    """Measure the model and print the result; return the exit status."""
+    options = parse(argv)
+
     import nasnet_det
 
     if options.json is not None:
@@ -161,9 +164,3 @@ def evaluate_model(
             options.workers,
             progress,
         )
-
-
-@command
-def main(argv: Sequence[str] | None = None) -> int:
-    """Run the command; return the exit status."""
-    return measure(parse(argv))

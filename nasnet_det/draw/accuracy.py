@@ -74,9 +74,7 @@ def draw_accuracy(points: Sequence[NetworkPoint], path: str | Path | None = None
     right.legend(handles=handles, loc="lower right", prop={"family": FONT, "size": 9})
     _label(left, [(p.multiply_adds, p.accuracy) for p in points], points, colors)
     _label(right, [(p.parameters, p.accuracy) for p in points], points, colors)
-    if path is not None:
-        save_figure(figure, path)
-    return figure
+    return save_figure(figure, path)
 
 
 def _label(

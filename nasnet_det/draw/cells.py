@@ -67,9 +67,7 @@ def draw_genotype(genotype: Genotype, path: str | Path | None = None) -> Figure:
         for kind, cell in genotype.cells.items()
     ]
     figure = _figure(cells, genotype.passes_all, genotype.name or "")
-    if path is not None:
-        save_figure(figure, path)
-    return figure
+    return save_figure(figure, path)
 
 
 def _lay_out(cell: CellGenotype, num_inputs: int, passes_all: bool) -> CellLayout:

@@ -34,7 +34,7 @@ def draw_precision_recall(precision: np.ndarray, path: str | Path | None = None)
         axes.plot(recalls, mean.mean(axis=0), color=COLORS[2], linewidth=2, label="mean of IoU 0.5 to 0.95")
         axes.legend(loc="lower left", prop={"family": FONT, "size": 9})
     axes.set(xlim=(0, 1), ylim=(0, 1.02))
-    return _saved(figure, path)
+    return save_figure(figure, path)
 
 
 def draw_costs(costs: Mapping[str, float], path: str | Path | None = None) -> Figure:
@@ -46,7 +46,7 @@ def draw_costs(costs: Mapping[str, float], path: str | Path | None = None) -> Fi
     axes.bar_label(bars, fmt="%.1f", padding=3, fontfamily=FONT)
     axes.invert_yaxis()
     axes.margins(x=0.12)
-    return _saved(figure, path)
+    return save_figure(figure, path)
 
 
 def draw_confusion(matrix: np.ndarray, names: Sequence[str], path: str | Path | None = None) -> Figure:
@@ -76,10 +76,4 @@ def draw_confusion(matrix: np.ndarray, names: Sequence[str], path: str | Path | 
             label.set_fontproperties(FontProperties(fname=str(font_for(label.get_text(), 8).path), size=8))
     axes.set_xlabel("detected as", family=FONT)
     axes.set_ylabel("annotated as", family=FONT)
-    return _saved(figure, path)
-
-
-def _saved(figure: Figure, path: str | Path | None) -> Figure:
-    if path is not None:
-        save_figure(figure, path)
-    return figure
+    return save_figure(figure, path)

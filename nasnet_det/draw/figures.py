@@ -33,28 +33,32 @@ def check_format(path: Path) -> str:
     return kind
 
 
-def save_figure(figure: Figure, path: str | Path) -> None:
-    """Write a figure as SVG or PNG, depending on the path's ending; equal figures give equal SVG files.
+def save_figure(figure: Figure, path: str | Path | None) -> Figure:
+    """Write a figure as SVG or PNG, depending on the path's ending, unless it is None; return the figure.
+
+    Equal figures give equal SVG files.
 
     Raises:
         ValueError: for another ending.
         OSError: if the file cannot be written; an existing file is then unchanged.
         OverwriteError: if there is a file that matplotlib has not written.
     """
+    if path is None:
+        return figure
     path = Path(path)
     kind = check_format(path)
     check_writable(path, b"Matplotlib")
     metadata = {"Date": None} if kind == ".svg" else {}
     with replacing(path) as part, matplotlib.rc_context({"svg.hashsalt": "nasnet_det"}):
         figure.savefig(part, format=kind[1:], dpi=DOTS_PER_INCH, metadata=metadata)
+    return figure
 
 
-def style_axes(axes: Axes, xlabel: str, ylabel: str, title: str = "") -> None:
+def style_axes(axes: Axes, xlabel: str, ylabel: str) -> None:
     """Set labels in the project's font, a light grid, and no frame at the top and right."""
     text: dict[str, Any] = {"family": FONT, "parse_math": False}
     axes.set_xlabel(xlabel, size=10, **text)
     axes.set_ylabel(ylabel, size=10, **text)
-    axes.set_title(title, size=11, **text)
     axes.grid(color="#dddddd", linewidth=0.7)
     axes.set_axisbelow(True)
     axes.spines[["top", "right"]].set_visible(False)

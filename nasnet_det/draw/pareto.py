@@ -16,8 +16,6 @@ def draw_front(
     front: Sequence[tuple[float, float, str]],
     path: str | Path | None = None,
     xlabel: str = "parameters",
-    ylabel: str = "validation accuracy",
-    title: str = "",
 ) -> Figure:
     """Draw every architecture as a point, and the Pareto front as a labelled line of steps.
 
@@ -26,8 +24,6 @@ def draw_front(
         front: those that no other dominates.
         path: where to write the picture (``.svg`` or ``.png``); nowhere if None.
         xlabel: the cost.
-        ylabel: the accuracy.
-        title: the text above the picture.
 
     Raises:
         ValueError: without a point.
@@ -37,7 +33,7 @@ def draw_front(
         raise ValueError("expected at least one architecture to draw")
     figure = Figure(figsize=(7.2, 4.6), facecolor="white", layout="constrained")
     axes = figure.add_subplot()
-    style_axes(axes, xlabel, ylabel, title)
+    style_axes(axes, xlabel, "validation accuracy")
     axes.scatter([x for x, _, _ in points], [y for _, y, _ in points], s=14, color="#999999", label="evaluated")
     ordered = sorted(front)
     if ordered:
@@ -49,6 +45,4 @@ def draw_front(
     axes.xaxis.set_major_formatter(EngFormatter(sep=""))
     # Above the axes, where it hides no point.
     figure.legend(loc="outside upper right", ncols=2, frameon=False, prop={"family": FONT, "size": 8.5})
-    if path is not None:
-        save_figure(figure, path)
-    return figure
+    return save_figure(figure, path)

@@ -57,8 +57,6 @@ def draw_search_curves(
     runs: Mapping[str, Sequence[Rewards]],
     path: str | Path | None = None,
     ranks: Sequence[int] = RANKS,
-    ylabel: str = "validation accuracy",
-    title: str = "",
     hours: Mapping[str, Sequence[Rewards]] | None = None,
 ) -> Figure:
     """Return the paper's figure 6: the mean reward of the best models so far, by the number of models sampled.
@@ -70,8 +68,6 @@ def draw_search_curves(
         runs: the runs of every strategy, each a list of rewards in sampling order.
         path: the file to write (``.svg`` or ``.png``), if any.
         ranks: the numbers of best models to average, one line style each.
-        ylabel: the name of the reward.
-        title: the figure's title.
         hours: for an axis of hours instead of models, the hours passed after each model, in the form of ``runs``.
 
     Raises:
@@ -80,7 +76,8 @@ def draw_search_curves(
     """
     figure = Figure(figsize=(7.2, 4.6), facecolor="white", layout="constrained")
     axes = figure.add_subplot()
-    style_axes(axes, "number of models sampled" if hours is None else "hours of child training", ylabel, title)
+    xlabel = "number of models sampled" if hours is None else "hours of child training"
+    style_axes(axes, xlabel, "validation accuracy")
     colors = dict(zip(runs, cycle(COLORS), strict=False))
     lines = dict(zip(ranks, cycle(LINES), strict=False))
     for strategy, its_runs in runs.items():
@@ -105,6 +102,4 @@ def draw_search_curves(
     axes.legend(handles=handles, loc="lower right", prop={"family": FONT, "size": 8.5})
     axes.set_xlim(left=0)
     axes.xaxis.set_major_locator(MaxNLocator(integer=hours is None))
-    if path is not None:
-        save_figure(figure, path)
-    return figure
+    return save_figure(figure, path)

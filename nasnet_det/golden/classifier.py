@@ -21,7 +21,7 @@ from nasnet_det.models.presets import PRESETS
 from nasnet_det.safe_io.values import first_line
 from nasnet_det.weights.arrays import read_arrays
 from nasnet_det.weights.formats import read_state_dict
-from nasnet_det.weights.layout import WeightsError
+from nasnet_det.weights.layout import naming
 
 #: The largest relative error of a classifier's tensors, in float32 on the CPU.
 CLASSIFIER_BOUND = 2e-6
@@ -81,10 +81,8 @@ def compare_classifier(folder: Path, meta: Mapping[str, Any]) -> Iterator[Compar
     model = classifier_of(meta).eval()
     checkpoint = folder / ("model.ckpt" if "hparams" in meta else "weights.h5")
     arrays = read_arrays(checkpoint)
-    try:
+    with naming(checkpoint):
         model.load_state_dict(read_state_dict(model, arrays))
-    except WeightsError as error:
-        raise WeightsError(f"{checkpoint}: {error}") from None
     image = arrays_of(folder / "image.npz")
     in_chans = model.get_submodule("stem.conv").in_channels
     if "image" not in image or image["image"].ndim != 4 or image["image"].shape[3] != in_chans:

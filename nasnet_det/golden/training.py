@@ -27,7 +27,7 @@ from nasnet_det.training.execution import Execution
 from nasnet_det.training.recipe import Recipe, RecipeError
 from nasnet_det.weights.arrays import read_arrays
 from nasnet_det.weights.formats import read_state_dict
-from nasnet_det.weights.layout import Arrays, WeightsError
+from nasnet_det.weights.layout import Arrays, WeightsError, naming
 
 #: Largest relative errors of a loss, of the gradient, and of weights relative to how far they moved.
 LOSS_BOUND, GRADIENT_BOUND, WEIGHTS_BOUND = 1e-9, 1e-6, 1e-4
@@ -52,12 +52,11 @@ def compare_training(folder: Path, meta: Mapping[str, Any]) -> Iterator[Comparis
     batches, outputs = arrays_of(folder / "batches.npz"), arrays_of(folder / "outputs.npz")
     arrays = read_arrays(folder / "model.ckpt")
     try:
-        yield from _compare(meta, batches, outputs, arrays)
-    except WeightsError as error:
-        raise WeightsError(f"{folder}: {error}") from None
+        with naming(folder):
+            yield from _compare(meta, batches, outputs, arrays)
     except KeyError as error:
         raise GoldenError(f"{folder}: meta.json, batches.npz or outputs.npz lacks {error}") from None
-    except GoldenError:
+    except (GoldenError, WeightsError):
         raise
     except (TypeError, ValueError, RuntimeError) as error:
         raise GoldenError(f"{folder}: meta.json, batches.npz and outputs.npz disagree ({first_line(error)})") from None

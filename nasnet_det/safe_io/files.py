@@ -6,9 +6,11 @@ tried.
 
 from __future__ import annotations
 
+import csv
 import errno
 import functools
 import hashlib
+import io
 import json
 import os
 import re
@@ -189,6 +191,13 @@ def write_text(path: str | Path, text: str) -> None:
 def write_json(path: str | Path, data: Any) -> None:
     """Write a value as JSON to ``path``, whole or not at all."""
     write_text(path, json.dumps(data))
+
+
+def write_csv(path: str | Path, rows: Iterable[Iterable[Any]]) -> None:
+    """Write rows as CSV to ``path``, whole or not at all."""
+    text = io.StringIO()
+    csv.writer(text, lineterminator="\n").writerows(rows)
+    write_text(path, text.getvalue())
 
 
 def remove(path: str | Path) -> None:

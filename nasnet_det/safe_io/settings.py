@@ -16,7 +16,7 @@ import dataclasses
 import difflib
 import json
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, TypeVar, get_type_hints
 
 from pydantic import ConfigDict, TypeAdapter, ValidationError
@@ -119,6 +119,17 @@ def _describe(problems: ValidationError) -> str:
 
 def _is_required(field: dataclasses.Field[Any]) -> bool:
     return field.default is dataclasses.MISSING and field.default_factory is dataclasses.MISSING
+
+
+def differences(recorded: Any, wanted: Any, where: str = "") -> Iterator[tuple[str, Any, Any]]:
+    """Yield the settings that are recorded otherwise than wanted: the dotted path, and both values.
+
+    A setting that is missing is one of None."""
+    if isinstance(recorded, Mapping) and isinstance(wanted, Mapping):
+        for key in sorted({*recorded, *wanted}, key=str):
+            yield from differences(recorded.get(key), wanted.get(key), f"{where}.{key}" if where else str(key))
+    elif recorded != wanted:
+        yield where, recorded, wanted
 
 
 def with_numbers(value: Any) -> Any:

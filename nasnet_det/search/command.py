@@ -23,7 +23,7 @@ from nasnet_det.search.latency import LatencyMeter
 from nasnet_det.search.limits import Demands, format_measure, parse_demands
 from nasnet_det.search.records import MEASURED
 from nasnet_det.search.space import Space
-from nasnet_det.search.workers import ChildEvaluator, Evaluator, InProcess, Workers, WorkersError
+from nasnet_det.search.workers import ChildEvaluator, InProcess, Workers, WorkersError
 
 #: Child settings that studies of earlier releases do not record.
 _NEW_SETTINGS = ("image_size", "stem", "recipe_settings")
@@ -148,13 +148,13 @@ def count_workers(options: argparse.Namespace) -> int | None:
     return count if count > 1 else 0
 
 
-def make_workers(options: argparse.Namespace, evaluator: Evaluator) -> Workers:
+def make_workers(options: argparse.Namespace, config: ChildConfig) -> Workers:
     """Start the workers asked for and let them find out whether children can be trained.
 
     Raises:
         WorkersError, DataError, ValueError: if they cannot.
     """
-    count = count_workers(options)
+    count, evaluator = count_workers(options), ChildEvaluator(config, options.device)
     workers: Workers
     if count == 0:
         workers = InProcess(evaluator)
@@ -175,11 +175,6 @@ def make_workers(options: argparse.Namespace, evaluator: Evaluator) -> Workers:
         workers.close()
         raise
     return workers
-
-
-def child_evaluator(options: argparse.Namespace, config: ChildConfig) -> Evaluator:
-    """Return what trains a child."""
-    return ChildEvaluator(config, options.device)
 
 
 class ShowProgress:

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 from optuna.study import StudyDirection
 
+from nasnet_det.safe_io.settings import differences
 from nasnet_det.search.limits import ACCURACY
 from nasnet_det.search.storage import StudyError
 
@@ -28,23 +29,16 @@ def check_identity(study: str, recorded: Mapping[str, Any], wanted: Mapping[str,
     Raises:
         StudyError: otherwise; names ``study`` and up to four settings.
     """
-    differences = list(_differences(recorded, wanted))
-    if differences:
+    # What is recorded besides (pending tasks, architectures) is not wanted; within a setting nothing may be missing.
+    kept = {key: value for key, value in recorded.items() if key in wanted}
+    found = [
+        f"{key} is {_short(there)} there and {_short(here)} here" for key, there, here in differences(kept, wanted)
+    ]
+    if found:
         raise StudyError(
-            f"{study} is of another search: {'; '.join(differences[:4])}. "
+            f"{study} is of another search: {'; '.join(found[:4])}. "
             "Give the settings it was made with, choose another folder, or delete the study (optuna delete-study)"
         )
-
-
-def _differences(recorded: Any, wanted: Any, where: str = "") -> Iterator[str]:
-    """Yield in words what of ``wanted`` is recorded otherwise; a setting that is missing is one of None.
-
-    What is recorded besides (pending tasks, architectures) is not wanted; within a setting nothing may be missing."""
-    if isinstance(recorded, Mapping) and isinstance(wanted, Mapping):
-        for key in dict.fromkeys([*wanted, *(recorded if where else ())]):
-            yield from _differences(recorded.get(key), wanted.get(key), f"{where}.{key}" if where else str(key))
-    elif recorded != wanted:
-        yield f"{where} is {_short(recorded)} there and {_short(wanted)} here"
 
 
 def _short(value: Any) -> str:

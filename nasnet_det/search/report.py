@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import csv
-import io
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from contextlib import closing
@@ -15,7 +13,7 @@ from typing import Any
 from nasnet_det.draw import draw_genotype, draw_search_curves
 from nasnet_det.draw.pareto import draw_front
 from nasnet_det.genotypes.genotype import Genotype
-from nasnet_det.safe_io.files import write_text
+from nasnet_det.safe_io.files import write_csv, write_text
 from nasnet_det.search.limits import ACCURACY, format_measure
 from nasnet_det.search.records import Finding, best, by_architecture, front
 from nasnet_det.search.run_folder import RETRAINED, SEARCH, SearchFolder
@@ -225,7 +223,7 @@ def _describe(run: Run) -> str:
 
 def _best_cells(run: Run, out: Path, count: int) -> str:
     """Draw and export the best, and write all children's measures as CSV; return the table of the best."""
-    _write_csv(out / f"{run.name}-search.csv", run.findings)
+    _write_children(out / f"{run.name}-search.csv", run.findings)
     ranked = best(run.children(run.phase), count)
     lines = ["| rank | trial | accuracy | parameters | genotype | picture |", "|---|---|---|---|---|---|"]
     for rank, finding in enumerate(ranked, start=1):
@@ -242,7 +240,7 @@ def _best_cells(run: Run, out: Path, count: int) -> str:
 
 def _second_phase(run: Run, out: Path) -> str:
     """Return the ranking of the second phase against the search's."""
-    _write_csv(out / f"{run.name}-retrained.csv", run.retrained)
+    _write_children(out / f"{run.name}-retrained.csv", run.retrained)
     before = by_architecture(run.findings)
     earlier_rank = {decisions: place for place, decisions in enumerate(before, start=1)}
     lines = [
@@ -274,13 +272,11 @@ def _parameters(finding: Finding) -> str:
     return format_measure("params", count) if count else "-"
 
 
-def _write_csv(path: Path, findings: Sequence[Finding]) -> None:
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
+def _write_children(path: Path, findings: Sequence[Finding]) -> None:
     measures = ("status", "num_params", "macs", "latency", "seconds", "attempts", "device")
-    writer.writerow(("trial", "reward", "epochs", "seed", *measures, "decisions"))
+    rows: list[tuple[Any, ...]] = [("trial", "reward", "epochs", "seed", *measures, "decisions")]
     for finding in findings:
         values = [finding.measures.get(key, "") for key in measures]
-        row = (finding.number, finding.reward, finding.epochs, finding.seed, *values)
-        writer.writerow((*row, " ".join(map(str, finding.decisions))))
-    write_text(path, text.getvalue())
+        decisions = " ".join(map(str, finding.decisions))
+        rows.append((finding.number, finding.reward, finding.epochs, finding.seed, *values, decisions))
+    write_csv(path, rows)

@@ -143,7 +143,6 @@ class Trainer:
             get_ema_multi_avg_fn(decay)(self._averages, self._values, self.step_number)
         return loss.detach()
 
-    @torch.no_grad()
     def evaluate(self, batches: Iterator[tuple[Tensor, Tensor]]) -> Evaluation:
         """Evaluate :attr:`measured_model` on the batches of all processes."""
         return evaluate_classifier(self.measured_model, batches, self.execution, self.world)

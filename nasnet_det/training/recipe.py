@@ -14,6 +14,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field
 
+from nasnet_det.safe_io.files import exists
 from nasnet_det.safe_io.settings import build, parse_assignments, with_numbers
 from nasnet_det.safe_io.values import format_names, format_value, parse_yaml
 
@@ -177,9 +178,9 @@ def load_recipe(name: str | Path) -> Recipe:
         RecipeError: if the recipe does not exist, cannot be read, or has an invalid setting.
     """
     path = FOLDER / f"{name}.yaml"
-    if not _is_file(path):
+    if not exists(path):
         path = Path(name)
-        if not _is_file(path):
+        if not (exists(path) and path.is_file()):
             raise RecipeError(f"{name} is neither a file nor a recipe: {', '.join(recipe_names())}")
     try:
         data = with_numbers(parse_yaml(path.read_text(encoding="utf-8")))
@@ -188,13 +189,6 @@ def load_recipe(name: str | Path) -> Recipe:
     if isinstance(data, dict):
         data.setdefault("name", path.stem)
     return Recipe.from_dict(data, str(path))
-
-
-def _is_file(path: Path) -> bool:
-    try:
-        return path.is_file()
-    except (OSError, ValueError):  # not a legal path, or one that is too long
-        return False
 
 
 def _check_magnitude(name: str, value: Any) -> None:

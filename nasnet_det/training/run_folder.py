@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
-import csv
 import io
 import json
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
+from dataclasses import astuple
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
 import torch
 
-from nasnet_det.safe_io.files import replacing, write_text
+from nasnet_det.safe_io.files import replacing, write_csv, write_text
 from nasnet_det.safe_io.folders import is_vacant
+from nasnet_det.safe_io.settings import differences
 from nasnet_det.safe_io.values import first_line, parse_json
 from nasnet_det.training.recipe import Recipe
 from nasnet_det.training.run import EpochReport, RunError
@@ -75,11 +76,7 @@ class TrainingFolder:
     def log(self, history: list[EpochReport]) -> None:
         """Rewrite the CSV, and add the last epoch to TensorBoard."""
         self._describe()
-        text = io.StringIO()
-        writer = csv.DictWriter(text, EpochReport.columns(), lineterminator="\n")
-        writer.writeheader()
-        writer.writerows(report.to_dict() for report in history)
-        write_text(self.path / "metrics.csv", text.getvalue())
+        write_csv(self.path / "metrics.csv", [EpochReport.columns(), *map(astuple, history)])
         board = self._tensorboard(history[-1].step)
         if board is not None:
             for name in _SCALARS:
@@ -121,7 +118,7 @@ class TrainingFolder:
             raise RunError(f"{described} is not that of a training run; choose another --output")
         differing = [
             f"{key[:60]}: {_short(there)} there, now {_short(here)}"
-            for key, there, here in _differences(_with_defaults(found), _with_defaults(self.settings))
+            for key, there, here in differences(_with_defaults(found), _with_defaults(self.settings))
         ]
         if differing:
             raise RunError(
@@ -153,15 +150,6 @@ def draw_run(history: list[EpochReport], path: Path, title: str) -> None:
     figure.suptitle(title)
     with replacing(path) as part:
         figure.savefig(part, format="png", dpi=120)
-
-
-def _differences(found: Any, wanted: Any, prefix: str = "") -> Iterator[tuple[str, Any, Any]]:
-    """Yield the settings in which two descriptions differ: dotted path, value in the first, value in the second."""
-    if isinstance(found, dict) and isinstance(wanted, dict):
-        for key in sorted({*found, *wanted}):
-            yield from _differences(found.get(key), wanted.get(key), f"{prefix}.{key}" if prefix else key)
-    elif found != wanted:
-        yield prefix, found, wanted
 
 
 def _with_defaults(settings: Mapping[str, Any]) -> dict[str, Any]:

@@ -32,11 +32,11 @@ def epoch_order(seed: int, epoch: int, number: int) -> np.ndarray:
 
 
 @contextmanager
-def own_randomness(device: torch.device) -> Iterator[None]:
-    """Restore the states of all generators of the host and of ``device`` on leaving the block."""
+def own_randomness(device: torch.device | None = None) -> Iterator[None]:
+    """Restore the states of all generators of the host and of ``device``, or of all devices, on leaving the block."""
     python, numpy = random.getstate(), np.random.get_state()
     try:
-        with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
+        with torch.random.fork_rng(device and ([device] if device.type == "cuda" else [])):
             yield
     finally:
         random.setstate(python)

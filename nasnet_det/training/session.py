@@ -98,7 +98,7 @@ class Session:
             OSError: if a file is not writable; the last complete files remain.
         """
         is_main = self.world.is_main_process
-        keeper = TrainingFolder(self.folder, self.settings()) if is_main else _Reader(self.folder)
+        keeper = TrainingFolder(self.folder, self.settings())
         alone = working_in(self.folder) if is_main else nullcontext()
         with alone, own_randomness(self.execution.device), stop_on_signal() as should_stop:
             trainer = self.trainer(data)
@@ -143,30 +143,6 @@ class Session:
             trainer.evaluate(data.validating())
             per_epoch = per_step * data.steps_per_epoch + time.monotonic() - began
         return replace(self.recipe, epochs=max(1, int(seconds / per_epoch)))
-
-
-class _Reader:
-    """The run's folder for processes other than the main one, which only read the checkpoint."""
-
-    def __init__(self, folder: Path) -> None:
-        self.checkpoint = folder / "checkpoint.pt"
-
-    def load(self) -> Mapping[str, Any] | None:
-        if not self.checkpoint.exists():
-            return None
-        return torch.load(self.checkpoint, map_location="cpu", weights_only=True)
-
-    def save(self, state: Mapping[str, Any]) -> None:
-        """Do nothing; the main process does it."""
-
-    def log(self, history: list[EpochReport]) -> None:
-        """Do nothing; the main process does it."""
-
-    def plot(self, history: list[EpochReport]) -> None:
-        """Do nothing; the main process does it."""
-
-    def close(self) -> None:
-        """Do nothing; no file is open."""
 
 
 def _reporter(session: Session, log: Callable[[str], None]) -> Callable[[EpochReport], None]:

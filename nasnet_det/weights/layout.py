@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -30,6 +31,15 @@ AUXILIARY = "aux_head."
 
 class WeightsError(ValueError):
     """Unreadable weights, or weights of another network; the message names the tensor, the reason and the remedy."""
+
+
+@contextmanager
+def naming(source: Any) -> Iterator[None]:
+    """Begin the errors of weights within the block with the source that the user named."""
+    try:
+        yield
+    except WeightsError as error:
+        raise WeightsError(f"{source}: {error}") from None
 
 
 @dataclass(frozen=True)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -12,7 +12,6 @@ from typing import Any, Literal
 
 from safetensors.torch import save_file
 from timm.models import adapt_input_conv
-from torch import Tensor
 
 from nasnet_det.models.family import FAMILY
 from nasnet_det.models.network import NASNet
@@ -21,7 +20,7 @@ from nasnet_det.weights.arrays import read_arrays
 from nasnet_det.weights.cache import cached, is_cached
 from nasnet_det.weights.download import HUB, Unreachable, from_hub, is_remote
 from nasnet_det.weights.formats import detect
-from nasnet_det.weights.layout import AUXILIARY, WeightsError, to_state_dict, wrong_classes
+from nasnet_det.weights.layout import AUXILIARY, WeightsError, naming, to_state_dict, wrong_classes
 
 _logger = logging.getLogger(__name__)
 
@@ -124,7 +123,8 @@ def load_published(
         WeightsError: if the weights cannot be read or belong to another network, which is then unchanged.
     """
     arrays = read_arrays(resolve(source, cache_dir))
-    state = _naming(source, partial(to_state_dict, model, arrays, detect(arrays), as_stored=True))
+    with naming(source):
+        state = to_state_dict(model, arrays, detect(arrays), as_stored=True)
     kept = model.state_dict()
     if classifier == "new":
         state = {name: value for name, value in state.items() if not name.startswith(_CLASSIFIERS)}
@@ -186,13 +186,6 @@ def _convert(weights: PublishedWeights, file: Path, target: Path) -> None:
     numbers = FAMILY[weights.model].network_arguments() if isinstance(weights.model, str) else weights.model
     network = NASNet(**{"num_classes": 1000, **numbers, "device": "meta"})
     arrays = read_arrays(file)
-    state = _naming(weights.location, partial(to_state_dict, network, arrays, detect(arrays)))
+    with naming(weights.location):
+        state = to_state_dict(network, arrays, detect(arrays))
     save_file(state, target, {"format": "pt"})
-
-
-def _naming(source: Any, read: Callable[[], dict[str, Tensor]]) -> dict[str, Tensor]:
-    """Prefix the errors of ``read`` with the source that the user named."""
-    try:
-        return read()
-    except WeightsError as error:
-        raise WeightsError(f"{source}: {error}") from None

@@ -13,7 +13,7 @@ from nasnet_det.models.network import NASNet
 from nasnet_det.weights.arrays import read_arrays
 from nasnet_det.weights.download import HUB
 from nasnet_det.weights.formats import detect
-from nasnet_det.weights.layout import AUXILIARY, WeightsError, to_state_dict, wrong_classes
+from nasnet_det.weights.layout import AUXILIARY, WeightsError, naming, to_state_dict, wrong_classes
 from nasnet_det.weights.published import PRETRAINED, resolve
 from nasnet_det.weights.trained import packaged_weights
 
@@ -88,8 +88,6 @@ def _from_source(source: str, name: str, kwargs: Mapping[str, Any]) -> dict[str,
         raise WeightsError(f"{source}: it {what} (num_classes=N makes a new one of N classes)")
     wiring = {key: kwargs[key] for key in _WIRING if key in kwargs}
     network = NASNet(**wiring, num_classes=classes, device="meta")
-    try:
+    with naming(source):
         state = to_state_dict(network, arrays, fmt, as_stored=True)
-    except WeightsError as error:
-        raise WeightsError(f"{source}: {error}") from None
     return {"file": source, "state_dict": state, "num_classes": classes}

@@ -37,22 +37,12 @@ def remember_genotype(network: NASNet) -> None:
     network.register_load_state_dict_pre_hook(_check)
 
 
-def _check(
-    module: nn.Module,
-    state_dict: dict[str, Any],
-    prefix: str,
-    local_metadata: dict[str, Any],
-    strict: bool,
-    missing_keys: list[str],
-    unexpected_keys: list[str],
-    error_msgs: list[str],
-) -> None:
+def _check(module: nn.Module, state_dict: dict[str, Any], prefix: str, *unused: Any) -> None:
     """A load hook: every weight of ``module`` is there with its shape, none is left over, and the genotype is the same.
 
     Raises:
         CheckpointError: otherwise; nothing of the network is loaded then.
     """
-    del local_metadata, strict, missing_keys, unexpected_keys, error_msgs
     wanted = {prefix + name: value for name, value in module.state_dict().items()}
     wanted_digest = wanted.pop(prefix + DIGEST)
     digest = state_dict.setdefault(prefix + DIGEST, wanted_digest)

@@ -30,7 +30,7 @@ from nasnet_det.weights import WeightsError, read_arrays
 from nasnet_det.weights.arrays import located
 from nasnet_det.weights.formats.tf_slim import AVERAGE
 from nasnet_det.weights.formats.tf_slim import FORMAT as TF_SLIM
-from nasnet_det.weights.layout import Arrays, read_tensor, to_state_dict
+from nasnet_det.weights.layout import Arrays, naming, read_tensor, to_state_dict
 
 logger = logging.getLogger(__name__)
 
@@ -67,10 +67,8 @@ def read_detector(checkpoint: str | Path, cfg: CfgNode) -> dict[str, Tensor]:
         PipelineConfigError: for a pipeline that is not supported.
     """
     arrays = read_variables(checkpoint, cfg)
-    try:
+    with naming(checkpoint):
         return state_dict(arrays, cfg)
-    except WeightsError as error:
-        raise WeightsError(f"{checkpoint}: {error}") from None
 
 
 def read_variables(checkpoint: str | Path, cfg: CfgNode) -> Arrays:

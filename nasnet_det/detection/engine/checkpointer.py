@@ -80,7 +80,7 @@ class Checkpointer(DetectionCheckpointer):
         Raises:
             CheckpointError: if it is missing, damaged, of another network, or lacks layers that it must have.
         """
-        if path and "://" not in path and not _is_file(path):
+        if path and "://" not in path and not (exists(path) and Path(path).is_file()):
             path = _file_in(path)
         try:
             return super().load(path, *args, **kwargs)
@@ -281,10 +281,3 @@ def _rows_of_a_class(model: nn.Module, layer: str) -> tuple[int, int]:
         convolution: Any = model.get_submodule(layer.removesuffix(".weight"))
         return convolution.out_channels // int(cast(Any, model).num_classes), 0
     return 1, 1
-
-
-def _is_file(path: str) -> bool:
-    try:
-        return Path(path).is_file()
-    except (OSError, ValueError):  # not a path, or too long for one
-        return False

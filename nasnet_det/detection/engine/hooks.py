@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import csv
-import io
 import math
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -21,7 +19,7 @@ from tqdm import tqdm
 
 from nasnet_det.detection.data.mapper import DetectionMapper
 from nasnet_det.detection.engine.loggers import Logger
-from nasnet_det.safe_io.files import write_text
+from nasnet_det.safe_io.files import write_csv
 from nasnet_det.safe_io.images import ImageError
 
 #: The least rise of the AP, in percent, that counts as an improvement.
@@ -175,11 +173,8 @@ class Validate(HookBase):
         return self.state["stale"] >= self.patience
 
     def _report(self, row: dict[str, float]) -> None:
-        text = io.StringIO()
-        writer = csv.DictWriter(text, list(row), lineterminator="\n", extrasaction="ignore")
-        writer.writeheader()
-        writer.writerows(self.state["rows"])
-        write_text(self.folder / "metrics.csv", text.getvalue())
+        rows = [[one.get(name, "") for name in row] for one in self.state["rows"]]
+        write_csv(self.folder / "metrics.csv", [list(row), *rows])
         for logger in self.loggers:
             logger.log(int(row["step"]), {name: value for name, value in row.items() if name != "step"})
         tqdm.write(

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import random
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from detectron2.config import CfgNode
 from detectron2.data import transforms
@@ -96,16 +94,6 @@ def refusing(section: str) -> Iterator[None]:
             f"{section} of the config does not work, tried before the data are read ({type(error).__name__}: "
             f"{one_line(error)})"
         ) from error
-
-
-@contextmanager
-def random_numbers_kept() -> Iterator[None]:
-    """Restore the states of all generators of random numbers after the block."""
-    kept = random.getstate(), np.random.get_state()
-    with torch.random.fork_rng():
-        yield
-    random.setstate(kept[0])
-    np.random.set_state(kept[1])
 
 
 def _made_image(cfg: CfgNode) -> dict[str, Any]:

@@ -25,7 +25,7 @@ from nasnet_det.detection.data.catalog import categories
 from nasnet_det.detection.data.registered import learned_classes, look_at_config
 from nasnet_det.detection.data.training_data import build_test_loader, build_train_loader
 from nasnet_det.detection.engine.checkpointer import Checkpointer
-from nasnet_det.detection.engine.rehearsal import random_numbers_kept, refusing, rehearse, small
+from nasnet_det.detection.engine.rehearsal import refusing, rehearse, small
 from nasnet_det.detection.engine.solver import adamw, build_optimizer
 from nasnet_det.detection.evaluation.evaluation import IouType
 from nasnet_det.detection.evaluation.evaluator import CocoEvaluator
@@ -36,7 +36,7 @@ from nasnet_det.detection.unread import ReadKeys, noting, unread
 from nasnet_det.safe_io.files import short_name
 from nasnet_det.safe_io.stopping import stop_on_signal
 from nasnet_det.safe_io.values import one_line
-from nasnet_det.training.seeds import derive_seed
+from nasnet_det.training.seeds import derive_seed, own_randomness
 
 logger = logging.getLogger(__name__)
 
@@ -112,7 +112,7 @@ class DetectorTrainer(DefaultTrainer):
             return
         read = ReadKeys()
         trial = noting(small(cfg), read)
-        with random_numbers_kept():
+        with own_randomness():
             model = cls.build_model(trial)
             with refusing("SOLVER"):
                 cls.build_lr_scheduler(trial, cls.build_optimizer(trial, model))
@@ -181,15 +181,10 @@ class DetectorTrainer(DefaultTrainer):
         )
         return f"step {self.iter + 1}: the loss is not finite ({one_line(error)}): {remedy}"
 
-    @classmethod
-    def build_model(cls, cfg: CfgNode) -> nn.Module:
-        """See :func:`nasnet_det.detection.modeling.rcnn.build_detector`."""
-        return build_detector(cfg)
-
-    @classmethod
-    def build_optimizer(cls, cfg: CfgNode, model: nn.Module) -> torch.optim.Optimizer:
-        """See :func:`nasnet_det.detection.engine.solver.build_optimizer`."""
-        return build_optimizer(cfg, model)
+    build_model = staticmethod(build_detector)
+    build_optimizer = staticmethod(build_optimizer)
+    build_train_loader = staticmethod(build_train_loader)
+    build_test_loader = staticmethod(build_test_loader)
 
     @classmethod
     def build_lr_scheduler(cls, cfg: CfgNode, optimizer: torch.optim.Optimizer) -> Any:
@@ -237,16 +232,6 @@ class DetectorTrainer(DefaultTrainer):
         return super().test(cfg, for_inference(model, cfg), evaluators)
 
     @classmethod
-    def build_train_loader(cls, cfg: CfgNode) -> Any:
-        """See :func:`nasnet_det.detection.data.training_data.build_train_loader`."""
-        return build_train_loader(cfg)
-
-    @classmethod
-    def build_test_loader(cls, cfg: CfgNode, dataset_name: str) -> Any:
-        """See :func:`nasnet_det.detection.data.training_data.build_test_loader`."""
-        return build_test_loader(cfg, dataset_name)
-
-    @classmethod
     def build_evaluator(cls, cfg: CfgNode, dataset_name: str, classes: Sequence[str] | None = None) -> DatasetEvaluator:
         """Return COCO's evaluator of boxes, and of masks where the model has them.
 
@@ -285,10 +270,7 @@ class ShortTrainer(DetectorTrainer):
         """Return the detector with its maps channels last, which takes a quarter off the time of a step on a CPU."""
         return super().build_model(cfg).to(memory_format=torch.channels_last)
 
-    @classmethod
-    def build_optimizer(cls, cfg: CfgNode, model: torch.nn.Module) -> torch.optim.Optimizer:
-        """See :func:`nasnet_det.detection.engine.solver.adamw`."""
-        return adamw(cfg, model)
+    build_optimizer = staticmethod(adamw)
 
 
 def check_processes() -> None:

@@ -148,11 +148,10 @@ class CifarBatches:
         data: the data set.
         train: indices of the training images; None for all.
         validation: indices of the training images to validate on; None for the test set.
-        batch_size: images in a batch of one process. An incomplete last batch is dropped.
+        batch_size: images in a batch. An incomplete last batch is dropped.
         augmentation: augmentation of the training images.
         device: the device of the batches.
         seed: the seed of the order.
-        rank, world: the rank of this process and the number of processes.
         epochs: the epochs of the whole training, which progressive resizing divides.
 
     Raises:
@@ -168,22 +167,18 @@ class CifarBatches:
         augmentation: CifarAugmentation,
         device: torch.device,
         seed: int,
-        rank: int = 0,
-        world: int = 1,
         epochs: int = 1,
     ) -> None:
         number = len(data.train)
         side = data.train.pictures.shape[-1]
         self.num_classes, self.input_size = len(data.classes), (3, side, side)
         self.train_indices = np.arange(number) if train is None else train
-        self.steps_per_epoch = len(self.train_indices) // (batch_size * world)
+        self.steps_per_epoch = len(self.train_indices) // batch_size
         if not self.steps_per_epoch:
-            raise DataError(
-                f"{len(self.train_indices)} training images do not fill a batch of {batch_size * world}: "
-                "set a smaller batch size"
-            )
-        self.batch_size, self.augmentation, self.device, self.seed = batch_size, augmentation, device, seed
-        self.rank, self.world, self.epochs = rank, world, epochs
+            count = len(self.train_indices)
+            raise DataError(f"{count} training images do not fill a batch of {batch_size}: set a smaller batch size")
+        self.batch_size, self.augmentation, self.device = batch_size, augmentation, device
+        self.seed, self.epochs = seed, epochs
         self.train = _on_device(data, "train", device, augmentation.whitening)
         held_out = "test" if validation is None else "train"
         self.validation = _on_device(data, held_out, device, augmentation.whitening)
@@ -197,13 +192,13 @@ class CifarBatches:
         order = self.train_indices[epoch_order(self.seed, epoch, len(self.train_indices))]
         indices = torch.from_numpy(order).to(self.device)
         for number in range(start, self.steps_per_epoch):
-            first = (number * self.world + self.rank) * self.batch_size
+            first = number * self.batch_size
             images, labels = self.train.take(indices[first : first + self.batch_size])
             yield resize(self._augmented(images), size), labels
 
     def validating(self) -> Iterator[tuple[Tensor, Tensor]]:
-        """Return this process's validation images, whitened but not augmented, and their labels."""
-        indices = torch.from_numpy(self.validation_indices[self.rank :: self.world].copy()).to(self.device)
+        """Return the validation images, whitened but not augmented, and their labels."""
+        indices = torch.from_numpy(self.validation_indices).to(self.device)
         for part in indices.split(_VALIDATION_BATCH):
             yield self.validation.take(part)
 

@@ -92,15 +92,6 @@ def test_an_epoch_taken_up_goes_on_where_it_stood(cifar_like: Path) -> None:
     assert all(torch.equal(a[0], b[0]) for a, b in zip(whole[3:], rest, strict=True))
 
 
-def test_processes_share_an_epoch(cifar_like: Path) -> None:
-    alone = [labels for _, labels in _batches(cifar_like, batch_size=32).training(0)]
-    shared = [[labels for _, labels in _batches(cifar_like, rank=rank, world=2).training(0)] for rank in (0, 1)]
-    for together, first, second in zip(alone, *shared, strict=True):
-        assert torch.equal(together, torch.cat([first, second]))
-    counts = [sum(len(labels) for _, labels in _batches(cifar_like, rank=r, world=3).validating()) for r in range(3)]
-    assert sum(counts) == 20
-
-
 def test_validation_is_what_was_held_out(cifar_like: Path) -> None:
     held_out, rest = np.arange(10), np.arange(10, 100)
     batches = _batches(cifar_like, train=rest, validation=held_out)
