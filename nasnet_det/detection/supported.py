@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+from typing import Any
 
 from detectron2.config import CfgNode
 
@@ -21,12 +22,25 @@ _OTHER_PARTS = {
 }
 
 
+def _are_sides(value: Any, least: int) -> bool:
+    sides = value if isinstance(value, (list, tuple)) else [value]
+    return bool(sides) and all(type(side) in (int, float) and side >= least for side in sides)
+
+
+_SIDES = (lambda value: _are_sides(value, 1), "sides in pixels")
+_OWN_SIDES = (lambda value: _are_sides(value, 0), "sides in pixels, or 0 for the images' own")
 _NUMBER = (lambda value: value > 0, "a number above 0")
 _SHARE = (lambda value: 0 < value <= 1, "a share, above 0 and at most 1")
 _IOU = (lambda value: value >= 0, "an IoU, 0 or more")
 _SCORE = (lambda value: value < 1, "a score below 1")
 #: Keys with the values that they may have: with others nothing is detected or learnt.
 _SOUND = {
+    "INPUT.MIN_SIZE_TRAIN": _OWN_SIDES,
+    "INPUT.MAX_SIZE_TRAIN": _SIDES,
+    "INPUT.MIN_SIZE_TEST": _OWN_SIDES,
+    "INPUT.MAX_SIZE_TEST": _SIDES,
+    "TEST.AUG.MIN_SIZES": _SIDES,
+    "TEST.AUG.MAX_SIZE": _SIDES,
     "MODEL.ROI_HEADS.SCORE_THRESH_TEST": _SCORE,
     "MODEL.ROI_HEADS.NMS_THRESH_TEST": _IOU,
     "MODEL.ROI_HEADS.BATCH_SIZE_PER_IMAGE": _NUMBER,
@@ -82,9 +96,6 @@ def check_supported(cfg: CfgNode) -> None:
         raise ConfigError(
             f"INPUT.FORMAT is {cfg.INPUT.FORMAT!r}: expected RGB or BGR, as all networks here take colours"
         )
-    for key, sides in (("MIN_SIZE_TRAIN", cfg.INPUT.MIN_SIZE_TRAIN), ("MIN_SIZE_TEST", [cfg.INPUT.MIN_SIZE_TEST])):
-        if not sides or min(sides) < 0:
-            raise ConfigError(f"INPUT.{key} is {cfg.INPUT[key]}: expected sides in pixels, or 0 for the images' own")
     for key, names in _OTHER_PARTS.items():
         if model[key].NAME in names:
             raise ConfigError(
@@ -93,16 +104,16 @@ def check_supported(cfg: CfgNode) -> None:
             )
     for key, (is_sound, expected) in _SOUND.items():
         value = functools.reduce(lambda node, part: node[part], key.split("."), cfg)
-        if not is_sound(value):
-            raise ConfigError(f"{key} is {value}, with which nothing is detected or learnt: expected {expected}")
+        if not is_sound(value) and (cfg.TEST.AUG.ENABLED or not key.startswith("TEST.AUG.")):
+            raise ConfigError(
+                f"{key} is {format_value(value)}, with which nothing is detected or learnt: expected {expected}"
+            )
     if model.KEYPOINT_ON:
         raise ConfigError("MODEL.KEYPOINT_ON is True, but keypoints are not supported: set MODEL.KEYPOINT_ON False")
     if model.LOAD_PROPOSALS:
         raise ConfigError(
             "MODEL.LOAD_PROPOSALS is True, but stored proposals are not supported: set MODEL.LOAD_PROPOSALS False"
         )
-    if cfg.TEST.AUG.ENABLED and min(cfg.TEST.AUG.MIN_SIZES, default=0) < 1:
-        raise ConfigError(f"TEST.AUG.MIN_SIZES is {list(cfg.TEST.AUG.MIN_SIZES)}: expected sides in pixels")
     if cfg.TEST.AUG.ENABLED and architecture != "GeneralizedRCNN":
         raise ConfigError(
             f"TEST.AUG.ENABLED is True, but {architecture} has no test-time augmentation (the paper's detector resizes "

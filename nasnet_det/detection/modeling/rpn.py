@@ -157,10 +157,11 @@ class NASNetRPN(nn.Module):
                 f"the head is for {head.num_anchors} anchors at a position (num_anchors), the sizes and aspect ratios "
                 f"make {anchor_generator.num_anchors[0]}"
             )
-        if nms_threshold < 0 or min(max_proposals) < 1:
+        if score_threshold >= 1 or nms_threshold < 0 or min(max_proposals) < 1:
             raise ConfigError(
-                f"MODEL.RPN.NMS_THRESH (nms_threshold) is {nms_threshold} and POST_NMS_TOPK_* (max_proposals) "
-                f"{[*max_proposals]}, which leaves no proposal: expected at least 0, and at least 1"
+                f"MODEL.NASNET.RPN_SCORE_THRESH (score_threshold) is {score_threshold}, MODEL.RPN.NMS_THRESH "
+                f"(nms_threshold) {nms_threshold} and POST_NMS_TOPK_* (max_proposals) {[*max_proposals]}, which leaves "
+                "no proposal: expected below 1, at least 0, and at least 1"
             )
         if len(thresholds) != 2 or not 0 <= thresholds[0] <= thresholds[1]:
             raise ConfigError(
