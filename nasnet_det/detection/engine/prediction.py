@@ -59,7 +59,7 @@ class Detector(Protocol):
 
 
 class PredictionError(ValueError):
-    """No usable image among the inputs; names them and the reasons."""
+    """No usable image among the inputs, or an output folder that is one of theirs; names them and the reasons."""
 
 
 class Predictions(NamedTuple):
@@ -102,11 +102,15 @@ def predict_images(
     Raises:
         CocoFormatError: if the annotations do not go with the images or with the detector's classes.
         OverwriteError: if an output file would replace an input, or a picture that was not written by this.
-        PredictionError: if no image could be used.
+        PredictionError: if ``output`` is the folder of an image, or no image could be used.
     """
     protect(paths)
     pictures = [output / name for name in picture_names(paths)]
     _check_outputs(output, pictures)
+    if os.path.realpath(output) in {os.path.realpath(path.parent) for path in paths}:
+        raise PredictionError(
+            f"{output} holds images that are read: what is drawn there would be taken for data: give another --output"
+        )
     index = ImageIndex(
         paths, None if annotations is None else read_annotations(annotations, required=["file_name", "name"])
     )

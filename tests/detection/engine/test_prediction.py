@@ -163,6 +163,8 @@ def test_pictures_are_never_written_over(tmp_path: Path) -> None:
     before = {path: path.read_bytes() for path in paths}
     with protecting(), pytest.raises(OverwriteError, match=r"1\.jpg"):
         predict_images([Finder()], paths, tmp_path)
+    with pytest.raises(PredictionError, match=tmp_path.name):  # where they would be data later on
+        predict_images([Finder()], paths[1:], tmp_path)
     assert {path: path.read_bytes() for path in tmp_path.iterdir()} == before
 
 
