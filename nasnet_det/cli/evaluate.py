@@ -166,9 +166,13 @@ def open_data(args: argparse.Namespace) -> tuple[CocoData, list[str]]:
 
 
 def ask_about_boxes(args: argparse.Namespace, data: CocoData, results: Sequence[Record]) -> None:
-    """Print a note where nearly all boxes make sense in another format only."""
+    """Print a note where nearly all boxes make sense in another format only, and where detections are repeated."""
     from nasnet_det.detection.data.boxes import format_question
 
+    different = {(entry["image_id"], entry["category_id"], *entry["bbox"], entry["score"]) for entry in results}
+    if repeated := len(results) - len(different):
+        count = f"{repeated} of {len(results)} detections repeat others, which count as wrong"
+        print(f"note: results file {args.results}: {count}: were images predicted twice?", file=sys.stderr)
     asked = [(f"results file {args.results}", results)]
     if not args.images:  # else the look at them asks
         asked.append((data.origin, data.content["annotations"]))

@@ -87,6 +87,14 @@ def test_boxes_in_another_format_are_asked_about(files: tuple[Path, Path], capsy
     assert "results.json" in (error := capsys.readouterr().err) and "x0, y0, x1, y1" in error
 
 
+def test_repeated_detections_are_told(files: tuple[Path, Path], capsys: pytest.CaptureFixture) -> None:
+    assert run(*files) == 0 and "repeat" not in capsys.readouterr().err
+    results = json.loads(files[1].read_text())
+    files[1].write_text(json.dumps(results * 2 + [results[0] | {"score": 0.4}]))
+    assert run(*files) == 0
+    assert "1 of 3 detections" in capsys.readouterr().err
+
+
 def test_a_detector_is_not_run_on_images_without_annotations(
     files: tuple[Path, Path], capsys: pytest.CaptureFixture
 ) -> None:
