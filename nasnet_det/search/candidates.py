@@ -65,8 +65,8 @@ class SpaceCandidates:
         if known is None:
             if self.size is None:
                 return {}
-            if len(self._known) >= _MOST_KNOWN:
-                self._known.clear()
+            if len(self._known) >= _MOST_KNOWN:  # what is counted, unlike what was measured, is so again
+                self._known = {kept: known for kept, known in self._known.items() if "latency" in known}
             known = self._known[decisions] = dict(self.size.cost(self.genotype(decisions))._asdict())
         return known
 

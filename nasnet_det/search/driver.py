@@ -144,9 +144,10 @@ class Search:
     def _restore(self) -> list[Task]:
         """Replay the study into strategy and pruner; return the tasks that are recorded but not done."""
         records = self.study.records(self.pending)
-        tasks, outcomes, arrived = self._recorded(records)
         for record in records:
             self.candidates.remember(record.decisions, record.attributes)
+        tasks, outcomes, arrived = self._recorded(records)
+        for record in records:
             done = [step for step in record.steps if step.status is not None]
             self.finished += bool(done)
             for rung, step in enumerate(done):
@@ -202,6 +203,7 @@ class Search:
 
     def _create(self, task: Task) -> None:
         genotype, seed = self.candidates.genotype(task.decisions), child_seed(self.seed, task.trial)
+        self.candidates.exceeded(task.decisions)  # a search killed before this has lost the latency it measured
         measures = self.candidates.measures(task.decisions)
         parameters = self.candidates.space.parameters(task.decisions)
         self._open[task.trial] = _Trial(*self.study.create(task, genotype, seed, measures, parameters), seed)

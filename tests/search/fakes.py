@@ -120,7 +120,9 @@ def run_search(
         "demands": demands.to_dict() if limits or len(objectives) > 1 else None,
     }
     study = Study.open(storage or out / "study.db", "fake", identity)
-    candidates = SpaceCandidates(space, SIZE, demands)
+    candidates = SpaceCandidates(
+        space, SIZE, demands, lambda network: sum(p.numel() for p in network.parameters()) / 1e3
+    )
     reports: list[Progress] = []
     search = Search(
         study,

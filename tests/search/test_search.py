@@ -20,7 +20,7 @@ import sqlalchemy
 from nasnet_det.search.candidates import LimitError, SpaceCandidates
 from nasnet_det.search.child import DeviceLost, Trained
 from nasnet_det.search.limits import parse_demands
-from nasnet_det.search.records import best, front
+from nasnet_det.search.records import Task, best, front
 from nasnet_det.search.schedule import Outcome, Schedule
 from nasnet_det.search.space import Space
 from nasnet_det.search.storage import StudyError
@@ -299,6 +299,23 @@ def test_a_front_is_searched_and_recorded(tmp_path: Path) -> None:
     assert found == {trial.number: tuple(trial.values) for trial in study.best_trials}
     with pytest.raises(ValueError, match="params"):
         run_search(tmp_path / "guided", "evolution", 3, objectives=["accuracy", "params"])
+
+
+def test_a_search_for_a_latency_is_continued(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked = {"objectives": ["accuracy", "latency"], "pending": 3}
+    run_search(tmp_path / "calm", "nsga2", 8, **asked)
+    create = Study.create
+
+    def killed(study: Study, task: Task, *more: Any) -> tuple[int, int]:
+        if task.number == 5:  # its state is saved, itself is not recorded
+            raise KeyboardInterrupt
+        return create(study, task, *more)
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(Study, "create", killed)
+        run_search(tmp_path / "killed", "nsga2", 8, **asked)
+    run_search(tmp_path / "killed", "nsga2", 8, **asked)
+    assert outcome(tmp_path / "killed") == outcome(tmp_path / "calm")
 
 
 def test_a_signal_lost_in_a_destructor_still_stops_the_search(tmp_path: Path) -> None:
