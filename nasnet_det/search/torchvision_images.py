@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext, suppress
 from functools import partial
-from inspect import signature
+from inspect import Parameter, signature
 from pathlib import Path
 from threading import Lock
 from typing import Any
@@ -58,11 +58,14 @@ class TorchvisionImages:
             raise ImageError(f"image {number} cannot be read: {error}") from None
 
 
-def _open(kind: Callable[..., Any], folder: str) -> Any:
+def _open(kind: type[Any], folder: str) -> Any:
     parameters = signature(kind).parameters
     options: dict[str, Any] = {"root": folder} if "root" in parameters else {}  # FakeData has none
     options |= {"train": True} if "train" in parameters else {}
-    downloads = parameters.keys() & {"download", "kwargs"}  # QMNIST passes it on
+    if "split" in parameters and parameters["split"].default is Parameter.empty:
+        options["split"] = "balanced"  # EMNIST's, of six
+    # QMNIST passes it on to MNIST; ImageNet to nobody who takes it.
+    downloads = any("download" in signature(base.__init__).parameters for base in kind.__mro__)  # type: ignore[misc]
     attempts = [{"download": False}, {"download": True}] if downloads else [{}]
     before = _entries(Path(folder))
     problem: Exception | None = None

@@ -7,11 +7,14 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
+from PIL import Image
 
 from nasnet_det.search.child import train_child
 from nasnet_det.search.child_config import ChildConfig
 from nasnet_det.search.command import data_asked
 from nasnet_det.search.image_data import find_images, inspect_images, load_images
+from nasnet_det.search.torchvision_images import TorchvisionImages
 from nasnet_det.training.data.cifar10 import DataError, split
 from tests.helpers import ONE_BLOCK
 
@@ -36,6 +39,22 @@ def test_a_data_set_of_torchvision(tmp_path: Path) -> None:
         name, num_cells=1, num_filters=4, epochs=1, batch_size=16, train_images=30, validation_images=10, image_size=28
     )
     assert train_child(ONE_BLOCK, config, seed=0, device="cpu").status == "ok"
+
+
+def test_data_sets_with_arguments_of_their_own(tmp_path: Path) -> None:
+    raw, folder = tmp_path / "EMNIST" / "raw", tmp_path / "train" / "n01440764"
+    raw.mkdir(parents=True)
+    folder.mkdir(parents=True)
+    (raw / "emnist-balanced-test-images-idx3-ubyte").touch()
+    (raw / "emnist-balanced-test-labels-idx1-ubyte").touch()
+    (raw / "emnist-balanced-train-images-idx3-ubyte").write_bytes(struct.pack(">IIII", 2051, 9, 28, 28) + bytes(7056))
+    (raw / "emnist-balanced-train-labels-idx1-ubyte").write_bytes(struct.pack(">II", 2049, 9) + bytes(range(9)))
+    emnist = find_images(f"torchvision:EMNIST@{tmp_path}")
+    assert len(emnist.classes) == 47 and emnist.labels.tolist() == list(range(9))
+
+    Image.new("RGB", (64, 64)).save(folder / "1.jpg")
+    torch.save(({"n01440764": ("tench", "Tinca tinca")}, []), tmp_path / "meta.bin")
+    assert TorchvisionImages("ImageNet", str(tmp_path)).size(0) == (64, 64)
 
 
 def test_images_that_are_drawn_when_they_are_read_are_the_same_every_time() -> None:
