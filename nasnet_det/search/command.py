@@ -40,12 +40,13 @@ def child_config(options: argparse.Namespace, defaults: Mapping[str, Any] | None
     if "data" in changes:
         raise ValueError("the data are given by --data")
     data = data_asked(options.data)
-    settings: dict[str, Any] = {"data": data}
+    asked, settings = ChildConfig.from_dict({"data": data, **changes}), dict[str, Any](data=data)
     if has_own_images(data):
         found = inspect_images(data)
         settings |= {name: getattr(found, name) for name in ("train_images", "validation_images", "image_size", "stem")}
         if "validation_images" in changes and "train_images" not in changes and not found.has_split:
-            settings["train_images"] += found.validation_images - changes["validation_images"]
+            spare = found.validation_images - asked.validation_images
+            settings["train_images"] = max(found.train_images + spare, 1)
     settings |= {name: value for name, value in (defaults or {}).items() if value is not None}
     return ChildConfig.from_dict({**settings, **changes})
 

@@ -228,6 +228,9 @@ def test_pictures_of_ones_own_are_searched_at_rungs_within_limits(
     assert retrain_cells([str(out), "--top", "1", *child]) == 0
     assert search([*arguments[:-1], "latency=9s", "--trials", "5"]) == 2
     assert "demands.limits.latency" in capsys.readouterr().err
+    for wrong in ("validation_images=few", "validation_images=99"):
+        assert search([*arguments[: arguments.index("--child")], "--trials", "1", "--child", wrong]) == 2
+        assert "validation_images" in capsys.readouterr().err
 
 
 def test_a_front_is_drawn_and_any_point_exported(
