@@ -196,7 +196,7 @@ class Search:
         if task is None:
             return None
         if task.rung:
-            self.study.proceed(self._open[task.trial].trial_id, task)
+            self.study.proceed(self._trial(task).trial_id, task)
         else:
             self._create(task)
         return task
@@ -211,8 +211,16 @@ class Search:
     def _job(self, task: Task) -> Job:
         rungs = self.pruner.rungs
         checkpoint = self.checkpoints.read(task.trial) if task.rung and self.checkpoints is not None else None
-        genotype, seed = self.candidates.genotype(task.decisions), self._open[task.trial].seed
+        genotype, seed = self.candidates.genotype(task.decisions), self._trial(task).seed
         return Job(task.number, task.trial, genotype, seed, rungs[task.rung] if rungs else None, checkpoint)
+
+    def _trial(self, task: Task) -> _Trial:
+        if task.trial not in self._open:
+            raise StudyError(
+                f"trial {task.trial} of this search was to go on to its next rung, but another program has ended it: "
+                "what was found can be exported, but the search has to begin again, in another folder"
+            )
+        return self._open[task.trial]
 
     def _finish(self, number: int, trained: Trained, trials: int) -> None:
         task, result = self._running.pop(number), trained.result

@@ -11,7 +11,7 @@ from typing import Any
 from urllib.parse import quote
 
 import sqlalchemy
-from optuna.exceptions import StorageInternalError
+from optuna.exceptions import StorageInternalError, UpdateFinishedTrialError
 from optuna.storages import RDBStorage
 from sqlalchemy.engine import URL, make_url
 from sqlalchemy.exc import SQLAlchemyError
@@ -111,6 +111,11 @@ def storage_errors(url: URL) -> Iterator[None]:
         yield
     except ImportError as error:
         raise StudyError(f"{format_url(url)}: its driver is not installed ({first_line(error)})") from None
+    except (UpdateFinishedTrialError, KeyError) as error:
+        raise StudyError(
+            f"another program has ended a trial of this search, or deleted the study, in {format_url(url)}: "
+            f"{first_line(error)}; run the same command again"
+        ) from None
     except (SQLAlchemyError, StorageInternalError, OSError) as error:
         cause = error.__cause__ if isinstance(error, StorageInternalError) and error.__cause__ else error
         words = first_line(getattr(cause, "orig", None) or cause)

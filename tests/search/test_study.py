@@ -10,9 +10,11 @@ import pytest
 
 pytest.importorskip("optuna")
 import optuna
+from optuna.trial import TrialState
 from optuna.visualization.matplotlib import plot_intermediate_values
 
 from nasnet_det.genotypes.genotype import Genotype
+from nasnet_det.search.child import Trained
 from nasnet_det.search.driver import child_seed
 from nasnet_det.search.records import Task
 from nasnet_det.search.storage import StudyError, storage_url
@@ -100,6 +102,29 @@ def test_trials_that_others_add_are_left_alone(tmp_path: Path, caplog: pytest.Lo
     trials = optuna.load_study(study_name="fake", storage=storage).trials
     findings = Study.open(tmp_path / "among" / "study.db", "fake").findings()
     assert all(trials[found.number].user_attrs["decisions"] == list(found.decisions) for found in findings)
+
+
+def test_trials_that_others_end_are_named(tmp_path: Path) -> None:
+    def load() -> optuna.Study:
+        return optuna.load_study(study_name="fake", storage=f"sqlite:///{tmp_path}/study.db")
+
+    class Ended(FakeChild):
+        def __call__(self, job: Job) -> Trained:
+            load().tell(load().trials[-1].number, state=TrialState.FAIL)
+            return super().__call__(job)
+
+    with pytest.raises(StudyError, match=r"study\.db.*Trial#0"):
+        run_search(tmp_path, "random", 3, evaluator=Ended())
+    run_search(tmp_path, "random", 3)
+    assert [trial.state.is_finished() for trial in load().trials] == [True] * 3
+
+    optuna.delete_study(study_name="fake", storage=f"sqlite:///{tmp_path}/study.db")
+    run_search(tmp_path, "random", 5, rungs=(1, 2))
+    for trial in load().trials:
+        if not trial.state.is_finished():
+            load().tell(trial.number, state=TrialState.FAIL)
+    with pytest.raises(StudyError, match="trial"):
+        run_search(tmp_path, "random", 20, rungs=(1, 2))
 
 
 @pytest.mark.parametrize(
