@@ -6,6 +6,7 @@ import inspect
 import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from importlib import import_module
 from typing import Any, Literal
 
 import optuna
@@ -24,17 +25,43 @@ def plugin_names(kind: Kind) -> list[str]:
 
 
 def plugin_class(kind: Kind, name: str) -> type[Any]:
-    """Return a class by its name, in any letter case, with or without the kind at its end.
+    """Return a class of Optuna by its name, in any letter case, with or without the kind at its end; another package's
+    by its path, as it is imported: ``package.module.Class``.
 
     Raises:
-        ValueError: if Optuna has no such class.
+        ValueError: if there is no such class.
     """
+    module, _, short = name.rpartition(".")
+    if module and module != f"optuna.{kind.lower()}s":
+        return _imported(kind, module, short)
     known = {known.lower().removesuffix(kind.lower()): known for known in plugin_names(kind)}
-    found = known.get(name.rpartition(".")[2].lower().removesuffix(kind.lower()))
+    found = known.get(short.lower().removesuffix(kind.lower()))
     if found is None:
         raise ValueError(f"Optuna has no {kind.lower()} {format_value(name)}; it has {', '.join(known.values())}")
     found_class: type[Any] = getattr(optuna.samplers if kind == "Sampler" else optuna.pruners, found)
     return found_class
+
+
+def _imported(kind: Kind, module: str, name: str) -> type[Any]:
+    base: type[Any] = optuna.samplers.BaseSampler if kind == "Sampler" else optuna.pruners.BasePruner
+    try:
+        found = getattr(import_module(module), name, None)
+    except ImportError as error:
+        raise ValueError(f"{module}.{name} cannot be imported: {error}") from None
+    if not (inspect.isclass(found) and issubclass(found, base)):
+        raise ValueError(f"{module} has no class {name} that is derived from {base.__name__}")
+    return found
+
+
+def plugin_name(kind: Kind, name: str) -> str:
+    """Return the name of a class (:func:`plugin_class`) as it is recorded.
+
+    Raises:
+        ValueError: as :func:`plugin_class`.
+    """
+    found = plugin_class(kind, name)
+    own = found.__module__.partition(".")[0] == "optuna"
+    return found.__name__ if own else f"{found.__module__}.{found.__qualname__}"
 
 
 def make_plugin(kind: Kind, name: str, options: Mapping[str, Any], given: Mapping[str, Any] | None = None) -> Any:

@@ -189,10 +189,10 @@ def resolve_pruner(name: str) -> str:
     """
     if name.lower() == ASHA:
         return ASHA
-    from nasnet_det.search.optuna_plugins import plugin_class
+    from nasnet_det.search.optuna_plugins import plugin_name
 
     try:
-        return plugin_class("Pruner", name).__name__
+        return plugin_name("Pruner", name)
     except ValueError as error:
         raise ValueError(f"unknown pruner {format_value(name)}; known: {ASHA}. {error}") from None
 

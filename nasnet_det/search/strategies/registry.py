@@ -100,10 +100,10 @@ def resolve_name(name: str, problem: Problem = Problem()) -> str:
         return DEFAULT_OF_FRONTS if len(problem.objectives) > 1 else DEFAULT
     if short in NAMES:
         return short
-    from nasnet_det.search.optuna_plugins import plugin_class
+    from nasnet_det.search.optuna_plugins import plugin_name
 
     try:
-        return plugin_class("Sampler", name).__name__
+        return plugin_name("Sampler", name)
     except ValueError as error:
         raise ValueError(
             f"unknown strategy {format_value(name)}; known: default, {', '.join(NAMES)}. {error}"

@@ -8,7 +8,7 @@ import warnings
 import pytest
 
 from nasnet_det.search.strategies.base import Decisions, Problem, Result
-from nasnet_det.search.strategies.registry import make_strategy
+from nasnet_det.search.strategies.registry import make_strategy, resolve_name
 from tests.search.strategies.helpers import SIZES, reward_of, step
 
 optuna = pytest.importorskip("optuna")
@@ -34,6 +34,20 @@ def test_options_are_the_sampler_s_arguments() -> None:
     ):
         with pytest.raises(ValueError, match=match):
             make_strategy(name, SIZES, 0, overrides)
+
+
+class Own(optuna.samplers.RandomSampler):
+    """A sampler of another package."""
+
+
+def test_a_sampler_of_another_package_goes_by_its_path() -> None:
+    name = resolve_name(f"{__name__}.Own")
+    assert name == f"{__name__}.Own" and resolve_name("optuna.samplers.TPESampler") == "TPESampler"
+    strategy = make_strategy(name, SIZES, 0)
+    assert len(step(strategy, 5)) == 5 and isinstance(strategy.study.sampler, Own)
+    for wrong in ("nowhere.TPESampler", f"{__name__}.TPESampler", f"{__name__}.SIZES"):
+        with pytest.raises(ValueError, match=wrong.rpartition(".")[2]):
+            resolve_name(wrong)
 
 
 def test_decisions_are_fixed_by_their_names() -> None:
