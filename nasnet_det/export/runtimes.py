@@ -23,7 +23,7 @@ import torch
 from torch import Tensor, nn
 
 from nasnet_det.export.inductor import DTYPES, load_inductor, write_inductor
-from nasnet_det.export.openvino_topk import order_equal_values
+from nasnet_det.export.openvino_graph import keep_divisions, order_equal_values
 from nasnet_det.export.package_files import (
     PackageError,
     PackageInfo,
@@ -314,6 +314,7 @@ def _load_openvino(path: Path, info: PackageInfo) -> Callable[[Tensor], Any]:
     # Read from memory: the frontend chooses the format by a path's suffix.
     model = core.read_model(path.read_bytes(), b"")
     order_equal_values(model)
+    keep_divisions(model)
     compiled = core.compile_model(model, "CPU", openvino_settings(info.precision))
     lock = threading.Lock()  # the compiled model has one request, in which calls of several threads would be mixed up
 
