@@ -34,10 +34,11 @@ from nasnet_det.export.package_files import (
     refuse_pickles,
     seal,
 )
-from nasnet_det.export.programs import ExportError, Program, as_list, check, imported, quiet, write_onnx
+from nasnet_det.export.programs import Program, as_list, check, imported, quiet, write_onnx
 from nasnet_det.export.quantization import quantize_onnx
 from nasnet_det.export.runtime_support import AUTO, RUNTIMES, available, check_runtime, runtimes_for
 from nasnet_det.safe_io.files import expect_folder, replacing
+from nasnet_det.safe_io.values import first_line
 
 #: The largest accepted difference from PyTorch's outputs in each precision, relative to the largest value. In less than
 #: float32 the difference is measured and reported, not bounded.
@@ -87,7 +88,8 @@ class Package(nn.Module):
         """Run the package.
 
         Args:
-            images: ``(N, 3, H, W)``, a tensor or an array.
+            images: ``(N, 3, H, W)``, a tensor or an array. Of one with a value that is not finite, outputs are NaN and
+                there are no detections.
 
         Raises:
             ValueError: for anything but images of the size that the package was made for, or on a GPU.
@@ -113,6 +115,12 @@ class Package(nn.Module):
             DTYPES.get(self.info.precision, torch.float32) if self.info.runtime == "inductor" else torch.float32
         )
         batch = wanted[0] if len(wanted) == 4 else 0
+        if wanted and not (finite := images.flatten(1).isfinite().all(dim=1)).all():
+            # As in PyTorch: OpenVINO and int8 lose such values, and ONNX Runtime fails on those of a detector.
+            outputs = self(images.where(finite[:, None, None, None], 0))
+            for output in as_list(outputs):
+                output[~finite] = 0 if self.info.is_detector else torch.nan
+            return outputs
         if len(images) and batch in (0, len(images)):
             return self.run(images)
         return self._in_batches(images, batch or 1)
@@ -218,10 +226,10 @@ def save_package(
             part = Path(folder) / f"{name}{RUNTIMES[name].suffix}"
             try:
                 differences = _write_and_check(program, part, name, precision, calibration)
-            except (PackageError, ExportError) as error:
+            except (PackageError, RuntimeError, ImportError, OSError) as error:
                 if runtime != AUTO:
                     raise
-                log(f"{name}: left out ({error})")
+                log(f"{name}: left out ({first_line(error)})")
                 continue
             seconds = shortest(load_package(part), program.example)
             log(f"{name}: {1000 * seconds:.1f} ms")

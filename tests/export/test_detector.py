@@ -175,6 +175,13 @@ def test_one_file_takes_any_images_in_every_runtime(packaged: tuple[Any, Path]) 
     check_everywhere(*packaged)
 
 
+@pytest.mark.parametrize("runtime", RUNTIMES)
+def test_an_image_that_is_not_finite_has_no_detections(packaged: tuple[Any, Path], runtime: str) -> None:
+    images = random_images(SIZE)
+    images[1, 0, 2, 3] = torch.nan
+    assert [bool(count) for count in load_package(packaged[1], runtime)(images)[3]] == [True, False]
+
+
 @pytest.mark.slow
 @pytest.mark.skipif("inductor" not in available(detector=True), reason="compiling needs a C++ compiler")
 @pytest.mark.parametrize(

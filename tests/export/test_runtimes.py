@@ -85,6 +85,17 @@ def test_every_runtime_computes_the_network(packages: dict[str, Path], runtime: 
 
 
 @pytest.mark.parametrize("runtime", ["inductor", "onnxruntime", "openvino"])
+def test_an_image_that_is_not_finite_has_no_logits(packages: dict[str, Path], runtime: str) -> None:
+    if runtime not in packages:
+        pytest.skip(f"{runtime} cannot be used here")
+    package, x = load_package(packages[runtime]), images(3, 3, 16, 16)
+    expected = package(x)
+    x[1, 0, 2, 3] = torch.nan
+    expected[1] = torch.nan
+    torch.testing.assert_close(package(x), expected, rtol=0, atol=0, equal_nan=True)
+
+
+@pytest.mark.parametrize("runtime", ["inductor", "onnxruntime", "openvino"])
 def test_threads_share_a_package(packages: dict[str, Path], runtime: str) -> None:
     if runtime not in packages:
         pytest.skip(f"{runtime} cannot be used here")
@@ -223,13 +234,14 @@ def test_a_package_for_another_machine_is_refused(
         load_package(other)
 
 
-def test_auto_takes_the_fastest(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("failure", [PackageError("compiling it failed"), ImportError("libtbb.so.12 is missing")])
+def test_auto_takes_the_fastest(failure: Exception, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     seconds = {"inductor": 3.0, "onnxruntime": 2.0, "openvino": 1.0}
     tried: list[str] = []
 
     def write(program: Any, path: Path, runtime: str, *rest: Any) -> dict[str, float]:
         if runtime == "openvino":
-            raise PackageError("compiling it failed")
+            raise failure
         path.write_text(runtime)
         return {"logits": 0.0}
 
