@@ -352,6 +352,7 @@ def test_trace_and_compile() -> None:
     expected = model(x)
     torch.testing.assert_close(torch.jit.trace(model, x, check_trace=False)(x), expected)  # this line is the check
     torch.testing.assert_close(torch.compile(model, backend="aot_eager", fullgraph=True)(x), expected)
+    torch.jit.trace(tiny(name, num_cells=(1,)), x, check_trace=False)
 
 
 def _dynamic(name: str) -> dict[int, Dim]:

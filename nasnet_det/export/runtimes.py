@@ -115,7 +115,7 @@ class Package(nn.Module):
             DTYPES.get(self.info.precision, torch.float32) if self.info.runtime == "inductor" else torch.float32
         )
         batch = wanted[0] if len(wanted) == 4 else 0
-        if wanted and not (finite := images.flatten(1).isfinite().all(dim=1)).all():
+        if len(wanted) == 4 and not (finite := images.flatten(1).isfinite().all(dim=1)).all():
             # As in PyTorch: OpenVINO and int8 lose such values, and ONNX Runtime fails on those of a detector.
             outputs = self(images.where(finite[:, None, None, None], 0))
             for output in as_list(outputs):
@@ -364,8 +364,8 @@ def _load_inductor(path: Path, info: PackageInfo) -> Callable[[Tensor], Any]:
 
 def _load_torch(path: Path, info: PackageInfo) -> Callable[[Tensor], Any]:
     refuse_pickles(path)
-    module: Callable[[Tensor], Any] = torch.export.load(path).module()
-    return module
+    module = torch.export.load(path).module()
+    return lambda images: module(images)  # as a submodule of a package it would refuse train() and eval()
 
 
 def _tensors(arrays: Sequence[Any]) -> Any:

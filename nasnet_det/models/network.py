@@ -119,7 +119,7 @@ class NASNet(nn.Module):
         self.head_hidden_size = self.num_features * self.global_pool.feat_mult()
         self.aux_head: AuxiliaryHead | None = None
         if aux_head:
-            self.aux_output = self.cut
+            self.aux_output = self.cut()
             size = self._map_size(img_size, self.aux_output)
             self.aux_head = AuxiliaryHead(self._channels(self.aux_output), num_classes, size, settings)
         initialize(self)
@@ -135,10 +135,13 @@ class NASNet(nn.Module):
         travels = {"genotype": self.genotype.to_dict()} if "genotype" in arguments else {}
         self.__dict__["_arguments"] = {**arguments, **travels}
 
-    @property
     def cut(self) -> int:
-        """The number of the output before the last reduction, which the auxiliary head reads and at which a detector
-        cuts the network (section 4 of the paper; TF Object Detection API ``faster_rcnn_nas``)."""
+        """Return the number of the output before the last reduction, which the auxiliary head reads and at which a
+        detector cuts the network (section 4 of the paper; TF Object Detection API ``faster_rcnn_nas``).
+
+        Raises:
+            ValueError: for a network with one stage.
+        """
         reductions = [i for i, plan in enumerate(self.plan) if plan.reduces and plan.stage > 0]
         if not reductions:
             raise ValueError("a network with one stage has no reduction at which it could be cut")

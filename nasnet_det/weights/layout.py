@@ -164,7 +164,7 @@ def published_units(model: NASNet) -> Iterator[Unit]:
     for plan in model.plan:
         yield from _cell_units(f"cells.{plan.name}", model.cells[plan.name], plan, _index(plan, model.stages))
     if model.aux_head is not None:
-        below = sum(not plan.reduces for plan in model.plan[: model.cut]) - 1
+        below = sum(not plan.reduces for plan in model.plan[: model.cut()]) - 1
         yield Unit("aux_head", model.aux_head, "auxiliary", number=below)
     if isinstance(model.fc, nn.Linear):
         yield Unit("fc", model.fc, "classifier")

@@ -58,7 +58,7 @@ def test_a_package_runs_at_free_size_and_is_described(tmp_path: Path) -> None:
     model = tiny(num_classes=7)
     assert save_program(classifier_program(model, (16, 16), dynamic=True), tmp_path / "model.pt2") == {"logits": 0.0}
     x = torch.randn(2, 3, 21, 18)
-    torch.testing.assert_close(load_package(tmp_path / "model.pt2")(x), model(x))
+    torch.testing.assert_close(load_package(tmp_path / "model.pt2").eval()(x), model(x))
     said = description(tmp_path / "model.pt2")
     assert said["num_classes"] == 7
     assert said["outputs"] == ["logits"]

@@ -160,9 +160,9 @@ def test_half_a_network() -> None:
 
     def halves(network: NASNet) -> tuple[dict[int, tuple[Tensor, ...]], Tensor]:
         outputs, kept = {0: network.forward_stem(x)}, {}
-        for number, states in network.run_cells(outputs, 0, network.cut):
+        for number, states in network.run_cells(outputs, 0, network.cut()):
             kept[number] = states
-        *_, (_, last) = network.run_cells(dict(kept), network.cut, len(network.plan))
+        *_, (_, last) = network.run_cells(dict(kept), network.cut(), len(network.plan))
         return kept, last[0]
 
     with torch.no_grad():

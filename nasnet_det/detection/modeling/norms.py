@@ -76,5 +76,5 @@ def norm_layer(norm: str, eps: float, momentum: float) -> Callable[[int], nn.Mod
 
 def fix_statistics_above_cut(network: NASNet) -> None:
     """Fix the statistics of the norms above a detector's cut (see ``split.py``); those below keep using the batch's."""
-    for plan in network.plan[network.cut :]:
+    for plan in network.plan[network.cut() :]:
         FixedStatsBatchNorm2d.convert(network.cells[plan.name])

@@ -32,7 +32,7 @@ def cut_outputs(network: NASNet) -> list[int]:
         ConfigError: for a network of one stage, or if those outputs differ in size and cannot form one map.
     """
     try:
-        cut = network.cut
+        cut = network.cut()
     except ValueError as error:
         raise ConfigError(f"MODEL.NASNET: {error}; NUM_CELLS needs at least two stages") from None
     above = network.plan[cut:]
@@ -111,7 +111,7 @@ def split_network(network: NASNet, drop_path_steps: int = 250000) -> tuple[First
     Raises:
         ConfigError: see :func:`cut_outputs`.
     """
-    outputs, cut, cells = cut_outputs(network), network.cut, network.cells
+    outputs, cut, cells = cut_outputs(network), network.cut(), network.cells
     network.cells = nn.ModuleDict()
     upper = copy.deepcopy(network)
     upper.stem = nn.Identity()
