@@ -113,7 +113,7 @@ class Checkpointer(DetectionCheckpointer):
 
     def has_checkpoint(self) -> bool:
         """Return whether there is a checkpoint to resume from, noted as the last one or not."""
-        return super().has_checkpoint() or bool(numbered_checkpoints(self.save_dir))
+        return super().has_checkpoint() or bool(_checkpoints_in(self.save_dir))
 
     def get_checkpoint_file(self) -> str:
         """Return the path of a run's last checkpoint: the one noted or, as after a kill or a deletion, the newest.
@@ -131,7 +131,7 @@ class Checkpointer(DetectionCheckpointer):
         if name and (noted.parent / name).is_file():
             return str(noted.parent / name)
         reason = f"it names {name}, which is missing" if name else "it is missing or empty"
-        if not (found := numbered_checkpoints(self.save_dir)):
+        if not (found := _checkpoints_in(self.save_dir)):
             raise refused(str(noted), ValueError(reason))
         self.logger.warning(f"{noted} does not tell the last checkpoint ({reason}): taken is the newest, {found[-1]}")
         return str(found[-1])
@@ -150,9 +150,9 @@ class Checkpointer(DetectionCheckpointer):
         return incompatible
 
 
-def numbered_checkpoints(folder: str | Path) -> list[Path]:
-    """Return the checkpoints that ``nasnet-det train-net`` has saved in a folder, the newest last."""
-    return sorted(Path(folder).glob("model_*.pth"))
+def _checkpoints_in(folder: str | Path) -> list[Path]:
+    """Return the checkpoints that a run has saved in its folder, the newest last; fine-tuning saves one."""
+    return [*Path(folder).glob("last.pth"), *sorted(Path(folder).glob("model_*.pth"))]
 
 
 def _file_in(folder: str) -> str:

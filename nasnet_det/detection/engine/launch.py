@@ -23,7 +23,7 @@ from torch import distributed, nn
 
 from nasnet_det.detection.config import ConfigError, find_config, read_config
 from nasnet_det.detection.data.registered import look_at_config
-from nasnet_det.detection.engine.checkpointer import Checkpointer, build_for_inference, numbered_checkpoints
+from nasnet_det.detection.engine.checkpointer import Checkpointer, build_for_inference
 from nasnet_det.detection.engine.run_folder import RUN
 from nasnet_det.detection.engine.trainer import TORCHRUN, DetectorTrainer, check_processes
 from nasnet_det.detection.evaluation.evaluation import METRICS
@@ -151,7 +151,7 @@ def check_expected(cfg: CfgNode) -> None:
 def _check_output(cfg: CfgNode, file: Path, resume: bool) -> None:
     """Refuse an ``OUTPUT_DIR`` with files that a training would replace: another run's, or a user's."""
     output, weights = Path(cfg.OUTPUT_DIR), cfg.MODEL.WEIGHTS
-    saved, checkpoints = output / "config.yaml", numbered_checkpoints(output)
+    saved, checkpoints = output / "config.yaml", sorted(output.glob("model_*.pth"))
     # A run that was killed before it noted its first checkpoint has left its config, too.
     is_run = (output / "last_checkpoint").exists() or bool(checkpoints and _is_whole(saved, cfg))
     if (output / RUN).exists():

@@ -48,10 +48,11 @@ def test_a_run_killed_before_its_checkpoint_was_noted_has_its_newest(tmp_path: P
         (tmp_path / "last_checkpoint").write_text(noted)
         with pytest.raises(CheckpointError, match="last_checkpoint"):
             checkpointer.get_checkpoint_file()
-    for name in ("model_0000003.pth", "model_0000001.pth", "elsewhere.pth"):
-        torch.save({"model": nn.Linear(2, 2).state_dict(), "iteration": name}, tmp_path / name)
-    assert checkpointer.has_checkpoint()
-    assert checkpointer.resume_or_load("", resume=True)["iteration"] == "model_0000003.pth"
+    for name, newest in (("last", "last"), ("model_0000003", "model_0000003"), ("model_0000001", "model_0000003")):
+        torch.save({"model": nn.Linear(2, 2).state_dict(), "iteration": name}, tmp_path / f"{name}.pth")
+        torch.save({}, tmp_path / "elsewhere.pth")
+        assert checkpointer.has_checkpoint()
+        assert checkpointer.resume_or_load("", resume=True)["iteration"] == newest
 
 
 def test_checkpoints_that_cannot_be_read_are_named(tmp_path: Path) -> None:
