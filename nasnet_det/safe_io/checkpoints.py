@@ -204,7 +204,10 @@ def without_prefix(tensors: Mapping[str, Value], fits: Callable[[Mapping[str, Va
 
     Args:
         tensors: values by parameter name.
-        fits: tells whether such values are the network's; if no prefix, or more than one, makes them so, all stay.
+        fits: tells whether such values are the network's; if no prefix makes them so, all stay.
+
+    Raises:
+        ValueError: if more than one prefix makes them so.
     """
     inner, prefix = tensors, ""
     while inner and not fits(inner):
@@ -212,7 +215,12 @@ def without_prefix(tensors: Mapping[str, Value], fits: Callable[[Mapping[str, Va
         for name, value in inner.items():
             first, dot, rest = name.partition(".")
             members.setdefault(first + dot, {})[rest] = value
-        chosen = [first for first, member in members.items() if fits(member)] or [*members]
+        fitting = [first[:-1] for first, member in members.items() if fits(member)]
+        if len(fitting) > 1:
+            raise ValueError(
+                f"it holds several networks, {', '.join(map(repr, fitting))}: save one in a file of its own"
+            )
+        chosen = [f"{first}." for first in fitting] or [*members]
         if len(chosen) != 1 or "" in members[chosen[0]]:
             return tensors
         inner, prefix = members[chosen[0]], prefix + chosen[0]
