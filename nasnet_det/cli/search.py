@@ -18,6 +18,7 @@ import sys
 from collections import Counter
 from collections.abc import Callable, Sequence
 from contextlib import closing
+from decimal import Decimal
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from nasnet_det.cli.shared.errors import command
@@ -153,7 +154,7 @@ def search(options: argparse.Namespace, should_stop: Callable[[], bool]) -> int:
         identity = asked.identity | (pending if options.pending else {})
         with closing(folder.make_study(SEARCH, identity, pending, options.storage, options.study)) as study:
             print(
-                f"{asked.name} in a space of {asked.candidates.space.num_architectures:,.4g} architectures; "
+                f"{asked.name} in a space of {Decimal(asked.candidates.space.num_architectures):,.4g} architectures; "
                 f"{workers.slots} worker{'s' * (workers.slots > 1)}, {study.identity['pending']} pending",
                 flush=True,
             )

@@ -16,8 +16,10 @@ import timm
 from PIL import Image
 
 from nasnet_det.genotypes.genotype import Genotype
+from nasnet_det.search import command
 from nasnet_det.training.data.cifar10 import TEST_BATCH, TRAIN_BATCHES, Images, to_binary
 from tests.helpers import another_process
+from tests.search.fakes import FakeChild
 
 TOOLS = Path(__file__).parents[2] / "tools"
 search, retrain_cells, export_cell, search_report = (
@@ -183,6 +185,14 @@ def test_a_search_without_an_accuracy_falls_short(
         assert run(tmp_path / "s", data, "learning_rate=1e15", "weight_decay=1e10", trials=trials) == 1
     output = capsys.readouterr()
     assert "2 diverged" in output.err and "best" not in output.out and "export-cell" not in output.out
+
+
+def test_a_space_may_be_larger_than_any_float(
+    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(command, "ChildEvaluator", lambda *_: FakeChild(epochs=1))
+    assert run(tmp_path / "s", data, "--strategy", "random", "--blocks", "44", trials=1) == 0
+    assert "e+334 architectures" in capsys.readouterr().out
 
 
 def test_one_search_at_a_time(searched: Path, data: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -6,6 +6,7 @@ import logging
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from decimal import Decimal
 from typing import Any
 
 import optuna
@@ -188,7 +189,7 @@ class OptunaSampler(Strategy[SamplerSettings]):
         sampler, architectures = self.settings.sampler, math.prod(map(len, (d.choices for d in self.choices.values())))
         if sampler == "GridSampler" and architectures > _LARGEST_GRID:
             raise ValueError(
-                f"GridSampler lists all {architectures:.2e} architectures; at most {_LARGEST_GRID:,} can be"
+                f"GridSampler lists all {Decimal(architectures):.2e} architectures; at most {_LARGEST_GRID:,} can be"
             )
         self._start([])
         try:

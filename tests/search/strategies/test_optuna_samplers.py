@@ -62,7 +62,7 @@ def test_decisions_are_fixed_by_their_names() -> None:
 
 def test_a_sampler_that_is_not_made_for_the_problem_is_refused_at_once() -> None:
     with pytest.raises(ValueError, match="GridSampler"):
-        make_strategy("GridSampler", [10] * 10, 0)
+        make_strategy("GridSampler", [10] * 400, 0)
     with pytest.raises(ValueError, match="CmaEsSampler"):
         make_strategy("CmaEsSampler", SIZES, 0, problem=Problem(("accuracy", "params")))
 
