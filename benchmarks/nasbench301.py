@@ -26,8 +26,10 @@ import numpy as np
 import torch
 from strategy_scores import CURVE, Run, Scores, as_json, as_text, measure, plot, write_csv
 
+from nasnet_det.cli.shared.errors import command
 from nasnet_det.genotypes.genotype import Block, CellGenotype, Genotype
-from nasnet_det.safe_io.files import write_text
+from nasnet_det.safe_io.files import check_writable, write_text
+from nasnet_det.safe_io.values import first_line
 from nasnet_det.search.rungs import make_pruner
 from nasnet_det.search.strategies.base import Decisions, Part, Problem, Result
 from nasnet_det.search.strategies.registry import DEFAULT, NAMES, make_strategy
@@ -92,6 +94,7 @@ class Surrogate:
 
     Raises:
         FileNotFoundError: if they are not there.
+        ValueError: if they are others.
     """
 
     def __init__(self, folder: Path, column: int = 0, sign: float = 1.0) -> None:
@@ -103,11 +106,15 @@ class Surrogate:
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = options.inter_op_num_threads = 1
         path = str(folder / "model_v2.onnx")
-        self._session = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
-        encoding = json.loads((folder / "encoding_v2.json").read_text(encoding="utf-8"))
-        self._values = {key.rsplit("_COLON_", 1)[-1]: (i, values) for i, (key, values) in enumerate(encoding.items())}
         self._column, self._sign = column, sign
         self._known: dict[tuple[Decisions, int], float] = {}
+        try:
+            self._session = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
+            names = json.loads((folder / "encoding_v2.json").read_text(encoding="utf-8"))
+            self._values = {key.rsplit("_COLON_", 1)[-1]: (i, values) for i, (key, values) in enumerate(names.items())}
+            self((0,) * len(DartsSpace.sizes))
+        except Exception as error:  # ONNX Runtime's are of many classes
+            raise ValueError(f"{folder} has not the files of {SOURCE}: {first_line(error)}") from None
 
     def __call__(self, decisions: Decisions, epoch: int = EPOCHS) -> float:
         """Return the prediction for an architecture after ``epoch`` epochs."""
@@ -256,17 +263,16 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     return args
 
 
+@command
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command."""
     from nasnet_det.safe_io.settings import parse_assignments
 
     args = parse(argv)
-    try:
-        surrogate(args.folder, args.metric)
-        settings = parse_assignments(args.set)
-    except (OSError, ImportError, ValueError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
+    for output in filter(None, (args.json, args.csv, args.plot)):
+        check_writable(output)
+    surrogate(args.folder, args.metric)
+    settings = parse_assignments(args.set)
     seeds = range(args.first_seed, args.first_seed + args.seeds)
     columns = sorted({*args.budgets, *(c for c in CURVE if c < max(args.budgets))})
     epochs = sorted({*args.epochs, *(EPOCHS * c for c in CURVE if EPOCHS * c < max(args.epochs))})

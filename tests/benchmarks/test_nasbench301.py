@@ -65,3 +65,9 @@ def test_rows_in_queries_and_in_epochs(folder: Path, tmp_path: Path) -> None:
 def test_a_folder_without_the_files_is_refused_with_their_source(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
     assert nasbench301.main([str(tmp_path)]) == 2
     assert "model_v2.onnx" in (error := capsys.readouterr().err) and "yahpo_data" in error
+    for name in ("model_v2.onnx", "encoding_v2.json"):
+        (tmp_path / name).write_text("{}")
+    assert nasbench301.main([str(tmp_path)]) == 2
+    assert str(tmp_path) in capsys.readouterr().err
+    assert nasbench301.main([str(tmp_path), "--json", str(tmp_path)]) == 2
+    assert nasbench301.SOURCE not in capsys.readouterr().err
