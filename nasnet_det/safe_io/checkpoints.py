@@ -41,6 +41,10 @@ _WRAPPERS = re.compile(r"\b(_orig_mod|_fsdp_wrapped_module|_checkpoint_wrapped_m
 _COUNTERS = ("n_averaged", "updates", "steps", "step", "initted")
 
 
+class SeveralNetworksError(ValueError):
+    """A checkpoint of several networks, none of which is the average of another; names them."""
+
+
 class StateDict(NamedTuple):
     """A state dict found in a checkpoint.
 
@@ -207,7 +211,7 @@ def without_prefix(tensors: Mapping[str, Value], fits: Callable[[Mapping[str, Va
         fits: tells whether such values are the network's; if no prefix makes them so, all stay.
 
     Raises:
-        ValueError: if more than one prefix makes them so.
+        SeveralNetworksError: if more than one prefix makes them so.
     """
     inner, prefix = tensors, ""
     while inner and not fits(inner):
@@ -217,9 +221,8 @@ def without_prefix(tensors: Mapping[str, Value], fits: Callable[[Mapping[str, Va
             members.setdefault(first + dot, {})[rest] = value
         fitting = [first[:-1] for first, member in members.items() if fits(member)]
         if len(fitting) > 1:
-            raise ValueError(
-                f"it holds several networks, {', '.join(map(repr, fitting))}: save one in a file of its own"
-            )
+            names = ", ".join(map(repr, fitting))
+            raise SeveralNetworksError(f"it holds several networks, {names}: save one in a file of its own")
         chosen = [f"{first}." for first in fitting] or [*members]
         if len(chosen) != 1 or "" in members[chosen[0]]:
             return tensors

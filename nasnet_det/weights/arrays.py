@@ -24,7 +24,7 @@ import numpy as np
 import torch
 from safetensors import SafetensorError
 
-from nasnet_det.safe_io.checkpoints import find_state_dict, load_torch, without_prefix
+from nasnet_det.safe_io.checkpoints import SeveralNetworksError, find_state_dict, load_torch, without_prefix
 from nasnet_det.safe_io.file_kinds import KERAS_3, other_content
 from nasnet_det.safe_io.files import protect
 from nasnet_det.safe_io.values import first_line, format_names, format_value
@@ -68,7 +68,7 @@ def read_arrays(path: str | Path) -> Arrays:
         protect([found])
         try:
             arrays = without_prefix(_reader(found)(found), is_known)
-        except WeightsError as error:
+        except (WeightsError, SeveralNetworksError) as error:
             words = str(error).replace(str(found), str(path))  # the user's path, not that of the unpacked copy
             raise WeightsError(words if str(path) in words else f"{path}: {words}") from None
         except _MALFORMED as error:

@@ -194,6 +194,16 @@ def test_a_file_of_keras_3_is_refused_with_the_remedy(tmp_path: Path) -> None:
         read_checkpoint_file(str(tmp_path / "model.keras"))
 
 
+def test_a_file_of_several_networks_is_not_called_damaged(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(arrays, "is_known", lambda state: {*state} == {*TENSORS})
+    torch.save(
+        {f"{name}.{key}": value for name in ("student", "teacher") for key, value in TENSORS.items()},
+        tmp_path / "a.pth",
+    )
+    with pytest.raises(WeightsError, match=r"a\.pth: it holds.*student.*teacher"):
+        read_arrays(tmp_path / "a.pth")
+
+
 def test_a_folder_with_several_files_asks_for_one(tmp_path: Path) -> None:
     for name in ("first.pth", "second.pth"):
         torch.save(TENSORS, tmp_path / name)
