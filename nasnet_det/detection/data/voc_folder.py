@@ -188,9 +188,11 @@ def _labelled(path: Path, folder: Path, listings: Listings) -> Labelled | None:
 
 
 def _check_boxes(element: Any) -> None:
-    """Refuse objects of several boxes, of which ``supervision`` takes the first, and boxes whose corners are exchanged,
-    which it orders: they may be of another form."""
+    """Refuse objects of several boxes, of which ``supervision`` takes the first, boxes whose corners are exchanged,
+    which it orders: they may be of another form; and objects that LabelMe has marked as deleted."""
     for entry in element.findall("object"):
+        if (entry.findtext("deleted") or "0").strip() != "0":
+            raise ValueError(f"an object {entry.findtext('name')!r} is marked as 'deleted': remove it")
         boxes = entry.findall("bndbox")
         if len(boxes) != 1:
             raise ValueError(f"an object {entry.findtext('name')!r} has {len(boxes)} 'bndbox', expected one")

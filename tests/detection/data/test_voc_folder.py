@@ -234,6 +234,7 @@ def test_voc_tags_in_capitals_or_of_a_namespace(tmp_path: Path, pictures: Path) 
         ("xmin>", "left>"),
         ("<xmin>", "<xmin>90"),
         ("bndbox>", "box>"),
+        ("<bndbox>", "<deleted>1</deleted><bndbox>"),
         ("</bndbox>", "</bndbox><bndbox><xmin>1</xmin><ymin>1</ymin><xmax>2</xmax><ymax>2</ymax></bndbox>"),
     ],
 )
