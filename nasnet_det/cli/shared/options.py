@@ -72,8 +72,8 @@ class _ImageSize(argparse.Action):
 
 def _side(text: str) -> int:
     side = int(text) if text.isascii() and text.isdigit() else 0
-    if not 1 <= side <= 16384:
-        raise argparse.ArgumentTypeError(f"expected pixels from 1 to 16384, got {text!r}")
+    if not 3 <= side <= 16384:  # a first convolution of 3 x 3 without padding takes no less
+        raise argparse.ArgumentTypeError(f"expected pixels from 3 to 16384, got {text!r}")
     return side
 
 
