@@ -152,7 +152,11 @@ class Checkpointer(DetectionCheckpointer):
 
 def _checkpoints_in(folder: str | Path) -> list[Path]:
     """Return the checkpoints that a run has saved in its folder, the newest last; fine-tuning saves one."""
-    return [*Path(folder).glob("last.pth"), *sorted(Path(folder).glob("model_*.pth"))]
+    return [
+        file
+        for name in ("last", "model_[0-9]*[0-9]", "model_final")
+        for file in sorted(Path(folder).glob(f"{name}.pth"))
+    ]
 
 
 def _file_in(folder: str) -> str:

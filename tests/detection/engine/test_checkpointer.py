@@ -50,7 +50,7 @@ def test_a_run_killed_before_its_checkpoint_was_noted_has_its_newest(tmp_path: P
             checkpointer.get_checkpoint_file()
     for name, newest in (("last", "last"), ("model_0000003", "model_0000003"), ("model_0000001", "model_0000003")):
         torch.save({"model": nn.Linear(2, 2).state_dict(), "iteration": name}, tmp_path / f"{name}.pth")
-        torch.save({}, tmp_path / "elsewhere.pth")
+        (tmp_path / "model_mine.pth").write_text("a file of the user's")
         assert checkpointer.has_checkpoint()
         assert checkpointer.resume_or_load("", resume=True)["iteration"] == newest
 
