@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from pathlib import Path
 from typing import Any, cast
 
@@ -19,6 +20,9 @@ from nasnet_det.safe_io.files import exists, protect, replacing
 from nasnet_det.safe_io.values import format_names, format_value, parse_yaml
 from nasnet_det.weights.arrays import located
 from nasnet_det.weights.layout import WeightsError
+
+#: Not that of fvcore, which commands silence.
+logger = logging.getLogger(__name__)
 
 #: The layers whose rows follow from the number of classes: detectron2's heads, RetinaNet's, the paper's detector's.
 _CLASS_LAYERS = ("cls_score.weight", "class_layer.weight")
@@ -133,7 +137,7 @@ class Checkpointer(DetectionCheckpointer):
         reason = f"it names {name}, which is missing" if name else "it is missing or empty"
         if not (found := _checkpoints_in(self.save_dir)):
             raise refused(str(noted), ValueError(reason))
-        self.logger.warning(f"{noted} does not tell the last checkpoint ({reason}): taken is the newest, {found[-1]}")
+        logger.warning(f"{noted} does not tell the last checkpoint ({reason}): taken is the newest, {found[-1]}")
         return str(found[-1])
 
     def _load_file(self, filename: str) -> dict[str, Any]:
@@ -206,7 +210,7 @@ def load_for_inference(model: nn.Module, weights: str, cfg: CfgNode | None = Non
     checkpointer.complete = True
     loaded = checkpointer.load(weights, checkpointables=[])
     if cfg is not None and (others := _other_meanings(loaded.get("config"), cfg)):
-        checkpointer.logger.warning(
+        logger.warning(
             f"{weights} was trained with other settings than this config's: {'; '.join(others)}. What it detects is "
             "then wrong: give the config.yaml of the run that saved it, or set these as they were"
         )

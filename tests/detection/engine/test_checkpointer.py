@@ -168,6 +168,7 @@ def test_settings_of_another_meaning_than_in_training_are_told(
     small_config: Any, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     """Settings that no weight's shape shows are told, and no others."""
+    caplog.set_level(logging.ERROR, "fvcore")  # as commands do
     cfg = small_config("fpn_mobile.yaml")
     checkpointer = Checkpointer(build_detector(cfg), str(tmp_path))
     checkpointer.extras["config"] = cfg.dump()
