@@ -169,6 +169,7 @@ def test_settings_of_another_meaning_than_in_training_are_told(
 ) -> None:
     """Settings that no weight's shape shows are told, and no others."""
     caplog.set_level(logging.ERROR, "fvcore")  # as commands do
+    caplog.handler.setLevel(logging.NOTSET)
     cfg = small_config("fpn_mobile.yaml")
     checkpointer = Checkpointer(build_detector(cfg), str(tmp_path))
     checkpointer.extras["config"] = cfg.dump()
