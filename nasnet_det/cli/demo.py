@@ -16,7 +16,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from nasnet_det.cli.shared.errors import command, needs
-from nasnet_det.cli.shared.options import add_output, add_settings, new_parser, settings_as_pairs
+from nasnet_det.cli.shared.options import add_output, add_settings, new_parser, settings_as_pairs, whole
 from nasnet_det.safe_io.files import protecting, remove, short_name
 from nasnet_det.safe_io.locks import working_in
 
@@ -32,15 +32,12 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument(
         "--data", type=Path, metavar="ROOT", help="a folder in COCO's, YOLO's or Pascal VOC's form instead"
     )
-    parser.add_argument("--images", type=int, default=8, help="how many of its images to learn (default: 8)")
+    parser.add_argument("--images", type=whole(1), default=8, help="how many of its images to learn (default: 8)")
     add_output(parser, "the run folder (default: output/demo, or output/demo-ROOT)")
     parser.add_argument("--restart", action="store_true", help="remove the run in the output folder and start again")
     add_settings(parser, "keys of configs/demo.yaml: SOLVER.MAX_ITER=100")
     parser.add_argument("opts", nargs=argparse.REMAINDER, metavar="KEY VALUE", help="the same in detectron2's form")
-    args = parser.parse_args(argv)
-    if args.images < 1:
-        parser.error("--images is at least 1")
-    return args
+    return parser.parse_args(argv)
 
 
 @command

@@ -17,10 +17,10 @@ import sys
 from collections.abc import Sequence
 
 from nasnet_det.cli.shared.errors import command
-from nasnet_det.cli.shared.options import add_output, new_parser
+from nasnet_det.cli.shared.options import add_output, new_parser, whole
 from nasnet_det.cli.shared.search_context import search_context
+from nasnet_det.cli.shared.search_options import existing_folder
 from nasnet_det.safe_io.files import check_writable
-from nasnet_det.search.options import existing_folder
 
 #: A regular expression that is found at the beginning of a cell's file.
 _OWN = b'"blocks": '
@@ -31,7 +31,7 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     parser = new_parser(__doc__)
     parser.add_argument("folder", type=existing_folder, metavar="FOLDER", help="a search's --output")
     which = parser.add_mutually_exclusive_group()
-    which.add_argument("--top", type=int, default=1, metavar="K", help="the K best (default: 1)")
+    which.add_argument("--top", type=whole(1), default=1, metavar="K", help="the K best (default: 1)")
     which.add_argument("--trial", type=int, metavar="N", help="the cell of trial N")
     which.add_argument("--front", action="store_true", help="every cell of the Pareto front")
     add_output(parser, "the file; of several cells PATH-1, PATH-2 ...", required=True)
@@ -39,10 +39,7 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
         "--phase", choices=("search", "retrained"), help="whose ranking (default: the second phase's if it was run)"
     )
     parser.add_argument("--storage", metavar="URL", help="the search's, where it needs a password")
-    options = parser.parse_args(argv)
-    if options.top < 1:
-        parser.error(f"--top must be at least 1, got {options.top}")
-    return options
+    return parser.parse_args(argv)
 
 
 def export(options: argparse.Namespace) -> int:

@@ -18,7 +18,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from nasnet_det.cli.shared.errors import command, needs
-from nasnet_det.cli.shared.options import add_image_size, add_output, add_settings, new_parser, share
+from nasnet_det.cli.shared.options import add_image_size, add_output, add_settings, new_parser, share, whole
 from nasnet_det.safe_io.files import protecting
 
 
@@ -35,9 +35,9 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
         help="published ImageNet weights, none, or a detector's checkpoint or run folder (default: published if there)",
     )
     add_image_size(parser, "the shorter side (default: by the data and the device)")
-    parser.add_argument("--batch-size", type=_positive, metavar="N", help="images of a step")
-    parser.add_argument("--epochs", type=_positive, metavar="N", help="at most; fewer where nothing becomes better")
-    parser.add_argument("--patience", type=_positive, metavar="N", help="evaluations without a better AP (default: 5)")
+    parser.add_argument("--batch-size", type=whole(1), metavar="N", help="images of a step")
+    parser.add_argument("--epochs", type=whole(1), metavar="N", help="at most; fewer where nothing becomes better")
+    parser.add_argument("--patience", type=whole(1), metavar="N", help="evaluations without a better AP (default: 5)")
     parser.add_argument(
         "--val-share",
         type=share,
@@ -53,13 +53,6 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--resume", action="store_true", help="continue the run in the output folder")
     add_settings(parser, "keys of detectron2's config, which have the last word: SOLVER.BASE_LR=0.001")
     return parser.parse_args(argv)
-
-
-def _positive(text: str) -> int:
-    number = int(text) if text.isascii() and text.isdigit() else 0
-    if number < 1:
-        raise argparse.ArgumentTypeError(f"expected a whole number from 1, got {text!r}")
-    return number
 
 
 @command

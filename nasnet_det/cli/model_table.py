@@ -29,9 +29,10 @@ def main(argv: Sequence[str] | None = None) -> int:
 
     if unknown := [name for name in options.models if name not in FAMILY]:
         parser.error(f"unknown models: {', '.join(unknown)}; known: {', '.join(FAMILY)}")
+    before = options.write and options.write.read_text(encoding="utf-8")
     text = markdown_table(options.models or list(FAMILY))
     if options.write is None:
         print(text, end="")
     else:
-        write_text(options.write, replace_between(options.write.read_text(encoding="utf-8"), text))
+        write_text(options.write, replace_between(before, text))
     return 0

@@ -18,6 +18,7 @@ you trust. nasnet-det predict and validate take packages.
 from __future__ import annotations
 
 import argparse
+import functools
 import time
 from collections.abc import Callable, Sequence
 from itertools import starmap
@@ -99,20 +100,12 @@ def package(options: argparse.Namespace) -> None:
     program = make_program(options, options.batch_size, options.any_batch)
     pictures = read_pictures(options.calibrate, program) if options.calibrate else []
     target = options.output or Path(Path(options.model.rstrip("/")).name.partition(":")[2] or Path(options.model).stem)
-    print("packaging; a detector takes minutes, and so does inductor", flush=True)
+    say = functools.partial(print, flush=True)
+    say("packaging; a detector takes minutes, and so does inductor")
     began = time.perf_counter()
-    saved = save_package(
-        program,
-        target,
-        options.runtime,
-        options.precision,
-        pictures,
-        lambda text: print(text, flush=True),
-    )
+    saved = save_package(program, target, options.runtime, options.precision, pictures, say)
     megabytes = saved.path.stat().st_size / 2**20
-    print(
-        f"written: {saved.path} ({megabytes:.0f} MB) in {time.perf_counter() - began:.0f} s\n{saved.info}", flush=True
-    )
+    say(f"written: {saved.path} ({megabytes:.0f} MB) in {time.perf_counter() - began:.0f} s\n{saved.info}")
     if pictures:
         print(agreement(program, load_package(saved.path), pictures))
     else:

@@ -15,9 +15,9 @@ from contextlib import closing
 from typing import TYPE_CHECKING, Any
 
 from nasnet_det.cli.shared.errors import command
-from nasnet_det.cli.shared.options import new_parser
+from nasnet_det.cli.shared.options import new_parser, seed, whole
 from nasnet_det.cli.shared.search_context import search_context
-from nasnet_det.search.options import add_child_options, add_worker_options, existing_folder, seed
+from nasnet_det.cli.shared.search_options import add_child_options, add_worker_options, existing_folder
 
 if TYPE_CHECKING:
     from nasnet_det.search.child_config import ChildConfig
@@ -30,15 +30,12 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     """Read the command line."""
     parser = new_parser(__doc__)
     parser.add_argument("folder", type=existing_folder, metavar="FOLDER", help="a search's --output")
-    parser.add_argument("--top", type=int, default=250, metavar="K", help="how many (default: 250, the paper's)")
+    parser.add_argument("--top", type=whole(1), default=250, metavar="K", help="how many (default: 250, the paper's)")
     parser.add_argument("--seed", type=seed, default=0, help="of the weights and batches (default: 0)")
     parser.add_argument("--storage", metavar="URL", help="the search's, where it needs a password")
     add_child_options(parser)
     add_worker_options(parser)
-    options = parser.parse_args(argv)
-    if options.top < 1:
-        parser.error(f"--top must be at least 1, got {options.top}")
-    return options
+    return parser.parse_args(argv)
 
 
 def retrain(options: argparse.Namespace, should_stop: Callable[[], bool]) -> int:

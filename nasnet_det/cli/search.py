@@ -22,15 +22,14 @@ from decimal import Decimal
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from nasnet_det.cli.shared.errors import command
-from nasnet_det.cli.shared.options import add_output, add_settings, new_parser
+from nasnet_det.cli.shared.options import add_output, add_settings, new_parser, seed, whole
 from nasnet_det.cli.shared.search_context import search_context
-from nasnet_det.search.options import (
+from nasnet_det.cli.shared.search_options import (
     add_child_options,
     add_demand_options,
     add_rung_options,
     add_space_options,
     add_worker_options,
-    seed,
     space_asked,
 )
 
@@ -46,7 +45,7 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     """Read the command line."""
     parser = new_parser(__doc__)
     add_output(parser, "where everything goes", required=True)
-    parser.add_argument("--trials", type=int, required=True, metavar="N", help="architectures to evaluate in all")
+    parser.add_argument("--trials", type=whole(1), required=True, metavar="N", help="architectures to evaluate in all")
     parser.add_argument(
         "--strategy",
         default="default",
@@ -57,7 +56,10 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     add_settings(parser, "settings of the strategy")
     parser.add_argument("--seed", type=seed, default=0, help="of everything random (default: 0)")
     parser.add_argument(
-        "--pending", type=int, metavar="P", help="tasks chosen before the first one's result (default: 2 x workers)"
+        "--pending",
+        type=whole(1),
+        metavar="P",
+        help="tasks chosen before the first one's result (default: 2 x workers)",
     )
     parser.add_argument(
         "--order",
@@ -74,12 +76,7 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     add_space_options(parser)
     add_child_options(parser)
     add_worker_options(parser)
-    options = parser.parse_args(argv)
-    for name in ("trials", "pending"):
-        value = getattr(options, name)
-        if value is not None and value < 1:
-            parser.error(f"--{name} must be at least 1, got {value}")
-    return options
+    return parser.parse_args(argv)
 
 
 class SearchSetup(NamedTuple):

@@ -12,9 +12,9 @@ import argparse
 from collections.abc import Sequence
 
 from nasnet_det.cli.shared.errors import command
-from nasnet_det.cli.shared.options import add_output, new_parser
+from nasnet_det.cli.shared.options import add_output, new_parser, whole
 from nasnet_det.cli.shared.search_context import search_context
-from nasnet_det.search.options import existing_folder
+from nasnet_det.cli.shared.search_options import existing_folder
 
 
 def parse(argv: Sequence[str] | None) -> argparse.Namespace:
@@ -22,12 +22,9 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     parser = new_parser(__doc__)
     parser.add_argument("folders", nargs="+", type=existing_folder, metavar="FOLDER", help="searches' --output")
     add_output(parser, "the report's folder", required=True)
-    parser.add_argument("--draw", type=int, default=3, metavar="K", help="best cells to draw of each (default: 3)")
+    parser.add_argument("--draw", type=whole(0), default=3, metavar="K", help="best cells to draw of each (default: 3)")
     parser.add_argument("--storage", metavar="URL", help="the searches', where it needs a password")
-    options = parser.parse_args(argv)
-    if options.draw < 0:
-        parser.error(f"--draw must be 0 or more, got {options.draw}")
-    return options
+    return parser.parse_args(argv)
 
 
 @command

@@ -65,11 +65,7 @@ def place_labels(
 
 
 def _place_in_order(
-    order: Sequence[int],
-    points: Sequence[Point],
-    sizes: Sequence[tuple[float, float]],
-    area: Rectangle,
-    radius: float,
+    order: Sequence[int], points: Sequence[Point], sizes: Sequence[tuple[float, float]], area: Rectangle, radius: float
 ) -> list[Rectangle]:
     placed = [_around(point, size) for point, size in zip(points, sizes, strict=True)]
     marks = [_around(point, (2 * radius, 2 * radius)) for point in points]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
@@ -10,8 +10,9 @@ from torch import Tensor, nn
 from nasnet_det.fusion.batch_norm import fold
 from nasnet_det.fusion.graph import CellGraph, UnsupportedCell, read_cell, warn_once
 from nasnet_det.fusion.steps import Relu
+from nasnet_det.models.cells import Results
 from nasnet_det.models.eager_training import has_hooks
-from nasnet_det.models.network import NASNet
+from nasnet_det.models.network import NASNet, Outputs
 from nasnet_det.models.plan import CellPlan
 from nasnet_det.models.stem import StemConv
 
@@ -92,24 +93,8 @@ class FusedNASNet(NASNet):
         super().train(False)
         return self
 
-    def run_cells(
-        self, outputs: dict[int, tuple[Tensor, ...]], start: int, stop: int
-    ) -> Iterator[tuple[int, tuple[Tensor, ...]]]:
-        """See :meth:`NASNet.run_cells`. The ReLU of an output is computed once for all cells that read it."""
-        activated: dict[tuple[int, int], Tensor] = {}
-        for plan in self.plan:
-            if not start <= plan.current < stop:
-                continue
-            outputs[plan.output] = self._run_fused(plan, outputs, activated)
-            for number in [n for n in outputs if n < plan.output and not self._is_read(n, after=plan)]:
-                for key in [key for key in activated if key[0] == number]:
-                    del activated[key]
-                del outputs[number]
-            yield plan.output, outputs[plan.output]
-
-    def _run_fused(
-        self, plan: CellPlan, outputs: dict[int, tuple[Tensor, ...]], activated: dict[tuple[int, int], Tensor]
-    ) -> tuple[Tensor, ...]:
+    def _run_cell(self, plan: CellPlan, outputs: Outputs, shared: dict[int, Results], stop: int) -> tuple[Tensor, ...]:
+        """Run a cell; the ReLU of an output is computed once, in ``shared``, for all cells that read it."""
         cell = self.cells[plan.name]
         inputs = self._inputs(plan, outputs)
         if not isinstance(cell, FusedCell):
@@ -118,11 +103,12 @@ class FusedNASNet(NASNet):
         if not self.genotype.passes_all and plan.previous is not None:
             sources = [(plan.current, 0), (plan.previous, 0)]
         arguments = list(inputs)
-        for k, source in enumerate(sources):
+        for k, (number, part) in enumerate(sources):
             if cell.wants_activated[k]:
-                if source not in activated:
-                    activated[source] = self.act(inputs[k])
-                arguments[k] = activated[source]
+                activated = shared.setdefault(number, {})
+                if part not in activated:
+                    activated[part] = self.act(inputs[k])
+                arguments[k] = activated[part]
         return cell(*arguments)
 
 

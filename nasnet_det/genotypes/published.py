@@ -16,6 +16,7 @@ from typing import Any
 
 from nasnet_det.genotypes.darts import is_darts, parse_darts, swap_inputs
 from nasnet_det.genotypes.genotype import Block, CellGenotype, Genotype, GenotypeError
+from nasnet_det.safe_io.files import exists
 from nasnet_det.safe_io.values import format_value, parse_yaml
 
 _SHORT = {
@@ -214,10 +215,7 @@ def as_genotype(value: Genotype | Mapping[str, Any] | str | Path) -> Genotype:
 
 def names_file(text: str) -> bool:
     """Return True for the path of an existing file, and for one that can only be meant as a JSON file's."""
-    try:
-        return ("\n" not in text and text.endswith(".json")) or Path(text).is_file()
-    except (OSError, ValueError):  # not a path, or too long for one
-        return False
+    return ("\n" not in text and text.endswith(".json")) or (exists(text) and Path(text).is_file())
 
 
 def _from_yaml(text: str) -> Genotype:

@@ -143,12 +143,7 @@ class CellBlock(nn.Module):
     """
 
     def __init__(
-        self,
-        genotype: Block,
-        channels: Sequence[int],
-        scales: Sequence[Scale],
-        filters: int,
-        settings: LayerSettings,
+        self, genotype: Block, channels: Sequence[int], scales: Sequence[Scale], filters: int, settings: LayerSettings
     ) -> None:
         super().__init__()
         self.genotype = genotype

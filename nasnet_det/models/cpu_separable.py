@@ -16,14 +16,7 @@ from torch.autograd import Function
 from torch.nn import functional
 
 from nasnet_det.models import cpu_kernels
-from nasnet_det.models.cpu_training import (
-    Sides,
-    is_depthwise,
-    is_plain_batch_norm,
-    is_pointwise,
-    track,
-    unbiased,
-)
+from nasnet_det.models.cpu_training import Sides, is_depthwise, is_plain_batch_norm, is_pointwise, track, unbiased
 from nasnet_det.models.eager_training import gradients_again, has_hooks, is_plain_backward, is_training_on_cpu
 
 

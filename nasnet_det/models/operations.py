@@ -316,12 +316,7 @@ def _identity(in_channels: int, out_channels: int, settings: LayerSettings, scal
 
 
 def _pool(
-    kind: type[Pool2dSame],
-    kernel: int,
-    in_channels: int,
-    out_channels: int,
-    settings: LayerSettings,
-    scale: Scale,
+    kind: type[Pool2dSame], kernel: int, in_channels: int, out_channels: int, settings: LayerSettings, scale: Scale
 ) -> nn.Module:
     pool = kind(kernel, scale.stride, scale.dilation)
     if in_channels == out_channels:
@@ -330,13 +325,7 @@ def _pool(
 
 
 def _separable(
-    kernel: int,
-    times: int,
-    dilation: int,
-    in_channels: int,
-    out_channels: int,
-    settings: LayerSettings,
-    scale: Scale,
+    kernel: int, times: int, dilation: int, in_channels: int, out_channels: int, settings: LayerSettings, scale: Scale
 ) -> nn.Module:
     layers = []
     for _ in range(times):

@@ -36,12 +36,7 @@ class Preset:
 
     def data_config(self) -> dict[str, Any]:
         """Return timm's description of the preprocessing, without the size."""
-        return {
-            "mean": self.mean,
-            "std": self.std,
-            "interpolation": self.interpolation,
-            "crop_pct": self.crop_pct,
-        }
+        return {"mean": self.mean, "std": self.std, "interpolation": self.interpolation, "crop_pct": self.crop_pct}
 
 
 _HALF = (0.5, 0.5, 0.5)

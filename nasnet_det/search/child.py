@@ -66,11 +66,6 @@ class ChildResult:
         """Return plain values, for JSON."""
         return {**asdict(self), "accuracies": list(self.accuracies), "losses": list(self.losses)}
 
-    @classmethod
-    def from_dict(cls, data: Mapping[str, Any]) -> ChildResult:
-        """Read what :meth:`to_dict` gave."""
-        return cls(**{**data, "accuracies": tuple(data["accuracies"]), "losses": tuple(data["losses"])})
-
 
 @dataclass(frozen=True)
 class Trained:

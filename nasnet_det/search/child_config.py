@@ -10,6 +10,7 @@ import numpy as np
 from pydantic import Field
 
 from nasnet_det.models.plan import Stem
+from nasnet_det.models.presets import stem_channels
 from nasnet_det.safe_io.settings import build
 from nasnet_det.search.costs import NetworkSize
 from nasnet_det.search.image_data import TORCHVISION, find_images, load_images
@@ -149,7 +150,7 @@ def network_size(config: ChildConfig, num_classes: int = len(CLASSES)) -> Networ
         num_cells=config.num_cells,
         num_filters=config.num_filters,
         stem=config.stem,
-        stem_channels=3 * config.num_filters if config.stem == "cifar" else 32,
+        stem_channels=stem_channels(config.stem, config.num_filters),
         num_classes=num_classes,
         image_size=config.image_size,
     )

@@ -38,11 +38,9 @@ class FolderImages:
         self.digest: str | None = hashlib.sha256(repr(files).encode()).hexdigest()[:16]
 
     def size(self, number: int) -> tuple[int, int]:
-        """See :class:`~nasnet_det.search.image_data.ImageSource`."""
         return read_header(self.paths[number]).size
 
     def read(self, number: int) -> Image.Image:
-        """See :class:`~nasnet_det.search.image_data.ImageSource`."""
         return read_image(self.paths[number])
 
 

@@ -52,7 +52,6 @@ class SingleRung:
         return []
 
     def next(self) -> int | None:
-        """Return None."""
         return None
 
 

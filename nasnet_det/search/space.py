@@ -17,12 +17,13 @@ Every sequence of decisions makes a genotype whose every weight takes part in th
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass
 from math import comb, prod
 from numbers import Integral
 from typing import Any
 
 from nasnet_det.genotypes.genotype import COMBINERS, OPERATIONS, Block, CellGenotype, Genotype
+from nasnet_det.safe_io.settings import build
 from nasnet_det.safe_io.values import format_names, format_value
 from nasnet_det.search.strategies.base import Decisions
 
@@ -69,20 +70,16 @@ class Space:
     passes_all: bool = False
 
     def __post_init__(self) -> None:
-        if type(self.blocks) is not int or self.blocks < 1:
-            raise SpaceError(f"blocks must be an int of at least 1, got {format_value(self.blocks)}")
+        if self.blocks < 1:
+            raise SpaceError(f"blocks must be at least 1, got {format_value(self.blocks)}")
         for what, names, known in (
             ("operations", self.operations, OPERATIONS),
             ("combiners", self.combiners, COMBINERS),
         ):
-            if not isinstance(names, tuple) or not all(isinstance(name, str) for name in names):
-                raise SpaceError(f"{what} must be a list of names, got {format_value(names)}")
             if unknown := [name for name in names if name not in known]:
                 raise SpaceError(f"unknown {what}: {format_names(unknown)}; known: {', '.join(known)}")
             if not names or len(set(names)) < len(names):
                 raise SpaceError(f"{what} must be at least one name, each given once, got {format_value(list(names))}")
-        if not isinstance(self.passes_all, bool):
-            raise SpaceError(f"passes_all must be true or false, got {format_value(self.passes_all)}")
 
     @property
     def num_inputs(self) -> int:
@@ -167,12 +164,12 @@ class Space:
 
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> Space:
-        """Read what :meth:`to_dict` gave."""
-        known = {field.name for field in fields(cls)}
-        if unknown := [key for key in data if key not in known]:
-            raise SpaceError(f"unknown setting of a space: {format_names(unknown)}; known: {', '.join(sorted(known))}")
-        lists = {key: tuple(v) for key, v in data.items() if key in ("operations", "combiners") and isinstance(v, list)}
-        return cls(**{**data, **lists})
+        """Read what :meth:`to_dict` gave.
+
+        Raises:
+            SpaceError: for a setting that is unknown, or of another type or range.
+        """
+        return build(cls, data, SpaceError, "space")
 
     def _cell(self, decisions: Sequence[int]) -> CellGenotype:
         rows = [decisions[i : i + _PER_BLOCK] for i in range(0, len(decisions), _PER_BLOCK)]

@@ -16,8 +16,8 @@ from __future__ import annotations
 
 import logging
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -41,7 +41,7 @@ _MADE = ("genotype", "decisions", "seed")
 
 
 class Study:
-    """One study in a storage, created by :meth:`open`.
+    """One study in a storage, created by :meth:`open`. What cannot be read or written is a :class:`StudyError`.
 
     Args:
         storage: Optuna's.
@@ -51,6 +51,7 @@ class Study:
 
     def __init__(self, storage: RDBStorage, study_id: int, identity: Mapping[str, Any]) -> None:
         self.storage, self.study_id, self.identity = storage, study_id, dict(identity)
+        self._errors = partial(storage_errors, storage.engine.url)
 
     @property
     def objectives(self) -> tuple[str, ...]:
@@ -150,20 +151,12 @@ class Study:
         return trial_id, number
 
     def set_parameters(self, trial_id: int, parameters: Mapping[str, tuple[Any, Sequence[Any]]]) -> None:
-        """Record a trial's Optuna parameters, each given as its value and its choices.
-
-        Raises:
-            StudyError: if they cannot be written.
-        """
+        """Record a trial's Optuna parameters, each given as its value and its choices."""
         with self._errors():
             write_parameters(self.storage, trial_id, parameters)
 
     def proceed(self, trial_id: int, task: Task) -> None:
-        """Record that a trial is to be continued to its next rung.
-
-        Raises:
-            StudyError: if it cannot be written.
-        """
+        """Record that a trial is to be continued to its next rung."""
         with self._errors():
             steps = self.storage.get_trial_user_attrs(trial_id)["steps"]
             step = {"task": task.number, "told": task.told}
@@ -187,9 +180,6 @@ class Study:
             attempts: how often its child was started.
             final: whether the trial ends with it.
             arrived: the position of the result among all results, where they are told as they arrive.
-
-        Raises:
-            StudyError: if it cannot be written.
         """
         measures = {key: value for key, value in result.to_dict().items() if value not in ("", []) or key == "status"}
         for key in ("reward", "seed"):
@@ -207,21 +197,13 @@ class Study:
             self.end(trial_id, measured(result), values)
 
     def end(self, trial_id: int, complete: bool, values: Sequence[float]) -> None:
-        """Record that a trial has ended: with its objectives if it is complete, else as failed.
-
-        Raises:
-            StudyError: if it cannot be written.
-        """
+        """Record that a trial has ended: with its objectives if it is complete, else as failed."""
         state = TrialState.COMPLETE if complete else TrialState.FAIL
         with self._errors():
             self.storage.set_trial_state_values(trial_id, state, list(values) if complete else None)
 
     def stop(self, trial_id: int, values: Sequence[float]) -> None:
-        """Record that a trial was stopped at its rung.
-
-        Raises:
-            StudyError: if it cannot be written.
-        """
+        """Record that a trial was stopped at its rung."""
         with self._errors():
             self.storage.set_trial_state_values(trial_id, TrialState.PRUNED, list(values))
 
@@ -299,11 +281,6 @@ class Study:
         if [trial.number for trial in trials] != list(range(len(trials))):
             raise StudyError("trials were removed from this study: it is of no more use")
         return [trial for trial in trials if trial.user_attrs.keys() >= set(_MADE)]
-
-    @contextmanager
-    def _errors(self) -> Iterator[None]:
-        with storage_errors(self.storage.engine.url):
-            yield
 
 
 def _last_reward(trial: TrialRow) -> float | None:

@@ -45,11 +45,9 @@ class TorchvisionImages:
         self.classes = tuple(str(label) for label in names)
 
     def size(self, number: int) -> tuple[int, int]:
-        """See :class:`~nasnet_det.search.image_data.ImageSource`."""
         return self.read(number).size
 
     def read(self, number: int) -> Image.Image:
-        """See :class:`~nasnet_det.search.image_data.ImageSource`."""
         try:
             with self._turn:
                 image = self.dataset[number][0]

@@ -60,7 +60,6 @@ class ChildEvaluator:
     device: str | None = None
 
     def check(self) -> None:
-        """See :meth:`Evaluator.check`."""
         check_child_config(self.config, self.device)
 
     def __call__(self, job: Job) -> Trained:
@@ -105,15 +104,12 @@ class InProcess:
         self._jobs: deque[Job] = deque()
 
     def check(self) -> None:
-        """See :meth:`Workers.check`."""
         self.evaluator.check()
 
     def submit(self, job: Job) -> None:
-        """See :meth:`Workers.submit`."""
         self._jobs.append(job)
 
     def wait(self) -> list[Outcome]:
-        """See :meth:`Workers.wait`."""
         job = self._jobs.popleft()
         try:
             return [Outcome(job.number, self.evaluator(job))]
@@ -123,5 +119,4 @@ class InProcess:
             ) from None
 
     def close(self) -> None:
-        """See :meth:`Workers.close`."""
         self._jobs.clear()

@@ -99,14 +99,10 @@ class TrainingFolder:
 
     def _tensorboard(self, step: int) -> Any:
         if self._wants_tensorboard and self._writer is None:
-            # TensorBoard's own switch: if a module of this name exists, it does not import an installed TensorFlow.
-            sys.modules.setdefault("tensorboard.compat.notf", ModuleType("tensorboard.compat.notf"))
             try:
-                from torch.utils.tensorboard import SummaryWriter
+                self._writer = open_tensorboard(self.path, step)
             except ImportError:
                 self._wants_tensorboard = False
-                return None
-            self._writer = SummaryWriter(str(self.path / "tensorboard"), purge_step=step)
         return self._writer
 
     def _compare(self, described: Path) -> None:
@@ -125,6 +121,19 @@ class TrainingFolder:
                 f"{self.path} contains a run with other settings ({'; '.join(differing[:4])}); "
                 "resume it with its own settings, or choose another --output"
             )
+
+
+def open_tensorboard(folder: Path, step: int | None = None) -> Any:
+    """Return a writer of TensorBoard's files in ``FOLDER/tensorboard``; what is there from ``step`` on is outdated.
+
+    Raises:
+        ImportError: if TensorBoard is not installed.
+    """
+    # TensorBoard's own switch: if a module of this name exists, it does not import an installed TensorFlow.
+    sys.modules.setdefault("tensorboard.compat.notf", ModuleType("tensorboard.compat.notf"))
+    from torch.utils.tensorboard import SummaryWriter
+
+    return SummaryWriter(str(folder / "tensorboard"), purge_step=step)
 
 
 def draw_run(history: list[EpochReport], path: Path, title: str) -> None:

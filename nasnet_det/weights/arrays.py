@@ -35,17 +35,8 @@ from nasnet_det.weights.layout import Arrays, WeightsError
 #: The exceptions of readers for damaged or hostile files.
 _MALFORMED = (
     *(OSError, EOFError, ValueError, TypeError, LookupError, AttributeError, RuntimeError, ArithmeticError),
-    *(
-        AssertionError,
-        struct.error,
-        zipfile.BadZipFile,
-        MemoryError,
-        tarfile.TarError,
-        zlib.error,
-        lzma.LZMAError,
-        pickle.UnpicklingError,
-        SafetensorError,
-    ),
+    *(AssertionError, struct.error, zipfile.BadZipFile, MemoryError, tarfile.TarError, zlib.error, lzma.LZMAError),
+    *(pickle.UnpicklingError, SafetensorError),
 )
 #: Limits far above the needs of the published files.
 _MOST_MEMBERS, _MOST_COMPRESSED, _LEAST_ALLOWED, _LONGEST_HEADER = 10_000, 100, 256 << 20, 1 << 20

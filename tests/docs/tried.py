@@ -106,9 +106,9 @@ def _check_recipe(data: str) -> Callable[[argparse.Namespace], None]:
 
 
 def _check_search(options: argparse.Namespace) -> None:
+    from nasnet_det.cli.shared.search_options import space_asked
     from nasnet_det.safe_io.settings import parse_assignments
     from nasnet_det.search.command import child_config
-    from nasnet_det.search.options import space_asked
     from nasnet_det.search.strategies.registry import DEFAULT, make_strategy
 
     child_config(options)

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Sequence
+import math
+import re
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +28,7 @@ def add_image_size(parser: argparse._ActionsContainer, meaning: str = "default: 
     """Add ``--image-size H [W]`` (``options.image_size``: ``(height, width)`` or None), one side for a square."""
     parser.add_argument(
         *("--image-size", "--img-size"),
-        type=_side,
+        type=whole(3, 16384, "pixels"),  # a first convolution of 3 x 3 without padding takes no less
         nargs="+",
         action=_ImageSize,
         metavar="SIDE",
@@ -34,12 +36,14 @@ def add_image_size(parser: argparse._ActionsContainer, meaning: str = "default: 
     )
 
 
-def add_settings(parser: argparse._ActionsContainer, meaning: str) -> None:
-    """Add ``--set KEY=VALUE ...`` (``options.set``: a list of words), which may be repeated.
+def add_settings(
+    parser: argparse._ActionsContainer, meaning: str, option: str = "--set", metavar: str = "KEY=VALUE"
+) -> None:
+    """Add ``--set KEY=VALUE ...`` (``options.set``: a list of words), or another such option, which may be repeated.
 
     :func:`nasnet_det.safe_io.settings.parse_assignments` reads the words.
     """
-    parser.add_argument("--set", nargs="+", action="extend", default=[], metavar="KEY=VALUE", help=meaning)
+    parser.add_argument(option, nargs="+", action="extend", default=[], metavar=metavar, help=meaning)
 
 
 def settings_as_pairs(words: Sequence[str]) -> list[Any]:
@@ -70,11 +74,21 @@ class _ImageSize(argparse.Action):
         setattr(namespace, self.dest, (sides[0], sides[-1]))
 
 
-def _side(text: str) -> int:
-    side = int(text) if text.isascii() and text.isdigit() else 0
-    if not 3 <= side <= 16384:  # a first convolution of 3 x 3 without padding takes no less
-        raise argparse.ArgumentTypeError(f"expected pixels from 3 to 16384, got {text!r}")
-    return side
+def whole(least: int, most: float = math.inf, what: str = "a whole number") -> Callable[[str], int]:
+    """Return the type of arguments that are whole numbers from ``least`` to ``most``; ``what`` names them in errors."""
+
+    def read(text: str) -> int:
+        number = int(text) if re.fullmatch(r"\d{1,18}", text, re.ASCII) else -1
+        if not least <= number <= most:
+            bound = "" if most == math.inf else f" to {most}"
+            raise argparse.ArgumentTypeError(f"expected {what} from {least}{bound}, got {text!r}")
+        return number
+
+    return read
+
+
+#: The type of a command's seed.
+seed = whole(0, 2**32 - 1)
 
 
 def share(text: str) -> float:

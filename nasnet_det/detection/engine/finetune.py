@@ -157,7 +157,6 @@ class FinetuneTrainer(ShortTrainer):
         return {**super().state_dict(), "scores": self.scores}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Restore it."""
         super().load_state_dict(state_dict)
         self.scores = dict(state_dict["scores"])
 

@@ -26,6 +26,8 @@ from nasnet_det.safe_io.images import ImageError
 _BETTER = 0.05
 #: Images that the validation loss is measured on, at most.
 _LOSS_IMAGES = 200
+#: Steps tried on each number of threads; the first of them also warms up.
+_TRIALS = 3
 #: Parts of detectron2's ROI heads that compute losses by their own mode.
 _LOSS_HEADS = ("mask_head", "keypoint_head")
 
@@ -65,11 +67,9 @@ class AverageWeights(HookBase):
             _copy(own, self.model)
 
     def state_dict(self) -> dict[str, Tensor]:
-        """Return the average."""
         return self.average
 
     def load_state_dict(self, state: dict[str, Tensor]) -> None:
-        """Restore the average."""
         for name, value in state.items():
             self.average[name].copy_(value)
 
@@ -184,7 +184,6 @@ class Validate(HookBase):
         )
 
     def after_train(self) -> None:
-        """Close the loggers."""
         for logger in self.loggers:
             logger.close()
 
@@ -193,7 +192,6 @@ class Validate(HookBase):
         return self.state
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Restore them."""
         self.state = dict(state)
 
 
@@ -208,7 +206,6 @@ class KeepLast(HookBase):
         self.period = period
 
     def after_step(self) -> None:
-        """Write it if it is time."""
         trainer = self.trainer
         if (trainer.iter + 1) % self.period == 0 or trainer.iter + 1 == trainer.max_iter or trainer.finished:
             trainer.checkpointer.save(trainer.checkpoint_name(), iteration=trainer.iter)
@@ -223,30 +220,20 @@ class Progress(HookBase):
         self.bar = tqdm(total=trainer.max_iter, initial=trainer.start_iter, unit="step", desc="training", disable=None)
 
     def after_step(self) -> None:
-        """Move it."""
         self.bar.update()
         self.bar.set_postfix(loss=f"{self.trainer.storage.history('total_loss').latest():.3f}", refresh=False)
 
     def after_train(self) -> None:
-        """End it."""
         self.bar.close()
 
 
 class ChooseThreads(HookBase):
     """The faster of all threads and one, measured on a few steps: on a machine that is busy with other things, threads
-    that wait for each other can be ten times slower than one alone.
-
-    Args:
-        steps: how many are tried on each number of threads; the first of them also warms up.
-    """
-
-    def __init__(self, steps: int = 3) -> None:
-        self.steps = steps
+    that wait for each other can be ten times slower than one alone."""
 
     def before_train(self) -> None:
-        """Plan the trials."""
         threads = torch.get_num_threads()
-        self.trials = [threads] * self.steps + [1] * self.steps if threads > 1 else []
+        self.trials = [threads] * _TRIALS + [1] * _TRIALS if threads > 1 else []
         self.fastest: dict[int, float] = {}
 
     def before_step(self) -> None:

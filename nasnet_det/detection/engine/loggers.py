@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import importlib.util
 import os
-import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from types import ModuleType
 from typing import Any, Protocol
 
 from nasnet_det.safe_io.values import first_line
+from nasnet_det.training.run_folder import open_tensorboard
 
 
 class LoggerError(ValueError):
@@ -32,20 +31,14 @@ class TensorBoardLogger:
 
     def __init__(self, folder: Path, name: str, settings: Mapping[str, Any], start: int) -> None:
         del name, settings
-        # TensorBoard's own switch: with a module of this name it does not load TensorFlow where that is installed.
-        sys.modules.setdefault("tensorboard.compat.notf", ModuleType("tensorboard.compat.notf"))
-        from torch.utils.tensorboard import SummaryWriter
-
-        self._writer = SummaryWriter(str(folder / "tensorboard"), purge_step=start + 1 if start else None)
+        self._writer = open_tensorboard(folder, start + 1 if start else None)
 
     def log(self, step: int, values: Mapping[str, float]) -> None:
-        """See :class:`Logger`."""
         for key, value in values.items():
             self._writer.add_scalar(key, value, step)
         self._writer.flush()
 
     def close(self) -> None:
-        """See :class:`Logger`."""
         self._writer.close()
 
 
@@ -64,11 +57,9 @@ class WandbLogger:
         noted.write_text(self._run.id, encoding="utf-8")
 
     def log(self, step: int, values: Mapping[str, float]) -> None:
-        """See :class:`Logger`."""
         self._run.log(dict(values), step=step)
 
     def close(self) -> None:
-        """See :class:`Logger`."""
         self._run.finish()
 
 
@@ -91,11 +82,9 @@ class MLflowLogger:
             mlflow.log_params({key: str(value)[:500] for key, value in settings.items()})
 
     def log(self, step: int, values: Mapping[str, float]) -> None:
-        """See :class:`Logger`."""
         self._mlflow.log_metrics({key.replace("@", "_"): value for key, value in values.items()}, step=step)
 
     def close(self) -> None:
-        """See :class:`Logger`."""
         self._mlflow.end_run()
 
 

@@ -16,15 +16,7 @@ from nasnet_det.detection.data.coco_format import read_annotations
 from nasnet_det.detection.data.columns import CocoFormatError, Record
 from nasnet_det.detection.data.image_index import ImageIndex
 from nasnet_det.draw.detections import detections_of, draw, side_by_side
-from nasnet_det.safe_io.files import (
-    LONGEST_NAME,
-    NOTHING,
-    begins_with,
-    check_writable,
-    protect,
-    replacing,
-    write_json,
-)
+from nasnet_det.safe_io.files import LONGEST_NAME, NOTHING, begins_with, check_writable, protect, replacing, write_json
 from nasnet_det.safe_io.folders import bare_name
 from nasnet_det.safe_io.images import read_image, reason_with_name
 from nasnet_det.safe_io.values import named

@@ -16,13 +16,7 @@ from nasnet_det.detection.data.coco_format import category_labels
 from nasnet_det.detection.data.coco_masks import box_of_mask
 from nasnet_det.detection.data.columns import Record
 from nasnet_det.detection.data.look import read_record
-from nasnet_det.detection.evaluation.errors import (
-    KINDS,
-    ErrorAnalysis,
-    JudgedImage,
-    analyse_errors,
-    confusion_matrix,
-)
+from nasnet_det.detection.evaluation.errors import KINDS, ErrorAnalysis, JudgedImage, analyse_errors, confusion_matrix
 from nasnet_det.detection.evaluation.evaluation import METRICS, IouType, Scores, mean_precision
 from nasnet_det.draw.detections import Detection, draw, shrink, side_by_side
 from nasnet_det.draw.evaluation import draw_confusion, draw_costs, draw_precision_recall

@@ -57,12 +57,7 @@ def build_network(
     if network not in FAMILY:
         raise ConfigError(f"MODEL.NASNET.NETWORK: expected one of {', '.join(FAMILY)}, got {format_value(network)}")
     arguments = FAMILY[network].network_arguments()
-    given = {
-        "genotype": genotype,
-        "num_cells": num_cells,
-        "num_filters": num_filters,
-        "stem_channels": stem_channels,
-    }
+    given = {"genotype": genotype, "num_cells": num_cells, "num_filters": num_filters, "stem_channels": stem_channels}
     arguments.update({key: value for key, value in given.items() if value})
     eps, momentum = arguments["bn_eps"], bn_momentum or arguments["bn_momentum"]
     layer = norm_layer(norm, eps, momentum)
@@ -167,11 +162,8 @@ def freeze_below(network: NASNet, freeze_at: int) -> None:
 def build_nasnet_backbone(cfg: CfgNode, input_shape: ShapeSpec) -> NASNetBackbone:
     """Build the plain backbone of ``MODEL.NASNET.OUT_FEATURES``."""
     del input_shape
-    return NASNetBackbone(
-        build_network(**network_arguments(cfg)),
-        cfg.MODEL.NASNET.OUT_FEATURES,
-        cfg.MODEL.NASNET.DROP_PATH_STEPS,
-    )
+    node = cfg.MODEL.NASNET
+    return NASNetBackbone(build_network(**network_arguments(cfg)), node.OUT_FEATURES, node.DROP_PATH_STEPS)
 
 
 def _fpn(cfg: CfgNode, bottom_up: NASNetBackbone, top_block: nn.Module) -> FPN:

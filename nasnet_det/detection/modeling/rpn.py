@@ -70,10 +70,10 @@ class RPNHead(nn.Module):
     """3x3 convolution, ReLU6 (``activation_fn=tf.nn.relu6``), then 1x1 convolutions to two class logits and four box
     deltas for each anchor."""
 
-    def __init__(self, in_channels: int, num_anchors: int, channels: int = 512, kernel: int = 3) -> None:
+    def __init__(self, in_channels: int, num_anchors: int, channels: int = 512) -> None:
         super().__init__()
         self.num_anchors = num_anchors
-        self.conv = nn.Conv2d(in_channels, channels, kernel, padding=kernel // 2)
+        self.conv = nn.Conv2d(in_channels, channels, 3, padding=1)
         self.act = nn.ReLU6()
         self.objectness = nn.Conv2d(channels, 2 * num_anchors, 1)
         self.boxes = nn.Conv2d(channels, 4 * num_anchors, 1)

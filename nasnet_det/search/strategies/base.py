@@ -176,8 +176,8 @@ class Strategy(ABC, Generic[Settings]):
     @abstractmethod
     def _ask(self) -> Decisions: ...
 
-    @abstractmethod
-    def _tell(self, decisions: Decisions, reward: float) -> None: ...
+    def _tell(self, decisions: Decisions, reward: float) -> None:
+        raise NotImplementedError(f"{type(self).__name__} overrides neither tell nor _tell")
 
     @abstractmethod
     def _state(self) -> dict[str, Any]: ...

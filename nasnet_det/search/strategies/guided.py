@@ -95,9 +95,6 @@ class GuidedEvolution(Strategy[GuidedSettings]):
             self.told[number].rewards[rung] = float(result.reward)
             self._forget()
 
-    def _tell(self, decisions: Decisions, reward: float) -> None:
-        raise NotImplementedError("tell learns by itself")
-
     def _ask(self) -> Decisions:
         best = sorted(self.told.values(), key=lambda trial: trial.last, reverse=True)
         parents = list(dict.fromkeys(trial.decisions for trial in best))[: self.settings.parents]

@@ -106,9 +106,6 @@ class OptunaSampler(Strategy[SamplerSettings]):
             self.exhausted = True  # Optuna would wait for the trials that wait at rungs
         return tuple(trial.params[name] for name in self.choices)
 
-    def _tell(self, decisions: Decisions, reward: float) -> None:
-        raise NotImplementedError("tell learns by itself")
-
     def _trials(self) -> list[FrozenTrial]:
         return self.study.get_trials(deepcopy=False)
 

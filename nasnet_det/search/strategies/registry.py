@@ -53,11 +53,7 @@ NAMES = (*STRATEGIES, *OPTUNA_SAMPLERS)
 
 
 def make_strategy(
-    name: str,
-    sizes: Sequence[int],
-    seed: int,
-    overrides: Mapping[str, Any] | None = None,
-    problem: Problem = Problem(),
+    name: str, sizes: Sequence[int], seed: int, overrides: Mapping[str, Any] | None = None, problem: Problem = Problem()
 ) -> Strategy[Any]:
     """Return a new strategy.
 

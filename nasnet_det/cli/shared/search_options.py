@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import argparse
-import re
 from pathlib import Path
 
+from nasnet_det.cli.shared.options import add_settings
 from nasnet_det.genotypes.genotype import COMBINERS
 from nasnet_det.search.space import SPACES, Space
 
@@ -33,14 +33,8 @@ def add_child_options(parser: argparse.ArgumentParser) -> None:
         help="CIFAR-10 (nasnet-det prepare-cifar10), a folder of class folders, with or without train/ and val/, or "
         "the name of a data set of torchvision, downloaded to datasets/ (or NAME@FOLDER)",
     )
-    group.add_argument(
-        "--child",
-        nargs="+",
-        action="extend",
-        default=[],
-        metavar="KEY=VALUE",
-        help="any setting of nasnet_det.search.child_config.ChildConfig: epochs=5 num_filters=16 train_images=10000",
-    )
+    meaning = "any setting of nasnet_det.search.child_config.ChildConfig: epochs=5 num_filters=16 train_images=10000"
+    add_settings(group, meaning, "--child")
 
 
 def add_rung_options(parser: argparse.ArgumentParser) -> None:
@@ -57,27 +51,14 @@ def add_rung_options(parser: argparse.ArgumentParser) -> None:
     group.add_argument(
         "--pruner", default="asha", metavar="NAME", help="asha (the default), or a pruner of Optuna: MedianPruner ..."
     )
-    group.add_argument(
-        "--pruner-set",
-        nargs="+",
-        action="extend",
-        default=[],
-        metavar="KEY=VALUE",
-        help="settings of the pruner; of asha: reduction (3), keep (10)",
-    )
+    add_settings(group, "settings of the pruner; of asha: reduction (3), keep (10)", "--pruner-set")
 
 
 def add_demand_options(parser: argparse.ArgumentParser) -> None:
     """Add limits and objectives."""
     group = parser.add_argument_group("limits and objectives")
-    group.add_argument(
-        "--limit",
-        nargs="+",
-        action="extend",
-        default=[],
-        metavar="NAME=VALUE",
-        help="refuse larger candidates before training: params=1.5M macs=200M latency=20ms@224",
-    )
+    meaning = "refuse larger candidates before training: params=1.5M macs=200M latency=20ms@224"
+    add_settings(group, meaning, "--limit", "NAME=VALUE")
     group.add_argument(
         "--objectives",
         nargs="+",
@@ -85,15 +66,11 @@ def add_demand_options(parser: argparse.ArgumentParser) -> None:
         metavar="NAME",
         help="search the Pareto front of accuracy and params, macs or latency@224",
     )
-    group.add_argument(
-        "--measured-network",
-        nargs="+",
-        action="extend",
-        default=[],
-        metavar="KEY=VALUE",
-        help="the network that is measured, where it is not the child's: num_cells=4 num_filters=44 stem=imagenet "
-        "stem_channels=32 num_classes=1000 image_size=224",
+    meaning = (
+        "the network that is measured, where it is not the child's: num_cells=4 num_filters=44 stem=imagenet "
+        "stem_channels=32 num_classes=1000 image_size=224"
     )
+    add_settings(group, meaning, "--measured-network")
     group.add_argument(
         "--latency-runtime",
         choices=("eager", "fused", "onnxruntime", "openvino"),
@@ -113,21 +90,9 @@ def add_space_options(parser: argparse.ArgumentParser) -> None:
 
 def space_asked(options: argparse.Namespace) -> Space:
     """Return the space with the changes of the options."""
-    changes = {
-        "blocks": options.blocks,
-        "operations": options.operations,
-        "combiners": options.combiners,
-    }
-    return Space.from_dict(
-        {**SPACES[options.space].to_dict(), **{key: value for key, value in changes.items() if value is not None}}
-    )
-
-
-def seed(text: str) -> int:
-    """Return a command's seed, from 0 to 2^32 - 1."""
-    if not re.fullmatch(r"\d{1,10}", text, re.ASCII) or int(text) >= 2**32:
-        raise argparse.ArgumentTypeError(f"expected a whole number from 0 to {2**32 - 1}, got {text!r}")
-    return int(text)
+    changes = {"blocks": options.blocks, "operations": options.operations, "combiners": options.combiners}
+    given = {key: value for key, value in changes.items() if value is not None}
+    return Space.from_dict({**SPACES[options.space].to_dict(), **given})
 
 
 def existing_folder(text: str) -> Path:
