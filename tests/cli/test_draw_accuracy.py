@@ -7,11 +7,15 @@ from pathlib import Path
 import pytest
 
 from nasnet_det.cli.draw_accuracy import main
+from nasnet_det.draw import labels
 from nasnet_det.draw.published_accuracy import family_point
 from nasnet_det.models.family import FAMILY
 
 
-def test_the_picture_is_written(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_picture_is_written(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(labels, "ORDERS", 1)
     out = tmp_path / "accuracy.svg"
     assert main(["--out", str(out)]) == 0
     assert capsys.readouterr().out.strip() == str(out)

@@ -124,9 +124,12 @@ def run_search(
         space, SIZE, demands, lambda network: sum(p.numel() for p in network.parameters()) / 1e3
     )
     reports: list[Progress] = []
+    problem = Problem(tuple(objectives), tuple(rungs), candidates)
+    # Of hundreds of candidates for each choice a fifth will do.
+    settings = {"mutants": 40, "refinements": 1} if strategy == "guided" else {}
     search = Search(
         study,
-        make_strategy(strategy, space.sizes, 3, problem=Problem(tuple(objectives), tuple(rungs), candidates)),
+        make_strategy(strategy, space.sizes, 3, settings, problem),
         candidates,
         workers or InProcess(evaluator),
         seed=3,

