@@ -162,7 +162,7 @@ def test_the_sample_is_bounded_and_half_positive() -> None:
 
 
 def test_training_without_any_proposal_takes_the_whole_image() -> None:
-    model = rpn(score_threshold=2.0).train()
+    model = rpn(score_threshold=0.99).train()
     images, features = batch()
     with EventStorage():
         proposals, _ = model(images, features, [Instances(SIZE, gt_boxes=Boxes(torch.zeros(0, 4)))])
