@@ -10,7 +10,7 @@ import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -113,10 +113,17 @@ def write_image_folder(root: Path, train: int = 8, val: int = 4) -> Path:
     return root
 
 
-def kill_at_random(target: Callable[..., Any], arguments: tuple[Any, ...], kills: int, within: float, seed: int) -> int:
+def kill_at_random(
+    target: Callable[..., Any],
+    arguments: tuple[Any, ...],
+    kills: int,
+    within: float,
+    seed: int,
+    method: Literal["fork", "spawn"] = "fork",
+) -> int:
     """Run a function in a process of its own, killing it at random moments and starting it again, and let it finish at
     last. Gives how many kills it took: fewer if it was done before."""
-    rng, context = random.Random(seed), multiprocessing.get_context("fork")
+    rng, context = random.Random(seed), multiprocessing.get_context(method)
     for kill in range(kills):
         process = context.Process(target=target, args=arguments)
         process.start()
