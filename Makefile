@@ -8,12 +8,11 @@ SITE := "import sysconfig; print(sysconfig.get_paths()['purelib'])"
 
 # torch and torchvision are pinned to a pair that works without a GPU. detectron2 is not on PyPI under its own name:
 # sal-detectron2 is detectron2 at commit a59f0563, built for Python 3.10 but pure Python where this project uses it.
-# Bytecode is made as modules are imported: most of what the pinned packages bring is not.
 $(VENV)/.done: pyproject.toml setup.py requirements/dev.txt requirements/docs.txt requirements/detectron2.txt
 	$(PYTHON) -m venv $(VENV)
 	$(RUN) -m pip install --quiet --upgrade pip "setuptools<81" wheel
-	$(RUN) -m pip install --quiet --no-compile -r requirements/dev.txt
-	$(RUN) -m pip install --quiet --no-compile --no-deps --target "$$($(RUN) -c $(SITE))" --upgrade --python-version 3.10 --implementation cp \
+	$(RUN) -m pip install --quiet -r requirements/dev.txt
+	$(RUN) -m pip install --quiet --no-deps --target "$$($(RUN) -c $(SITE))" --upgrade --python-version 3.10 --implementation cp \
 		--only-binary=:all: --require-hashes -r requirements/detectron2.txt
 	$(RUN) -m pip install --quiet --no-deps --no-build-isolation --editable .
 	touch $@
