@@ -22,13 +22,13 @@ setup: $(VENV)/.done
 demo: setup
 	$(RUN) tools/demo.py
 
-# Some tests wait for processes that they start: a third one keeps two cores busy.
+# Some tests wait for processes that they start: four workers keep two cores busy.
 test: setup
-	OMP_NUM_THREADS=1 $(RUN) -m pytest -n 3
+	OMP_NUM_THREADS=1 $(RUN) -m pytest -n 4
 
 # As if an extra were not installed: make test-without EXTRA=search
 test-without: setup
-	OMP_NUM_THREADS=1 NASNET_DET_WITHOUT=$(EXTRA) $(RUN) -m pytest -n 3
+	OMP_NUM_THREADS=1 NASNET_DET_WITHOUT=$(EXTRA) $(RUN) -m pytest -n 4
 
 format: setup
 	$(RUN) -m ruff format .

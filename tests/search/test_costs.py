@@ -124,7 +124,7 @@ def test_latency_is_measured_once_and_only_within_the_other_limits() -> None:
 @pytest.mark.parametrize("runtime", ["eager", "fused"])
 def test_latency_grows_with_the_image(runtime: str) -> None:
     network = NetworkSize(1, 4, "cifar", 12, 10, 32).build(SPACES["nasnet_a"].genotype((0,) * 50))
-    small, large = (LatencyMeter(side, runtime)(network) for side in (16, 160))  # type: ignore[arg-type]
+    small, large = (LatencyMeter(side, runtime)(network) for side in (16, 320))  # type: ignore[arg-type]
     assert 0 < small < large
 
 
