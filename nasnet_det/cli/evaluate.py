@@ -110,7 +110,7 @@ def score(args: argparse.Namespace) -> int:
     if len(args.iou_types) > 1:
         check_results(results, annotations, f"results file {args.results}", segmentation=True)
     if "bbox" in args.iou_types and not detector:
-        ask_about_boxes(args, data, results)
+        print_notes(args, data, results)
     scores = {iou_type: evaluate(annotations, results, iou_type, args.backend) for iou_type in args.iou_types}
     print(table(scores))
     backend = next(iter(scores.values())).backend
@@ -165,8 +165,8 @@ def open_data(args: argparse.Namespace) -> tuple[CocoData, list[str]]:
     return data, data.names
 
 
-def ask_about_boxes(args: argparse.Namespace, data: CocoData, results: Sequence[Record]) -> None:
-    """Print a note where nearly all boxes make sense in another format only, and where detections are repeated."""
+def print_notes(args: argparse.Namespace, data: CocoData, results: Sequence[Record]) -> None:
+    """Print a note if nearly all boxes make sense in another format only, and if detections are repeated."""
     from nasnet_det.detection.data.boxes import format_question
 
     different = {(entry["image_id"], entry["category_id"], *entry["bbox"], entry["score"]) for entry in results}

@@ -24,7 +24,7 @@ from nasnet_det.models.checkpointing import checkpointed
 from nasnet_det.models.eager_training import has_hooks, is_training_eagerly
 from nasnet_det.models.old_names import rename_old_keys
 from nasnet_det.models.operations import LayerSettings, Scale, norm_by_name
-from nasnet_det.models.plan import IMAGENET_STEM_CELLS, CellPlan, Stem, plan_cells
+from nasnet_det.models.plan import CellPlan, Stem, check_size, plan_cells
 from nasnet_det.models.stem import AuxiliaryHead, StemConv, initialize
 
 #: Outputs by number, each as the maps that its channels are divided into.
@@ -385,18 +385,3 @@ def _check_counts(**counts: tuple[int, int]) -> None:
     for name, (number, least) in counts.items():
         if not isinstance(number, Integral) or isinstance(number, bool) or number < least:
             raise ValueError(f"{name} is a whole number of at least {least}, not {number!r:.60}")
-
-
-def check_size(stages: Sequence[int], num_filters: int, stem: str, output_stride: int | None = None) -> None:
-    """Raise ValueError for sizes that make no network."""
-    if stem not in ("imagenet", "cifar"):
-        raise ValueError(f"stem is 'imagenet' or 'cifar', not {stem!r:.60}")
-    if not stages or any(type(n) is not int or n < 1 for n in stages):
-        raise ValueError(f"num_cells is the normal cells of each stage, at least 1, not {stages!r:.60}")
-    least = 2**IMAGENET_STEM_CELLS if stem == "imagenet" else 1
-    if type(num_filters) is not int or num_filters < least:
-        raise ValueError(f"num_filters is a whole number of at least {least} with this stem, not {num_filters!r:.60}")
-    first, count = (2, len(stages) + IMAGENET_STEM_CELLS) if stem == "imagenet" else (1, len(stages))
-    strides = [first * 2**i for i in range(count)]
-    if output_stride is not None and output_stride not in strides:
-        raise ValueError(f"output_stride is one of {strides} for this network, not {output_stride!r:.60}")

@@ -1,4 +1,4 @@
-"""The wiring of a network as data: the order of its cells and the outputs that each reads.
+"""The wiring of a network as data: the order of its cells, the outputs that each reads, and the sizes that make one.
 
 Everything else is derived from it: the modules, the inputs of each cell, feature maps, pruning, and the position at
 which a detector cuts the network. Sources: paper figure 2; TF-slim ``nets/nasnet/nasnet.py``
@@ -83,3 +83,28 @@ def slim_stages(num_cells: int, num_reductions: int = 2) -> tuple[int, ...]:
     """Normal cells per stage from their total: TF-slim's ``calc_reduction_layers``."""
     positions = [0, *(int(k / (num_reductions + 1) * num_cells) for k in range(1, num_reductions + 1)), num_cells]
     return tuple(after - before for before, after in pairwise(positions))
+
+
+def check_size(stages: Sequence[int], num_filters: int, stem: str, output_stride: int | None = None) -> None:
+    """Refuse sizes that make no network.
+
+    Args:
+        stages: the number of normal cells of each stage.
+        num_filters: of the first normal cell.
+        stem: ``imagenet`` or ``cifar``.
+        output_stride: the largest stride of a map; None for all that the stages make.
+
+    Raises:
+        ValueError: naming the size.
+    """
+    if stem not in ("imagenet", "cifar"):
+        raise ValueError(f"stem is 'imagenet' or 'cifar', not {stem!r:.60}")
+    if not stages or any(type(n) is not int or n < 1 for n in stages):
+        raise ValueError(f"num_cells is the normal cells of each stage, at least 1, not {stages!r:.60}")
+    least = 2**IMAGENET_STEM_CELLS if stem == "imagenet" else 1
+    if type(num_filters) is not int or num_filters < least:
+        raise ValueError(f"num_filters is a whole number of at least {least} with this stem, not {num_filters!r:.60}")
+    first, count = (2, len(stages) + IMAGENET_STEM_CELLS) if stem == "imagenet" else (1, len(stages))
+    strides = [first * 2**i for i in range(count)]
+    if output_stride is not None and output_stride not in strides:
+        raise ValueError(f"output_stride is one of {strides} for this network, not {output_stride!r:.60}")

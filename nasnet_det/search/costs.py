@@ -18,9 +18,9 @@ from torch import nn
 
 from nasnet_det.genotypes.genotype import CellGenotype, Genotype
 from nasnet_det.models.cells import StateShape, build_combiner
-from nasnet_det.models.network import NASNet, check_size
+from nasnet_det.models.network import NASNet
 from nasnet_det.models.operations import ConvNorm, LayerSettings, Scale, build_operation, projection
-from nasnet_det.models.plan import Stem, plan_cells
+from nasnet_det.models.plan import Stem, check_size, plan_cells
 from nasnet_det.models.stem import StemConv
 
 _META = LayerSettings(lambda channels: nn.BatchNorm2d(channels, device="meta"), device="meta")

@@ -25,8 +25,8 @@ def plugin_names(kind: Kind) -> list[str]:
 
 
 def plugin_class(kind: Kind, name: str) -> type[Any]:
-    """Return a class of Optuna by its name, in any letter case, with or without the kind at its end; another package's
-    by its path, as it is imported: ``package.module.Class``.
+    """Return a class of Optuna by its name, in any letter case, with or without the kind at its end, or a class of
+    another package by its import path, ``package.module.Class``.
 
     Raises:
         ValueError: if there is no such class.

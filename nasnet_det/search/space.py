@@ -61,7 +61,7 @@ class Space:
         passes_all: each cell outputs all states that it creates, as many as it has inputs (NASNet-B).
 
     Raises:
-        SpaceError: for an empty set of choices, or a name that is unknown or repeated.
+        SpaceError: for a value of another type, an empty set of choices, or a name that is unknown or repeated.
     """
 
     blocks: int = 5
@@ -70,16 +70,20 @@ class Space:
     passes_all: bool = False
 
     def __post_init__(self) -> None:
-        if self.blocks < 1:
-            raise SpaceError(f"blocks must be at least 1, got {format_value(self.blocks)}")
+        if type(self.blocks) is not int or self.blocks < 1:
+            raise SpaceError(f"blocks must be an int of at least 1, got {format_value(self.blocks)}")
         for what, names, known in (
             ("operations", self.operations, OPERATIONS),
             ("combiners", self.combiners, COMBINERS),
         ):
+            if not isinstance(names, tuple) or not all(isinstance(name, str) for name in names):
+                raise SpaceError(f"{what} must be a tuple of names, got {format_value(names)}")
             if unknown := [name for name in names if name not in known]:
                 raise SpaceError(f"unknown {what}: {format_names(unknown)}; known: {', '.join(known)}")
             if not names or len(set(names)) < len(names):
                 raise SpaceError(f"{what} must be at least one name, each given once, got {format_value(list(names))}")
+        if not isinstance(self.passes_all, bool):
+            raise SpaceError(f"passes_all must be true or false, got {format_value(self.passes_all)}")
 
     @property
     def num_inputs(self) -> int:

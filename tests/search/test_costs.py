@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import random
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 import torch
@@ -10,6 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from nasnet_det.export import available
+from nasnet_det.models.network import NASNet
 from nasnet_det.search.candidates import SpaceCandidates
 from nasnet_det.search.costs import NetworkSize, measure_cost
 from nasnet_det.search.latency import LatencyMeter
@@ -122,10 +125,23 @@ def test_latency_is_measured_once_and_only_within_the_other_limits() -> None:
 
 
 @pytest.mark.parametrize("runtime", ["eager", "fused"])
-def test_latency_grows_with_the_image(runtime: str) -> None:
+def test_latency_is_that_of_one_image(runtime: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Measured by a clock on which a pass takes a millisecond for each row of the image."""
+    now, shapes, forward = 0.0, set(), NASNet.forward
+
+    def timed(self: NASNet, x: torch.Tensor) -> Any:
+        nonlocal now
+        now += x.shape[2] / 1000
+        shapes.add(x.shape)
+        return forward(self, x)
+
     network = NetworkSize(1, 4, "cifar", 12, 10, 32).build(SPACES["nasnet_a"].genotype((0,) * 50))
-    small, large = (LatencyMeter(side, runtime)(network) for side in (16, 320))  # type: ignore[arg-type]
-    assert 0 < small < large
+    monkeypatch.setattr(NASNet, "forward", timed)
+    monkeypatch.setattr("nasnet_det.search.latency.time", SimpleNamespace(perf_counter=lambda: now))
+    for side in (16, 160):
+        shapes.clear()
+        assert LatencyMeter(side, runtime)(network) == pytest.approx(side)  # type: ignore[arg-type]
+        assert shapes == {(1, 3, side, side)}
 
 
 @pytest.mark.parametrize("runtime", ["onnxruntime", "openvino"])

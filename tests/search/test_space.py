@@ -109,6 +109,9 @@ def test_decisions_are_checked() -> None:
     ("settings", "match"),
     [
         ({"blocks": 0}, "blocks"),
+        ({"blocks": 2.5}, "blocks"),
+        ({"operations": "identity"}, "operations"),
+        ({"passes_all": 1}, "passes_all"),
         ({"operations": ("conv_9x9",)}, "conv_9x9"),
         ({"operations": ()}, "operations"),
         ({"combiners": ("add", "add")}, "combiners"),
