@@ -45,6 +45,12 @@ def test_left_out_fields_are_filled_in(tmp_path: Path) -> None:
     assert (found["iscrowd"], found["area"]) == (0, 14.0)
 
 
+def test_classes_are_in_the_order_of_their_ids(tmp_path: Path) -> None:
+    data = annotations()
+    data["categories"].reverse()
+    assert [category["id"] for category in read_annotations(write(tmp_path, data))["categories"]] == [1, 3]
+
+
 def test_a_file_of_image_information_is_read(tmp_path: Path) -> None:
     data = annotations()
     del data["annotations"]
@@ -55,11 +61,12 @@ def test_a_file_of_image_information_is_read(tmp_path: Path) -> None:
     ("group", "key", "wrong"),
     [
         ("images", "width", "40"),
+        ("images", "width", 40.5),
         ("images", "height", 0),
         ("images", "file_name", ""),
         ("categories", "name", 3),
         ("categories", "name", " "),
-        ("categories", "name", "\ud800"),
+        ("categories", "name", "a\ud800"),
     ],
 )
 def test_what_only_some_uses_need_is_right_or_absent(tmp_path: Path, group: str, key: str, wrong: Any) -> None:
