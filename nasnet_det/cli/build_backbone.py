@@ -1,4 +1,4 @@
-"""Build a backbone from a cell: a timm ``local-dir`` model with random weights, ready to be trained::
+"""Build a backbone from a cell: a timm local-dir model with random weights, ready to be trained:
 
     nasnet-det build-backbone my_cell.json --num-cells 4 --num-filters 44 --output my_backbone
     nasnet-det train-imagenet DATA --model local-dir:my_backbone --output runs/mine

@@ -1,8 +1,8 @@
-"""Look at a folder of annotated images before training: counts, troubles, drawn samples.
+"""Look at a folder of annotated images before training: counts, problems, drawn samples.
 
-nasnet-det check-data my_data
-nasnet-det check-data my_data --output check.html --samples 40
-DETECTRON2_ENV_MODULE=my_data.py nasnet-det check-data my_train
+    nasnet-det check-data my_data
+    nasnet-det check-data my_data --output check.html --samples 40
+    DETECTRON2_ENV_MODULE=my_data.py nasnet-det check-data my_train
 
 The folder is in COCO's, YOLO's or Pascal VOC's form; nothing in it is changed. A data set that is registered with
 detectron2 is given by its name. The same look is taken when training begins.

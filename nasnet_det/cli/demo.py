@@ -4,7 +4,7 @@
     nasnet-det demo --data datasets/coco_mini
 
 Without --data the photographs are those that come with this package. The detector starts from random weights, learns
-until it has plainly learnt them, is judged by COCO's metrics, and its detections are drawn. Stop it at any time with
+until it has plainly learnt them, is evaluated by COCO's metrics, and its detections are drawn. Stop it at any time with
 Ctrl-C; the same command continues.
 """
 

@@ -1,10 +1,10 @@
 """Score a detector or a file of COCO results, report the errors, or pack results for COCO's server.
 
-nasnet-det evaluate my_run/ my_data/ --report output/report
-nasnet-det evaluate detector.onnx my_data/ --runtime openvino
-nasnet-det evaluate --annotations instances_val2017.json --results coco_instances_results.json --json scores.json
-nasnet-det evaluate --annotations val.json --results results.json --report output/report --images my_data/val
-nasnet-det evaluate --annotations image_info_test-dev2017.json --results results.json --submission NASNet-A
+    nasnet-det evaluate my_run/ my_data/ --report output/report
+    nasnet-det evaluate detector.onnx my_data/ --runtime openvino
+    nasnet-det evaluate --annotations instances_val2017.json --results coco_instances_results.json --json scores.json
+    nasnet-det evaluate --annotations val.json --results results.json --report output/report --images my_data/val
+    nasnet-det evaluate --annotations image_info_test-dev2017.json --results results.json --submission NASNet-A
 
 The first runs the detector (a run folder, a checkpoint that holds its config, a package, for which detectron2 need not
 be installed, or a config with --weights) on the validation images of a folder in COCO's, YOLO's or Pascal VOC's form,

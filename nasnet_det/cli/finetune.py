@@ -32,11 +32,12 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
         "--weights",
         default="auto",
         metavar="WHICH",
-        help="published ImageNet weights, none, or a detector's checkpoint or run folder (default: published if there)",
+        help="auto (published ImageNet weights, or random ones where they cannot be fetched; the default), published, "
+        "none, or a detector's checkpoint or run folder",
     )
     add_image_size(parser, "the shorter side (default: by the data and the device)")
     parser.add_argument("--batch-size", type=whole(1), metavar="N", help="images of a step")
-    parser.add_argument("--epochs", type=whole(1), metavar="N", help="at most; fewer where nothing becomes better")
+    parser.add_argument("--epochs", type=whole(1), metavar="N", help="at most (default: by the data)")
     parser.add_argument("--patience", type=whole(1), metavar="N", help="evaluations without a better AP (default: 5)")
     parser.add_argument(
         "--val-share",
@@ -45,7 +46,9 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
         metavar="SHARE",
         help="of images for validation, if the data has no split; 0 validates on the training images (default: 0.2)",
     )
-    parser.add_argument("--seed", type=int, default=0, metavar="N", help="(default: 0)")
+    parser.add_argument(
+        "--seed", type=int, default=0, metavar="N", help="of weights, order and augmentation (default: 0)"
+    )
     parser.add_argument("--device", choices=("cpu", "cuda"), default="", help="default: a GPU if there is one")
     parser.add_argument(
         "--loggers", nargs="*", default=["tensorboard"], metavar="NAME", help="tensorboard, wandb, mlflow"

@@ -82,7 +82,7 @@ def overview() -> str:
 def summary(path: Path) -> str:
     """Return the first paragraph of a module's docstring in one line, without importing the module."""
     text = ast.get_docstring(ast.parse(path.read_text(encoding="utf-8"))) or ""
-    return " ".join(text.partition("\n\n")[0].split()).replace("``", "").rstrip(":.")
+    return " ".join(text.partition("\n\n")[0].split()).rstrip(":.")
 
 
 def _suggestion(word: str) -> str:

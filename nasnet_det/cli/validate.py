@@ -1,12 +1,12 @@
 """Measure the top-1 and top-5 accuracy of a network on an ImageNet folder or on CIFAR-10's test images.
 
 The published figures on ImageNet (DATA/val/CLASS/*, DATA/validation/CLASS/* or DATA/CLASS/*), with timm's preprocessing
-and with TF-slim's::
+and with TF-slim's:
 
     nasnet-det validate DATA --model nasnet_a_large
     nasnet-det validate DATA --model nasnet_a_mobile --preprocessing slim
 
-A network trained here, on ImageNet and on CIFAR-10 (DATA is then a folder filled by nasnet-det prepare-cifar10)::
+A network trained here, on ImageNet and on CIFAR-10 (DATA is then a folder filled by nasnet-det prepare-cifar10):
 
     nasnet-det validate DATA --model local-dir:runs/mobile/model
     nasnet-det validate DATA --model local-dir:runs/cifar/seed_0/model
@@ -56,7 +56,7 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     )
     add_image_size(parser)
     parser.add_argument("--crop-pct", type=float, help="with timm's preprocessing; default: the model's")
-    parser.add_argument("--batch-size", type=int, default=64)
+    parser.add_argument("--batch-size", type=int, default=64, help="images at once (64)")
     parser.add_argument("--workers", type=int, default=4, help="processes that read images (4)")
     parser.add_argument("--json", type=Path, metavar="OUT", help="write the figures to this file")
     add_execution_options(parser)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import sys
+import warnings
 from collections.abc import Sequence
 
 import timm
@@ -22,7 +23,9 @@ def count_multiply_adds(model: nn.Module, img_size: int) -> float:
 
     logging.getLogger("fvcore").setLevel(logging.ERROR)
     x = torch.zeros(1, 3, img_size, img_size)
-    counts = FlopCountAnalysis(model.eval(), x).unsupported_ops_warnings(False).by_operator()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # fvcore traces by torch.jit, which PyTorch calls deprecated
+        counts = FlopCountAnalysis(model.eval(), x).unsupported_ops_warnings(False).by_operator()
     return sum(count for operator, count in counts.items() if operator in COUNTED) / 1e6
 
 

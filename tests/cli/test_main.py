@@ -6,6 +6,7 @@ import errno
 import io
 import os
 import re
+import runpy
 import subprocess
 import sys
 from collections.abc import Sequence
@@ -55,6 +56,13 @@ def test_every_module_is_a_verb_with_a_launcher_and_a_line_in_the_help(monkeypat
     for verb in EVERY_VERB:
         text = summary(FOLDER / f"{TOOLS[verb]}.py")
         assert len(text) > 20 and any(line.startswith(f"  {verb} ") and line.endswith(text) for line in lines)
+
+
+def test_the_package_is_the_command_as_a_module(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture) -> None:
+    monkeypatch.setattr(sys, "argv", ["nasnet_det", "--version"])
+    with pytest.raises(SystemExit) as end:
+        runpy.run_module("nasnet_det", run_name="__main__")
+    assert end.value.code == 0 and capsys.readouterr().out.startswith("nasnet-det ")
 
 
 def test_help_imports_no_framework() -> None:

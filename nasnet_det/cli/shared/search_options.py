@@ -17,7 +17,7 @@ def add_worker_options(parser: argparse.ArgumentParser) -> None:
         "--workers", type=int, metavar="N", help="processes, on Ray; 0: this one (default: one for each GPU, or 0)"
     )
     group.add_argument("--ray", metavar="ADDRESS", help="a running Ray cluster: HOST:PORT or auto")
-    group.add_argument("--gpus-per-worker", type=float, metavar="X", help="may be a fraction (default: 1 if there are)")
+    group.add_argument("--gpus-per-worker", type=float, metavar="X", help="or a fraction (default: 1 where there are)")
     group.add_argument("--cpus-per-worker", type=float, default=1.0, metavar="X", help="default: 1")
     group.add_argument("--retries", type=int, default=3, help="of a child whose worker was lost (default: 3)")
     group.add_argument("--device", help="where a worker trains (default: its GPU if it has one)")
