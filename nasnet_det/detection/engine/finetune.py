@@ -260,8 +260,8 @@ def _as_begun(options: Options, run: Mapping[str, Any]) -> Options:
     kept = run.get("options", given)
     if changed := [name for name in _KEPT if given[name] not in (default[name], kept.get(name, given[name]))]:
         raise FinetuneError(
-            f"{options.output} is a run with another {format_names(changed)}: leave that out to continue it, or start "
-            "a new run in another --output, with --weights from this one"
+            f"{options.output} was begun with another value of {format_names(changed)}: leave it out to continue, or "
+            "start a new run in another --output, with --weights from this one"
         )
     return replace(options, **split_of(run))
 
