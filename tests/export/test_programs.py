@@ -22,6 +22,7 @@ from nasnet_det.export import (
     load_package,
     save_program,
 )
+from nasnet_det.export.programs import check
 from nasnet_det.safe_io.files import OverwriteError
 from tests.helpers import EVERY_STEP
 
@@ -84,6 +85,15 @@ def test_a_file_that_gives_something_else_does_not_take_a_good_ones_place(tmp_pa
         save_program(Program(Fickle(), torch.ones(2), ["y"]), path)
     assert path.read_bytes() == good
     assert list(tmp_path.iterdir()) == [path]
+
+
+@pytest.mark.parametrize("free", [(0, 2, 3), (3,)])
+def test_outputs_of_small_images_are_compared_where_the_size_is_free(free: tuple[int, ...]) -> None:
+    program = Program(nn.Identity(), torch.ones(1, 3, 64, 64), ["y"], free)
+    assert check(program, nn.Identity(), "model") == {"y": 0}
+    for wrong in (1, torch.nan):
+        with pytest.raises(ExportError, match="model"):
+            check(program, lambda x, wrong=wrong: x if x.shape[3] >= 64 else x + wrong, "model")
 
 
 @pytest.mark.parametrize("content", [b"a user's", b"\x08\x07", "archive"])
