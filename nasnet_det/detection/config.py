@@ -65,6 +65,13 @@ def own_configs() -> dict[str, Path]:
     return {file.stem: file for file in sorted(folder.glob("*.yaml"))}
 
 
+def defaults() -> CfgNode:
+    """Return the defaults of detectron2 and of this package."""
+    cfg = get_cfg()
+    add_nasnet_config(cfg)
+    return cfg
+
+
 def read_config(path: str | Path, opts: Sequence[Any] = ()) -> CfgNode:
     """Read a config file over the defaults of detectron2 and this package, not frozen. Nothing in it is executed.
 
@@ -75,9 +82,8 @@ def read_config(path: str | Path, opts: Sequence[Any] = ()) -> CfgNode:
     Raises:
         ConfigError: for a file that is missing or broken, a key that does not exist, or a value that does not fit.
     """
-    cfg = get_cfg()
-    add_nasnet_config(cfg)
-    default, file = cfg.clone(), find_config(path)
+    default, file = defaults(), find_config(path)
+    cfg = default.clone()
     try:
         loaded = _Checked.load_yaml_with_base(str(file))
         if not isinstance(loaded, dict):

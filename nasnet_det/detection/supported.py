@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import functools
+import math
+from collections.abc import Iterator
+from numbers import Real
 from typing import Any
 
 from detectron2.config import CfgNode
 
-from nasnet_det.detection.config import ConfigError
+from nasnet_det.detection.config import ConfigError, defaults
 from nasnet_det.safe_io.values import format_value
 
 #: Meta-architectures without mask heads.
@@ -24,7 +27,7 @@ _OTHER_PARTS = {
 
 def _are_sides(value: Any, least: int) -> bool:
     sides = value if isinstance(value, (list, tuple)) else [value]
-    return bool(sides) and all(type(side) in (int, float) and side >= least for side in sides)
+    return bool(sides) and all(side >= least for side in sides)
 
 
 _SIDES = (lambda value: _are_sides(value, 1), "sides in pixels")
@@ -59,6 +62,8 @@ _SOUND = {
     "SOLVER.WEIGHT_DECAY": (lambda value: value >= 0, "a number, 0 or more"),
     "TEST.DETECTIONS_PER_IMAGE": (lambda value: value != 0, "a number, or -1 for all"),
 }
+#: Keys whose number may be infinite.
+_UNBOUNDED = ("SOLVER.CLIP_GRADIENTS.NORM_TYPE", "SOLVER.CLIP_GRADIENTS.CLIP_VALUE")
 
 
 def check_supported(cfg: CfgNode) -> None:
@@ -67,6 +72,7 @@ def check_supported(cfg: CfgNode) -> None:
     Raises:
         ConfigError: naming the key and what to set.
     """
+    _check_numbers(cfg, defaults())
     model, architecture = cfg.MODEL, cfg.MODEL.META_ARCHITECTURE
     if architecture in _OTHER_TASKS:
         raise ConfigError(
@@ -119,3 +125,29 @@ def check_supported(cfg: CfgNode) -> None:
             f"TEST.AUG.ENABLED is True, but {architecture} has no test-time augmentation (the paper's detector resizes "
             "every image to one size): set TEST.AUG.ENABLED False, or take a Faster, Mask or Cascade R-CNN FPN config"
         )
+
+
+def _check_numbers(cfg: CfgNode, usual: CfgNode, above: str = "") -> None:
+    """Refuse what is no finite number where the defaults have numbers: yacs takes NaN, and anything in a list."""
+    for name, default in usual.items():
+        key, given, known = f"{above}{name}", cfg.get(name), [*_leaves(default)]
+        if isinstance(default, CfgNode):
+            _check_numbers(given or CfgNode(), default, f"{key}.")
+        elif given is None or not known or not all(value is None or _is_number(value, key) for value in known):
+            continue
+        elif not all(_is_number(value, key) for value in _leaves(given)):
+            what = f"finite numbers, such as {format_value(default)}" if known != [default] else "a finite number"
+            raise ConfigError(f"{key} is {format_value(given)}: expected {what}")
+
+
+def _is_number(value: Any, key: str) -> bool:
+    return isinstance(value, Real) and type(value) is not bool and (math.isfinite(value) or key in _UNBOUNDED)
+
+
+def _leaves(value: Any) -> Iterator[Any]:
+    """Yield the values in nested lists, or the one that is no list."""
+    if isinstance(value, (list, tuple)):
+        for inner in value:
+            yield from _leaves(inner)
+    else:
+        yield value

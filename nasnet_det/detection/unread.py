@@ -7,10 +7,9 @@ import json
 from collections.abc import Iterator
 from typing import Any
 
-from detectron2.config import CfgNode, get_cfg
+from detectron2.config import CfgNode
 
-from nasnet_det.detection import add_nasnet_config
-from nasnet_det.detection.config import own_configs, read_config
+from nasnet_det.detection.config import defaults, own_configs, read_config
 
 #: The sections that the parts of a training read.
 _SECTIONS = ("MODEL", "SOLVER")
@@ -57,9 +56,7 @@ def unread(cfg: CfgNode, read: ReadKeys) -> list[str]:
 
     Chosen are values that neither the defaults nor one of the project's configs have, and that are not empty.
     """
-    default = get_cfg()
-    add_nasnet_config(default)
-    found = _values(cfg) - _values(default)
+    found = _values(cfg) - _values(defaults())
     chosen = {key for key, _ in (found - _usual() if found else found)}
     return sorted(chosen - read - {*_ELSEWHERE})
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import re
 import runpy
 from pathlib import Path
@@ -325,6 +326,11 @@ def test_a_genotype_in_a_config_is_kept_by_value(form: str, tmp_path: Path) -> N
         ("fpn_mobile.yaml", {"MODEL__PROPOSAL_GENERATOR__NAME": "PrecomputedProposals"}, r"PROPOSAL_GENERATOR\.NAME"),
         ("fpn_mobile.yaml", {"MODEL__ANCHOR_GENERATOR__NAME": "RotatedAnchorGenerator"}, r"ANCHOR_GENERATOR\.NAME"),
         ("fpn_mobile.yaml", {"MODEL__PIXEL_STD": [0.0, 1.0, 1.0]}, r"MODEL\.PIXEL_STD"),
+        ("fpn_mobile.yaml", {"MODEL__PIXEL_STD": ["a", "a", "a"]}, r"MODEL\.PIXEL_STD"),
+        ("nasnet_frcnn.yaml", {"MODEL__PIXEL_MEAN": [math.nan] * 3}, r"MODEL\.PIXEL_MEAN"),
+        ("fpn_mobile.yaml", {"SOLVER__BASE_LR": math.nan}, r"SOLVER\.BASE_LR"),
+        ("fpn_mobile.yaml", {"SOLVER__STEPS": [math.inf]}, r"SOLVER\.STEPS"),
+        ("fpn_mobile.yaml", {"SOLVER__WEIGHT_DECAY_BIAS": "none"}, r"SOLVER\.WEIGHT_DECAY_BIAS"),
         ("fpn_mobile.yaml", {"TEST__AUG__ENABLED": True, "TEST__AUG__MIN_SIZES": []}, r"TEST\.AUG\.MIN_SIZES"),
         ("fpn_mobile.yaml", {"TEST__AUG__ENABLED": True, "TEST__AUG__MAX_SIZE": -1}, r"TEST\.AUG\.MAX_SIZE"),
         ("fpn_mobile.yaml", {"MODEL__FPN__FUSE_TYPE": "x"}, r"fuse_type in"),
