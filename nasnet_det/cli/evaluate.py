@@ -68,7 +68,9 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     add_output(parser, "folder of a detector's results (default: output/evaluate-DATA), or of a submission (here)")
     args = parser.parse_args(argv)
     if args.detector is not None and (args.data is None or args.annotations or args.results):
-        parser.error("a detector is followed by a folder of data; --annotations and --results are without a detector")
+        parser.error(
+            "give a folder of data after the detector; --annotations and --results are for use without a detector"
+        )
     if args.detector is None and not (args.annotations and args.results):
         parser.error("give a detector and a folder of data, or --annotations and --results")
     if args.images and not args.report:

@@ -87,7 +87,7 @@ def check(options: argparse.Namespace) -> None:
     if options.precision == "int8" and options.calibrate is None:
         raise PackageError("--precision int8 needs --calibrate FOLDER: pictures like those that the model will see")
     if options.calibrate is not None and not options.calibrate.is_dir():
-        raise PackageError(f"--calibrate takes a folder of pictures, and {options.calibrate} is none")
+        raise PackageError(f"--calibrate takes a folder of pictures, and {options.calibrate} is not a folder")
 
 
 def package(options: argparse.Namespace) -> None:
@@ -101,7 +101,7 @@ def package(options: argparse.Namespace) -> None:
     pictures = read_pictures(options.calibrate, program) if options.calibrate else []
     target = options.output or Path(Path(options.model.rstrip("/")).name.partition(":")[2] or Path(options.model).stem)
     say = functools.partial(print, flush=True)
-    say("packaging; a detector takes minutes, and so does inductor")
+    say("packaging; detectors and inductor take minutes")
     began = time.perf_counter()
     saved = save_package(program, target, options.runtime, options.precision, pictures, say)
     megabytes = saved.path.stat().st_size / 2**20

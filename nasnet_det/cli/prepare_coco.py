@@ -112,8 +112,8 @@ def report_overlap(coco: Path) -> None:
     seen = {Path(name).stem[-12:] for name in _image_names(coco / SPLITS[TRAIN].annotations)}
     judged = {Path(name).stem for name in _image_names(coco / SPLITS["coco_2017_val"].annotations)}
     print(
-        f"note: {len(seen & judged)} of val2017's {len(judged)} images are in {TRAIN}: a detector trained on that "
-        f"(as the converted TensorFlow checkpoints were) is judged on {MINIVAL} or test-dev, never on val2017"
+        f"note: {len(seen & judged)} of val2017's {len(judged)} images are in {TRAIN}: evaluate a detector "
+        f"trained on that, as the converted TensorFlow checkpoints were, on {MINIVAL} or test-dev, never on val2017"
     )
 
 

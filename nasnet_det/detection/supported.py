@@ -17,7 +17,7 @@ from nasnet_det.safe_io.values import format_value
 _BOXES_ONLY = ("NASNetRCNN", "RetinaNet", "FCOS")
 #: detectron2's meta-architectures that give something else than detections.
 _OTHER_TASKS = ("PanopticFPN", "SemanticSegmentor", "ProposalNetwork")
-#: detectron2's parts for turned boxes and stored proposals, by the key of their name below MODEL.
+#: detectron2's parts for rotated boxes and stored proposals, by the key of their name below MODEL.
 _OTHER_PARTS = {
     "PROPOSAL_GENERATOR": ("RRPN", "PrecomputedProposals"),
     "ANCHOR_GENERATOR": ("RotatedAnchorGenerator",),
@@ -105,7 +105,7 @@ def check_supported(cfg: CfgNode) -> None:
     for key, names in _OTHER_PARTS.items():
         if model[key].NAME in names:
             raise ConfigError(
-                f"MODEL.{key}.NAME is {model[key].NAME}, but turned boxes and stored proposals are not supported: "
+                f"MODEL.{key}.NAME is {model[key].NAME}, but rotated boxes and stored proposals are not supported: "
                 "leave it out"
             )
     for key, (is_sound, expected) in _SOUND.items():

@@ -279,7 +279,7 @@ class Study:
         with self._errors():
             trials = read_trials(self.storage, self.study_id)
         if [trial.number for trial in trials] != list(range(len(trials))):
-            raise StudyError("trials were removed from this study: it is of no more use")
+            raise StudyError("trials were removed from this study: it cannot be used any more")
         return [trial for trial in trials if trial.user_attrs.keys() >= set(_MADE)]
 
 

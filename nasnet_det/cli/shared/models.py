@@ -36,7 +36,7 @@ def names_package(name: str, runtime: str | None, others: bool) -> bool:
             )
         return True
     if runtime:
-        raise ValueError(f"--runtime is for packages (.onnx), and {name} is none: make one with nasnet-det package")
+        raise ValueError(f"--runtime is for packages (.onnx), and {name} is not one: make one with nasnet-det package")
     return False
 
 

@@ -144,7 +144,7 @@ class _Inspection:
         )
         self.note("boxes are crowds (iscrowd)", crowds, question)
         turned = [_has_angle(entry) or _has_angle(entry.get("attributes")) for entry in self.annotations]
-        self.note("boxes are turned ('attributes', 'rotation')", turned, TURNED)
+        self.note("boxes are rotated ('attributes', 'rotation')", turned, TURNED)
         if not self.training:
             partly = ["neg_category_ids" in image for image in self.images]
             done = "COCO's scores count right detections of other classes as wrong, LVIS's do not"
@@ -199,7 +199,7 @@ class _Inspection:
             what = "images are turned or mirrored by EXIF, which their size does not show"
             self.note(what, unclear, "Their annotations are taken to be of the upright image")
         self.unturned = unturned
-        self.note("images are annotated without their EXIF orientation", unturned, "They are read unturned")
+        self.note("images are annotated without their EXIF orientation", unturned, "They are read as stored")
         self.note("images have width and height exchanged", exchanged, "The images' own sizes are used")
         self.sizes[exchanged] = upright[exchanged]
         for row in np.flatnonzero(exchanged).tolist():

@@ -27,8 +27,8 @@ EXAMPLES = 20
 #: The trouble of images that :func:`nasnet_det.safe_io.folders.find_named` finds under another name.
 RENAMED = "images are stored in another folder, letter case or format than listed"
 
-#: How turned boxes are handled, as CVAT and Datumaro write them.
-TURNED = "They are used unturned, which is another part of the image: export polygons, or draw them upright"
+#: How rotated boxes are handled, as CVAT and Datumaro write them.
+TURNED = "They are used without their angle, which is another part of the image: export polygons, or draw them upright"
 
 
 class Fatal(str):

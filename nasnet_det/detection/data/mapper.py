@@ -65,7 +65,7 @@ class DetectionMapper(DatasetMapper):
             applied = self.augmentations(augmented)
         except (ValueError, ZeroDivisionError, OverflowError, MemoryError) as error:
             size = f"{pixels.shape[1]} x {pixels.shape[0]}"
-            raise ImageError(f"{record['file_name']}, {size}, does not survive resizing: {error}") from error
+            raise ImageError(f"{record['file_name']}, {size}, cannot be resized: {error}") from error
         record["image"] = torch.as_tensor(np.ascontiguousarray(augmented.image.transpose(2, 0, 1)))
         if self.is_train:
             self._transform_annotations(record, applied, augmented.image.shape[:2])

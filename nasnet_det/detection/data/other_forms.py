@@ -45,7 +45,7 @@ OTHER_FORMS = (
         "export it from CVAT as COCO 1.0 or Ultralytics YOLO Detection 1.0",
     ),
     OtherForm("LabelMe's XML", r"\.xml", r"<(sourceImage|imagesize|deleted)\b"),
-    OtherForm("turned boxes (roLabelImg, DIOR-R)", r"\.xml", r"<robndbox>"),
+    OtherForm("rotated boxes (roLabelImg, DIOR-R)", r"\.xml", r"<robndbox>"),
     OtherForm("dlib's XML", r"\.xml", r"<image file="),
     OtherForm("Labelme's JSON", r"\.json", r'"shapes"\s*:\s*\[', "convert it by labelme2coco"),
     OtherForm(

@@ -124,7 +124,7 @@ def _notes(
     unused = {*labelled} - {*grouped}
     turned = [path for path, entry in labelled.items() if entry.is_turned]
     return [
-        *note("annotation files have turned boxes ('attributes', 'rotation')", turned, TURNED, len(labelled)),
+        *note("annotation files have rotated boxes ('attributes', 'rotation')", turned, TURNED, len(labelled)),
         *note("annotation files are in neither the training nor the validation set", unused, "Unused", len(labelled)),
         *note("images have no annotation file", pictures - used, "Unused", len(pictures)),
         *note("images of the lists in ImageSets have no annotation file", {*grouped} - {*labelled}, BARE),

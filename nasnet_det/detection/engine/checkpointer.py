@@ -137,7 +137,7 @@ class Checkpointer(DetectionCheckpointer):
         reason = f"it names {name}, which is missing" if name else "it is missing or empty"
         if not (found := _checkpoints_in(self.save_dir)):
             raise refused(str(noted), ValueError(reason))
-        logger.warning(f"{noted} does not tell the last checkpoint ({reason}): taken is the newest, {found[-1]}")
+        logger.warning(f"{noted} does not name the last checkpoint ({reason}): the newest is taken, {found[-1]}")
         return str(found[-1])
 
     def _load_file(self, filename: str) -> dict[str, Any]:

@@ -214,7 +214,7 @@ def test_images_listed_twice_and_ignored_annotations(folder: Path) -> None:
     for mark in ("ignore", "is_crowd", "deleted"):
         has_trouble(look(folder, content(**{mark: 1})), "4 of 4", mark, fatal=True)
     assert not look(folder, content(ignore=0, is_crowd=False, rotation=0.0, attributes={"angle": "front"})).troubles
-    has_trouble(look(folder, content(rotation=30.0)), "4 of 4", "turned")
+    has_trouble(look(folder, content(rotation=30.0)), "4 of 4", "rotated")
 
 
 @pytest.mark.parametrize(

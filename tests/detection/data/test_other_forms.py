@@ -26,7 +26,7 @@ _EXAMPLES = [
     ("annotations.xml", '<?xml version="1.0"?>\n<annotations>\n  <version>1.1</version>\n  <meta>', "CVAT"),
     ("train/labels.xml", '<annotations><image id="0" name="a.png" width="4" height="3"/></annotations>', "CVAT"),
     ("Annotations/a.xml", "<annotation><filename>a.png</filename><imagesize><nrows>4</nrows>", "LabelMe"),
-    ("r.xml", "<annotation><object><name>fox</name><robndbox><cx>4</cx></robndbox></object></annotation>", "turned"),
+    ("r.xml", "<annotation><object><name>fox</name><robndbox><cx>4</cx></robndbox></object></annotation>", "rotated"),
     ("training.xml", "<dataset><images><image file='a.png'><box top='1'/></image></images></dataset>", "dlib"),
     ("train/a.json", {"version": "5.4.1", "flags": {}, "shapes": [_SHAPE], "imagePath": "a.png"}, "Labelme"),
     ("train/b.json", {"imagePath": "b.png", "imageData": None, "shapes": []}, "Labelme"),
