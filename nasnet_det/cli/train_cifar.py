@@ -78,7 +78,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     summary = summarize(accuracies)
     write_text(options.output / "summary.json", json.dumps(summary, indent=2) + "\n")
     log_above_bars(
-        f"top-1 {100 * summary['mean']:.2f} % (deviation {100 * summary['std']:.2f}) over {len(accuracies)} runs: "
+        f"mean top-1 {100 * summary['mean']:.2f} % (deviation {100 * summary['std']:.2f}): "
         + ", ".join(f"seed {seed} {100 * value:.2f}" for seed, value in accuracies.items())
     )
     return 0

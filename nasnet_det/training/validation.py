@@ -19,8 +19,8 @@ from timm.data import ImageNetInfo
 from torch import Tensor, nn
 
 from nasnet_det.models.tf_image import resize_bilinear
-from nasnet_det.training.data.cifar10 import CLASSES, SIDE, DataError, load_cifar10
-from nasnet_det.training.data.cifar_batches import DeviceImages
+from nasnet_det.training.data.cifar10 import CLASSES, SIDE, DataError
+from nasnet_det.training.data.cifar_batches import DeviceImages, read_once
 from nasnet_det.training.data.image_folder import Loader, Pictures, Preprocessing, validation_folder
 from nasnet_det.training.engine import Evaluation, evaluate_classifier
 from nasnet_det.training.execution import Execution
@@ -97,7 +97,7 @@ def validate_cifar10(
     batch_size: int = 64,
     progress: Progress | None = None,
 ) -> Evaluation:
-    """Evaluate a model on CIFAR-10's 10,000 test images, standardized with the mean and deviation of its preprocessing.
+    """Evaluate a model on CIFAR-10's 10,000 test images, of the size, mean and deviation of its preprocessing.
 
     Args:
         root: a folder of CIFAR-10's official batches.
@@ -105,15 +105,18 @@ def validate_cifar10(
     Other arguments as in :func:`validate`.
 
     Raises:
-        DataError: if the batches are missing or damaged, or the model does not take 32 x 32 images of 10 classes.
+        DataError: if the batches are missing or damaged, or the model does not take square images of at most 32 pixels
+            and 10 classes.
     """
-    num_classes, size = int(model.num_classes), preprocessing.input_size[-2:]  # type: ignore[arg-type]
-    if num_classes != len(CLASSES) or size != (SIDE, SIDE):
+    num_classes, (height, width) = int(model.num_classes), preprocessing.input_size[-2:]  # type: ignore[arg-type]
+    if num_classes != len(CLASSES) or not height == width <= SIDE:
         raise DataError(
             f"CIFAR-10 has {len(CLASSES)} classes and {SIDE} x {SIDE} pixels, but the model has {num_classes} classes "
-            f"and {size[0]} x {size[1]} pixels"
+            f"and {height} x {width} pixels"
         )
-    images = DeviceImages(load_cifar10(root).test, execution.device, mean=preprocessing.mean, std=preprocessing.std)
+    images = DeviceImages(
+        read_once(str(root), side=height).test, execution.device, mean=preprocessing.mean, std=preprocessing.std
+    )
     batches = map(images.take, torch.arange(len(images), device=execution.device).split(batch_size))
     return _evaluate(model, batches, execution, progress)
 
