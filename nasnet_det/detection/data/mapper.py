@@ -67,6 +67,7 @@ class DetectionMapper(DatasetMapper):
             size = f"{pixels.shape[1]} x {pixels.shape[0]}"
             raise ImageError(f"{record['file_name']}, {size}, cannot be resized: {error}") from error
         record["image"] = torch.as_tensor(np.ascontiguousarray(augmented.image.transpose(2, 0, 1)))
+        record["image_format"] = self.image_format
         if self.is_train:
             self._transform_annotations(record, applied, augmented.image.shape[:2])
         else:

@@ -21,6 +21,7 @@ from nasnet_det.detection.data.registered import earlier_look, look_at_names
 from nasnet_det.detection.evaluation.evaluation import Backend, IouType, Scores, evaluate, table
 from nasnet_det.detection.evaluation.report import write_report
 from nasnet_det.detection.evaluation.submission import OWN_RESULTS, RESULTS, write_submission
+from nasnet_det.safe_io.copies import find_copies
 from nasnet_det.safe_io.files import check_writable, expect_folder, write_json
 
 logger = logging.getLogger(__name__)
@@ -76,6 +77,7 @@ class CocoEvaluator(DatasetEvaluator):
         look = None if file else earlier_look(dataset_name) or look_at_names(test=[dataset_name]).sets[0]
         self.annotations = look.data.content if look else read_annotations(file)
         self.records = look.records if look else []
+        self._files = {record["image_id"]: record["file_name"] for record in self.records}
         categories = self.annotations["categories"]
         self._known = {category["id"] for category in categories}
         known = category_ids or (look.category_ids if look else ())
@@ -93,6 +95,7 @@ class CocoEvaluator(DatasetEvaluator):
     def process(self, inputs: list[dict[str, Any]], outputs: list[dict[str, Any]]) -> None:
         """Add a batch: ``inputs`` with ``image_id``, ``outputs`` with ``instances`` in pixels of the original image."""
         for record, output in zip(inputs, outputs, strict=True):
+            self._check_image(record)
             if record.get("unreadable"):
                 self._unreadable.append(record["file_name"])
                 continue
@@ -108,6 +111,15 @@ class CocoEvaluator(DatasetEvaluator):
                 result["category_id"] = self.category_ids[result["category_id"]]
                 if result["category_id"] in self._known:
                     self._results.append(result)
+
+    def _check_image(self, record: Record) -> None:
+        """Refuse an image that is not that of its id here: ids of two data sets are often the same."""
+        given, own = record.get("file_name"), self._files.get(record["image_id"], "")
+        if self._files and given not in (None, own) and not (own and find_copies([Path(given)], [Path(own)])):
+            raise DatasetError(
+                f"image {record['image_id']} of the loader is {given}, that of {self.dataset_name} is {own or 'not there'}: "
+                "give loader and evaluator the same data set"
+            )
 
     def evaluate(self) -> OrderedDict[str, dict[str, float]]:
         """Score the detections.

@@ -109,7 +109,17 @@ class NASNetRCNN(GeneralizedRCNN):
         return result
 
     def preprocess_image(self, batched_inputs: list[dict[str, Any]]) -> Any:
-        """Normalize, pad and batch the images on the model's device."""
+        """Normalize, pad and batch the images on the model's device.
+
+        Raises:
+            ConfigError: for images that a mapper has read in another order of colours.
+        """
+        formats = {one.get("image_format", self.input_format) for one in batched_inputs}
+        if self.input_format and formats != {self.input_format}:
+            raise ConfigError(
+                f"the mapper's image_format is {format_names(formats)}, the model's input_format {self.input_format}: "
+                "give both the same"
+            )
         with torch.no_grad():
             return super().preprocess_image(batched_inputs)
 

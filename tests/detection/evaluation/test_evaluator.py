@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -141,3 +142,14 @@ def test_a_results_file_of_another_kind_is_told_before_anything_is_detected(data
     own.write_text('{"mine": 1}')
     with pytest.raises(OverwriteError, match=own.name):
         CocoEvaluator("evaluated", own.parent)
+
+
+def test_images_of_another_data_set_are_refused(tiny_coco: str, tmp_path: Path) -> None:
+    evaluator, none = CocoEvaluator(tiny_coco), found(1, [])
+    copy = shutil.copy(tmp_path / "2.png", tmp_path / "copy.png")
+    evaluator.process(
+        [{"image_id": 1, "file_name": f"{tmp_path}/1.png"}, {"image_id": 2, "file_name": copy}], [none] * 2
+    )
+    for image_id, file in ((1, "2.png"), (8, "1.png")):
+        with pytest.raises(DatasetError, match=rf"image {image_id}\b.*{file}.*{tiny_coco}"):
+            evaluator.process([{"image_id": image_id, "file_name": str(tmp_path / file)}], [none])

@@ -13,6 +13,7 @@ from detectron2.modeling import build_model
 from detectron2.structures import Boxes, Instances
 from detectron2.utils.events import EventStorage
 
+from nasnet_det.detection.config import ConfigError
 from nasnet_det.models.tf_image import resize_bilinear
 
 
@@ -58,6 +59,13 @@ def test_boxes_come_back_at_the_size_asked_for(model: Any) -> None:
 
 
 @torch.no_grad()
+def test_images_in_another_order_of_colours_are_refused(model: Any) -> None:
+    image = torch.zeros(3, 8, 8)
+    model.preprocess_image([{"image": image, "image_format": "RGB"}, {"image": image}])
+    with pytest.raises(ConfigError, match=r"image_format.*BGR.*RGB"):
+        model.preprocess_image([{"image": image, "image_format": "BGR"}])
+
+
 def test_a_batch_is_its_images(model: Any) -> None:
     images = [{"image": image(50, 70)}, {"image": image(80, 40)}]
     proposals = []
