@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import functools
 import math
+import sys
 from collections.abc import Iterator
-from numbers import Real
 from typing import Any
 
 from detectron2.config import CfgNode
@@ -27,7 +27,7 @@ _OTHER_PARTS = {
 
 def _are_sides(value: Any, least: int) -> bool:
     sides = value if isinstance(value, (list, tuple)) else [value]
-    return bool(sides) and all(side >= least for side in sides)
+    return bool(sides) and all(type(side) in (int, float) and side >= least for side in sides)
 
 
 _SIDES = (lambda value: _are_sides(value, 1), "sides in pixels")
@@ -35,6 +35,7 @@ _OWN_SIDES = (lambda value: _are_sides(value, 0), "sides in pixels, or 0 for the
 _NUMBER = (lambda value: value > 0, "a number above 0")
 _SHARE = (lambda value: 0 < value <= 1, "a share, above 0 and at most 1")
 _IOU = (lambda value: value >= 0, "an IoU, 0 or more")
+_DECAY = (lambda value: value is None or value >= 0, "a number, 0 or more")
 _SCORE = (lambda value: value < 1, "a score below 1")
 #: Keys with the values that they may have: with others nothing is detected or learnt.
 _SOUND = {
@@ -59,7 +60,10 @@ _SOUND = {
     "MODEL.RPN.POST_NMS_TOPK_TRAIN": _NUMBER,
     "MODEL.RPN.POST_NMS_TOPK_TEST": _NUMBER,
     "SOLVER.MOMENTUM": (lambda value: 0 <= value < 1, "a number from 0 to below 1"),
-    "SOLVER.WEIGHT_DECAY": (lambda value: value >= 0, "a number, 0 or more"),
+    "SOLVER.WEIGHT_DECAY": _DECAY,
+    "SOLVER.WEIGHT_DECAY_NORM": _DECAY,
+    "SOLVER.WEIGHT_DECAY_BIAS": _DECAY,
+    "SOLVER.BIAS_LR_FACTOR": _DECAY,
     "TEST.DETECTIONS_PER_IMAGE": (lambda value: value != 0, "a number, or -1 for all"),
 }
 #: Keys whose number may be infinite.
@@ -141,7 +145,8 @@ def _check_numbers(cfg: CfgNode, usual: CfgNode, above: str = "") -> None:
 
 
 def _is_number(value: Any, key: str) -> bool:
-    return isinstance(value, Real) and type(value) is not bool and (math.isfinite(value) or key in _UNBOUNDED)
+    limit = math.inf if key in _UNBOUNDED else sys.float_info.max
+    return isinstance(value, (int, float)) and type(value) is not bool and abs(value) <= limit
 
 
 def _leaves(value: Any) -> Iterator[Any]:
