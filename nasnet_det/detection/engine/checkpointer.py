@@ -54,7 +54,8 @@ class Checkpointer(DetectionCheckpointer):
         complete: whether a checkpoint must fill every layer of the model, as it must to resume or to predict;
             False to start a training, whose heads may be new.
         extras: plain values that every checkpoint gets: ``config``, the YAML of the detector's config, and
-            ``categories``, ``id`` and ``name`` of each class, so that the file alone is enough to predict.
+            ``categories``, ``id`` and ``name`` of each class, so that the file alone is enough to predict; ``data``,
+            which tells the data of the training from others.
         averaged: whether a moving average of the weights is preferred, where a checkpoint holds one.
     """
 
@@ -113,6 +114,14 @@ class Checkpointer(DetectionCheckpointer):
                 f"{file} is of the classes {format_names(there)}, the data is of {format_names(here)}: resume with the "
                 "data of the run, or start a new one in another OUTPUT_DIR"
             )
+        given, now = loaded.get("data"), self.extras.get("data")
+        if given and now and given != now:
+            counts = [f"{data['images']} images with {data['boxes']} boxes" for data in (given, now)]
+            logger.warning(
+                f"{file} is of other training data: {counts[0]}, now {counts[1]}. The run continues with those of now, "
+                "and is not what one on either would be; a new run in another OUTPUT_DIR, with this file as "
+                "MODEL.WEIGHTS, has a schedule of its own"
+            )
         return loaded
 
     def has_checkpoint(self) -> bool:
@@ -141,7 +150,13 @@ class Checkpointer(DetectionCheckpointer):
         return str(found[-1])
 
     def _load_file(self, filename: str) -> dict[str, Any]:
-        return read_checkpoint_file(filename, self.averaged)
+        try:
+            return read_checkpoint_file(filename, self.averaged)
+        except CheckpointError as error:
+            earlier = [path for path in _checkpoints_in(self.save_dir) if path != Path(filename)]
+            if self.averaged or not earlier:
+                raise
+            raise CheckpointError(f"{error}. Remove it to resume from the one before, {earlier[-1].name}") from error
 
     def _load_model(self, checkpoint: Any) -> Any:
         wanted = {*filter(_is_weight, self.model.state_dict())}

@@ -5,10 +5,11 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from nasnet_det.detection.data.columns import Record
 from nasnet_det.detection.data.look import CocoData
 from nasnet_det.safe_io.files import write_text
 from nasnet_det.safe_io.folders import is_vacant
@@ -73,6 +74,16 @@ def data_digest(root: Path, *sets: CocoData) -> str:
         sizes = [[image[key] for key in ("id", "width", "height")] for image in data.content["images"]]
         parts.append([_names(root, data), sizes, data.content["annotations"], data.content["categories"]])
     return _hash(parts)
+
+
+def describe_records(records: Sequence[Record]) -> dict[str, Any]:
+    """Return how many images and boxes records to train on have, and a hash of their names, boxes and classes."""
+    state, boxes = hashlib.sha256(), 0
+    for record in records:
+        entries = [[entry["bbox"], entry["category_id"]] for entry in record["annotations"]]
+        state.update(json.dumps([Path(record["file_name"]).name, entries], default=str).encode())
+        boxes += len(entries)
+    return {"images": len(records), "boxes": boxes, "digest": state.hexdigest()}
 
 
 def _names(root: Path, data: CocoData) -> list[str]:

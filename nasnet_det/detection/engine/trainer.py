@@ -26,6 +26,7 @@ from nasnet_det.detection.data.registered import learned_classes, look_at_config
 from nasnet_det.detection.data.training_data import build_test_loader, build_train_loader
 from nasnet_det.detection.engine.checkpointer import Checkpointer
 from nasnet_det.detection.engine.rehearsal import refusing, rehearse, small
+from nasnet_det.detection.engine.run_folder import describe_records
 from nasnet_det.detection.engine.solver import adamw, build_optimizer
 from nasnet_det.detection.evaluation.evaluation import IouType
 from nasnet_det.detection.evaluation.evaluator import CocoEvaluator
@@ -74,7 +75,7 @@ class DetectorTrainer(DefaultTrainer):
     def __init__(self, cfg: CfgNode, resume: bool = False) -> None:
         TrainerBase.__init__(self)
         self.check(cfg)
-        look_at_config(cfg)
+        look = look_at_config(cfg)
         for name in cfg.DATASETS.TEST:
             self.build_evaluator(cfg, name)  # which refuses now what it could not write or score later
         cfg = self.auto_scale_workers(cfg, comm.get_world_size())
@@ -90,7 +91,11 @@ class DetectorTrainer(DefaultTrainer):
         self._trainer = steps(parallel, loader, optimizer)
         self.scheduler = self.build_lr_scheduler(cfg, optimizer)
         self.checkpointer = Checkpointer(parallel, cfg.OUTPUT_DIR, trainer=weakref.proxy(self))
-        self.checkpointer.extras = {"config": cfg.dump(), "categories": categories(cfg.DATASETS.TRAIN[0])}
+        self.checkpointer.extras = {
+            "config": cfg.dump(),
+            "categories": categories(cfg.DATASETS.TRAIN[0]),
+            "data": describe_records(look.train),
+        }
         self.start_iter, self.max_iter, self.cfg = 0, cfg.SOLVER.MAX_ITER, cfg
         self.register_hooks(self.build_hooks())
 

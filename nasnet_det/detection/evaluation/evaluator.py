@@ -114,10 +114,10 @@ class CocoEvaluator(DatasetEvaluator):
 
     def _check_image(self, record: Record) -> None:
         """Refuse an image that is not that of its id here: ids of two data sets are often the same."""
-        given, own = record.get("file_name"), self._files.get(record["image_id"], "")
+        name, given, own = self.dataset_name, record.get("file_name"), self._files.get(record["image_id"], "")
         if self._files and given not in (None, own) and not (own and find_copies([Path(given)], [Path(own)])):
             raise DatasetError(
-                f"image {record['image_id']} of the loader is {given}, that of {self.dataset_name} is {own or 'not there'}: "
+                f"image {record['image_id']} of the loader is {given}, that of {name} is {own or 'not there'}: "
                 "give loader and evaluator the same data set"
             )
 

@@ -19,6 +19,7 @@ from nasnet_det.detection.config import ConfigError
 from nasnet_det.detection.convert.identity import CheckpointError
 from nasnet_det.detection.engine.checkpointer import Checkpointer, build_for_inference, load_for_inference
 from nasnet_det.detection.engine.predictor import load_config
+from nasnet_det.detection.engine.run_folder import describe_records
 from nasnet_det.detection.modeling.rcnn import build_detector
 
 
@@ -53,6 +54,26 @@ def test_a_run_killed_before_its_checkpoint_was_noted_has_its_newest(tmp_path: P
         (tmp_path / "model_mine.pth").write_text("a file of the user's")
         assert checkpointer.has_checkpoint()
         assert checkpointer.resume_or_load("", resume=True)["iteration"] == newest
+
+
+def test_the_checkpoint_before_a_damaged_one_is_named(tmp_path: Path) -> None:
+    checkpointer = Checkpointer(nn.Linear(2, 2), str(tmp_path))
+    for name in ("model_0000001", "model_0000003", "model_final"):
+        checkpointer.save(name)
+    (tmp_path / "model_final.pth").write_bytes((tmp_path / "model_final.pth").read_bytes()[:500])
+    with pytest.raises(CheckpointError, match=r"model_final\.pth.*model_0000003\.pth"):
+        checkpointer.resume_or_load("", resume=True)
+
+
+def test_other_data_than_a_resumed_run_s_are_told(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    record: dict[str, Any] = {"file_name": "a/1.png", "annotations": [{"bbox": [1.0, 2.0, 3.0, 4.0], "category_id": 0}]}
+    moved, more = {**record, "file_name": "b/1.png"}, {**record, "annotations": 2 * record["annotations"]}
+    for records, told in (([record], False), ([moved], False), ([more], True)):
+        checkpointer = Checkpointer(nn.Linear(2, 2), str(tmp_path))
+        checkpointer.extras["data"] = describe_records(records)
+        checkpointer.resume_or_load("", resume=True)
+        checkpointer.save("last")
+        assert ("1 images with 1 boxes, now 1 images with 2 boxes" in caplog.text) is told
 
 
 def test_checkpoints_that_cannot_be_read_are_named(tmp_path: Path) -> None:
