@@ -99,7 +99,7 @@ def package(options: argparse.Namespace) -> None:
 
     program = make_program(options, options.batch_size, options.any_batch)
     pictures = read_pictures(options.calibrate, program) if options.calibrate else []
-    target = options.output or Path(Path(options.model.rstrip("/")).name.partition(":")[2] or Path(options.model).stem)
+    target = options.output or Path(options.model.rpartition(":")[2]).resolve().stem  # of the folder "." as well
     say = functools.partial(print, flush=True)
     say("packaging; detectors and inductor take minutes")
     began = time.perf_counter()

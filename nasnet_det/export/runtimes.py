@@ -245,8 +245,14 @@ def save_package(
 
 
 def package_path(path: str | Path, runtime: str) -> Path:
-    """Return the file of a package: ``path`` with the runtime's suffix, instead of another runtime's if it has one."""
+    """Return the file of a package: ``path`` with the runtime's suffix, instead of another runtime's if it has one.
+
+    Raises:
+        PackageError: for a path without a file's name.
+    """
     path, suffix = Path(path), RUNTIMES[runtime].suffix
+    if path.name in ("", ".."):
+        raise PackageError(f"the path of a package, {str(path)!r}, is a folder's: give one that ends in a file's name")
     suffixes = [support.suffix for support in RUNTIMES.values()]
     return path.with_suffix(suffix) if path.suffix in suffixes else path.with_name(path.name + suffix)
 

@@ -12,7 +12,7 @@ from PIL import Image
 
 from nasnet_det.cli.build_backbone import main as build_backbone
 from nasnet_det.cli.main import main
-from nasnet_det.cli.package import parse, read_pictures
+from nasnet_det.cli.package import package, parse, read_pictures
 from nasnet_det.cli.shared import models
 from nasnet_det.export import available, classifier_program, load_package, read_info
 from nasnet_det.export.runtime_support import AUTO, RUNTIMES
@@ -76,6 +76,25 @@ def test_a_package_is_written_described_and_shown(
     assert plain["images"] == packaged["images"] == quantized["images"] == 5
     assert packaged["top1"] == plain["top1"] and packaged["loss"] == pytest.approx(plain["loss"], rel=1e-5)
     assert quantized["loss"] == pytest.approx(plain["loss"], rel=0.1)
+
+
+@pytest.mark.parametrize(
+    ("model", "name"),
+    [(".", "run"), ("local-dir:.", "run"), ("hf-hub:owner/net", "net"), ("my/run/", "run"), ("net.pth", "net")],
+)
+def test_a_package_has_the_name_of_its_model(
+    model: str, name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def save(program: None, path: Path, *_: object) -> None:
+        raise FileExistsError(path)
+
+    (tmp_path / "run").mkdir()
+    monkeypatch.chdir(tmp_path / "run")
+    monkeypatch.setattr("nasnet_det.cli.package.make_program", lambda *_: None)
+    monkeypatch.setattr("nasnet_det.export.save_package", save)
+    with pytest.raises(FileExistsError) as error:
+        package(parse([model]))
+    assert Path(error.value.args[0]) == Path(name)
 
 
 @pytest.mark.parametrize(

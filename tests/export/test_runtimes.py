@@ -5,6 +5,7 @@ from __future__ import annotations
 import filecmp
 import json
 import pickle
+import re
 import shutil
 import subprocess
 import sys
@@ -350,6 +351,12 @@ def test_other_files_are_no_packages(tmp_path: Path) -> None:
 )
 def test_only_the_suffix_of_a_package_is_replaced(given: str, file: str) -> None:
     assert package_path(f"out/{given}", "openvino") == Path("out", file)
+
+
+@pytest.mark.parametrize("folder", ["", ".", "..", "out/..", "/"])
+def test_a_path_without_a_files_name_is_refused(folder: str) -> None:
+    with pytest.raises(PackageError, match=re.escape(repr(str(Path(folder))))):
+        package_path(folder, "openvino")
 
 
 def test_a_file_that_cannot_be_written_is_told_before_packaging(
