@@ -9,6 +9,9 @@ it again after each download: it makes what is possible and lists the rest.
 from __future__ import annotations
 
 import argparse
+import hashlib
+import json
+import re
 import sys
 from collections.abc import Collection, Sequence
 from pathlib import Path
@@ -18,7 +21,12 @@ from nasnet_det.cli.shared.options import new_parser
 from nasnet_det.detection.data.coco_format import read_annotations
 from nasnet_det.detection.data.datasets import MINIVAL, SERVER, SPLITS, TRAIN, CocoSplit, datasets_root
 from nasnet_det.detection.data.minival import minival_ids, select_minival, select_training, write_annotations
+from nasnet_det.safe_io.files import begins_with, check_writable
 from nasnet_det.safe_io.values import named
+
+#: The first key of a file that this command has made, and what such a file begins with.
+_MARK = "nasnet-det prepare-coco"
+_OWN = rb'\A\{"nasnet-det prepare-coco":'
 
 
 def parse(argv: Sequence[str] | None) -> argparse.Namespace:
@@ -37,8 +45,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run the command; return 0 if all data sets asked for are ready, 2 if something is missing."""
     args = parse(argv)
     coco = args.root / "coco"
-    ids = read_ids(args.minival_ids) if args.minival_ids else minival_ids()
-    make(coco, args.only, ids)
+    make(coco, args.only, read_ids(args.minival_ids) if args.minival_ids else None)
     archives = {name: absent_archives(SPLITS[name], coco) for name in args.only}
     missing = [name for name in args.only if not report(name, SPLITS[name], coco, archives[name])]
     if {TRAIN, "coco_2017_val"} <= set(args.only) - set(missing):
@@ -64,11 +71,25 @@ def read_ids(path: Path) -> frozenset[int]:
         raise ValueError(f"{path}: expected image ids, one a line ({error})") from None
 
 
-def make(coco: Path, names: Collection[str], ids: frozenset[int]) -> None:
-    """Write the annotations of minival and of its training set, those in ``names`` that are outdated and possible."""
-    wanted = [name for name in (MINIVAL, TRAIN) if name in names and _is_due(coco, SPLITS[name])]
+def make(coco: Path, names: Collection[str], given: frozenset[int] | None) -> None:
+    """Write the annotations of minival and of its training set, those in ``names`` that are outdated and possible.
+
+    Args:
+        coco: the folder of COCO.
+        names: of data sets.
+        given: image ids of another minival than the paper's.
+
+    Raises:
+        OverwriteError: for an outdated file that this command did not write.
+    """
+    ids = given or minival_ids()
+    digest = hashlib.sha256(json.dumps(sorted(ids)).encode()).hexdigest()[:16]
+    mark = {_MARK: f"minival of {len(ids)} images, {digest}"}
+    wanted = [name for name in (MINIVAL, TRAIN) if name in names and _is_due(coco, SPLITS[name], mark, bool(given))]
     if not wanted:
         return
+    for name in wanted:
+        check_writable(coco / SPLITS[name].annotations, _OWN)
     print("reading the official annotations of 2014; the training set takes a minute and some gigabytes of memory")
     val2014 = read_annotations(coco / SPLITS[MINIVAL].sources[0], required=["file_name"])
     for name in wanted:
@@ -79,7 +100,7 @@ def make(coco: Path, names: Collection[str], ids: frozenset[int]) -> None:
                 read_annotations(coco / SPLITS[TRAIN].sources[0], required=["file_name"]), val2014, ids
             )
         path = coco / SPLITS[name].annotations
-        write_annotations(path, made)
+        write_annotations(path, mark | made)
         print(f"written: {path}: {len(made['images'])} images, {len(made['annotations'])} annotations")
 
 
@@ -117,12 +138,17 @@ def report_overlap(coco: Path) -> None:
     )
 
 
-def _is_due(coco: Path, split: CocoSplit) -> bool:
-    """Return whether a made file is missing or older than one of its sources, all of which exist."""
+def _is_due(coco: Path, split: CocoSplit, mark: dict[str, str], expects_mark: bool) -> bool:
+    """Return whether a made file is missing, older than one of its sources, all of which exist, or of other ids.
+
+    Files of earlier versions have no mark.
+    """
     path, sources = coco / split.annotations, [coco / source for source in split.sources]
     if not all(source.is_file() for source in sources):
         return False
-    return not path.is_file() or path.stat().st_mtime < max(source.stat().st_mtime for source in sources)
+    is_marked = begins_with(path, re.escape(json.dumps(mark, separators=(",", ":"))[:-1].encode()))
+    is_of_others = not is_marked and (expects_mark or begins_with(path, _OWN))
+    return is_of_others or not path.is_file() or path.stat().st_mtime < max(s.stat().st_mtime for s in sources)
 
 
 def _image_names(annotations: Path) -> list[str]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import json
+import os
 from pathlib import Path
 
 import pytest
@@ -51,6 +52,23 @@ def test_everything_is_made_and_said_to_be_ready(root: Path, capsys: pytest.Capt
     assert [image["id"] for image in made["images"]] == [11, 12]
     assert run(root) == 0
     assert "written" not in capsys.readouterr().out
+
+
+def test_other_ids_make_new_files_and_no_file_of_the_user_s_is_replaced(
+    root: Path, capsys: pytest.CaptureFixture
+) -> None:
+    minival = root / "coco" / "annotations" / "instances_minival_8k2014.json"
+    assert run(root) == 0
+    (root / "ids.txt").write_text("12\n13\n")
+    assert run(root) == 0
+    assert [image["id"] for image in json.loads(minival.read_text())["images"]] == [12, 13]
+    capsys.readouterr()
+    minival.write_text(mine := json.dumps({"images": [], "annotations": [], "categories": []}))
+    os.utime(minival, (0, 0))
+    for words in ([str(root)], [str(root), "--minival-ids", str(root / "ids.txt")]):
+        assert main(words) == 2
+        assert minival.name in capsys.readouterr().err
+    assert minival.read_text() == mine
 
 
 def test_what_to_download_is_said(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
