@@ -235,8 +235,10 @@ def join(
     if sets and num_classes is not None and len(known) != num_classes:
         what = f"it has {len(known)} classes ({format_names(known)}), the model {num_classes}"
         name = sets[0].data.name if not classes else "that the model was trained on"
-        troubles.append(Trouble(name, what, done=Fatal(f"Set {key} to {len(known)}")))
-    ids = {found: _match(found, known, troubles) for found in sets}
+        whole = [found.data.name for found in train[1:] if len(found.data.names) == num_classes and not classes]
+        remedy = f"Name {whole[0]}, which has {num_classes}, before it" if whole else f"Set {key} to {len(known)}"
+        troubles.append(Trouble(name, what, done=Fatal(remedy)))
+    ids = {found: _match(found, known, troubles, found in train[1:]) for found in sets}
     if train or classes:
         for found in sets:
             found.category_ids = ids[found]
@@ -250,14 +252,16 @@ def join(
     return Look(known, learned, judged, sets, sorted(different, key=lambda trouble: not trouble.fatal))
 
 
-def _match(found: SetLook, classes: Sequence[str], troubles: list[Trouble]) -> list[int | None]:
+def _match(found: SetLook, classes: Sequence[str], troubles: list[Trouble], is_learned: bool) -> list[int | None]:
     """Return the category id of each class; adds a trouble if names differ."""
     categories = found.data.categories
     used = (categories[entry["category_id"]]["id"] for record in found.records for entry in record["annotations"])
     try:
         ids = match_categories(classes, categories, f"data set {found.data.name}", used)
     except DatasetError as error:
-        troubles.append(Trouble("", str(error), done=Fatal()))
+        has_all = is_learned and set(classes) < set(found.data.names)
+        first = "Of several training sets name this first: the first gives the model its classes" if has_all else ""
+        troubles.append(Trouble("", str(error), done=Fatal(first)))
         return []
     if unknown := [str(category["name"]) for category in categories if category["id"] not in ids]:
         what = "classes are not the model's, and have no box"

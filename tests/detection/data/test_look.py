@@ -51,6 +51,15 @@ def test_another_number_of_classes_is_refused_with_both_numbers(number: int) -> 
         look.refuse_fatal()
 
 
+@pytest.mark.parametrize(("number", "named"), [(3, r"has 2 classes.*whole.* 3\b"), (2, r"whole.*first")])
+def test_a_first_training_set_of_some_classes_is_told_apart_from_a_wrong_number(number: int, named: str) -> None:
+    part, whole = made("part", ["hen", "fox"]), made("whole", ["hen", "fox", "cow"])
+    with pytest.raises(DatasetError, match=named) as raised:
+        join([part, whole], [], num_classes=number, key="SOME.KEY").refuse_fatal()
+    assert "SOME.KEY" not in str(raised.value)
+    join([whole, part], [], num_classes=3).refuse_fatal()
+
+
 def test_the_models_own_names_count_most() -> None:
     look = join([], [made("val", ["hen", "fox"])], num_classes=3, classes=["cow", "fox", "hen"])
     look.refuse_fatal()
