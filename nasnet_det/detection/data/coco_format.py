@@ -57,6 +57,10 @@ RLE = Kind("a compressed RLE, {'size', 'counts' as text}", (dict,), lambda v: is
 
 #: The keys of each list besides ``id`` that only some uses need; where an entry has them they must be right.
 _OPTIONAL = {"images": {"width": SIDE, "height": SIDE, "file_name": TEXT}, "categories": {"name": NAME}}
+_RESULTS = (
+    "a list of detections, each with image_id, category_id, bbox [x, y, width, height] and score, as in detectron2's "
+    "coco_instances_results.json and in the JSON that mmdetection writes for its outfile_prefix"
+)
 #: What training and drawing need of images and categories.
 COMPLETE = ("width", "height", "file_name", "name")
 
@@ -185,7 +189,7 @@ def read_results(path: str | Path, annotations: Mapping[str, Any], segmentation:
     Raises:
         CocoFormatError: if the file is missing, is not JSON, or breaks the format.
     """
-    data: list[Record] = _read_json(path, "results file", list, "a list of detections")
+    data: list[Record] = _read_json(path, "results file", list, _RESULTS)
     check_results(data, annotations, f"results file {path}", segmentation)
     return data
 
@@ -253,10 +257,11 @@ def _read_json(path: str | Path, what: str, form: type, expected: str) -> Any:
     except OSError as error:
         raise CocoFormatError(f"{what} {path} cannot be read: {error.strerror}") from error
     except ValueError as error:
-        reason = (form is dict and tell_form(Path(path))) or other_content(path) or error
+        reason = (form is dict and tell_form(Path(path))) or f"{other_content(path) or error}; expected {expected}"
         raise CocoFormatError(f"{what} {path} is not JSON: {reason}") from error
     if not isinstance(data, form):
-        found = (form is dict and tell_form(Path(path))) or f"not {format_value(data)}"
+        content = f"an object with {format_names(data)}" if isinstance(data, dict) else format_value(data)
+        found = (form is dict and tell_form(Path(path))) or f"not {content}"
         raise CocoFormatError(f"{what} {path}: expected {expected}; {found}")
     return data
 

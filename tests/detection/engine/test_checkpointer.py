@@ -234,7 +234,12 @@ def test_the_average_of_a_run_predicts(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("name", ["model.pth", "model.safetensors", "model.pkl"])
 @pytest.mark.parametrize(
-    ("content", "word"), [(b"version https://git-lfs.github.com/spec/v1\n", "git lfs"), (b"", "empty")]
+    ("content", "word"),
+    [
+        (b"version https://git-lfs.github.com/spec/v1\n", "git lfs"),
+        (b"", "empty"),
+        (b'{"metadata": {"total_size": 8}, "weight_map": {}}', "parts"),
+    ],
 )
 def test_files_in_place_of_a_checkpoint_are_told(tmp_path: Path, name: str, content: bytes, word: str) -> None:
     (tmp_path / name).write_bytes(content)
