@@ -119,7 +119,7 @@ PAGES: dict[str, Page] = {
     "detector.md": Page(needs=("detectron2",)),
     "table-4.md": Page(needs=("detectron2",)),
     "own-data.md": Page(
-        ("my_data", "my_data_coco", "pictures"),
+        ("my_data", "pictures"),
         ("detectron2",),
         (
             Row(

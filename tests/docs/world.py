@@ -58,10 +58,6 @@ def _my_data(path: Path) -> None:
     _coco(path / "val.json", path / "val", "rocket", "dahlia")
 
 
-def _my_data_coco(path: Path) -> None:
-    _coco(path / "annotations" / "instances_train.json", path / "train", "cat", "coffee")
-
-
 def _pictures(path: Path) -> None:
     path.mkdir()
     for name in ("cat", "coffee"):
@@ -120,7 +116,6 @@ MAKERS: dict[str, Callable[[Path], None]] = {
     "datasets/cifar10": write_cifar,
     "my_cell.json": lambda path: PUBLISHED["nasnet_a"].save(path),
     "my_data": _my_data,
-    "my_data_coco": _my_data_coco,
     "pictures": _pictures,
     "cat.jpg": lambda path: shutil.copy(SAMPLES / "cat.jpg", path),
     "toy data set": _toy_data_set,

@@ -17,6 +17,7 @@ from nasnet_det.detection.data.columns import Record
 from nasnet_det.detection.data.look import read_record
 from nasnet_det.detection.engine.prediction import picture_names
 from nasnet_det.detection.engine.predictor import Predictor, load_config
+from nasnet_det.detection.modeling.backbone import changes_of
 from nasnet_det.draw.detections import detections_of, draw
 from nasnet_det.genotypes.published import as_genotype
 from nasnet_det.models.family import FAMILY
@@ -76,6 +77,9 @@ def card(
         f"{key} {scores[key]:.1f}" for key in ("AP", "AP50", "AP75") if math.isfinite(scores.get(key, math.nan))
     )
     classes = ", ".join(str(category["name"]) for category in categories)
+    changes = changes_of(cfg.MODEL.NASNET).items()
+    own = ["the cell in `genotype.json`" if key == "genotype" else f"{key} {value}" for key, value in changes]
+    network = cfg.MODEL.NASNET.NETWORK + (f" with {', '.join(own)}" if own else "")
     return f"""---
 library_name: nasnet_det
 pipeline_tag: object-detection
@@ -83,7 +87,7 @@ tags: [object-detection, nasnet, detectron2]
 ---
 # {name}
 
-{cfg.MODEL.META_ARCHITECTURE} on {cfg.MODEL.NASNET.NETWORK}, trained by `nasnet-det finetune`, version
+{cfg.MODEL.META_ARCHITECTURE} on {network}, trained by `nasnet-det finetune`, version
 {nasnet_det.__version__}.
 
 Validation, in percent: {found or "nothing was annotated"}. All numbers are in

@@ -84,11 +84,14 @@ def build_network(
 
 def is_published(node: CfgNode) -> bool:
     """Return whether weights are published for the network of a ``MODEL.NASNET`` node."""
-    if node.NETWORK not in PRETRAINED:
-        return False
+    return node.NETWORK in PRETRAINED and not changes_of(node)
+
+
+def changes_of(node: CfgNode) -> dict[str, Any]:
+    """Return what a ``MODEL.NASNET`` node changes of its network's cell and size: the arguments by name."""
     own = FAMILY[node.NETWORK].network_arguments()
     given = {key: getattr(node, key.upper()) for key in ("genotype", "num_cells", "num_filters", "stem_channels")}
-    return all(value in ("", 0, own[key]) for key, value in given.items())
+    return {key: value for key, value in given.items() if value not in ("", 0, own[key])}
 
 
 def advance_drop_path(module: nn.Module, steps: int) -> None:

@@ -115,7 +115,8 @@ def test_a_folder_becomes_a_folder_that_can_be_moved(
     assert json.loads((moved / "scores.json").read_text())["AP50"] >= 0
     assert len((moved / "metrics.csv").read_text().splitlines()) == 4
     assert list((moved / "samples").glob("*.jpg")) and list((moved / "tensorboard").iterdir())
-    assert "library_name: nasnet_det" in (moved / "README.md").read_text()
+    card = (moved / "README.md").read_text()
+    assert "library_name: nasnet_det" in card and "num_filters 8" in card
 
     for detector in (moved, moved / "model.safetensors"):
         found = tmp_path / f"found-{detector.name}"
