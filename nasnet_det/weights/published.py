@@ -174,11 +174,13 @@ def _first_of(names: tuple[str, ...], cache_dir: str | Path | None) -> Path:
     problems = []
     for name in names:
         try:
-            return resolve(name, cache_dir)
+            path = resolve(name, cache_dir)
         except (WeightsError, ImportError) as error:  # ImportError: a format that needs TensorFlow
-            problem = error.what if isinstance(error, Unreachable) else f"{name}: {error}"
-            _logger.warning("%s", problem)
-            problems.append(problem)
+            problems.append(error.what if isinstance(error, Unreachable) else f"{name}: {error}")
+        else:
+            for problem in problems:
+                _logger.warning("%s; %s is used instead", problem, name)
+            return path
     raise Unreachable("; ".join(problems))
 
 

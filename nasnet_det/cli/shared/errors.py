@@ -93,6 +93,7 @@ def needs() -> Iterator[None]:
     detectron2 under a recent PyTorch warns about things a user cannot change, at import and at run time; these warnings
     are silenced.
     """
+    logging.getLogger("torch.utils.cpp_extension").setLevel(logging.ERROR)  # "No CUDA runtime is found"
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")

@@ -121,12 +121,21 @@ def setup(args: argparse.Namespace) -> CfgNode:
     setup_logger(str(output), distributed_rank=rank, name="fvcore")
     setup_logger(str(output), distributed_rank=rank, name="nasnet_det", enable_propagation=True)
     logger = setup_logger(str(output), distributed_rank=rank)
-    logger.info(f"process {rank} of {comm.get_world_size()}; {args}\n{collect_env_info()}\n{cfg.dump()}")
+    logger.info(f"process {rank} of {comm.get_world_size()}; its environment and config are in {output / 'log.txt'}")
+    _log_in_file(logger, f"{args}\n{collect_env_info()}\n{cfg.dump()}")
     if wanted != cfg.MODEL.DEVICE:
         logger.warning(f"MODEL.DEVICE is {wanted}, but PyTorch sees no GPU: everything is computed on the CPU")
     seed_all_rng(None if cfg.SEED < 0 else cfg.SEED + rank)
     torch.backends.cudnn.benchmark = cfg.CUDNN_BENCHMARK and not args.eval_only
     return cfg
+
+
+def _log_in_file(logger: logging.Logger, text: str) -> None:
+    """Log hundreds of lines to the file alone, so that an error after them is seen."""
+    record = logger.makeRecord(logger.name, logging.INFO, __file__, 0, text, (), None)
+    for handler in logger.handlers:
+        if getattr(handler, "stream", sys.stdout) is not sys.stdout:
+            handler.handle(record)
 
 
 def check_expected(cfg: CfgNode) -> None:
