@@ -16,6 +16,7 @@ import torch
 pytest.importorskip("detectron2")
 
 from detectron2.config import LazyConfig, get_cfg, instantiate
+from detectron2.evaluation import inference_context
 from detectron2.modeling import build_model
 from detectron2.structures import Boxes, Instances, PolygonMasks
 from detectron2.utils.events import EventStorage
@@ -376,8 +377,9 @@ def test_test_time_augmentation(fused: bool, small_config: Any) -> None:
     seen: list[tuple[int, ...]] = []
     augmented = for_inference(model, cfg)
     augmented.model.backbone.register_forward_hook(lambda module, inputs, outputs: seen.append(tuple(inputs[0].shape)))
-    with torch.no_grad():
+    with torch.no_grad(), inference_context(augmented):
         (found,) = augmented([record(training=False)])
+    assert not augmented.model.training  # as before
     # Two sizes and their mirror images, once for boxes and once for masks, three at a time.
     assert sum(shape[0] for shape in seen) == 8
     assert found["instances"].image_size == (50, 60)

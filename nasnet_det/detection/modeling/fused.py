@@ -25,7 +25,9 @@ def for_inference(model: nn.Module, cfg: CfgNode) -> nn.Module:
         model = _fused(model, cfg)
     if cfg.TEST.AUG.ENABLED:
         check_supported(cfg)
-        return GeneralizedRCNNWithTTA(cfg, model)
+        augmented = GeneralizedRCNNWithTTA(cfg, model)
+        augmented.training = model.training  # the mode that detectron2 sets again after an evaluation
+        return augmented
     return model
 
 
