@@ -129,11 +129,16 @@ def open_tensorboard(folder: Path, step: int | None = None) -> Any:
     Raises:
         ImportError: if TensorBoard is not installed.
     """
-    # TensorBoard's own switch: if a module of this name exists, it does not import an installed TensorFlow.
-    sys.modules.setdefault("tensorboard.compat.notf", ModuleType("tensorboard.compat.notf"))
+    keep_tensorflow_out()
     from torch.utils.tensorboard import SummaryWriter
 
     return SummaryWriter(str(folder / "tensorboard"), purge_step=step)
+
+
+def keep_tensorflow_out() -> None:
+    """Let TensorBoard not import an installed TensorFlow, which takes seconds and prints notices, by its own switch: a
+    module of this name."""
+    sys.modules.setdefault("tensorboard.compat.notf", ModuleType("tensorboard.compat.notf"))
 
 
 def draw_run(history: list[EpochReport], path: Path, title: str) -> None:

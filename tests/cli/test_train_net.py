@@ -63,6 +63,7 @@ def test_train_then_evaluate_then_resume(
     log = (output / "log.txt").read_text()
     assert "images with objects" in log and "AP75" in log  # the look at the data, and COCO's numbers
     assert "PIXEL_MEAN" in log and "PIXEL_MEAN" not in capsys.readouterr().out  # the whole config
+    assert "tensorboard.compat.notf" in sys.modules  # TensorBoard imports no TensorFlow
     results = output / "inference" / "coco_instances_results.json"
     assert isinstance(json.loads(results.read_text()), list)
     results.unlink()

@@ -37,6 +37,7 @@ from nasnet_det.detection.unread import ReadKeys, noting, unread
 from nasnet_det.safe_io.files import short_name
 from nasnet_det.safe_io.stopping import stop_on_signal
 from nasnet_det.safe_io.values import one_line
+from nasnet_det.training.run_folder import keep_tensorflow_out
 from nasnet_det.training.seeds import derive_seed, own_randomness
 
 logger = logging.getLogger(__name__)
@@ -74,6 +75,7 @@ class DetectorTrainer(DefaultTrainer):
 
     def __init__(self, cfg: CfgNode, resume: bool = False) -> None:
         TrainerBase.__init__(self)
+        keep_tensorflow_out()
         self.check(cfg)
         look = look_at_config(cfg)
         for name in cfg.DATASETS.TEST:
