@@ -76,16 +76,16 @@ def look_at_names(
     if masks not in _MASK_FORMATS:
         raise DatasetError(f"masks is {masks!r}; expected one of {', '.join(map(repr, _MASK_FORMATS))}")
     before = {found for _, found in _looks.values()}
-    broken: list[Trouble] = []
+    broken: dict[str, Trouble] = {}
     looks: dict[bool, list[SetLook]] = {True: [], False: []}
     for training, names in ((True, train), (False, test)):
         for name in names if training else dict.fromkeys(names):
             try:
                 looks[training].append(_look(name, training, masks, keep_empty, num_classes))
             except DatasetError as error:
-                broken.append(Trouble("", str(error), done=Fatal()))
+                broken[str(error)] = Trouble("", str(error), done=Fatal())
     look = join(looks[True], looks[False], num_classes, classes, key)
-    look.troubles[:0] = broken
+    look.troubles[:0] = broken.values()
     look.refuse_fatal()
     if not before.issuperset(look.sets):
         logger.info(f"data sets:\n{format_counts(look.sets)}")

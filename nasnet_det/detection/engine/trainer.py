@@ -211,7 +211,7 @@ class DetectorTrainer(DefaultTrainer):
             raise ConfigError(
                 f"SOLVER.LR_SCHEDULER_NAME {solver.LR_SCHEDULER_NAME} has no learning rate for step {step} of "
                 f"{solver.MAX_ITER} ({type(error).__name__}: {one_line(error)}): correct BASE_LR_END, GAMMA, "
-                "NUM_DECAYS, STEPS or WARMUP_*, or take WarmupMultiStepLR or WarmupCosineLR"
+                "NUM_DECAYS, STEPS, RESCALE_INTERVAL or WARMUP_*, or take WarmupMultiStepLR or WarmupCosineLR"
             ) from error
         return scheduler
 

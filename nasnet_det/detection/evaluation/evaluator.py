@@ -118,7 +118,7 @@ class CocoEvaluator(DatasetEvaluator):
         if self._files and given not in (None, own) and not (own and find_copies([Path(given)], [Path(own)])):
             raise DatasetError(
                 f"image {record['image_id']} of the loader is {given}, that of {name} is {own or 'not there'}: "
-                "give loader and evaluator the same data set"
+                "give loader and evaluator the same data set, with whole numbers that are all different as image_id"
             )
 
     def evaluate(self) -> OrderedDict[str, dict[str, float]]:

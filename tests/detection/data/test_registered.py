@@ -139,8 +139,9 @@ def test_files_that_are_not_there_or_broken(register: Register, tmp_path: Path) 
     (tmp_path / "made.json").unlink()
     with pytest.raises(DatasetError, match=r"made\.json"):
         look_at_names(["made"])
-    with pytest.raises(DatasetError, match="'nowhere'"):
-        look_at_names(["nowhere"])
+    with pytest.raises(DatasetError, match="'nowhere'") as raised:
+        look_at_names(["nowhere"], ["nowhere"])
+    assert str(raised.value).count("'nowhere'") == 1
 
 
 def test_nothing_to_learn_is_an_error(register: Register) -> None:
