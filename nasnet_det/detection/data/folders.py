@@ -161,19 +161,26 @@ def _read_coco(folder: Path, root: Path) -> dict[str, CocoData]:
         return {"all": _coco_file(root, folder)} if root.suffix.lower() == ".json" else {}
     found: dict[str, Path] = {}
     for path in _main_files(folder):
-        name = path.parent.name if path.name in _NAMED_BY_FOLDER and path.parent != folder else path.stem
-        found.setdefault(split_of(name) or ("all" if _bare_stem(name) in _WHOLE else ""), path)
+        found.setdefault(_set_of(path, folder), path)
     found.pop("", None)
     if "train" in found:
         found.pop("all", None)
     return _coco_files(found, folder)
 
 
+def _set_of(path: Path, folder: Path) -> str:
+    """Return the set that a JSON file is named for: ``train``, ``val``, ``all`` or none."""
+    name = path.parent.name if path.name in _NAMED_BY_FOLDER and path.parent != folder else path.stem
+    return split_of(name) or ("all" if _bare_stem(name) in _WHOLE else "")
+
+
 def _read_lone_file(folder: Path, root: Path) -> dict[str, CocoData]:
     files = _main_files(folder) if root.is_dir() else []
     if len(files) > 1:
         files = [path for path in files if _is_annotated(path)]
-    return _coco_files({"all": files[0]} if len(files) == 1 else {}, folder)
+    if len(files) != 1 or _set_of(files[0], folder):  # a set beside one that cannot be read is not all of the data
+        return {}
+    return _coco_files({"all": files[0]}, folder)
 
 
 def _is_annotated(path: Path) -> bool:

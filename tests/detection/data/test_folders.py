@@ -239,6 +239,14 @@ def test_other_json_files_are_named(tmp_path: Path, pictures: Path) -> None:
     assert not notes_of(root, "val")
 
 
+def test_a_set_beside_a_damaged_one_is_not_all_of_the_data(tmp_path: Path, pictures: Path) -> None:
+    write_coco(tmp_path / "data", {"train": small("train"), "val": small("val")}, pictures)
+    damaged = tmp_path / "data" / "annotations" / "instances_train.json"
+    damaged.write_text(damaged.read_text()[:-9])
+    with pytest.raises(CocoFormatError, match=r"instances_train\.json"):
+        read_folder(tmp_path / "data")
+
+
 def test_a_folder_in_no_form_is_an_error(tmp_path: Path, pictures: Path) -> None:
     (tmp_path / "root").mkdir()
     shutil.copytree(pictures, tmp_path / "root" / "inner")
