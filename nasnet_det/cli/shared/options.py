@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import math
 import re
+import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -55,9 +56,14 @@ def settings_as_pairs(words: Sequence[str]) -> list[Any]:
 
 class _Parser(argparse.ArgumentParser):
     def parse_args(self, args: Any = None, namespace: Any = None) -> Any:
+        words = sys.argv[1:] if args is None else list(args)
         if any(action.nargs == argparse.REMAINDER for action in self._actions):
-            return super().parse_args(args, namespace)
-        return self.parse_intermixed_args(args, namespace)
+            return super().parse_args(words, namespace)
+        for before, word in zip(["", *words], words, strict=False):
+            if not word or re.fullmatch(r"--[\w-]+=", word):
+                where = word.rstrip("=") or before
+                self.error(f"an empty word{f' after {where}' if where else ''}: is a variable of the shell not set?")
+        return self.parse_intermixed_args(words, namespace)
 
 
 class _ImageSize(argparse.Action):

@@ -39,3 +39,15 @@ def test_options_may_stand_between_arguments(words: list[str]) -> None:
     add_output(parser, "the file")
     options = parser.parse_args(words)
     assert (options.first, options.others, options.output) == ("a", ["b"], Path("x"))
+
+
+@pytest.mark.parametrize("words", [["--out", ""], ["--out="], ["--out", "x", ""]])
+def test_words_that_an_unset_variable_leaves_empty_are_refused(
+    words: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    parser = new_parser(None)
+    parser.add_argument("data", type=Path, nargs="?")
+    add_output(parser, "the file")
+    with pytest.raises(SystemExit):
+        parser.parse_args(words)
+    assert "empty" in capsys.readouterr().err
