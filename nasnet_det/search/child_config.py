@@ -20,6 +20,7 @@ from nasnet_det.training.recipe import Recipe, RecipeError
 
 _Count = Annotated[int, Field(ge=1, lt=10**9)]
 _Number = Annotated[float, Field(ge=0, lt=1e18)]
+_Share = Annotated[float, Field(ge=0, le=1)]
 
 
 @dataclass(frozen=True)
@@ -45,8 +46,8 @@ class ChildConfig:
         image_size: the side of the images, in pixels; CIFAR-10's, of 32, are resized to fewer.
         stem: ``cifar`` (a 3x3 convolution) or ``imagenet`` (strided, for larger images).
         whitening: ``channel`` (mean and deviation of the data set) or ``image`` (of each image).
-        stop_rules: ``(epoch, accuracy)`` pairs: a child whose best validation accuracy after that many epochs is lower
-            is stopped.
+        stop_rules: ``(epoch, accuracy)`` pairs, accuracies from 0 to 1: a child whose best validation accuracy after
+            that many epochs is lower is stopped.
         precision: ``auto`` (bfloat16 where the device gains), ``float32`` or ``bfloat16``.
         channels_last: the memory layout; None for what the device gains by.
         mode: ``eager``, ``compile`` or, on a CUDA device, ``graph``; see
@@ -62,7 +63,7 @@ class ChildConfig:
     epochs: _Count = 20
     batch_size: _Count = 32
     learning_rate: _Number = 0.025
-    momentum: _Number = 0.9
+    momentum: Annotated[float, Field(ge=0, lt=1)] = 0.9
     weight_decay: _Number = 5e-4
     clip_gradient_norm: _Number = 5.0
     train_images: _Count = 45_000
@@ -71,7 +72,7 @@ class ChildConfig:
     image_size: Annotated[int, Field(ge=8, le=1024)] = 32
     stem: Stem = "cifar"
     whitening: Literal["channel", "image"] = "channel"
-    stop_rules: tuple[tuple[_Count, _Number], ...] = ()
+    stop_rules: tuple[tuple[_Count, _Share], ...] = ()
     precision: Literal["auto", "float32", "bfloat16"] = "auto"
     channels_last: bool | None = None
     mode: Literal["eager", "compile", "graph"] = "eager"
@@ -146,11 +147,6 @@ def num_classes_of(config: ChildConfig) -> int:
 def network_size(config: ChildConfig, num_classes: int = len(CLASSES)) -> NetworkSize:
     """Return the size of child networks: N normal cells a stage, on the CIFAR stem as in TF-slim's ``cifar_config`` or
     on the ImageNet stem as in its ``mobile_imagenet_config``."""
-    return NetworkSize(
-        num_cells=config.num_cells,
-        num_filters=config.num_filters,
-        stem=config.stem,
-        stem_channels=stem_channels(config.stem, config.num_filters),
-        num_classes=num_classes,
-        image_size=config.image_size,
-    )
+    values = {name: getattr(config, name) for name in ("num_cells", "num_filters", "stem", "image_size")}
+    channels = stem_channels(config.stem, config.num_filters)
+    return build(NetworkSize, {**values, "stem_channels": channels, "num_classes": num_classes}, what="child")

@@ -136,8 +136,6 @@ def candidates_asked(
 def count_workers(options: argparse.Namespace) -> int | None:
     """Return how many workers to start; 0 for this process, None for as many as a cluster has room for."""
     if options.workers is not None:
-        if options.workers < 0:
-            raise ValueError(f"--workers must be 0 or more, got {options.workers}")
         if options.ray and options.workers == 0:
             raise ValueError("--workers 0 is this process alone: leave --ray out")
         return int(options.workers)

@@ -93,6 +93,14 @@ def whole(least: int, most: float = math.inf, what: str = "a whole number") -> C
     return read
 
 
+def amount(text: str) -> float:
+    """Return an argument that is a finite number, 0 or more."""
+    value = float(text)
+    if not 0 <= value < math.inf:
+        raise argparse.ArgumentTypeError(f"expected a number from 0, got {text!r}")
+    return value
+
+
 #: The type of a command's seed.
 seed = whole(0, 2**32 - 1)
 

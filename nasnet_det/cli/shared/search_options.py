@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from nasnet_det.cli.shared.options import add_settings
+from nasnet_det.cli.shared.options import add_settings, amount, whole
 from nasnet_det.genotypes.genotype import COMBINERS
 from nasnet_det.search.space import SPACES, Space
 
@@ -14,12 +14,12 @@ def add_worker_options(parser: argparse.ArgumentParser) -> None:
     """Add who trains children."""
     group = parser.add_argument_group("workers")
     group.add_argument(
-        "--workers", type=int, metavar="N", help="processes, on Ray; 0: this one (default: one for each GPU, or 0)"
+        "--workers", type=whole(0), metavar="N", help="processes, on Ray; 0: this one (default: one for each GPU, or 0)"
     )
     group.add_argument("--ray", metavar="ADDRESS", help="a running Ray cluster: HOST:PORT or auto")
-    group.add_argument("--gpus-per-worker", type=float, metavar="X", help="or a fraction (default: 1 where there are)")
-    group.add_argument("--cpus-per-worker", type=float, default=1.0, metavar="X", help="default: 1")
-    group.add_argument("--retries", type=int, default=3, help="of a child whose worker was lost (default: 3)")
+    group.add_argument("--gpus-per-worker", type=amount, metavar="X", help="or a fraction (default: 1 where there are)")
+    group.add_argument("--cpus-per-worker", type=amount, default=1.0, metavar="X", help="default: 1")
+    group.add_argument("--retries", type=whole(0), default=3, help="of a child whose worker was lost (default: 3)")
     group.add_argument("--device", help="where a worker trains (default: its GPU if it has one)")
 
 

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from nasnet_det.cli.shared.options import add_image_size, add_output, add_settings, new_parser
+from nasnet_det.cli.shared.search_options import add_worker_options
 
 
 def test_every_shared_option_is_read() -> None:
@@ -51,3 +52,12 @@ def test_words_that_an_unset_variable_leaves_empty_are_refused(
     with pytest.raises(SystemExit):
         parser.parse_args(words)
     assert "empty" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("option", ["--workers", "--retries", "--gpus-per-worker", "--cpus-per-worker"])
+def test_numbers_of_workers_are_not_negative(option: str) -> None:
+    parser = new_parser(None)
+    add_worker_options(parser)
+    parser.parse_args([option, "0"])
+    with pytest.raises(SystemExit):
+        parser.parse_args([option, "-1"])
