@@ -105,6 +105,7 @@ class Search:
     schedule: Schedule = field(init=False)
     best: Best | None = None
     _open: dict[int, _Trial] = field(default_factory=dict)
+    _ended: dict[int, _Trial] = field(default_factory=dict)
     _running: dict[int, Task] = field(default_factory=dict)
     _attempts: dict[int, int] = field(default_factory=dict)
 
@@ -152,15 +153,19 @@ class Search:
             self.finished += bool(done)
             for rung, step in enumerate(done):
                 self._note(record.number, rung, step.status, step.reward)
-            if not record.finished:
-                values = self._values(record.decisions, done[-1].reward) if done else ()
-                if done and self._is_final(len(done) - 1, done[-1].status):
-                    # A search killed between the last result and the trial's state has not recorded the state.
+            values = self._values(record.decisions, done[-1].reward) if done else ()
+            if done and self._is_final(len(done) - 1, done[-1].status):
+                # A search killed between the last result and the trial's state has not recorded the state.
+                if not record.finished:
                     self.study.end(record.trial_id, done[-1].status in MEASURED, values)
-                    continue
-                self._open[record.trial] = _Trial(record.trial_id, record.number, record.seed, values)
-                # A search killed right after it created the trial has not recorded them.
-                self.study.set_parameters(record.trial_id, self.candidates.space.parameters(record.decisions))
+                continue
+            trial = _Trial(record.trial_id, record.number, record.seed, values)
+            if record.finished:  # stopped at its rung, or ended by another program
+                self._ended[record.trial] = trial
+                continue
+            self._open[record.trial] = trial
+            # A search killed right after it created the trial has not recorded them.
+            self.study.set_parameters(record.trial_id, self.candidates.space.parameters(record.decisions))
         missing = self.schedule.restore(tasks, outcomes, arrived)
         self._record_stopped()
         if self.checkpoints is not None:
@@ -215,11 +220,10 @@ class Search:
         return Job(task.number, task.trial, genotype, seed, rungs[task.rung] if rungs else None, checkpoint)
 
     def _trial(self, task: Task) -> _Trial:
+        """Return the trial of a task; one that another program has ended is taken up again."""
         if task.trial not in self._open:
-            raise StudyError(
-                f"trial {task.trial} of this search was to go on to its next rung, but another program has ended it: "
-                "what was found can be exported, but the search has to begin again, in another folder"
-            )
+            trial = self._open[task.trial] = self._ended.pop(task.trial)
+            self.study.reopen(trial.trial_id, trial.number)
         return self._open[task.trial]
 
     def _finish(self, number: int, trained: Trained, trials: int) -> None:

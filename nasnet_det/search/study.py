@@ -33,7 +33,14 @@ from nasnet_det.search.child import ChildResult
 from nasnet_det.search.identity import check_identity, directions_of, objectives_of
 from nasnet_det.search.records import MEASURED, Finding, Record, Step, Task, measured
 from nasnet_det.search.storage import StudyError, connect, format_url, storage_errors, storage_url
-from nasnet_det.search.trial_rows import TrialRow, count_before, read_trials, write_accuracies, write_parameters
+from nasnet_det.search.trial_rows import (
+    TrialRow,
+    count_before,
+    mark_running,
+    read_trials,
+    write_accuracies,
+    write_parameters,
+)
 
 logger = logging.getLogger(__name__)
 
@@ -206,6 +213,12 @@ class Study:
         """Record that a trial was stopped at its rung."""
         with self._errors():
             self.storage.set_trial_state_values(trial_id, TrialState.PRUNED, list(values))
+
+    def reopen(self, trial_id: int, number: int) -> None:
+        """Take up a trial that another program has ended before its child was done."""
+        with self._errors():
+            mark_running(self.storage, trial_id)
+        logger.warning("trial %d, which another program has ended, goes on", number)
 
     def records(self, pending: int = 1) -> list[Record]:
         """Return all trials of the search, by number.

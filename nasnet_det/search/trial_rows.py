@@ -17,7 +17,7 @@ from optuna.distributions import CategoricalDistribution, distribution_to_json
 from optuna.storages import RDBStorage
 from optuna.storages._rdb import models
 from optuna.trial import TrialState
-from sqlalchemy import Table, delete, func, insert, select
+from sqlalchemy import Table, delete, func, insert, select, update
 
 _TRIALS: Table = models.TrialModel.__table__
 _ATTRIBUTES: Table = models.TrialUserAttributeModel.__table__
@@ -69,6 +69,14 @@ def count_before(storage: RDBStorage, study_id: int, trial_id: int, attribute: s
     before = (_TRIALS.c.study_id == study_id) & (_TRIALS.c.trial_id < trial_id) & (_ATTRIBUTES.c.key == attribute)
     with storage.engine.connect() as connection:
         return int(connection.execute(select(func.count()).join_from(_TRIALS, _ATTRIBUTES).where(before)).scalar_one())
+
+
+def mark_running(storage: RDBStorage, trial_id: int) -> None:
+    """Make a trial that has ended a running one without values; Optuna itself changes none that has ended."""
+    with storage.engine.begin() as connection:
+        connection.execute(delete(_VALUES).where(_VALUES.c.trial_id == trial_id))
+        running = {"state": TrialState.RUNNING, "datetime_complete": None}
+        connection.execute(update(_TRIALS).where(_TRIALS.c.trial_id == trial_id).values(running))
 
 
 def write_parameters(storage: RDBStorage, trial_id: int, parameters: Mapping[str, tuple[Any, Sequence[Any]]]) -> None:

@@ -118,13 +118,23 @@ def test_trials_that_others_end_are_named(tmp_path: Path) -> None:
     run_search(tmp_path, "random", 3)
     assert [trial.state.is_finished() for trial in load().trials] == [True] * 3
 
-    optuna.delete_study(study_name="fake", storage=f"sqlite:///{tmp_path}/study.db")
-    run_search(tmp_path, "random", 5, rungs=(1, 2))
-    for trial in load().trials:
-        if not trial.state.is_finished():
-            load().tell(trial.number, state=TrialState.FAIL)
-    with pytest.raises(StudyError, match="trial"):
-        run_search(tmp_path, "random", 20, rungs=(1, 2))
+
+@pytest.mark.parametrize("state", [TrialState.FAIL, TrialState.COMPLETE])
+def test_trials_at_rungs_that_others_end_go_on(
+    state: TrialState, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    for name in ("alone", "among"):
+        run_search(tmp_path / name, "random", 5, rungs=(1, 2))
+    study = optuna.load_study(study_name="fake", storage=f"sqlite:///{tmp_path}/among/study.db")
+    kept = [trial.number for trial in study.trials if not trial.state.is_finished()]
+    for number in kept:
+        study.tell(number, 0.99 if state == TrialState.COMPLETE else None, state=state)
+    for name in ("alone", "among"):
+        run_search(tmp_path / name, "random", 20, rungs=(1, 2))
+    gone_on = [number for number in kept if f"trial {number}," in caplog.text]
+    assert gone_on and all(study.trials[number].value != 0.99 for number in gone_on)
+    for one, other in zip(outcome(tmp_path / "alone"), outcome(tmp_path / "among"), strict=True):
+        assert one[:-1] == other[:-1]
 
 
 @pytest.mark.parametrize(
