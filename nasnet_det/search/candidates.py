@@ -50,6 +50,8 @@ class SpaceCandidates:
         self.child = child or size
         self._known: dict[Decisions, dict[str, float]] = {}
         self._unmeasured: dict[Decisions, Limit] = {}
+        #: Those refused by their latency, which follows from no calculation: the strategy learns it when they are.
+        self.slow: set[Decisions] = set()
 
     def genotype(self, decisions: Decisions) -> Genotype:
         """Return the genotype of decisions."""
@@ -76,8 +78,13 @@ class SpaceCandidates:
             self.measures(decisions)["latency"] = float(measures["latency"])
 
     def allowed(self, decisions: Decisions) -> bool:
-        """Return whether parameters and multiply-adds meet the limits; latency counts only once it was measured."""
-        return self.demands.exceeded(self.measures(decisions)) is None
+        """Return whether parameters and multiply-adds meet the limits; latency counts only once it was refused."""
+        return decisions not in self.slow and self._exceeded_cost(decisions) is None
+
+    def refuse(self, decisions: Decisions) -> None:
+        """Take note that an architecture becomes no trial."""
+        if self._exceeded_cost(decisions) is None:
+            self.slow.add(decisions)
 
     def exceeded(self, decisions: Decisions) -> Limit | None:
         """Return the first limit that an architecture exceeds, or what cannot be measured of it.
@@ -87,12 +94,15 @@ class SpaceCandidates:
         Raises:
             ImportError: if the runtime that measures it is not installed.
         """
-        limit = self.demands.exceeded(self.measures(decisions))
+        limit = self._exceeded_cost(decisions)
         if limit is None and self.demands.measures_latency and "latency" not in self.measures(decisions):
             if decisions not in self._unmeasured:
                 self._measure_latency(decisions)
             limit = self._unmeasured.get(decisions) or self.demands.exceeded(self.measures(decisions))
         return limit
+
+    def _exceeded_cost(self, decisions: Decisions) -> Limit | None:
+        return self.demands.exceeded({**self.measures(decisions), "latency": 0.0})
 
     def _measure_latency(self, decisions: Decisions) -> None:
         assert self.size is not None and self.meter is not None

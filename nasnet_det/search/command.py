@@ -13,6 +13,7 @@ from typing import Any
 
 import torch
 
+from nasnet_det.models.plan import IMAGENET_STEM_CELLS
 from nasnet_det.safe_io.settings import build, parse_assignments
 from nasnet_det.search.candidates import SpaceCandidates
 from nasnet_det.search.child_config import ChildConfig, has_own_images, images_of, network_size, num_classes_of
@@ -121,6 +122,11 @@ def candidates_asked(
     """
     demands = parse_demands(options.limit, options.objectives)
     child = network_size(config, num_classes_of(config))
+    if child.stem == "imagenet" and child.num_filters < 2 * 2**IMAGENET_STEM_CELLS:
+        raise ValueError(
+            f"child: num_filters must be at least {2 * 2**IMAGENET_STEM_CELLS} with the ImageNet stem, got "
+            f"{child.num_filters}: in the first cell of many a candidate a layer would have no channel"
+        )
     changes = parse_assignments(options.measured_network)
     if unknown := set(changes) - {field.name for field in fields(NetworkSize)}:
         raise ValueError(f"--measured-network has no setting {min(unknown)}")
@@ -130,7 +136,9 @@ def candidates_asked(
     if not demands.limits and len(demands.objectives) == 1:
         return candidates, demands, None
     runtime = options.latency_runtime if demands.measures_latency else None
-    return candidates, demands, {**demands.to_dict(), "network": asdict(size), "runtime": runtime}
+    # Studies of earlier releases do not record the device.
+    device = meter.device if runtime in ("eager", "fused") and meter.device != "cpu" else None
+    return candidates, demands, {**demands.to_dict(), "network": asdict(size), "runtime": runtime, "device": device}
 
 
 def count_workers(options: argparse.Namespace) -> int | None:

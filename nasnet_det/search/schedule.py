@@ -24,7 +24,7 @@ from nasnet_det.search.candidates import Refusals, SpaceCandidates
 from nasnet_det.search.records import Task
 from nasnet_det.search.rungs import Pruner, SingleRung
 from nasnet_det.search.storage import StudyError
-from nasnet_det.search.strategies.base import Result, Strategy
+from nasnet_det.search.strategies.base import Decisions, Result, Strategy
 from nasnet_det.search.strategy_state import MALFORMED, damaged, read_state, write_state
 
 #: Tasks after which the state is saved though nothing forces it: a restart replays at most so many.
@@ -130,6 +130,7 @@ class Schedule:
             "told": self.told,
             "trials": self._digest.hexdigest(),
             "last": [last.trial, last.rung, list(last.decisions), last.refused],
+            "slow": [list(decisions) for decisions in sorted(self.candidates.slow)] if self.candidates else [],
             "strategy": self.strategy.state_dict(),
         }
         write_state(self.path, content)
@@ -183,7 +184,7 @@ class Schedule:
         refusals = Refusals()
         decisions = self.strategy.ask()
         while self.candidates is not None and (limit := self.candidates.exceeded(decisions)) is not None:
-            self.strategy.refuse()
+            self._refuse(decisions)
             refusals.add(limit, self.candidates.measures(decisions).get(limit.name, math.inf))
             if self.strategy.exhausted:
                 return None
@@ -192,6 +193,11 @@ class Schedule:
         if self._saved[0] != self.strategy.updates or len(self.tasks) >= self._saved[1] + _SAVE_EVERY:
             self.save()
         return task
+
+    def _refuse(self, decisions: Decisions) -> None:
+        self.strategy.refuse()
+        if self.candidates is not None:
+            self.candidates.refuse(decisions)
 
     def _add(self, task: Task) -> Task:
         self.tasks.append(task)
@@ -211,8 +217,7 @@ class Schedule:
         trial = self.pruner.next()
         if trial is None and len(self.tasks) >= self._known_tasks:
             for _ in range(task.refused):
-                self.strategy.ask()
-                self.strategy.refuse()
+                self._refuse(self.strategy.ask())
             found = Task(len(self.tasks), self.trials, 0, self.strategy.ask(), self.told, task.refused)
         elif trial is None:  # the state's digest vouches for its decisions
             found = Task(len(self.tasks), self.trials, 0, task.decisions, self.told, task.refused)
@@ -259,6 +264,8 @@ class Schedule:
         if "last" not in state:  # a file of release 0.1
             state["strategy"] |= {"asks": asked, "asked": list(enumerate(state["strategy"]["asked"], start=told))}
         self.strategy.load_state_dict(state["strategy"])
+        if self.candidates is not None:
+            self.candidates.slow.update(map(tuple, state.get("slow", [])))
         self._known_tasks, self._known_results = asked, told
         self._saved = (self.strategy.updates, asked)
         return missing

@@ -136,6 +136,7 @@ def test_searches_of_one_name_are_told_apart(searched: Path, data: Path, tmp_pat
         (("--operations", "conv_9x9"), "unknown operations: conv_9x9"),
         (("--child", "colour=red"), "colour"),
         (("--child", "momentum=1.5"), "momentum"),
+        (("--child", "stem=imagenet"), "num_filters"),
         (("--child", "stop_rules=[[1, 15]]"), "stop_rules"),
         (("--child", "num_cells=1000"), "child: num_cells"),
         (("--child", "recipe_settings={optimizer: sgdx}"), "sgdx"),

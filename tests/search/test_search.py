@@ -301,6 +301,17 @@ def test_a_front_is_searched_and_recorded(tmp_path: Path) -> None:
         run_search(tmp_path / "guided", "evolution", 3, objectives=["accuracy", "params"])
 
 
+def test_refused_latencies_are_replayed(tmp_path: Path) -> None:
+    """Latencies of refused candidates are not recorded; the strategy does not propose these candidates again."""
+    asked = {"limits": ["latency=4.8ms"], "space": Space(1, ("identity", "sep_conv_3x3"), ("add",))}
+    for name, numbers in (("calm", (13,)), ("stopped", (11, 12, 13))):
+        for trials in numbers:
+            run_search(tmp_path / name, "guided", trials, **asked)
+            if trials == 12:
+                (tmp_path / name / "state.safetensors").unlink()
+    assert outcome(tmp_path / "calm") == outcome(tmp_path / "stopped")
+
+
 def test_a_search_for_a_latency_is_continued(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     asked = {"objectives": ["accuracy", "latency"], "pending": 3}
     run_search(tmp_path / "calm", "nsga2", 8, **asked)
