@@ -46,9 +46,11 @@ def export(options: argparse.Namespace) -> int:
     """Write the files."""
     from nasnet_det.search.records import best, front
     from nasnet_det.search.report import named_genotype, read_run
-    from nasnet_det.search.run_folder import SEARCH, SearchFolder
+    from nasnet_det.search.run_folder import RETRAINED, SEARCH, SearchFolder
     from nasnet_det.search.storage import StudyError
 
+    if options.phase == RETRAINED and (options.trial is not None or options.front):
+        raise ValueError("--trial and --front are of the search: leave out --phase retrained")
     run = read_run(SearchFolder(options.folder), options.storage)
     # Trial numbers and fronts are those of the search.
     phase = SEARCH if options.trial is not None or options.front else options.phase or run.phase

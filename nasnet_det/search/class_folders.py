@@ -6,6 +6,7 @@ Hidden files and folders, ``__MACOSX``, files other than images and a test split
 from __future__ import annotations
 
 import hashlib
+import logging
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -17,7 +18,10 @@ from nasnet_det.safe_io.images import read_header, read_image
 from nasnet_det.safe_io.values import format_names
 from nasnet_det.training.data.cifar10 import DataError
 
+logger = logging.getLogger(__name__)
+
 TRAIN, VALIDATION, TEST = ("train", "training"), ("val", "valid", "validation"), ("test", "testing")
+_PARTS = {*TRAIN, *VALIDATION, *TEST}
 
 
 class FolderImages:
@@ -64,15 +68,20 @@ def find_folder(root: Path) -> FolderImages:
         )
     folder = root
     while (
-        len(inner := subfolders(folder)) == 1 and subfolders(inner[0]) and not any(map(is_picture, inner[0].iterdir()))
+        len(inner := subfolders(folder)) == 1
+        and inner[0].name.lower() not in _PARTS
+        and subfolders(inner[0])
+        and not any(map(is_picture, inner[0].iterdir()))
     ):
         folder = inner[0]  # an archive unpacked into a folder of its own
     parts = {path.name.lower(): path for path in subfolders(folder)}
     train, validation = (next((parts[name] for name in names if name in parts), None) for names in (TRAIN, VALIDATION))
     if train is None or not _classes(train):
-        if parts and parts.keys() <= {*TRAIN, *VALIDATION, *TEST}:
+        if parts and parts.keys() <= _PARTS:
             raise DataError(f"{folder} has {format_names(sorted(parts))} but no images in train/CLASS/...")
         return FolderImages(root, *_samples(_classes(folder), folder), 0)
+    if others := [path.name for name, path in parts.items() if name not in _PARTS and find_pictures(path)]:
+        logger.warning("%s: beside %s these folders are not used: %s", folder, train.name, format_names(others))
     samples, classes = _samples(_classes(train), train)
     held_out = [] if validation is None else _held_out(validation, classes)
     return FolderImages(root, [*samples, *held_out], classes, len(held_out))
@@ -96,6 +105,8 @@ def _samples(found: dict[str, list[Path]], folder: Path) -> tuple[list[tuple[Pat
             f"with files ending in {', '.join(IMAGE_SUFFIXES[:4])} ..."
         )
     classes = list(found)
+    if {name.lower() for name in classes} <= _PARTS:
+        raise DataError(f"{folder} has {format_names(classes)} where class folders are expected: give that folder")
     return [(path, label) for label, paths in enumerate(found.values()) for path in paths], classes
 
 

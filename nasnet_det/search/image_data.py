@@ -153,10 +153,22 @@ def load_images(
     if not 0 < train_count < len(kept):
         raise DataError(f"{source.name}: no readable image is left to train or to validate on")
     images = Images(pictures[readable], source.labels[kept].astype(np.int64))
+    _warn_of_split(source, images, train_count)
     mean, std = channel_statistics(images.pictures[:train_count])
     nothing = Images(images.pictures[:0], images.labels[:0])
     arrays = Cifar10(images, nothing, source.classes, mean, std)
     return arrays, np.arange(train_count), np.arange(train_count, len(kept))
+
+
+def _warn_of_split(source: ImageSource, images: Images, train_count: int) -> None:
+    """Warn of classes without an image of a kind, and of pictures that are of both kinds."""
+    for what, labels in (("train on", images.labels[:train_count]), ("validate on", images.labels[train_count:])):
+        if missing := [source.classes[label] for label in np.setdiff1d(np.arange(len(source.classes)), labels)]:
+            names = format_names(missing)
+            logger.warning("%s: %d classes have no image to %s: %s", source.name, len(missing), what, names)
+    known = {hash(picture.tobytes()) for picture in images.pictures[:train_count]}
+    if twice := sum(hash(picture.tobytes()) in known for picture in images.pictures[train_count:]):
+        logger.warning("%s: %d images to validate on are also trained on, under another name", source.name, twice)
 
 
 def channel_statistics(pictures: np.ndarray) -> tuple[tuple[float, ...], tuple[float, ...]]:

@@ -260,6 +260,7 @@ def test_a_front_is_drawn_and_any_point_exported(
     assert len(exported) == said.count("accuracy 0.") and (tmp_path / "cells-1.json").is_file()
     assert export_cell([str(out), "--trial", "2", "--output", str(tmp_path / "second.json")]) == 0
     assert "trial 2" in str(Genotype.load(tmp_path / "second.json").source)
-    assert export_cell([str(out), "--trial", "9", "--output", str(tmp_path / "none.json")]) == 2
+    for wrong in (["--trial", "9"], ["--trial", "2", "--phase", "retrained"]):
+        assert export_cell([str(out), *wrong, "--output", str(tmp_path / "none.json")]) == 2
     assert search_report([str(out), "--output", str(tmp_path / "report"), "--draw", "1"]) == 0
     assert "front-front-params.png" in (tmp_path / "report" / "report.md").read_text()

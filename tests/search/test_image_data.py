@@ -81,6 +81,18 @@ def test_a_class_may_be_called_train(tmp_path: Path) -> None:
     assert find_images(str(tmp_path)).classes == ("bus", "test", "train")
 
 
+def test_what_a_split_leaves_out_is_told(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    for part, name, colour in (("train", "a", 40), ("train", "b", 90), ("train", "c", 140), ("val", "a", 40)):
+        fill(tmp_path / part / name, 3, colour=colour)
+    fill(tmp_path / "dev" / "a", 2)
+    load_images(str(tmp_path), 20, 9, 3, 0)
+    unused, classes, twice = (record.getMessage() for record in caplog.records)
+    assert unused.endswith("dev") and "b, c" in classes and "3 images" in twice
+    caplog.clear()
+    load_images(str(tmp_path), 20, 2, 1, 0)
+    assert "train on" in caplog.text
+
+
 def test_what_cannot_be_used_is_named(tmp_path: Path) -> None:
     fill(tmp_path / "one" / "a", 3)
     fill(tmp_path / "flat", 3)
@@ -91,6 +103,9 @@ def test_what_cannot_be_used_is_named(tmp_path: Path) -> None:
         fill(tmp_path / "untrained" / part / name, 2)
     for part in ("train", "val"):
         fill(tmp_path / "unsorted" / part, 2)
+        fill(tmp_path / "nested" / "training" / part / "a", 2)
+    fill(tmp_path / "tested" / "test" / "a", 2)
+    fill(tmp_path / "tested" / "test" / "b", 2)
     fill(tmp_path / "tiny" / "a", 4, (4, 4))
     fill(tmp_path / "tiny" / "b", 4, (4, 4))
     for name, word in (
@@ -100,6 +115,8 @@ def test_what_cannot_be_used_is_named(tmp_path: Path) -> None:
         ("other", "c"),
         ("untrained", "train/CLASS"),
         ("unsorted", "train/CLASS"),
+        ("nested", "train, val"),
+        ("tested", "test"),
         ("tiny", "4"),
     ):
         with pytest.raises(DataError, match=word) as caught:
