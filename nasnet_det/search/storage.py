@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import os
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -48,6 +50,8 @@ def storage_url(storage: str | Path) -> URL:
         ) from None
     if url.get_backend_name() == "sqlite" and url.database in (None, "", ":memory:"):
         raise StudyError(f"{storage!r} is a database in memory, which ends with the command: expected sqlite:///FILE")
+    if url.get_backend_name() == "sqlite" and url.database and url.database.startswith("~/"):
+        url = url.set(database=str(Path(url.database).expanduser()))
     return url
 
 
@@ -73,9 +77,16 @@ def connect(url: URL, reading: bool = False) -> RDBStorage:
             url = url.set(database=file, query={"mode": "ro", "immutable": "1", "uri": "true"})
     elif url.get_backend_name() in ("postgresql", "mysql"):
         arguments = {"connect_timeout": _CONNECT_SECONDS}
-    backend = RDBStorage(
-        url.render_as_string(hide_password=False), engine_kwargs={"connect_args": arguments, "pool_pre_ping": True}
-    )
+    make = partial(RDBStorage, url.render_as_string(hide_password=False))
+    options = {"connect_args": arguments, "pool_pre_ping": True}
+    try:
+        backend = make(engine_kwargs=dict(options))
+    except (SQLAlchemyError, StorageInternalError) as error:
+        words = f"{error} {error.__cause__}"
+        if "already exists" not in words and "UNIQUE" not in words.upper():
+            raise
+        time.sleep(1)  # until another process that is making the tables is done
+        backend = make(engine_kwargs=dict(options))
     if url.get_backend_name() == "sqlite" and "immutable" not in url.query:
         sqlalchemy.event.listen(backend.engine, "connect", _tune_sqlite)
         backend.engine.dispose()

@@ -5,15 +5,18 @@ from __future__ import annotations
 import os
 import warnings
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 pytest.importorskip("optuna")
 import optuna
+import sqlalchemy
 from optuna.trial import TrialState
 from optuna.visualization.matplotlib import plot_intermediate_values
 
 from nasnet_det.genotypes.genotype import Genotype
+from nasnet_det.search import storage
 from nasnet_det.search.child import Trained
 from nasnet_det.search.driver import child_seed
 from nasnet_det.search.records import Task
@@ -85,6 +88,28 @@ def test_two_searches_of_one_study_notice_each_other(tmp_path: Path) -> None:
     begin(studies[0])
     with pytest.raises(StudyError, match="trial"):
         begin(studies[1])
+
+
+def test_a_database_that_another_process_is_making_is_waited_for(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    make, problems = storage.RDBStorage, ["UNIQUE constraint failed", "table studies already exists"]
+
+    def both(*arguments: Any, **options: Any) -> optuna.storages.RDBStorage:
+        if problems:
+            raise sqlalchemy.exc.OperationalError("CREATE", {}, Exception(problems.pop()))
+        return make(*arguments, **options)
+
+    monkeypatch.setattr(storage, "RDBStorage", both)
+    monkeypatch.setattr(storage.time, "sleep", lambda _: None)
+    with pytest.raises(StudyError, match="UNIQUE"):
+        Study.open(tmp_path / "study.db", "s", {"seed": 0})
+    problems.append("table studies already exists")
+    begin(Study.open(tmp_path / "study.db", "s", {"seed": 0}))
+
+
+def test_a_database_may_be_in_the_home_folder() -> None:
+    assert storage_url("sqlite:///~/x.db").database == str(Path.home() / "x.db")
 
 
 def test_trials_that_others_add_are_left_alone(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
