@@ -23,8 +23,9 @@ from typing import Any
 
 import numpy as np
 import torch
-from strategy_scores import CURVE, Run, Scores, as_json, as_text, measure, plot, write_csv
+from strategy_scores import CURVE, Run, Scores, add_outputs, as_json, as_text, check_outputs, measure, plot, write_csv
 
+from nasnet_det.cli.shared.errors import command
 from nasnet_det.safe_io.files import write_text
 from nasnet_det.search.strategies.base import Result
 from nasnet_det.search.strategies.registry import DEFAULT, NAMES, make_strategy
@@ -82,26 +83,23 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--strategies", nargs="+", default=STRATEGIES, choices=("default", *NAMES), metavar="NAME")
     parser.add_argument("--dataset", choices=("cifar10", "cifar100", "imagenet"), default="cifar10")
     parser.add_argument("--jobs", type=int, default=1, metavar="N", help="processes (default: 1)")
-    parser.add_argument(
-        "--json", type=Path, metavar="OUT", help="{strategy: {budget: {mean, std, noise_free_mean, noise_free_std}}}"
-    )
-    parser.add_argument("--csv", type=Path, metavar="OUT", help="the whole curves")
-    parser.add_argument("--plot", type=Path, metavar="OUT", help="a picture of them")
+    add_outputs(parser, "{strategy: {budget: {mean, std, noise_free_mean, noise_free_std}}}")
     args = parser.parse_args(argv)
     if args.seeds < 1 or min(args.evaluations) < 1:
         parser.error("--seeds and --evaluations are at least 1")
     return args
 
 
+@command
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command."""
     args = parse(argv)
+    check_outputs(args)
     columns = sorted({*args.evaluations, *(c for c in CURVE if c < max(args.evaluations))})
     try:
         table(args.dataset)
-    except (ModuleNotFoundError, OSError, pickle.UnpicklingError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
+    except pickle.UnpicklingError as error:
+        raise ValueError(str(error)) from None
     scores: dict[str, dict[str, Scores]] = {"": {}, "noise_free_": {}}
     for prefix, rows in scores.items():
         for name in args.strategies:

@@ -24,11 +24,11 @@ from typing import Any
 
 import numpy as np
 import torch
-from strategy_scores import CURVE, Run, Scores, as_json, as_text, measure, plot, write_csv
+from strategy_scores import CURVE, Run, Scores, add_outputs, as_json, as_text, check_outputs, measure, plot, write_csv
 
 from nasnet_det.cli.shared.errors import command
 from nasnet_det.genotypes.genotype import Block, CellGenotype, Genotype
-from nasnet_det.safe_io.files import check_writable, write_text
+from nasnet_det.safe_io.files import write_text
 from nasnet_det.safe_io.values import first_line
 from nasnet_det.search.rungs import make_pruner
 from nasnet_det.search.strategies.base import Decisions, Part, Problem, Result
@@ -252,9 +252,7 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--set", nargs="+", default=[], metavar="KEY=VALUE", help="settings of the strategies")
     parser.add_argument("--metric", choices=METRICS, default="accuracy", help="cross_entropy: for choosing settings")
     parser.add_argument("--jobs", type=int, default=1, metavar="N", help="processes (default: 1)")
-    parser.add_argument("--json", type=Path, metavar="OUT", help="{strategy: {budget: {'mean': m, 'std': s}}}")
-    parser.add_argument("--csv", type=Path, metavar="OUT", help="the whole curves")
-    parser.add_argument("--plot", type=Path, metavar="OUT", help="a picture of them")
+    add_outputs(parser, "{strategy: {budget: {'mean': m, 'std': s}}}")
     args = parser.parse_args(argv)
     if args.seeds < 1 or min(*args.budgets, *args.epochs) < 1:
         parser.error("--seeds, --budgets and --epochs must be at least 1")
@@ -269,8 +267,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     from nasnet_det.safe_io.settings import parse_assignments
 
     args = parse(argv)
-    for output in filter(None, (args.json, args.csv, args.plot)):
-        check_writable(output)
+    check_outputs(args)
     surrogate(args.folder, args.metric)
     settings = parse_assignments(args.set)
     seeds = range(args.first_seed, args.first_seed + args.seeds)

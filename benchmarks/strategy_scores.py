@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import csv
 import io
 import sys
@@ -13,13 +14,36 @@ from typing import Any
 
 import numpy as np
 
-from nasnet_det.safe_io.files import replacing, write_text
+from nasnet_det.safe_io.files import check_writable, expect_folder, replacing, write_text
 
 #: Budgets at which curves are recorded, besides those asked for.
 CURVE = (10, 20, 30, 50, 70, 100, 150, 200, 250, 300, 400, 500, 600, 700, 800, 900, 1000)
 #: A run's scores by budget; then those of all runs.
 Run = dict[int, float]
 Scores = dict[int, np.ndarray]
+
+
+def add_outputs(parser: argparse.ArgumentParser, form: str) -> None:
+    """Add ``--json``, ``--csv`` and ``--plot``; ``form`` is what the first holds."""
+    parser.add_argument("--json", type=Path, metavar="OUT", help=form)
+    parser.add_argument("--csv", type=Path, metavar="OUT", help="the whole curves")
+    parser.add_argument("--plot", type=Path, metavar="OUT", help="a picture of them")
+
+
+def check_outputs(args: argparse.Namespace) -> None:
+    """Raise an error for an output that cannot be written, before hours are spent on it.
+
+    Raises:
+        OSError, ValueError: naming it.
+    """
+    for path in filter(None, (args.json, args.csv, args.plot)):
+        check_writable(path)
+        expect_folder(path.parent)
+    if args.plot and (ending := args.plot.suffix.lstrip(".")):
+        from matplotlib.backend_bases import FigureCanvasBase
+
+        if ending.lower() not in (known := FigureCanvasBase.get_supported_filetypes()):
+            raise ValueError(f"--plot {args.plot} ends in none of {', '.join(known)}")
 
 
 def measure(name: str, job: Callable[[int], Run], seeds: Sequence[int], jobs: int) -> Scores:

@@ -16,6 +16,8 @@ from nasnet_det.safe_io.settings import read_value
 from nasnet_det.safe_io.values import format_value
 
 Kind = Literal["Sampler", "Pruner"]
+#: The classes that were made, with the names of their arguments: what Optuna warns of is told once, not at every trial.
+_made: set[tuple[Any, ...]] = set()
 
 
 def plugin_names(kind: Kind) -> list[str]:
@@ -91,6 +93,9 @@ def make_plugin(kind: Kind, name: str, options: Mapping[str, Any], given: Mappin
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", ExperimentalWarning)
+            if (found, *options) in _made:
+                warnings.simplefilter("ignore")
+            _made.add((found, *options))
             return found(**arguments)
     except (TypeError, ValueError, ImportError) as error:
         words = f"{found.__name__} does not take {format_value(dict(options))}: {error}"

