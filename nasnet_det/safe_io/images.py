@@ -103,6 +103,16 @@ def read_headers(paths: Sequence[Path], decode: bool = False) -> list[ImageHeade
     return thread_map(read, paths, desc="looking at the images", max_workers=threads, disable=quiet)
 
 
+def ends_whole(path: Path) -> bool:
+    """Return whether a file ends as a whole JPEG or PNG does: others may be cut off, which only decoding them shows."""
+    try:
+        with path.open("rb") as file:
+            file.seek(-min(8, path.stat().st_size), os.SEEK_END)
+            return file.read().endswith((b"\xff\xd9", b"IEND\xaeB`\x82"))
+    except OSError:
+        return False
+
+
 def _header(path: str | os.PathLike[str], decode: bool) -> ImageHeader | ImageError:
     try:
         if decode:

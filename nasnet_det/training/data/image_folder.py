@@ -24,7 +24,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler, default_collate
 
 from nasnet_det.safe_io.folders import find_pictures
-from nasnet_det.safe_io.images import ImageError, read_headers, read_image
+from nasnet_det.safe_io.images import ImageError, ends_whole, read_headers, read_image
 from nasnet_det.safe_io.values import named
 from nasnet_det.training.data.cifar10 import DataError
 from nasnet_det.training.seeds import epoch_order, own_randomness, seed_step
@@ -118,8 +118,8 @@ class Pictures(Dataset):
         transform: maps a PIL image to uint8 ``(3, H, W)``.
         classes: the class names in the order of their labels; None for the folder's own.
         seed: the seed of the transform's random numbers, together with the epoch and the index of the image.
-        strict: treat an unreadable image as an error, at once where its header shows it; otherwise it is logged and
-            another image is used instead.
+        strict: treat an unreadable image as an error, at once where its header or its end shows it; otherwise it is
+            logged and another image is used instead.
 
     Raises:
         DataError: if the folder does not exist, has no images, has classes other than ``classes`` or, if ``strict``,
@@ -152,7 +152,7 @@ class Pictures(Dataset):
         self.samples = [(path, number[path.parent.name]) for path in paths]
         if classes is not None:
             self._relabel(classes, root)
-        if strict and (wrong := [str(found) for found in read_headers(paths) if isinstance(found, ImageError)]):
+        if strict and (wrong := _unusable(paths)):
             raise DataError(f"{len(wrong)} of {len(paths)} images are not usable: {named(wrong)}")
         self.transform, self.seed, self.strict = transform, seed, strict
 
@@ -192,6 +192,14 @@ class Pictures(Dataset):
             logger.warning(f"{root} has no image of {len(missing)} of {len(classes)} classes: {named(missing)}")
         self.samples = [(path, number[self.classes[label]]) for path, label in self.samples]
         self.classes = list(classes)
+
+
+def _unusable(paths: Sequence[Path]) -> list[str]:
+    """Return what is wrong with images, as far as headers show it and, where a file may be cut off, pixels."""
+    found = dict(zip(paths, read_headers(paths), strict=True))
+    cut = [path for path, header in found.items() if not (isinstance(header, ImageError) or ends_whole(path))]
+    found.update(zip(cut, read_headers(cut, decode=True), strict=True))
+    return [str(problem) for problem in found.values() if isinstance(problem, ImageError)]
 
 
 def _natural(path: Path) -> list[str | int]:

@@ -102,12 +102,15 @@ def test_an_unreadable_validation_image_ends_it(image_folder: Path, tmp_path: Pa
     root = tmp_path / "data"
     shutil.copytree(image_folder, root)
     broken = root / "val" / "n01443537" / "1.png"
-    broken.write_bytes(broken.read_bytes()[:200])
+    whole = broken.read_bytes()
+    batches = _batches(root, workers=workers)
+    broken.write_bytes(whole[:200])
     with pytest.raises(DataError, match=r"n01443537/1\.png"):
-        _all(_batches(root, workers=workers).validating())
-    broken.write_bytes(b"no image")
-    with pytest.raises(DataError, match=r"1 of .*n01443537/1\.png"):  # before training starts
-        _batches(root)
+        _all(batches.validating())
+    for content in (b"no image", whole[:200]):
+        broken.write_bytes(content)
+        with pytest.raises(DataError, match=r"1 of .*n01443537/1\.png"):  # before training starts
+            _batches(root)
 
 
 def test_one_class_is_refused(tmp_path: Path) -> None:
