@@ -1,11 +1,11 @@
-"""Look at a folder of annotated images before training: counts, problems, drawn samples.
+"""Check a folder of annotated images before training: counts, problems, drawn samples.
 
     nasnet-det check-data my_data
     nasnet-det check-data my_data --output check.html --samples 40
     DETECTRON2_ENV_MODULE=my_data.py nasnet-det check-data my_train
 
 The folder is in COCO's, YOLO's or Pascal VOC's form; nothing in it is changed. A data set that is registered with
-detectron2 is given by its name. The same look is taken when training begins.
+detectron2 is given by its name. The same check is made when training begins.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
         "--samples", type=whole(0), default=12, metavar="N", help="images drawn of each set (default: 12)"
     )
     parser.add_argument("--seed", type=int, default=0, help="of the choice of samples (default: 0)")
-    parser.add_argument("--masks", action="store_true", help="look at masks, too, as training with MODEL.MASK_ON does")
+    parser.add_argument("--masks", action="store_true", help="check masks, too, as training with MODEL.MASK_ON does")
     parser.add_argument("--decode", action="store_true", help="decode every image, to find those that are cut off")
     add_output(parser, "the page (default: output/check-data-ROOT.html)")
     return parser.parse_args(argv)
@@ -58,7 +58,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     judged = looks.pop("val", None)
     found = join(list(looks.values()), [judged] if judged else [])
     print(found.report())
-    write_text(output, sample_page(f"Look at {args.root}", found, args.samples, args.seed))
+    write_text(output, sample_page(f"Check of {args.root}", found, args.samples, args.seed))
     print(f"written: {output}")
     found.refuse_fatal()
     tested = sum(map(len, found.test.values()))

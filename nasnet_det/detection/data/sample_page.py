@@ -32,7 +32,7 @@ def sample_page(title: str, look: Look, samples: int = 12, seed: int = 0) -> str
     page.heading("Counts")
     names, *rows = count_rows(look.sets)
     page.table(names, rows)
-    page.heading("Troubles")
+    page.heading("Problems")
     for trouble in look.troubles:
         page.text(str(trouble), "fatal" if trouble.fatal else "")
     if not look.troubles:
