@@ -24,6 +24,8 @@ logger = logging.getLogger(__name__)
 _LARGEST_GRID = 100_000
 #: Refusals in a row after which decisions are drawn at random: a model of what was trained would propose the like.
 _REFUSALS = 10
+#: Trials with made-up results in which a sampler is tried: more than Optuna's draw at random before their first model.
+_TRIED = 12
 #: Samplers that list all architectures, each once.
 _LISTS = ("GridSampler", "BruteForceSampler")
 #: Samplers without a model, which refusals do not hold: they follow a list, a sequence or fixed decisions.
@@ -182,7 +184,8 @@ class OptunaSampler(Strategy[SamplerSettings]):
         return fixed
 
     def _try(self) -> None:
-        """Ask once for nothing, so that what a sampler is not made for is known before anything is trained."""
+        """Ask for nothing, and tell made-up results, so that what a sampler is not made for is known before anything is
+        trained: some look at their arguments with their first model."""
         sampler, architectures = self.settings.sampler, math.prod(map(len, (d.choices for d in self.choices.values())))
         if sampler == "GridSampler" and architectures > _LARGEST_GRID:
             raise ValueError(
@@ -190,8 +193,11 @@ class OptunaSampler(Strategy[SamplerSettings]):
             )
         self._start([])
         try:
-            self.study.ask(dict(self.choices))
-        except (AttributeError, NotImplementedError, TypeError, ValueError, ImportError) as error:
+            for number in range(1 if sampler in _WITHOUT_MODEL else _TRIED):
+                trial = self.study.ask(dict(self.choices))
+                self.study.tell(trial, [number % 3 / 3] * len(self.problem.objectives))
+        except (AttributeError, NotImplementedError, TypeError, ValueError, LookupError, ImportError) as error:
             raise ValueError(f"{sampler} cannot be used here: {error}") from None
+        self.exhausted = False  # of the trial study
         if sampler in _OF_NUMBERS:
             logger.warning("%s models numbers only: decisions are categories, which it draws at random", sampler)

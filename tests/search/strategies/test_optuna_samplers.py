@@ -30,6 +30,7 @@ def test_options_are_the_sampler_s_arguments() -> None:
         ("BaseSampler", {}, "BaseSampler"),
         ("TPESampler", {"n_startup_trials": "few"}, "n_startup_trials"),
         ("TPESampler", {"seed": 4}, "seed"),
+        ("TPESampler", {"n_ei_candidates": 0}, "samples"),
         ("PartialFixedSampler", {"fixed_params": {}, "base_sampler": "AnnealingSampler"}, "AnnealingSampler"),
     ):
         with pytest.raises(ValueError, match=match):
