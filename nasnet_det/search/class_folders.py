@@ -80,7 +80,8 @@ def find_folder(root: Path) -> FolderImages:
         if parts and parts.keys() <= _PARTS:
             raise DataError(f"{folder} has {format_names(sorted(parts))} but no images in train/CLASS/...")
         return FolderImages(root, *_samples(_classes(folder), folder), 0)
-    if others := [path.name for name, path in parts.items() if name not in _PARTS and find_pictures(path)]:
+    left = [path for path in subfolders(folder) if path not in (train, validation) and path.name.lower() not in TEST]
+    if others := [path.name for path in left if find_pictures(path)]:
         logger.warning("%s: beside %s these folders are not used: %s", folder, train.name, format_names(others))
     samples, classes = _samples(_classes(train), train)
     held_out = [] if validation is None else _held_out(validation, classes)

@@ -165,7 +165,8 @@ def _warn_of_split(source: ImageSource, images: Images, train_count: int) -> Non
     for what, labels in (("train on", images.labels[:train_count]), ("validate on", images.labels[train_count:])):
         if missing := [source.classes[label] for label in np.setdiff1d(np.arange(len(source.classes)), labels)]:
             names = format_names(missing)
-            logger.warning("%s: %d classes have no image to %s: %s", source.name, len(missing), what, names)
+            count = f"{len(missing)} of {len(source.classes)}"
+            logger.warning("%s: classes without an image to %s, %s: %s", source.name, what, count, names)
     known = {hash(picture.tobytes()) for picture in images.pictures[:train_count]}
     if twice := sum(hash(picture.tobytes()) in known for picture in images.pictures[train_count:]):
         logger.warning("%s: %d images to validate on are also trained on, under another name", source.name, twice)

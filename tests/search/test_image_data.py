@@ -85,9 +85,10 @@ def test_what_a_split_leaves_out_is_told(tmp_path: Path, caplog: pytest.LogCaptu
     for part, name, colour in (("train", "a", 40), ("train", "b", 90), ("train", "c", 140), ("val", "a", 40)):
         fill(tmp_path / part / name, 3, colour=colour)
     fill(tmp_path / "dev" / "a", 2)
+    fill(tmp_path / "valid" / "a", 2)
     load_images(str(tmp_path), 20, 9, 3, 0)
     unused, classes, twice = (record.getMessage() for record in caplog.records)
-    assert unused.endswith("dev") and "b, c" in classes and "3 images" in twice
+    assert unused.endswith("dev, valid") and "b, c" in classes and "3 images" in twice
     caplog.clear()
     load_images(str(tmp_path), 20, 2, 1, 0)
     assert "train on" in caplog.text
