@@ -28,6 +28,10 @@ MALFORMED = (
     *(pickle.UnpicklingError, RuntimeError, EOFError, ValueError, TypeError, LookupError, AttributeError),
     *(AssertionError, ImportError, OSError, ArithmeticError, MemoryError, struct.error, SafetensorError),
 )
+_GIVE_ANOTHER = (
+    "give one that training saved or nasnet-det convert-detector wrote; weights of a classification network are given "
+    "as MODEL.NASNET.PRETRAINED"
+)
 
 
 def read_checkpoint_file(file: str, averaged: bool = True) -> dict[str, Any]:
@@ -86,13 +90,10 @@ def _read_safetensors(file: str) -> dict[str, Any]:
     return found
 
 
-def refused(file: str, error: BaseException) -> CheckpointError:
-    """Return the error for a file that its reader fails on."""
+def refused(file: str, error: BaseException, advice: str = _GIVE_ANOTHER) -> CheckpointError:
+    """Return the error for a file that its reader fails on, with what to do."""
     reason = other_content(file) or first_line(error)
-    return CheckpointError(
-        f"{file} is not a checkpoint that can be read ({reason}): give one that training saved or "
-        "nasnet-det convert-detector wrote; weights of a classification network are given as MODEL.NASNET.PRETRAINED"
-    )
+    return CheckpointError(f"{file} is not a checkpoint that can be read ({reason}): {advice}")
 
 
 def _tensors(state: Any, file: str) -> dict[str, Tensor]:

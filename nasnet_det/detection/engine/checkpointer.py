@@ -45,6 +45,9 @@ _MEANINGS = (
     "MODEL.RETINANET.IN_FEATURES",
     "MODEL.RETINANET.BBOX_REG_WEIGHTS",
 )
+#: Advice for a run whose last checkpoint is not known, or the only one.
+_TAKE_NEWEST = "remove it to resume from the newest checkpoint beside it"
+_START_ANEW = "there is no other to resume from: start a new run in another folder"
 
 
 class Checkpointer(DetectionCheckpointer):
@@ -138,14 +141,15 @@ class Checkpointer(DetectionCheckpointer):
         try:
             name = noted.read_text(encoding="utf-8").strip() if noted.exists() else ""
         except (OSError, ValueError) as error:
-            raise refused(str(noted), error) from None
+            raise refused(str(noted), error, _TAKE_NEWEST) from None
         if name and (len(name) > 255 or Path(name).name != name):  # checkpoints are saved beside it
-            raise refused(str(noted), ValueError(f"it names no file of its folder: {format_value(name)}"))
+            reason = f"it names no file of its folder: {format_value(name)}"
+            raise refused(str(noted), ValueError(reason), _TAKE_NEWEST)
         if name and (noted.parent / name).is_file():
             return str(noted.parent / name)
         reason = f"it names {name}, which is missing" if name else "it is missing or empty"
         if not (found := _checkpoints_in(self.save_dir)):
-            raise refused(str(noted), ValueError(reason))
+            raise refused(str(noted), ValueError(reason), _START_ANEW)
         logger.warning(f"{noted} does not name the last checkpoint ({reason}): the newest is taken, {found[-1]}")
         return str(found[-1])
 
@@ -153,10 +157,11 @@ class Checkpointer(DetectionCheckpointer):
         try:
             return read_checkpoint_file(filename, self.averaged)
         except CheckpointError as error:
-            earlier = [path for path in _checkpoints_in(self.save_dir) if path != Path(filename)]
-            if self.averaged or not earlier:
+            if self.averaged:
                 raise
-            raise CheckpointError(f"{error}. Remove it to resume from the one before, {earlier[-1].name}") from error
+            earlier = [path for path in _checkpoints_in(self.save_dir) if path != Path(filename)]
+            advice = f"remove it to resume from the one before, {earlier[-1].name}" if earlier else _START_ANEW
+            raise refused(filename, error.__cause__ or error, advice) from error
 
     def _load_model(self, checkpoint: Any) -> Any:
         wanted = {*filter(_is_weight, self.model.state_dict())}

@@ -5,7 +5,9 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+from array import array
 from collections.abc import Mapping, Sequence
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -80,8 +82,8 @@ def describe_records(records: Sequence[Record]) -> dict[str, Any]:
     """Return how many images and boxes records to train on have, and a hash of their names, boxes and classes."""
     state, boxes = hashlib.sha256(), 0
     for record in records:
-        entries = [[entry["bbox"], entry["category_id"]] for entry in record["annotations"]]
-        state.update(json.dumps([Path(record["file_name"]).name, entries], default=str).encode())
+        entries = [[*entry["bbox"], entry["category_id"]] for entry in record["annotations"]]
+        state.update(os.fsencode(Path(record["file_name"]).name) + b"\0" + array("d", chain(*entries)).tobytes())
         boxes += len(entries)
     return {"images": len(records), "boxes": boxes, "digest": state.hexdigest()}
 

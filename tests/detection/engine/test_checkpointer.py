@@ -61,7 +61,12 @@ def test_the_checkpoint_before_a_damaged_one_is_named(tmp_path: Path) -> None:
     for name in ("model_0000001", "model_0000003", "model_final"):
         checkpointer.save(name)
     (tmp_path / "model_final.pth").write_bytes((tmp_path / "model_final.pth").read_bytes()[:500])
-    with pytest.raises(CheckpointError, match=r"model_final\.pth.*model_0000003\.pth"):
+    with pytest.raises(CheckpointError, match=r"model_final\.pth.*model_0000003\.pth") as raised:
+        checkpointer.resume_or_load("", resume=True)
+    assert "PRETRAINED" not in str(raised.value)  # which is no remedy for a run
+    for name in ("model_0000001.pth", "model_0000003.pth"):
+        (tmp_path / name).unlink()
+    with pytest.raises(CheckpointError, match=r"model_final\.pth.*new run"):
         checkpointer.resume_or_load("", resume=True)
 
 
