@@ -8,6 +8,7 @@ the fused network is the fastest form (``docs/speed.md``).
 
 from __future__ import annotations
 
+import copy
 import platform
 from dataclasses import replace
 from pathlib import Path
@@ -92,5 +93,7 @@ def offered() -> tuple[str, ...]:
 
 
 def _fused(model: nn.Module) -> nn.Module:
+    """Return a copy whose networks are fused."""
     networks = [module for module in model.modules() if isinstance(module, NASNet)]
-    return model if all(isinstance(network, FusedNASNet) for network in networks) else optimize_for_inference(model)
+    is_fused = all(isinstance(network, FusedNASNet) for network in networks)
+    return copy.deepcopy(model) if is_fused else optimize_for_inference(model)
