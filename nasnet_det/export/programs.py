@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from timm.utils import unwrap_model
 from torch import Tensor, nn
 
 from nasnet_det.export.operators import onnx_translations
@@ -108,15 +109,18 @@ def classifier_program(
     """Return the program of a timm model's logits.
 
     Args:
-        model: made by ``timm.create_model``.
+        model: made by ``timm.create_model``, of float32 on the CPU; what ``torch.compile``, DDP or timm's averages wrap
+            around it is left out.
         size: height and width of images; the model's own if None.
         dynamic: leave the number and the size of images free, or only the given axes of ``(N, 3, H, W)``.
         batch_size: images of the example.
 
     Raises:
-        ValueError: for a model of another package.
+        ValueError: for a model of another package, data type or device.
     """
-    return Program(model.eval(), _example(model, size, batch_size), ["logits"], _axes(dynamic), _describe(model))
+    model = unwrap_model(model)
+    described = _describe(model)
+    return Program(model.eval(), _example(model, size, batch_size), ["logits"], _axes(dynamic), described)
 
 
 def feature_program(
@@ -124,9 +128,11 @@ def feature_program(
 ) -> Program:
     """Return the program of a timm model made with ``features_only=True``; its maps are named by their stride, as
     ``stride_4``. See :func:`classifier_program` for the arguments."""
+    model = unwrap_model(model)
+    described = _describe(model)
     strides: Any = model.feature_info
     outputs = [f"stride_{stride}" for stride in strides.reduction()]
-    return Program(model.eval(), _example(model, size, batch_size), outputs, _axes(dynamic), _describe(model))
+    return Program(model.eval(), _example(model, size, batch_size), outputs, _axes(dynamic), described)
 
 
 def save_program(program: Program, path: str | Path) -> dict[str, float]:
@@ -277,16 +283,22 @@ def _data_config(model: Any) -> dict[str, Any]:
 
 
 def _describe(model: Any) -> dict[str, Any]:
-    cfg = _data_config(model)
     network = getattr(model, "model", model)
     if not hasattr(network, "genotype"):
-        raise ValueError(f"{cfg.get('architecture', type(model).__name__)} has no cell: only NASNets are exported here")
+        name = getattr(network, "pretrained_cfg", {}).get("architecture", type(network).__name__)
+        raise ValueError(f"{name} has no cell: only NASNets are exported here, as timm.create_model makes them")
+    kinds = {f"{weight.dtype} on {weight.device.type}" for weight in network.parameters()}
+    if kinds != {"torch.float32 on cpu"}:
+        raise ValueError(f"a model is exported as model.float().cpu(), got {', '.join(sorted(kinds))}")
+    cfg = _data_config(model)
+    labels = cfg.get("label_names") or ()
     keys = ("mean", "std", "interpolation", "crop_pct")
     return {
         "kind": "classifier" if model is network else "features",
         "model": cfg["architecture"],
         "genotype": network.genotype.to_dict(),
         "num_classes": network.num_classes,
+        **({"label_names": list(labels)} if len(labels) == network.num_classes else {}),
         "image_size": list(cfg["input_size"]),
         **{key: cfg[key] for key in keys if key in cfg},
     }

@@ -87,6 +87,28 @@ def test_a_file_that_gives_something_else_does_not_take_a_good_ones_place(tmp_pa
     assert list(tmp_path.iterdir()) == [path]
 
 
+def test_a_wrapped_model_is_exported_as_it_is() -> None:
+    model = tiny(num_classes=3, pretrained_cfg_overlay={"label_names": ["cat", "猫", "кот"]})
+    program = classifier_program(nn.DataParallel(model), (16, 16))
+    assert program.model is model and program.description["label_names"] == ["cat", "猫", "кот"]
+    model.reset_classifier(2)
+    assert "label_names" not in classifier_program(model, (16, 16)).description
+
+
+@pytest.mark.parametrize(
+    ("change", "named"),
+    [
+        (nn.Sequential, "Sequential"),
+        (nn.Module.bfloat16, "bfloat16"),
+        (lambda model: model.to("meta"), "meta"),
+        (lambda _: timm.create_model("resnet18"), "resnet18"),
+    ],
+)
+def test_other_models_are_refused(change: Any, named: str) -> None:
+    with pytest.raises(ValueError, match=named):
+        classifier_program(change(tiny()), (16, 16))
+
+
 @pytest.mark.parametrize("free", [(0, 2, 3), (3,)])
 def test_outputs_of_small_images_are_compared_where_the_size_is_free(free: tuple[int, ...]) -> None:
     program = Program(nn.Identity(), torch.ones(1, 3, 64, 64), ["y"], free)
