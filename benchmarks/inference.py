@@ -83,7 +83,6 @@ class Setting:
     image_size: int
     package: Path | None
     folder: Path
-    _own: dict[str, nn.Module] = field(default_factory=dict)
 
     def images(self, channels_last: bool = True, dtype: torch.dtype | None = None) -> Tensor:
         """The images, equal for all variants."""
@@ -101,10 +100,8 @@ class Setting:
 
     def own(self) -> nn.Module:
         """This project's network, with the same random weights every time."""
-        if "eager" not in self._own:
-            torch.manual_seed(0)
-            self._own["eager"] = timm.create_model(self.model).eval()
-        return self._own["eager"]
+        torch.manual_seed(0)
+        return timm.create_model(self.model).eval()
 
     def fused(self) -> nn.Module:
         """Folded in float32, then in the type asked for."""
@@ -302,7 +299,7 @@ def operations_of(setting: Setting) -> int:
     """Return the floating-point operations of the plain network for one image, a multiply-add being two."""
     from torch.utils.flop_counter import FlopCounterMode
 
-    model = setting.own().to("cpu", torch.float32)
+    model = setting.own()
     with FlopCounterMode(display=False) as counter:
         model(torch.zeros(1, 3, setting.image_size, setting.image_size))
     return int(counter.get_total_flops())
