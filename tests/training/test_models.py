@@ -46,7 +46,11 @@ def test_a_saved_model_is_trained_on_with_other_classes(choice: ModelChoice, tmp
     assert again.architecture == "nasnet" and again.arguments["num_classes"] == 5
     target = again.build_for_training(3, 96, 0.0, 0.0, auxiliary=True)
     load_weights(target, name)
-    assert torch.equal(target.stem.conv.weight, network.stem.conv.weight) and target.fc.out_features == 3
+    assert torch.equal(target.stem.conv.weight, network.stem.conv.weight)
+    assert target.fc.weight.shape[0] == 3 and not target.fc.weight.any() and not target.aux_head.fc.weight.any()
+    same = again.build_for_training(5, 96, 0.0, 0.0, auxiliary=True)
+    load_weights(same, name)
+    assert torch.equal(same.fc.weight, network.fc.weight) and same.aux_head.fc.weight.any()
 
 
 def test_an_older_model_is_replaced(choice: ModelChoice, tmp_path: Path) -> None:
