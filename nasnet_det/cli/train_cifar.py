@@ -26,7 +26,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from nasnet_det.cli.shared.errors import command
-from nasnet_det.cli.shared.options import add_image_size, add_output, new_parser
+from nasnet_det.cli.shared.options import add_image_size, add_output, amount, new_parser, seed
 from nasnet_det.cli.shared.training_options import (
     add_execution_options,
     add_model_options,
@@ -50,7 +50,7 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     parser = new_parser(__doc__)
     parser.add_argument("data", metavar="DATA", help="the folder of CIFAR-10's batches")
     add_output(parser, "the folder of the runs", required=True)
-    parser.add_argument("--seeds", type=int, nargs="+", default=[0], help="one run for each (0)")
+    parser.add_argument("--seeds", type=seed, nargs="+", default=[0], help="one run for each (0)")
     parser.add_argument(
         "--validation-images", type=int, metavar="N", help="hold out N training images instead of using the test set"
     )
@@ -59,7 +59,7 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     add_model_options(parser, "nasnet_a_cifar_6_at_768", num_cells=6, num_filters=32)
     add_recipe_options(parser, "cifar_paper", [name for name in recipe_names() if name.startswith("cifar")])
     parser.add_argument("--cutout", type=int, metavar="SIDE", help="the side of the square cut out; the paper's is 16")
-    parser.add_argument("--minutes", type=float, help="as many epochs in a run as this device trains in that time")
+    parser.add_argument("--minutes", type=amount, help="as many epochs in a run as this device trains in that time")
     add_execution_options(parser)
     return parser.parse_args(argv)
 
@@ -74,7 +74,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     recipe = selected_recipe(options, "cifar")
     if options.cutout is not None:
         recipe = recipe.with_settings([f"augmentation.cutout={options.cutout}"])
-    accuracies = {seed: train_seed(options, recipe, seed) for seed in options.seeds}
+    accuracies = {number: train_seed(options, recipe, number) for number in options.seeds}
     summary = summarize(accuracies)
     write_text(options.output / "summary.json", json.dumps(summary, indent=2) + "\n")
     log_above_bars(

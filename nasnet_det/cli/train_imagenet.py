@@ -25,7 +25,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from nasnet_det.cli.shared.errors import command
-from nasnet_det.cli.shared.options import add_image_size, add_output, new_parser
+from nasnet_det.cli.shared.options import add_image_size, add_output, new_parser, seed, whole
 from nasnet_det.cli.shared.training_options import (
     add_execution_options,
     add_model_options,
@@ -47,9 +47,9 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     parser = new_parser(__doc__)
     parser.add_argument("data", type=Path, metavar="DATA", help="the ImageNet folder")
     add_output(parser, "the folder of the run", required=True)
-    parser.add_argument("--seed", type=int, default=0, help="of weights, order and augmentation (0)")
+    parser.add_argument("--seed", type=seed, default=0, help="of weights, order and augmentation (0)")
     add_image_size(parser)
-    parser.add_argument("--workers", type=int, default=4, help="processes that read images, for each GPU (4)")
+    parser.add_argument("--workers", type=whole(0), default=4, help="processes that read images, for each GPU (4)")
     add_model_options(parser, "nasnet_a_mobile", num_cells=4, num_filters=44)
     names = [name for name in recipe_names() if name.startswith("imagenet")]
     add_recipe_options(parser, "imagenet_paper_mobile", names)

@@ -101,6 +101,13 @@ def test_mistakes_are_one_line(
     assert error.startswith("error: ") and words in error
 
 
+@pytest.mark.parametrize("words", [["--seeds", "-1"], ["--minutes", "inf"], ["--minutes", "nan"], ["--minutes", "-1"]])
+def test_numbers_out_of_range_are_refused(words: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        train_cifar(["data", "--out", "runs", *words])
+    assert words[0] in capsys.readouterr().err
+
+
 def test_official_data_are_asked_for(cifar_options: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     assert train_cifar([option for option in cifar_options if option != "--unofficial"]) == 2
     assert "data_batch_1.bin" in capsys.readouterr().err
