@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+import torch._inductor.codecache
 from torch import nn
 from torch._inductor.exc import CppCompileError, InductorError, InvalidCxxCompiler
 

@@ -74,7 +74,7 @@ class PaperDetector(ExportableDetector):
         count, (height, width) = proposals.shape[1], size
         fractions = torch.stack([proposals[..., 0::2] / width, proposals[..., 1::2] / height], dim=-1).flatten(2)
         boxes = fractions.flatten(0, 1)
-        image = torch.arange(features.shape[0], device=features.device).repeat_interleave(count)
+        image = torch.arange(features.shape[0], device=features.device)[:, None].expand(-1, count).flatten()
         if not self.loops:
             pooled = self._pooled(features, image, boxes)
         else:

@@ -19,6 +19,7 @@ from timm.utils import unwrap_model
 from torch import Tensor, nn
 
 from nasnet_det.export.operators import onnx_translations
+from nasnet_det.safe_io.extras import refuse_outdated
 from nasnet_det.safe_io.files import replacing
 
 FORMATS = (".onnx", ".pt2")
@@ -246,6 +247,7 @@ def write_torch_export(program: Program, path: Path) -> None:
 
 def imported(name: str) -> Any:
     """Import a module of the extras ``export`` and ``openvino``."""
+    refuse_outdated(name)
     try:
         return import_module(name)
     except ModuleNotFoundError as error:

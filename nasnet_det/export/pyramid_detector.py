@@ -154,4 +154,4 @@ def pool(maps: Sequence[Tensor], boxes: Tensor, image: Tensor, pooler: ROIPooler
 
 def _images_of(boxes: Tensor) -> Tensor:
     """Return the index of the image of each of the boxes ``(N, D, 4)``, ``(N * D,)``."""
-    return torch.arange(boxes.shape[0], device=boxes.device).repeat_interleave(boxes.shape[1])
+    return torch.arange(boxes.shape[0], device=boxes.device)[:, None].expand(boxes.shape[:2]).flatten()

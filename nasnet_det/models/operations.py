@@ -33,7 +33,7 @@ class Finish(NamedTuple):
     factors: Tensor | None = None
     other: Tensor | None = None
 
-    def __call__(self, x: Tensor) -> Tensor:
+    def apply(self, x: Tensor) -> Tensor:
         x = x if self.factors is None else x * self.factors
         return x if self.other is None else x + self.other
 
@@ -163,7 +163,7 @@ class SeparableConvNorm(nn.Module):
     def forward(self, x: Tensor, activated: bool = False, finish: Finish = Finish()) -> Tensor:
         if not activated and (passed := self.passing(x, finish)) is not None:
             return passed[0]
-        return finish(normalize(self.pointwise(self.depthwise(x if activated else self.act(x))), self.bn))
+        return finish.apply(normalize(self.pointwise(self.depthwise(x if activated else self.act(x))), self.bn))
 
     def passing(self, x: Tensor, finish: Finish = Finish()) -> tuple[Tensor, Tensor] | None:
         """See :meth:`ConvNorm.passing`."""

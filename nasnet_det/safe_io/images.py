@@ -163,7 +163,7 @@ def as_rgb(image: Image.Image) -> Image.Image:
     tags = getattr(image, "tag_v2", {})
     if image.mode == "L" and _SIGNED in tags.get(_FORM, ()):
         raise ImageError("its values are signed bytes, which Pillow takes for unsigned ones: save it as 0 to 255")
-    forms = [str(tile.args) for tile in getattr(image, "tile", ())]  # which loading forgets
+    forms = [str(tile[3]) for tile in getattr(image, "tile", ())]  # which loading forgets
     deep = any(form in text for text in forms for form in (";16", "65535"))  # the latter is PPM's largest value
     if not deep and len(image.getbands()) > 1 and max(tags.get(_BITS, (8,))) > 8:
         raise ImageError("its channels of 16 bits are in planes of their own: save it with a colour for each pixel")

@@ -204,7 +204,7 @@ def test_what_follows_a_compiled_convolution_has_two_derivatives(times: int) -> 
         inner, added = (value.detach().to(dtype).requires_grad_() for value in (x, other))
         inputs, scale = [inner, added, *module.parameters()], factors.to(dtype).view(3, 1, 1, 1)
         finish = Finish(scale, added)
-        y = module(inner, finish=finish) if times else finish(module(inner))
+        y = module(inner, finish=finish) if times else finish.apply(module(inner))
         first = torch.autograd.grad(y.pow(3).sum(), inputs, create_graph=True)
         second = torch.autograd.grad(sum(value.square().sum() for value in first), inputs)
         results.append([y, *first, *second])

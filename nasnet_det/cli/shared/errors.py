@@ -13,6 +13,7 @@ import warnings
 from collections.abc import Callable, Iterator, Sequence
 from typing import TypeVar, cast
 
+from nasnet_det.safe_io.extras import outdated
 from nasnet_det.safe_io.files import expand_home, protecting
 from nasnet_det.training.processor import prepare_processor
 
@@ -112,7 +113,8 @@ def explain(error: BaseException) -> str | None:
         return None
     if isinstance(error, ImportError):
         module = (error.name or "").partition(".")[0]
-        return f"{module} is not installed: pip install {PIP[module]}" if module in PIP else str(error)
+        missing = f"{module} is not installed: pip install {PIP[module]}" if module in PIP else str(error)
+        return outdated(module) or missing
     if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":
         return "out of memory; use a smaller batch or smaller images"
     own = type(error).__module__.partition(".")[0] == "nasnet_det"

@@ -24,6 +24,7 @@ from nasnet_det.detection.data.labelled import (
 )
 from nasnet_det.detection.data.look import TURNED, CocoData, Trouble, note
 from nasnet_det.detection.data.other_forms import tell_form
+from nasnet_det.safe_io.extras import refuse_outdated
 from nasnet_det.safe_io.files import protect
 from nasnet_det.safe_io.folders import IMAGE_SUFFIXES, Listings, bare_name, find_files, find_pictures
 
@@ -163,6 +164,7 @@ def _labelled(path: Path, folder: Path, listings: Listings) -> Labelled | None:
     from defusedxml.ElementTree import parse
     from supervision.dataset.formats.pascal_voc import detections_from_xml_obj
 
+    refuse_outdated("supervision")
     protect([path])
     try:
         element = parse(path).getroot()

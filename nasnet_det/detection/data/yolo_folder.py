@@ -23,6 +23,7 @@ from nasnet_det.detection.data.labelled import (
     read_text,
 )
 from nasnet_det.detection.data.look import CocoData, Trouble, note
+from nasnet_det.safe_io.extras import refuse_outdated
 from nasnet_det.safe_io.files import exists
 from nasnet_det.safe_io.folders import FoundFiles, find_files, find_named, find_path, find_pictures, path_ends
 from nasnet_det.safe_io.images import ImageError, read_header
@@ -235,6 +236,7 @@ def _rows(labels: Path, classes: Sequence[str]) -> list[Row]:
     """Return the lines of a label file, if there is one: the number of the class, and the numbers that follow."""
     from supervision.dataset.formats.yolo import yolo_annotations_to_detections
 
+    refuse_outdated("supervision")
     lines = read_lines(labels) if labels.is_file() else []
     try:
         found = yolo_annotations_to_detections(lines, (1, 1), with_masks=False)
