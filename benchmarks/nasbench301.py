@@ -16,7 +16,7 @@ from __future__ import annotations
 import argparse
 import json
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import cache, lru_cache, partial
 from itertools import combinations
 from pathlib import Path
@@ -152,15 +152,21 @@ class Cells:
     """Knowledge of architectures before training: their edges, found without building the genotype.
 
     Its parameters and multiply-adds follow from these; as features of their own they measured as no gain.
+
+    Args:
+        told: functions from an architecture to more that is known of it, by name.
     """
+
+    def __init__(self, told: Mapping[str, Callable[[Decisions], float]] | None = None) -> None:
+        self._told = told or {}
 
     def parts(self, decisions: Decisions) -> tuple[Part, ...]:
         """Return the edges of both cells."""
         return _edges("normal", decisions[:11]) + _edges("reduction", decisions[11:])
 
     def measures(self, decisions: Decisions) -> dict[str, float]:
-        """Return nothing."""
-        return {}
+        """Return what is told of an architecture."""
+        return {name: function(decisions) for name, function in self._told.items()}
 
     def allowed(self, decisions: Decisions) -> bool:
         """Return True."""
@@ -180,11 +186,20 @@ def _edges(kind: str, cell: Decisions) -> tuple[Part, ...]:
     )
 
 
-def run(seed: int, name: str, folder: Path, metric: str, budgets: Sequence[int], settings: dict[str, Any]) -> Run:
+def run(
+    seed: int,
+    name: str,
+    folder: Path,
+    metric: str,
+    budgets: Sequence[int],
+    settings: dict[str, Any],
+    told: Sequence[int] = (),
+) -> Run:
     """Return the predicted accuracy, in percent, of a strategy's pick after each number of queries."""
     torch.set_num_threads(1)
     predict = surrogate(folder, metric)
-    strategy = make_strategy(name, DartsSpace.sizes, seed, settings, Problem(candidates=Cells()))
+    cells = Cells({f"after {epoch} epochs": partial(predict, epoch=epoch) for epoch in told})
+    strategy = make_strategy(name, DartsSpace.sizes, seed, settings, Problem(candidates=cells))
     best, scores = -np.inf, {}
     for query in range(1, max(budgets) + 1):
         reward = predict(strategy.ask())
@@ -248,6 +263,15 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--epochs", type=int, nargs="+", default=[9800], metavar="N", help="budgets of rows with rungs")
     parser.add_argument("--rungs", type=int, nargs="+", default=[11, EPOCHS], metavar="EPOCH")
     parser.add_argument("--reduction", type=int, default=3, help="of so many trials ASHA continues one (default: 3)")
+    parser.add_argument(
+        "--told",
+        type=int,
+        nargs="+",
+        default=[],
+        metavar="EPOCH",
+        help="tell rows without rungs, at no cost, what every architecture reaches after these epochs: the most that "
+        "training in rungs could tell them",
+    )
     parser.add_argument("--strategies", nargs="+", default=STRATEGIES, choices=rows, metavar="NAME")
     parser.add_argument("--set", nargs="+", default=[], metavar="KEY=VALUE", help="settings of the strategies")
     parser.add_argument("--metric", choices=METRICS, default="accuracy", help="cross_entropy: for choosing settings")
@@ -256,6 +280,8 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     args = parser.parse_args(argv)
     if args.seeds < 1 or min(*args.budgets, *args.epochs) < 1:
         parser.error("--seeds, --budgets and --epochs must be at least 1")
+    if not all(1 <= epoch <= EPOCHS for epoch in args.told):
+        parser.error(f"--told takes epochs from 1 to {EPOCHS}")
     if args.rungs[-1] != EPOCHS:
         parser.error(f"the last of --rungs must be {EPOCHS}, the epochs of a full training")
     return args
@@ -282,7 +308,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             asha = {"reduction": args.reduction}
             job = partial(run_rungs, **fixed, budgets=epochs, rungs=tuple(args.rungs), asha=asha)
         else:
-            job = partial(run, **fixed, budgets=columns)
+            job = partial(run, **fixed, budgets=columns, told=tuple(args.told))
         scores[row] = scores[same] if same in scores else measure(row, job, seeds, args.jobs)
     print(as_text(scores, sorted({*args.budgets, *args.epochs})))
     print(f"default is {DEFAULT}; {args.seeds} runs; {args.metric} of the pick in percent; rows with rungs in epochs")

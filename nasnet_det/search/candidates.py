@@ -95,8 +95,8 @@ class SpaceCandidates:
             ImportError: if the runtime that measures it is not installed.
         """
         limit = self._exceeded_cost(decisions)
-        if limit is None and self.demands.measures_latency and "latency" not in self.measures(decisions):
-            if decisions not in self._unmeasured:
+        if limit is None and self.demands.measures_latency:
+            if "latency" not in self.measures(decisions) and decisions not in self._unmeasured:
                 self._measure_latency(decisions)
             limit = self._unmeasured.get(decisions) or self.demands.exceeded(self.measures(decisions))
         return limit

@@ -51,6 +51,13 @@ def test_darts_s_own_cell_is_encoded_and_predicted(folder: Path) -> None:
     assert predict(normal + normal, 10) < predict(normal + normal)
 
 
+def test_what_is_told_of_architectures_guides_the_search(folder: Path) -> None:
+    def best(told: tuple[int, ...]) -> float:
+        return nasbench301.run(0, "default", folder, "accuracy", [25], {}, told)[25]
+
+    assert best((nasbench301.EPOCHS,)) > best(())
+
+
 def test_rows_in_queries_and_in_epochs(folder: Path, tmp_path: Path) -> None:
     out = tmp_path / "scores.json"
     options = ["--seeds", "2", "--budgets", "5", "20", "--epochs", "2000", "--json", str(out)]
