@@ -305,7 +305,8 @@ def test_packaged_masks_are_those_of_the_detectors_own_code(with_masks: tuple[An
     assert (found.pred_masks != expected.pred_masks).float().mean() < 1e-4 and 0 < found.pred_masks.float().mean() < 1
     for one, other in zip(found.to_coco(3), instances_to_coco_json(expected, 3), strict=True):
         assert set(one) == set(other) and one["segmentation"]["size"] == other["segmentation"]["size"]
-        assert iou([one["segmentation"]], [other["segmentation"]], [0]) > 0.99
+        same = one["segmentation"] == other["segmentation"]  # perhaps empty, as some of random weights are
+        assert same or iou([one["segmentation"]], [other["segmentation"]], [0]) > 0.99
 
 
 def test_packaged_detections_are_in_the_pixels_of_the_picture(packaged: tuple[Any, Path]) -> None:
