@@ -34,6 +34,7 @@ class Finish(NamedTuple):
     other: Tensor | None = None
 
     def apply(self, x: Tensor) -> Tensor:
+        """Return the end of an operation whose result is ``x`` ``(N, C, H, W)``, of the same shape."""
         x = x if self.factors is None else x * self.factors
         return x if self.other is None else x + self.other
 
