@@ -12,7 +12,7 @@ from benchmarks import gpu
 
 @pytest.mark.parametrize(
     "parts",
-    [["detector", "cifar"], pytest.param(["mobile", "training", "mobile_fused_compiled"], marks=pytest.mark.slow)],
+    [["detector", "cifar"], pytest.param(["mobile", "training", "cifar", "mobile_compiled"], marks=pytest.mark.slow)],
 )
 def test_every_part_gives_rows(parts: list[str], tmp_path: Path) -> None:
     pytest.importorskip("detectron2")
