@@ -129,6 +129,7 @@ def inference(name: str, executions: dict[int, str], forms: tuple[str, ...], set
         model = (optimize_for_inference(plain) if form == "fused" else plain).to(**place)
         calls = {}
         for batch, execution in executions.items():
+            execution = execution if setting.device == "cuda" else execution.split()[0]  # a CPU has no graphs
             x = torch.randn(2 if setting.quick and batch > 1 else batch, 3, size, size).to(**place)
             calls[execution, len(x)] = _forward(model, x, execution, setting)
         setting.wait_for_others()
@@ -139,8 +140,7 @@ def inference(name: str, executions: dict[int, str], forms: tuple[str, ...], set
 
 def _forward(model: torch.nn.Module, x: torch.Tensor, execution: str, setting: Setting) -> Callable[[], Any]:
     """Return a forward pass, compiled and warm."""
-    graphs = execution.endswith("graphs") and setting.device == "cuda"
-    mode = "reduce-overhead" if graphs else "default"
+    mode = "reduce-overhead" if execution.endswith("graphs") else "default"
     forward = model if execution == "eager" else torch.compile(model, dynamic=False, mode=mode)
     call = torch.inference_mode()(lambda: forward(x))
     for _ in range(3):  # graphs are recorded in the second call
