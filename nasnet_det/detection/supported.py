@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import functools
 import math
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 from detectron2.config import CfgNode
@@ -25,46 +24,36 @@ _OTHER_PARTS = {
 }
 
 
-def _are_sides(value: Any, least: int) -> bool:
-    sides = value if isinstance(value, (list, tuple)) else [value]
-    return bool(sides) and all(type(side) in (int, float) and side >= least for side in sides)
+Bound = tuple[Callable[[list[Any]], bool], str]
 
 
-_SIDES = (lambda value: _are_sides(value, 1), "sides in pixels")
-_OWN_SIDES = (lambda value: _are_sides(value, 0), "sides in pixels, or 0 for the images' own")
-_NUMBER = (lambda value: value > 0, "a number above 0")
-_SHARE = (lambda value: 0 < value <= 1, "a share, above 0 and at most 1")
-_IOU = (lambda value: value >= 0, "an IoU, 0 or more")
-_DECAY = (lambda value: value is None or value >= 0, "a number, 0 or more")
-_SCORE = (lambda value: value < 1, "a score below 1")
-#: Keys with the values that they may have: with others nothing is detected or learnt.
-_SOUND = {
-    "INPUT.MIN_SIZE_TRAIN": _OWN_SIDES,
-    "INPUT.MAX_SIZE_TRAIN": _SIDES,
-    "INPUT.MIN_SIZE_TEST": _OWN_SIDES,
-    "INPUT.MAX_SIZE_TEST": _SIDES,
-    "TEST.AUG.MIN_SIZES": _SIDES,
-    "TEST.AUG.MAX_SIZE": _SIDES,
-    "MODEL.ROI_HEADS.SCORE_THRESH_TEST": _SCORE,
-    "MODEL.ROI_HEADS.NMS_THRESH_TEST": _IOU,
-    "MODEL.ROI_HEADS.BATCH_SIZE_PER_IMAGE": _NUMBER,
-    "MODEL.ROI_HEADS.POSITIVE_FRACTION": _SHARE,
-    "MODEL.RETINANET.SCORE_THRESH_TEST": _SCORE,
-    "MODEL.RETINANET.NMS_THRESH_TEST": _IOU,
-    "MODEL.RETINANET.TOPK_CANDIDATES_TEST": _NUMBER,
-    "MODEL.RPN.NMS_THRESH": _IOU,
-    "MODEL.RPN.BATCH_SIZE_PER_IMAGE": _NUMBER,
-    "MODEL.RPN.POSITIVE_FRACTION": _SHARE,
-    "MODEL.RPN.PRE_NMS_TOPK_TRAIN": _NUMBER,
-    "MODEL.RPN.PRE_NMS_TOPK_TEST": _NUMBER,
-    "MODEL.RPN.POST_NMS_TOPK_TRAIN": _NUMBER,
-    "MODEL.RPN.POST_NMS_TOPK_TEST": _NUMBER,
-    "SOLVER.MOMENTUM": (lambda value: 0 <= value < 1, "a number from 0 to below 1"),
-    "SOLVER.WEIGHT_DECAY": _DECAY,
-    "SOLVER.WEIGHT_DECAY_NORM": _DECAY,
-    "SOLVER.WEIGHT_DECAY_BIAS": _DECAY,
-    "SOLVER.BIAS_LR_FACTOR": _DECAY,
-    "TEST.DETECTIONS_PER_IMAGE": (lambda value: value != 0, "a number, or -1 for all"),
+def _each(test: Callable[[Any], bool], expected: str) -> Bound:
+    return lambda values: all(map(test, values)), expected
+
+
+_ANY = _each(lambda value: True, "a finite number")
+_NOT_NEGATIVE = _each(lambda value: value >= 0, "a finite number, 0 or more")
+_POSITIVE = _each(lambda value: value > 0, "a finite number above 0")
+_SIDE = _each(lambda value: value >= 1, "a side in pixels")
+_OVERLAP = _each(lambda value: 0 <= value <= 1, "an IoU, from 0 to 1")
+_SHARE = _each(lambda value: 0 < value <= 1, "a share, above 0 and at most 1")
+_BELOW_1 = _each(lambda value: 0 <= value < 1, "a number from 0 to below 1")
+_SCORE = _each(lambda value: value < 1, "a score below 1")
+#: What numbers may be, by the end of their key: with others nothing is detected or learnt, or what is wrong. Those
+#: without an entry are not negative.
+_BOUNDS = {
+    **dict.fromkeys(("PIXEL_MEAN", "FREEZE_AT", "BOUNDARY_THRESH", "CONV_DIMS", "ANGLES", "SAMPLING_RATIO"), _ANY),
+    **dict.fromkeys(("SEED", ".EVAL_PERIOD", "VIS_PERIOD", "GLOBAL.HACK"), _ANY),
+    **dict.fromkeys(("PIXEL_STD", "BBOX_REG_WEIGHTS", "BATCH_SIZE_PER_IMAGE", "DETECTIONS_PER_CLASS"), _POSITIVE),
+    **dict.fromkeys(("NMS_TOPK_TRAIN", "NMS_TOPK_TEST", "TOPK_CANDIDATES_TEST", "PRECISE_BN.NUM_ITER"), _POSITIVE),
+    **dict.fromkeys(("INPUT.MAX_SIZE_TRAIN", "INPUT.MAX_SIZE_TEST", "AUG.MIN_SIZES", "AUG.MAX_SIZE"), _SIDE),
+    **dict.fromkeys(("IOU_THRESHOLDS", "CASCADE_HEAD.IOUS"), _OVERLAP),
+    **dict.fromkeys(("SCORE_THRESH_TEST", "RPN_SCORE_THRESH"), _SCORE),
+    **dict.fromkeys(("SOLVER.MOMENTUM", "DROP_PATH_RATE"), _BELOW_1),
+    "POSITIVE_FRACTION": _SHARE,
+    "IOU_LABELS": (lambda values: values[-1:] == [1] and 0 in values, "0 for background, -1 for neither, and 1 last"),
+    "FOCAL_LOSS_ALPHA": _each(lambda value: value == -1 or 0 <= value <= 1, "a number from 0 to 1, or -1 for none"),
+    "DETECTIONS_PER_IMAGE": _each(lambda value: value != 0, "a number, or -1 for all"),
 }
 #: Keys whose number may be infinite.
 _UNBOUNDED = ("SOLVER.CLIP_GRADIENTS.NORM_TYPE", "SOLVER.CLIP_GRADIENTS.CLIP_VALUE")
@@ -100,8 +89,6 @@ def check_supported(cfg: CfgNode) -> None:
             f"MODEL.PIXEL_STD is {list(model.PIXEL_STD)}, but the weights of MODEL.NASNET.PRETRAINED expect RGB in "
             "[-1, 1]: set MODEL.PIXEL_MEAN and PIXEL_STD [127.5, 127.5, 127.5] and INPUT.FORMAT RGB, as base.yaml does"
         )
-    if min(model.PIXEL_STD, default=0) <= 0:
-        raise ConfigError(f"MODEL.PIXEL_STD is {list(model.PIXEL_STD)}: expected numbers above 0")
     if cfg.INPUT.FORMAT not in ("RGB", "BGR"):
         raise ConfigError(
             f"INPUT.FORMAT is {cfg.INPUT.FORMAT!r}: expected RGB or BGR, as all networks here take colours"
@@ -111,12 +98,6 @@ def check_supported(cfg: CfgNode) -> None:
             raise ConfigError(
                 f"MODEL.{key}.NAME is {model[key].NAME}, but rotated boxes and stored proposals are not supported: "
                 "leave it out"
-            )
-    for key, (is_sound, expected) in _SOUND.items():
-        value = functools.reduce(lambda node, part: node[part], key.split("."), cfg)
-        if not is_sound(value) and (cfg.TEST.AUG.ENABLED or not key.startswith("TEST.AUG.")):
-            raise ConfigError(
-                f"{key} is {format_value(value)}, with which nothing is detected or learnt: expected {expected}"
             )
     if model.KEYPOINT_ON:
         raise ConfigError("MODEL.KEYPOINT_ON is True, but keypoints are not supported: set MODEL.KEYPOINT_ON False")
@@ -132,16 +113,35 @@ def check_supported(cfg: CfgNode) -> None:
 
 
 def _check_numbers(cfg: CfgNode, usual: CfgNode, above: str = "") -> None:
-    """Refuse what is no finite number where the defaults have numbers: yacs takes NaN, and anything in a list."""
+    """Check the keys whose defaults are numbers, or lists of numbers: yacs takes NaN, and anything in a list."""
     for name, default in usual.items():
         key, given, known = f"{above}{name}", cfg.get(name), [*_leaves(default)]
         if isinstance(default, CfgNode):
-            _check_numbers(given or CfgNode(), default, f"{key}.")
-        elif given is None or not known or not all(value is None or _is_number(value, key) for value in known):
-            continue
-        elif not all(_is_number(value, key) for value in _leaves(given)):
-            what = f"finite numbers, such as {format_value(default)}" if known != [default] else "a finite number"
-            raise ConfigError(f"{key} is {format_value(given)}: expected {what}")
+            if key != "TEST.AUG" or given.ENABLED:
+                _check_numbers(given or CfgNode(), default, f"{key}.")
+        elif given is not None and known and all(value is None or _is_number(value, key) for value in known):
+            check_numbers(key, given)
+            if default and (_depth(given) > _depth(default) or (_depth(given) and not given and key != "SOLVER.STEPS")):
+                raise ConfigError(f"{key} is {format_value(given)}: expected numbers such as {format_value(default)}")
+
+
+def check_numbers(key: str, value: Any, name: str = "") -> None:
+    """Check a number, or nested lists of numbers, by the bounds of a key of the config.
+
+    Args:
+        key: the key, as ``MODEL.RPN.NMS_THRESH``.
+        value: the numbers.
+        name: of an argument that the value was given as.
+
+    Raises:
+        ConfigError: naming both, the value and what was expected.
+    """
+    is_sound, expected = next((bound for end, bound in _BOUNDS.items() if key.endswith(end)), _NOT_NEGATIVE)
+    numbers = [*_leaves(value)]
+    if not all(_is_number(number, key) for number in numbers) or not is_sound(numbers):
+        each = " for each" if _depth(value) else ""
+        named = f"{key} ({name})" if name else key
+        raise ConfigError(f"{named} is {format_value(value)}: expected {expected}{each}")
 
 
 def _is_number(value: Any, key: str) -> bool:
@@ -149,10 +149,18 @@ def _is_number(value: Any, key: str) -> bool:
     return isinstance(value, (int, float)) and type(value) is not bool and abs(value) <= limit
 
 
+def _is_list(value: Any) -> bool:
+    return isinstance(value, Sequence) and not isinstance(value, str)
+
+
 def _leaves(value: Any) -> Iterator[Any]:
     """Yield the values in nested lists, or the one that is no list."""
-    if isinstance(value, (list, tuple)):
+    if _is_list(value):
         for inner in value:
             yield from _leaves(inner)
     else:
         yield value
+
+
+def _depth(value: Any) -> int:
+    return 1 + max(map(_depth, value), default=0) if _is_list(value) else 0

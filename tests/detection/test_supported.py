@@ -58,6 +58,13 @@ from nasnet_det.detection.modeling.rcnn import build_detector
         ("fpn_mobile.yaml", {"SOLVER__MOMENTUM": 2.0}, r"MOMENTUM"),
         ("retinanet_fpn_large.yaml", {"TEST__DETECTIONS_PER_IMAGE": 0}, r"TEST\.DETECTIONS_PER_IMAGE"),
         ("fpn_mobile.yaml", {"MODEL__PIXEL_STD": [1.0, 1.0, 1.0], "MODEL__NASNET__PRETRAINED": "x.pth"}, "PIXEL_STD"),
+        ("fpn_mobile.yaml", {"MODEL__PIXEL_STD": [[127.5, 127.5, 127.5]]}, r"MODEL\.PIXEL_STD"),
+        ("fpn_mobile.yaml", {"MODEL__RPN__CONV_DIMS": []}, r"RPN\.CONV_DIMS"),
+        ("fpn_mobile.yaml", {"MODEL__RPN__LOSS_WEIGHT": -1.0}, r"RPN\.LOSS_WEIGHT"),
+        ("fpn_mobile.yaml", {"MODEL__ROI_BOX_HEAD__BBOX_REG_WEIGHTS": [0.0] * 4}, r"ROI_BOX_HEAD\.BBOX_REG_WEIGHTS"),
+        ("fpn_mobile.yaml", {"MODEL__ROI_HEADS__IOU_LABELS": [0, 0]}, r"ROI_HEADS\.IOU_LABELS"),
+        ("fpn_mobile.yaml", {"MODEL__ROI_HEADS__IOU_THRESHOLDS": [2.0]}, r"ROI_HEADS\.IOU_THRESHOLDS"),
+        ("retinanet_fpn_large.yaml", {"MODEL__RETINANET__FOCAL_LOSS_ALPHA": 2.0}, r"RETINANET\.FOCAL_LOSS_ALPHA"),
         ("nasnet_frcnn.yaml", {"MODEL__META_ARCHITECTURE": "GeneralizedRCNN"}, r"META_ARCHITECTURE.*NASNetRCNN"),
     ],
 )

@@ -303,11 +303,9 @@ def check_solver(cfg: CfgNode) -> None:
             f"SOLVER.AMP.ENABLED is True, but MODEL.DEVICE is {cfg.MODEL.DEVICE}, and mixed precision needs a GPU: set "
             "SOLVER.AMP.ENABLED False"
         )
-    for key, least in {"MAX_ITER": 1, "CHECKPOINT_PERIOD": 1, "REFERENCE_WORLD_SIZE": 0}.items():
+    for key, least in {"MAX_ITER": 1, "CHECKPOINT_PERIOD": 1}.items():
         if solver[key] < least:
             raise ConfigError(f"SOLVER.{key} is {solver[key]}: expected at least {least}")
-    if not 0 <= solver.BASE_LR < math.inf:
-        raise ConfigError(f"SOLVER.BASE_LR is {solver.BASE_LR}: expected a finite number, at least 0")
     reference, batch = solver.REFERENCE_WORLD_SIZE, solver.IMS_PER_BATCH
     if reference and batch % reference:
         raise ConfigError(

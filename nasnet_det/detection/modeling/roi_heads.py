@@ -26,6 +26,7 @@ from nasnet_det.detection.config import ConfigError
 from nasnet_det.detection.modeling import chunks
 from nasnet_det.detection.modeling.split import SecondStage
 from nasnet_det.detection.modeling.suppression import Found, multiclass_nms
+from nasnet_det.detection.supported import check_numbers
 from nasnet_det.models.tf_image import crop_and_resize
 
 
@@ -96,7 +97,7 @@ class NASNetROIHeads(ROIHeads):
         kwargs: see detectron2's ``ROIHeads``.
 
     Raises:
-        ConfigError: for a negative chunk size, or thresholds and limits with which no object is detected.
+        ConfigError: for numbers out of the bounds of their keys.
     """
 
     @configurable
@@ -118,14 +119,17 @@ class NASNetROIHeads(ROIHeads):
         **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
-        if chunk_size < 0:
-            raise ConfigError(f"MODEL.NASNET.CHUNK_SIZE is at least 1, or 0 to fit the device, not {chunk_size}")
-        if score_threshold >= 1 or nms_threshold < 0 or per_class < 1 or total == 0:
-            raise ConfigError(
-                f"MODEL.ROI_HEADS.SCORE_THRESH_TEST (score_threshold) is {score_threshold}, NMS_THRESH_TEST "
-                f"(nms_threshold) {nms_threshold}, DETECTIONS_PER_CLASS (per_class) {per_class}, "
-                f"TEST.DETECTIONS_PER_IMAGE (total) {total}, with which no object is detected"
-            )
+        for name, key, value in (
+            ("chunk_size", "MODEL.NASNET.CHUNK_SIZE", chunk_size),
+            ("score_threshold", "MODEL.ROI_HEADS.SCORE_THRESH_TEST", score_threshold),
+            ("nms_threshold", "MODEL.ROI_HEADS.NMS_THRESH_TEST", nms_threshold),
+            ("per_class", "MODEL.NASNET.DETECTIONS_PER_CLASS", per_class),
+            ("total", "TEST.DETECTIONS_PER_IMAGE", total),
+            ("loss_weights", "MODEL.ROI_BOX_HEAD.BBOX_REG_LOSS_WEIGHT", loss_weights),
+            ("batch_size_per_image", "MODEL.ROI_HEADS.BATCH_SIZE_PER_IMAGE", self.batch_size_per_image),
+            ("positive_fraction", "MODEL.ROI_HEADS.POSITIVE_FRACTION", self.positive_fraction),
+        ):
+            check_numbers(key, value, name)
         self.in_feature, self.second_stage, self.box_transform = in_feature, second_stage, box_transform
         self.label_ids = LabelIds(label_ids, self.num_classes)
         self.crop_size, self.crop_pool, self.chunk_size = crop_size, crop_pool, chunk_size

@@ -25,6 +25,7 @@ from torch.nn import functional
 
 from nasnet_det.detection.config import ConfigError
 from nasnet_det.detection.modeling.suppression import batched_nms, clip, exceed, has_area
+from nasnet_det.detection.supported import check_numbers
 
 BACKGROUND, IGNORED = -1, -2
 
@@ -131,7 +132,7 @@ class NASNetRPN(nn.Module):
 
     Raises:
         ConfigError: for thresholds that are not two in ascending order, anchors without area or other than the head's,
-            or limits that leave no proposal.
+            or numbers out of the bounds of their keys.
     """
 
     @configurable
@@ -157,13 +158,17 @@ class NASNetRPN(nn.Module):
                 f"the head is for {head.num_anchors} anchors at a position (num_anchors), the sizes and aspect ratios "
                 f"make {anchor_generator.num_anchors[0]}"
             )
-        if score_threshold >= 1 or nms_threshold < 0 or min(max_proposals) < 1:
-            raise ConfigError(
-                f"MODEL.NASNET.RPN_SCORE_THRESH (score_threshold) is {score_threshold}, MODEL.RPN.NMS_THRESH "
-                f"(nms_threshold) {nms_threshold} and POST_NMS_TOPK_* (max_proposals) {[*max_proposals]}, which leaves "
-                "no proposal: expected below 1, at least 0, and at least 1"
-            )
-        if len(thresholds) != 2 or not 0 <= thresholds[0] <= thresholds[1]:
+        for name, key, value in (
+            ("score_threshold", "MODEL.NASNET.RPN_SCORE_THRESH", score_threshold),
+            ("nms_threshold", "MODEL.RPN.NMS_THRESH", nms_threshold),
+            ("max_proposals", "MODEL.RPN.POST_NMS_TOPK_TRAIN", max_proposals),
+            ("batch_size", "MODEL.RPN.BATCH_SIZE_PER_IMAGE", batch_size),
+            ("positive_fraction", "MODEL.RPN.POSITIVE_FRACTION", positive_fraction),
+            ("thresholds", "MODEL.RPN.IOU_THRESHOLDS", thresholds),
+            ("loss_weights", "MODEL.RPN.LOSS_WEIGHT", loss_weights),
+        ):
+            check_numbers(key, value, name)
+        if len(thresholds) != 2 or thresholds[0] > thresholds[1]:
             raise ConfigError(
                 f"MODEL.RPN.IOU_THRESHOLDS (thresholds) is {[*thresholds]}: expected the overlap below which an anchor "
                 "is background, and the one from which on it is positive"

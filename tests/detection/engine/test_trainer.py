@@ -94,7 +94,7 @@ def test_a_resumed_run_needs_no_other_weights_than_its_own(small_config: Any, ti
 )
 def test_a_solver_that_cannot_work_is_refused(small_config: Any, changes: dict[str, Any], named: str) -> None:
     with pytest.raises(ConfigError, match=named):
-        check_solver(small_config("fpn_mobile.yaml", **changes))
+        DetectorTrainer.check(small_config("fpn_mobile.yaml", **changes))
 
 
 @pytest.mark.parametrize(
