@@ -8,7 +8,6 @@ that reads a data set follows these two.
 
 import math
 
-from detectron2.config import LazyCall as L
 from detectron2.data import transforms
 from detectron2.model_zoo import get_config
 from detectron2.modeling.box_regression import Box2BoxTransform
@@ -22,6 +21,8 @@ from nasnet_det.detection.data.registered import class_names, test_records, trai
 from nasnet_det.detection.data.training_data import build_test_loader, build_train_loader
 from nasnet_det.detection.engine.solver import clipped_sgd, optimizer_params
 from nasnet_det.detection.evaluation.evaluator import CocoEvaluator
+from nasnet_det.detection.lazy import LazyCall as L
+from nasnet_det.detection.lazy import typed
 from nasnet_det.detection.modeling.backbone import build_network
 from nasnet_det.detection.modeling.rcnn import roi_heads_later, split_rcnn
 from nasnet_det.detection.modeling.rpn import GridAnchorGenerator, NASNetRPN, RPNHead
@@ -64,8 +65,8 @@ model = L(split_rcnn)(
     image_size=[1200, 1200],
 )
 
-dataloader = {
-    "train": L(build_train_loader)(
+dataloader = typed(
+    train=L(build_train_loader)(
         dataset=L(training_records)(
             names=[TRAIN],
             test="${...test.dataset.name}",
@@ -81,15 +82,15 @@ dataloader = {
         total_batch_size=1,
         num_workers=4,
     ),
-    "test": L(build_test_loader)(
+    test=L(build_test_loader)(
         dataset=L(test_records)(name=MINIVAL),
         mapper=L(DetectionMapper)(is_train=False, augmentations=[], image_format="${model.input_format}"),
         num_workers=4,
     ),
-    "evaluator": L(CocoEvaluator)(
+    evaluator=L(CocoEvaluator)(
         dataset_name="${..test.dataset.name}", classes=L(class_names)(names="${...train.dataset.names}")
     ),
-}
+)
 
 optimizer = L(clipped_sgd)(
     params=L(optimizer_params)(decay_heads=False, weight_decay_norm=0.0),
@@ -97,11 +98,11 @@ optimizer = L(clipped_sgd)(
     momentum=0.9,
     weight_decay=5e-5,
     max_norm=10.0,
+    data="${dataloader.train.dataset}",
 )
 lr_multiplier = L(WarmupParamScheduler)(
     scheduler=L(MultiStepParamScheduler)(values=[1.0, 0.1, 0.01], milestones=[900000, 1200000, 1500000]),
     warmup_length=0.0,
     warmup_factor=1.0,
 )
-train = get_config("common/train.py").train
-train.max_iter = 1500000
+train = typed(**{**get_config("common/train.py").train, "max_iter": 1500000, "seed": -1})

@@ -14,6 +14,7 @@ from torch import nn
 from nasnet_det.detection.config import with_weights
 from nasnet_det.detection.convert.checkpoint_files import MALFORMED, read_checkpoint_file, refused
 from nasnet_det.detection.convert.identity import DIGEST, CheckpointError
+from nasnet_det.detection.engine.run_folder import warn_of_other_data
 from nasnet_det.detection.modeling.rcnn import build_detector
 from nasnet_det.safe_io.checkpoints import without_prefix
 from nasnet_det.safe_io.files import exists, protect, replacing
@@ -117,14 +118,7 @@ class Checkpointer(DetectionCheckpointer):
                 f"{file} is of the classes {format_names(there)}, the data is of {format_names(here)}: resume with the "
                 "data of the run, or start a new one in another OUTPUT_DIR"
             )
-        given, now = loaded.get("data"), self.extras.get("data")
-        if given and now and given != now:
-            counts = [f"{data['images']} images with {data['boxes']} boxes" for data in (given, now)]
-            logger.warning(
-                f"{file} is of other training data: {counts[0]}, now {counts[1]}. The run continues with those of now, "
-                "and is not what one on either would be; a new run in another OUTPUT_DIR, with this file as "
-                "MODEL.WEIGHTS, has a schedule of its own"
-            )
+        warn_of_other_data(file, loaded.get("data"), self.extras.get("data"))
         return loaded
 
     def has_checkpoint(self) -> bool:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import logging
 import os
 from array import array
 from collections.abc import Mapping, Sequence
@@ -16,6 +17,8 @@ from nasnet_det.detection.data.look import CocoData
 from nasnet_det.safe_io.files import write_text
 from nasnet_det.safe_io.folders import is_vacant
 from nasnet_det.safe_io.values import format_value, parse_json
+
+logger = logging.getLogger(__name__)
 
 #: The file that marks a run's folder and describes the run.
 RUN = "run.json"
@@ -86,6 +89,17 @@ def describe_records(records: Sequence[Record]) -> dict[str, Any]:
         state.update(os.fsencode(Path(record["file_name"]).name) + b"\0" + array("d", chain(*entries)).tobytes())
         boxes += len(entries)
     return {"images": len(records), "boxes": boxes, "digest": state.hexdigest()}
+
+
+def warn_of_other_data(checkpoint: str, given: Any, now: Any) -> None:
+    """Warn where a run resumes on other data than its checkpoint's, both as :func:`describe_records` returns them."""
+    if given and now and given != now:
+        counts = [f"{data['images']} images with {data['boxes']} boxes" for data in (given, now)]
+        logger.warning(
+            f"{checkpoint} is of other training data: {counts[0]}, now {counts[1]}. The run continues with those of "
+            "now, and is not what one on either would be; a new run in another folder, which starts from its weights, "
+            "has a schedule of its own"
+        )
 
 
 def _names(root: Path, data: CocoData) -> list[str]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from functools import partial
 from typing import Any
 
@@ -13,6 +13,9 @@ from detectron2.solver.build import GradientClipType, get_default_optimizer_para
 from torch import nn
 
 from nasnet_det.detection.config import ConfigError
+from nasnet_det.detection.data.columns import Record
+from nasnet_det.detection.engine.run_folder import describe_records, warn_of_other_data
+from nasnet_det.detection.supported import check_numbers
 from nasnet_det.models.network import NASNet
 
 
@@ -34,7 +37,13 @@ def optimizer_params(model: nn.Module, decay_heads: bool = True, **kwargs: Any) 
         model: the detector.
         decay_heads: whether layers outside the network get weight decay.
         kwargs: see detectron2's ``get_default_optimizer_params``.
+
+    Raises:
+        ConfigError: for rates, factors or decays that are negative or no numbers.
     """
+    for name, value in kwargs.items():
+        if isinstance(value, (int, float)):
+            check_numbers(f"SOLVER.{name.upper()}", value, f"optimizer.params.{name}")
     groups = get_default_optimizer_params(model, **kwargs)
     return groups if decay_heads else without_head_decay(groups, model)
 
@@ -53,20 +62,38 @@ def without_head_decay(groups: list[dict[str, Any]], model: nn.Module) -> list[d
 
 
 def clipped_sgd(
-    params: Iterable[Any], lr: float, momentum: float, weight_decay: float, max_norm: float
+    params: Iterable[Any],
+    lr: float,
+    momentum: float,
+    weight_decay: float,
+    max_norm: float,
+    data: Sequence[Record] = (),
 ) -> torch.optim.SGD:
     """Build SGD that first scales each gradient tensor down to a norm of ``max_norm``, for LazyConfig.
 
     detectron2's YAML configs do the same by ``SOLVER.CLIP_GRADIENTS`` (``norm``), TF-slim by ``clip_gradient_norms``.
 
+    Args:
+        params, lr, momentum, weight_decay: of PyTorch's SGD.
+        max_norm: the longest that a gradient tensor may be.
+        data: the training records: the optimizer's state, the part of a checkpoint that detectron2's script lets it
+            have, tells them from others, and a run that is resumed on others warns.
+
     Raises:
-        ConfigError: for a momentum or a norm with which nothing is learnt.
+        ConfigError: for numbers with which nothing is learnt.
     """
-    if not 0 <= momentum < 1:
-        raise ConfigError(f"optimizer.momentum is {momentum}: expected a number from 0 to below 1")
+    check_numbers("SOLVER.BASE_LR", lr, "optimizer.lr")
+    check_numbers("SOLVER.MOMENTUM", momentum, "optimizer.momentum")
+    check_numbers("SOLVER.WEIGHT_DECAY", weight_decay, "optimizer.weight_decay")
     _check_limit("optimizer.max_norm", max_norm)
     optimizer = torch.optim.SGD(params, lr=lr, momentum=momentum, weight_decay=weight_decay)
     optimizer.register_step_pre_hook(lambda *_: clip_each(optimizer, max_norm))
+    if data:
+        told = describe_records(data)
+        optimizer.register_state_dict_post_hook(lambda _, state: {**state, "data": told})
+        optimizer.register_load_state_dict_pre_hook(
+            lambda _, state: warn_of_other_data("the run's last checkpoint", state.get("data"), told)
+        )
     return optimizer
 
 

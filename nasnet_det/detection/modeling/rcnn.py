@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable
 from functools import partial
 from typing import Any
@@ -151,6 +152,9 @@ def split_rcnn(
 def roi_heads_later(**kwargs: Any) -> Callable[..., NASNetROIHeads]:
     """Return a constructor of :class:`NASNetROIHeads` that lacks only ``second_stage``, for LazyConfig."""
     return partial(NASNetROIHeads, **kwargs)
+
+
+roi_heads_later.__signature__ = inspect.signature(NASNetROIHeads)  # type: ignore[attr-defined]
 
 
 def build_detector(cfg: CfgNode) -> nn.Module:

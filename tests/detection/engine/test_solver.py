@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import pytest
@@ -151,6 +152,8 @@ def test_numbers_with_which_nothing_is_learnt_are_refused(limit: float, small_co
     for momentum, max_norm, named in ((0.9, limit, "max_norm"), (1.0 - limit, 1.0, "momentum")):
         with pytest.raises(ConfigError, match=named):
             clipped_sgd(layer.parameters(), 0.1, momentum, 0.0, max_norm)
+    with pytest.raises(ConfigError, match="weight_decay_bias"):
+        optimizer_params(layer, weight_decay_bias=limit - 1)
     cfg = small_config(
         "fpn_mobile.yaml", SOLVER__CLIP_GRADIENTS__ENABLED=True, SOLVER__CLIP_GRADIENTS__CLIP_VALUE=limit
     )
@@ -158,6 +161,26 @@ def test_numbers_with_which_nothing_is_learnt_are_refused(limit: float, small_co
         build_optimizer(cfg, layer)
     with EventStorage(), pytest.raises(ConfigError, match="DROP_PATH_STEPS"):
         advance_drop_path(layer, int(limit))
+
+
+@pytest.mark.parametrize("number", [-1.0, math.nan])
+@pytest.mark.parametrize("name", ["lr", "weight_decay"])
+def test_a_rate_or_a_decay_that_is_none_is_refused_in_a_lazy_config_too(name: str, number: float) -> None:
+    with pytest.raises(ConfigError, match=rf"optimizer\.{name}\b"):
+        clipped_sgd([], **{"lr": 0.1, "momentum": 0.9, "weight_decay": 0.0, "max_norm": 1.0, name: number})
+
+
+def test_a_lazy_run_that_resumes_on_other_data_says_so(caplog: pytest.LogCaptureFixture) -> None:
+    entry = {"bbox": [1.0, 2, 3, 4], "category_id": 0}
+    few, more = ([{"file_name": "a.png", "annotations": [entry] * count}] for count in (1, 2))
+    optimizers = [
+        clipped_sgd([torch.nn.Parameter(torch.zeros(1))], 0.1, 0.9, 0.0, 1.0, data) for data in (few, few, more, ())
+    ]
+    state = optimizers[0].state_dict()
+    for optimizer, said in zip(optimizers[1:], (0, 1, 0), strict=True):
+        caplog.clear()
+        optimizer.load_state_dict(state)
+        assert caplog.text.count("1 images with 1 boxes, now 1 images with 2 boxes") == said
 
 
 def test_heads_have_decay_by_default(small_config: Any) -> None:
