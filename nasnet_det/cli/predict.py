@@ -22,7 +22,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from nasnet_det.cli.shared.errors import command, needs
-from nasnet_det.cli.shared.models import RUNTIMES, load_detector
+from nasnet_det.cli.shared.models import RUNTIMES, is_whole, load_detector
 from nasnet_det.cli.shared.options import add_output, add_settings, new_parser, settings_as_pairs
 from nasnet_det.safe_io.files import protecting
 
@@ -35,8 +35,9 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     )
     parser.add_argument("--config-file", metavar="FILE", help="the detector's config")
     parser.add_argument("--weights", default="", metavar="FILE", help="its checkpoint (default: the detector's own)")
-    parser.add_argument("--compare-config-file", metavar="FILE", help="a second detector (default: the first's config)")
-    parser.add_argument("--compare-weights", default="", metavar="FILE", help="its checkpoint")
+    parser.add_argument("--compare-config-file", metavar="FILE", help="a second detector")
+    own = "its checkpoint, with the config that it holds, or else the first's (default: the detector's own)"
+    parser.add_argument("--compare-weights", default="", metavar="FILE", help=own)
     parser.add_argument("--titles", nargs=2, metavar="TITLE", help="headings of the two")
     add_output(parser, "the folder of pictures and results (default: output/predictions)", Path("output/predictions"))
     parser.add_argument("--annotations", type=Path, metavar="FILE", help="take ids and names from COCO annotations")
@@ -74,9 +75,11 @@ def predict(args: argparse.Namespace) -> int:
     detectors = [load_detector(args.config_file, args.weights, args.opts, args.runtime)]
     titles = args.titles or [Path(args.weights or args.config_file).stem]
     if args.compare_weights or args.compare_config_file:
-        config = args.compare_config_file or args.config_file
-        detectors.append(load_detector(config, args.compare_weights, args.opts, args.runtime))
-        titles = args.titles or [*titles, Path(args.compare_weights or config).stem]
+        config, weights = args.compare_config_file, args.compare_weights
+        if not config:
+            config, weights = (weights, "") if is_whole(weights) else (args.config_file, weights)
+        detectors.append(load_detector(config, weights, args.opts, args.runtime))
+        titles = args.titles or [*titles, Path(weights or config).stem]
     found = predict_images(detectors, paths, args.output, args.annotations, args.threshold, titles)
     if found.skipped:
         count = f"{len(found.skipped)} of {len(paths)} images that cannot be used"

@@ -16,6 +16,7 @@ from detectron2.config import get_cfg
 from detectron2.modeling import build_model
 
 from nasnet_det.detection import add_nasnet_config
+from nasnet_det.detection.config import read_config
 
 ROOT = Path(__file__).parents[2]
 main = runpy.run_path(str(ROOT / "tools" / "predict.py"))["main"]
@@ -83,6 +84,18 @@ def test_two_detectors_stand_side_by_side(detector: list[str], images: Path, tmp
         assert picture.width > 2 * 90 and picture.height > 60
     found = [json.loads((tmp_path / "out" / name).read_text()) for name in ("results.json", "results_compared.json")]
     assert found[0] == found[1]
+
+
+def test_a_second_detector_has_its_own_config(detector: list[str], images: Path, tmp_path: Path) -> None:
+    cfg = Path(detector[1]).read_text().replace("NUM_CLASSES: 3", "NUM_CLASSES: 2")
+    (tmp_path / "other.yaml").write_text(cfg)
+    torch.manual_seed(0)
+    state = build_model(read_config(tmp_path / "other.yaml")).state_dict()
+    torch.save({"model": state, "config": cfg}, tmp_path / "other.pth")
+    extra = ["--compare-weights", str(tmp_path / "other.pth"), "--output", str(tmp_path / "out")]
+    assert main([*detector, *extra, str(images / "a.jpg")]) == 0
+    results = json.loads((tmp_path / "out" / "results_compared.json").read_text())
+    assert {result["category_id"] for result in results} == {1, 2}
 
 
 def test_broken_images_are_skipped_counted_and_named(

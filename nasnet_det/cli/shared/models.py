@@ -40,6 +40,17 @@ def names_package(name: str, runtime: str | None, others: bool) -> bool:
     return False
 
 
+def is_whole(detector: str) -> bool:
+    """Return whether a package, a run folder or a checkpoint holds the config that it was made with."""
+    if names_package(detector, None, others=False) or detector.startswith("hf-hub:"):
+        return True
+    if Path(detector).is_dir():
+        return Path(detector, "config.yaml").is_file()
+    with needs():
+        from nasnet_det.detection.convert.checkpoint_files import read_checkpoint_file
+    return "config" in read_checkpoint_file(detector)
+
+
 def load_detector(name: str, weights: str = "", settings: Sequence[Any] = (), runtime: str | None = None) -> Detector:
     """Load a package, for which detectron2 need not be installed, or build the detector of a config.
 

@@ -19,6 +19,7 @@ from torch import nn
 from nasnet_det.detection.config import ConfigError, network_arguments
 from nasnet_det.detection.data.mapper import DetectionMapper
 from nasnet_det.detection.modeling.backbone import build_network
+from nasnet_det.detection.modeling.rcnn import REFUSALS
 from nasnet_det.safe_io.images import ImageError
 from nasnet_det.safe_io.values import one_line
 
@@ -26,8 +27,6 @@ from nasnet_det.safe_io.values import one_line
 _SIDE = 128
 #: The architectures whose input is known.
 _KNOWN = ("GeneralizedRCNN", "NASNetRCNN", "RetinaNet", "FCOS")
-#: What detectron2's parts raise for a config.
-_REFUSALS = (AssertionError, ArithmeticError, AttributeError, LookupError, RuntimeError, TypeError, ValueError)
 
 
 def small(cfg: CfgNode) -> CfgNode:
@@ -87,7 +86,7 @@ def refusing(section: str) -> Iterator[None]:
         yield
     except (ConfigError, FloatingPointError, torch.OutOfMemoryError):
         raise
-    except _REFUSALS as error:
+    except REFUSALS as error:
         if type(error).__module__.startswith("nasnet_det."):
             raise
         raise ConfigError(

@@ -27,6 +27,11 @@ from nasnet_det.models.tf_image import resize_bilinear
 from nasnet_det.safe_io.values import format_names, one_line
 from nasnet_det.weights import WeightsError
 
+#: What detectron2's parts raise for a config.
+REFUSALS = (
+    *(AssertionError, ArithmeticError, AttributeError, LookupError, MemoryError, RuntimeError, TypeError, ValueError),
+)
+
 
 @META_ARCH_REGISTRY.register()
 class NASNetRCNN(GeneralizedRCNN):
@@ -176,7 +181,7 @@ def build_detector(cfg: CfgNode) -> nn.Module:
         model: nn.Module = build_model(cfg)
     except (ConfigError, GenotypeError, WeightsError):
         raise
-    except (AssertionError, ArithmeticError, AttributeError, LookupError, RuntimeError, TypeError, ValueError) as error:
+    except REFUSALS as error:
         raise ConfigError(f"the config describes no detector ({type(error).__name__}: {one_line(error)})") from error
     if empty := [name for name, weights in model.named_parameters() if not weights.numel()]:
         raise ConfigError(
