@@ -72,7 +72,7 @@ def protect(paths: Iterable[str | Path]) -> None:
 
 
 def check_writable(path: str | Path, own: bytes = b"") -> None:
-    """Raise an error for a path that must not be written over.
+    """Raise an error for a path that must not be written over, or a link to where nothing can be written.
 
     Args:
         path: the file to be written.
@@ -82,8 +82,13 @@ def check_writable(path: str | Path, own: bytes = b"") -> None:
     Raises:
         OverwriteError: if it is a protected input, under this or another name, or was not written by the package.
         IsADirectoryError: if it is a folder.
-        OSError: if it cannot be read, to be told by its beginning.
+        OSError: if it cannot be read, to be told by its beginning, or is a link to a file or folder that is read-only.
     """
+    if Path(path).is_symlink():
+        target = Path(os.path.realpath(path))
+        expect_folder(target.parent)
+        if exists(target) and not os.access(target, os.W_OK):  # as in the stores of DVC and git-annex
+            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(target))
     if file_key(path) in (_protected.get() or {}):
         raise OverwriteError(
             f"{path} is an input of this command and would be overwritten or deleted: give another --output"
@@ -130,14 +135,14 @@ def replacing(path: str | Path) -> Iterator[Path]:
     """Yield a path beside ``path`` to write to; on success it replaces ``path``, on any error it is removed.
 
     A process killed in between, or a full disk, leaves the earlier content of ``path``. What killed processes were
-    writing in its folder is removed.
+    writing in its folder is removed. A symbolic link stays: the file that it points to is replaced.
 
     Raises:
         OverwriteError: if ``path`` is a protected input.
         OSError: if writing fails; ``path`` is then unchanged.
     """
-    path = Path(path)
     check_writable(path)
+    path = Path(os.path.realpath(path)) if Path(path).is_symlink() else Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     _remove_abandoned(path.parent.absolute())
     part = path.parent / f".{path.name[:50]}.{secrets.token_hex(4)}.part"  # of 4 bytes each

@@ -97,6 +97,24 @@ def test_inputs_are_neither_replaced_nor_deleted(tmp_path: Path, alias: str) -> 
     remove(target)
 
 
+def test_a_link_is_followed_but_not_to_a_file_that_is_read_only(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("model", "new"):
+        (tmp_path / f"{name}.link").symlink_to(Path("disk", name))
+    write_text(tmp_path / "disk" / "model", "earlier")
+    for name in ("model", "new"):
+        write_text(tmp_path / f"{name}.link", "text")
+        assert (tmp_path / f"{name}.link").is_symlink() and (tmp_path / "disk" / name).read_text() == "text"
+    assert len([*tmp_path.iterdir()]) == 3 and len([*(tmp_path / "disk").iterdir()]) == 2
+    monkeypatch.setattr(os, "access", lambda path, _: Path(path).name != "model")
+    with pytest.raises(PermissionError, match="disk/model"):
+        write_text(tmp_path / "model.link", "other")
+    monkeypatch.setattr(os, "access", lambda path, _: Path(path).name != "disk")
+    with pytest.raises(PermissionError, match="disk'"):
+        check_writable(tmp_path / "new.link")
+
+
 def test_protection_is_added_within_a_command_and_ends_with_it(tmp_path: Path) -> None:
     write_text(tmp_path / "a", "1")
     protect([tmp_path / "a"])  # outside: nothing is kept
