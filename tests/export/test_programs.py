@@ -110,12 +110,14 @@ def test_other_models_are_refused(change: Any, named: str) -> None:
 
 
 @pytest.mark.parametrize("free", [(0, 2, 3), (3,)])
-def test_outputs_of_small_images_are_compared_where_the_size_is_free(free: tuple[int, ...]) -> None:
-    program = Program(nn.Identity(), torch.ones(1, 3, 64, 64), ["y"], free)
+@pytest.mark.parametrize("kind", ["classifier", "detector"])
+def test_outputs_of_small_images_are_compared_where_the_size_is_free(kind: str, free: tuple[int, ...]) -> None:
+    side = 64 if kind == "classifier" else 192
+    program = Program(nn.Identity(), torch.ones(2, 3, side, side), ["y"], free, {"kind": kind})
     assert check(program, nn.Identity(), "model") == {"y": 0}
     for wrong in (1, torch.nan):
         with pytest.raises(ExportError, match="model"):
-            check(program, lambda x, wrong=wrong: x if x.shape[3] >= 64 else x + wrong, "model")
+            check(program, lambda x, wrong=wrong: x if x.shape[3] == side else x + wrong, "model")
 
 
 @pytest.mark.parametrize("content", [b"a user's", b"\x08\x07", "archive"])
