@@ -25,7 +25,6 @@ _BEGINNINGS = {
     rb"\x89HDF": "HDF5, as Keras and MATLAB write it",
     rb"(?s:.{4})TFL3": "a model of TensorFlow Lite",
     rb"\s*<\?xml[^<]*<net |<net ": "a model of OpenVINO",
-    rb'(?s:\s*\{.{0,200}"weight_map")': "the list of a checkpoint's parts: load them all and save one state dict",
     rb"GGUF": "a model in GGUF",
     rb"ftrt": "an engine of TensorRT",
     rb"7767517": "a model of ncnn",

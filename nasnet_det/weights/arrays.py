@@ -27,6 +27,7 @@ from safetensors import SafetensorError
 from nasnet_det.safe_io.checkpoints import SeveralNetworksError, find_state_dict, load_torch, without_prefix
 from nasnet_det.safe_io.file_kinds import KERAS_3, other_content
 from nasnet_det.safe_io.files import protect
+from nasnet_det.safe_io.parts import is_index, parts_of, read_parts
 from nasnet_det.safe_io.values import first_line, format_names, format_value
 from nasnet_det.weights.formats import is_known
 from nasnet_det.weights.formats.tf_slim import VARIABLES, preferred
@@ -41,15 +42,19 @@ _MALFORMED = (
 #: Limits far above the needs of the published files.
 _MOST_MEMBERS, _MOST_COMPRESSED, _LEAST_ALLOWED, _LONGEST_HEADER = 10_000, 100, 256 << 20, 1 << 20
 #: Files with weights in a folder, in the order of preference; a checkpoint is named by its index.
-_PATTERNS = ("*.safetensors", "*.index", "*.h5", "*.hdf5", "*.pth", "*.pt", "*.bin", "*.pb")
+_PATTERNS = (
+    *("*.safetensors.index.json", "*.safetensors", "*.index", "*.h5", "*.hdf5", "*.pth", "*.pt"),
+    *("*.bin.index.json", "*.bin", "*.pb"),
+)
 
 
 def read_arrays(path: str | Path) -> Arrays:
     """Return the tensors of a file by name.
 
     Args:
-        path: a safetensors, ``.pth`` or Keras ``.h5`` file; a TensorFlow checkpoint's prefix or one of its files; a
-            frozen TensorFlow graph (``.pb``); a tar archive of any of them; or a folder with one of them.
+        path: a safetensors, ``.pth`` or Keras ``.h5`` file; the index of a checkpoint in parts
+            (``model.safetensors.index.json``); a TensorFlow checkpoint's prefix or one of its files; a frozen
+            TensorFlow graph (``.pb``); a tar archive of any of them; or a folder with one of them.
 
     Raises:
         WeightsError: if the file does not exist, has another format or is damaged, or a folder contains several.
@@ -184,6 +189,8 @@ def _reader(path: Path) -> Callable[[Path], Arrays]:
         return _read_keras
     if head[8:9] == b"{":
         return _read_safetensors
+    if is_index(path):
+        return _read_parts
     if path.suffix == ".pb" and head.startswith(b"\n"):
         return _read_frozen_graph
     if head.startswith((b"PK", b"\x80")) and (head.startswith(b"\x80") or zipfile.is_zipfile(path)):
@@ -299,6 +306,13 @@ def _read_safetensors(path: Path) -> dict[str, np.ndarray]:
     return _as_arrays(find_state_dict(load_file(path)).tensors, path)
 
 
+def _read_parts(path: Path) -> dict[str, np.ndarray]:
+    try:
+        return _as_arrays(find_state_dict(read_parts(path)).tensors, *parts_of(path))
+    except ValueError as error:
+        raise WeightsError(f"{path}: {error}") from None
+
+
 def _read_torch(path: Path) -> dict[str, np.ndarray]:
     try:
         tensors = find_state_dict(load_torch(path)).tensors
@@ -313,10 +327,10 @@ def _read_torch(path: Path) -> dict[str, np.ndarray]:
     return _as_arrays(tensors, path)
 
 
-def _as_arrays(tensors: Mapping[str, torch.Tensor], path: Path) -> dict[str, np.ndarray]:
+def _as_arrays(tensors: Mapping[str, torch.Tensor], *paths: Path) -> dict[str, np.ndarray]:
     """Return numpy arrays; floating-point types that numpy lacks become float32."""
-    if sum(tensor.nbytes for tensor in tensors.values()) > _allowance(path):
-        raise _bomb(path)  # an expanded tensor has more elements than stored
+    if sum(tensor.nbytes for tensor in tensors.values()) > sum(map(_allowance, paths)):
+        raise _bomb(paths[0])  # an expanded tensor has more elements than stored
     arrays = {}
     for name, tensor in tensors.items():
         converted = tensor.is_floating_point() and tensor.dtype not in _NUMPY_TYPES

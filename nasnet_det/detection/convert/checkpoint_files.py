@@ -20,6 +20,7 @@ from nasnet_det.detection.convert.identity import CheckpointError
 from nasnet_det.safe_io.checkpoints import find_state_dict, load_torch
 from nasnet_det.safe_io.file_kinds import is_text, other_content
 from nasnet_det.safe_io.files import replacing
+from nasnet_det.safe_io.parts import is_index, read_parts
 from nasnet_det.safe_io.pickles import from_pickle
 from nasnet_det.safe_io.values import first_line, format_value, parse_json
 
@@ -38,7 +39,8 @@ def read_checkpoint_file(file: str, averaged: bool = True) -> dict[str, Any]:
     """Read a checkpoint into detectron2's form: ``model``, a state dict, and what else was saved.
 
     Args:
-        file: a file of ``torch.save`` from any training tool, or a ``.pkl`` of detectron2's model zoo.
+        file: a file of ``torch.save`` from any training tool, one in safetensors, the index of one in parts, or a
+            ``.pkl`` of detectron2's model zoo.
         averaged: prefer a moving average of the weights (see :func:`nasnet_det.safe_io.checkpoints.find_state_dict`);
             False to resume a run.
 
@@ -50,6 +52,8 @@ def read_checkpoint_file(file: str, averaged: bool = True) -> dict[str, Any]:
             head = opened.read(9)
         if head[8:] == b"{":  # after the length of a header in JSON
             return _read_safetensors(file)
+        if is_index(file):
+            return {"model": _tensors(find_state_dict(read_parts(file), averaged).tensors, file)}
         pickled = file.endswith(".pkl") and not head.startswith(b"PK")  # else an archive of torch.save
         if pickled:
             data: Any = from_pickle(Path(file).read_bytes(), encoding="latin1")
@@ -66,7 +70,8 @@ def read_checkpoint_file(file: str, averaged: bool = True) -> dict[str, Any]:
     except CheckpointError:
         raise
     except MALFORMED as error:
-        raise refused(file, ValueError("it is a text") if is_text(file) else error) from error
+        text = is_text(file) and not is_index(file)
+        raise refused(file, ValueError("it is a text") if text else error) from error
     return {**(data if "model" in data else {}), "model": _tensors(state, file)}
 
 

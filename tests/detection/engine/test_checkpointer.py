@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import pickle
 from pathlib import Path
@@ -243,7 +244,7 @@ def test_the_average_of_a_run_predicts(tmp_path: Path) -> None:
     [
         (b"version https://git-lfs.github.com/spec/v1\n", "git lfs"),
         (b"", "empty"),
-        (b'{"metadata": {"total_size": 8}, "weight_map": {}}', "parts"),
+        (b'{"metadata": {"total_size": 8}, "weight_map": {}}', "weight_map"),
     ],
 )
 def test_files_in_place_of_a_checkpoint_are_told(tmp_path: Path, name: str, content: bytes, word: str) -> None:
@@ -263,6 +264,10 @@ def test_checkpoints_are_known_by_their_content_and_found_in_folders(tmp_path: P
         loaded = Heads(2)
         load_for_inference(loaded, str(path))
         assert torch.equal(model.cls_score.weight, loaded.cls_score.weight)
+    index = {"weight_map": dict.fromkeys(model.state_dict(), "model.safetensors")}
+    (folder / "model.safetensors.index.json").write_text(json.dumps(index))
+    load_for_inference(loaded, str(folder / "model.safetensors.index.json"))
+    (folder / "model.safetensors.index.json").unlink()
     (folder / "model.safetensors").rename(folder / "1.safetensors")
     (folder / "2.safetensors").touch()
     with pytest.raises(CheckpointError, match=r"accelerate.*1\.safetensors, 2\.safetensors"):
