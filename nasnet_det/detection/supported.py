@@ -35,14 +35,14 @@ _ANY = _each(lambda value: True, "a finite number")
 _NOT_NEGATIVE = _each(lambda value: value >= 0, "a finite number, 0 or more")
 _POSITIVE = _each(lambda value: value > 0, "a finite number above 0")
 _SIDE = _each(lambda value: value >= 1, "a side in pixels")
-_OVERLAP = _each(lambda value: 0 <= value <= 1, "an IoU, from 0 to 1")
+_OVERLAP = _each(lambda value: 0 < value <= 1, "an IoU, above 0 and at most 1")
 _SHARE = _each(lambda value: 0 < value <= 1, "a share, above 0 and at most 1")
 _BELOW_1 = _each(lambda value: 0 <= value < 1, "a number from 0 to below 1")
 _SCORE = _each(lambda value: value < 1, "a score below 1")
 #: What numbers may be, by the end of their key: with others nothing is detected or learnt, or what is wrong. Those
 #: without an entry are not negative.
 _BOUNDS = {
-    **dict.fromkeys(("PIXEL_MEAN", "FREEZE_AT", "BOUNDARY_THRESH", "CONV_DIMS", "ANGLES", "SAMPLING_RATIO"), _ANY),
+    **dict.fromkeys(("PIXEL_MEAN", "FREEZE_AT", "BOUNDARY_THRESH", "ANGLES", "SAMPLING_RATIO"), _ANY),
     **dict.fromkeys(("SEED", ".EVAL_PERIOD", "VIS_PERIOD", "GLOBAL.HACK"), _ANY),
     **dict.fromkeys(("PIXEL_STD", "BBOX_REG_WEIGHTS", "BATCH_SIZE_PER_IMAGE", "DETECTIONS_PER_CLASS"), _POSITIVE),
     **dict.fromkeys(("NMS_TOPK_TRAIN", "NMS_TOPK_TEST", "TOPK_CANDIDATES_TEST", "PRECISE_BN.NUM_ITER"), _POSITIVE),
@@ -51,6 +51,7 @@ _BOUNDS = {
     **dict.fromkeys(("SCORE_THRESH_TEST", "RPN_SCORE_THRESH"), _SCORE),
     **dict.fromkeys(("SOLVER.MOMENTUM", "DROP_PATH_RATE"), _BELOW_1),
     "POSITIVE_FRACTION": _SHARE,
+    "CONV_DIMS": _each(lambda value: value > 0 or value == -1, "channels, or -1 for those of the map"),
     "IOU_LABELS": (lambda values: values[-1:] == [1] and 0 in values, "0 for background, -1 for neither, and 1 last"),
     "FOCAL_LOSS_ALPHA": _each(lambda value: value == -1 or 0 <= value <= 1, "a number from 0 to 1, or -1 for none"),
     "DETECTIONS_PER_IMAGE": _each(lambda value: value != 0, "a number, or -1 for all"),

@@ -60,6 +60,8 @@ from nasnet_det.detection.modeling.rcnn import build_detector
         ("fpn_mobile.yaml", {"MODEL__PIXEL_STD": [1.0, 1.0, 1.0], "MODEL__NASNET__PRETRAINED": "x.pth"}, "PIXEL_STD"),
         ("fpn_mobile.yaml", {"MODEL__PIXEL_STD": [[127.5, 127.5, 127.5]]}, r"MODEL\.PIXEL_STD"),
         ("fpn_mobile.yaml", {"MODEL__RPN__CONV_DIMS": []}, r"RPN\.CONV_DIMS"),
+        ("nasnet_frcnn.yaml", {"MODEL__RPN__CONV_DIMS": [512, 512]}, r"RPN\.CONV_DIMS"),
+        ("nasnet_frcnn.yaml", {"MODEL__RPN__IOU_THRESHOLDS": [0, 0]}, r"RPN\.IOU_THRESHOLDS"),
         ("fpn_mobile.yaml", {"MODEL__RPN__LOSS_WEIGHT": -1.0}, r"RPN\.LOSS_WEIGHT"),
         ("fpn_mobile.yaml", {"MODEL__ROI_BOX_HEAD__BBOX_REG_WEIGHTS": [0.0] * 4}, r"ROI_BOX_HEAD\.BBOX_REG_WEIGHTS"),
         ("fpn_mobile.yaml", {"MODEL__ROI_HEADS__IOU_LABELS": [0, 0]}, r"ROI_HEADS\.IOU_LABELS"),

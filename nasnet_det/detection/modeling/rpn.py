@@ -185,6 +185,8 @@ class NASNetRPN(nn.Module):
         rpn = cfg.MODEL.RPN
         if [*rpn.IOU_LABELS] != [0, -1, 1]:
             raise ConfigError(f"MODEL.RPN.IOU_LABELS is {rpn.IOU_LABELS}: NASNetRPN has [0, -1, 1] only")
+        if len(rpn.CONV_DIMS) != 1:
+            raise ConfigError(f"MODEL.RPN.CONV_DIMS is {rpn.CONV_DIMS}: NASNetRPN has one convolution")
         (in_feature,) = rpn.IN_FEATURES
         shape = input_shape[in_feature]
         anchors = build_anchor_generator(cfg, [shape])
