@@ -85,7 +85,7 @@ class SeededImages(Dataset[dict[str, Any]]):
 
 
 def _train_parts(cfg: CfgNode) -> dict[str, Any]:
-    images = look_at_config(cfg, test=()).train
+    images = look_at_config(cfg).train  # with the test sets, which else fail at the first evaluation
     return {
         "dataset": images,
         "mapper": DetectionMapper(cfg, True),

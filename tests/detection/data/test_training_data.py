@@ -15,6 +15,7 @@ from detectron2.data.samplers import TrainingSampler
 from detectron2.utils import comm
 
 from nasnet_det.detection.config import ConfigError
+from nasnet_det.detection.data.look import DatasetError
 from nasnet_det.detection.data.training_data import SeededImages, TrainingBatches, build_train_loader
 
 LANDSCAPE = [True, True, False, True, False, True, True, False, True, True, True]
@@ -70,7 +71,12 @@ def test_augmentation_is_a_function_of_the_seed() -> None:
 
 @pytest.mark.parametrize("workers", [0, 2])
 def test_the_loader_gives_the_same_with_any_number_of_workers(small_config: Any, tiny_coco: str, workers: int) -> None:
-    options = {"DATASETS__TRAIN": (tiny_coco,), "MODEL__ROI_HEADS__NUM_CLASSES": 2, "INPUT__MIN_SIZE_TRAIN": (64,)}
+    options = {
+        "DATASETS__TRAIN": (tiny_coco,),
+        "DATASETS__TEST": (),
+        "MODEL__ROI_HEADS__NUM_CLASSES": 2,
+        "INPUT__MIN_SIZE_TRAIN": (64,),
+    }
     loader = build_train_loader(small_config("fpn_mobile.yaml", DATALOADER__NUM_WORKERS=workers, **options))
     loader.batch_sampler.resume(3, 2)
     resumed = next(iter(loader))
@@ -80,7 +86,7 @@ def test_the_loader_gives_the_same_with_any_number_of_workers(small_config: Any,
 
 
 def test_what_cannot_be_resumed_is_refused(small_config: Any, tiny_coco: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    options = {"DATASETS__TRAIN": (tiny_coco,), "MODEL__ROI_HEADS__NUM_CLASSES": 2}
+    options = {"DATASETS__TRAIN": (tiny_coco,), "DATASETS__TEST": (), "MODEL__ROI_HEADS__NUM_CLASSES": 2}
     with pytest.raises(ConfigError, match="SAMPLER_TRAIN"):
         build_train_loader(
             small_config("fpn_mobile.yaml", DATALOADER__SAMPLER_TRAIN="RandomSubsetTrainingSampler", **options)
@@ -93,8 +99,20 @@ def test_what_cannot_be_resumed_is_refused(small_config: Any, tiny_coco: str, mo
         build_train_loader(small_config("fpn_mobile.yaml", **options))
 
 
+def test_a_test_set_that_cannot_be_scored_is_refused_with_the_loader(small_config: Any, tiny_coco: str) -> None:
+    """Also for a program with detectron2's own trainer, which builds its evaluator after training."""
+    options = {"DATASETS__TRAIN": (tiny_coco,), "MODEL__ROI_HEADS__NUM_CLASSES": 2}
+    with pytest.raises(DatasetError, match="nowhere"):
+        build_train_loader(small_config("fpn_mobile.yaml", DATASETS__TEST=("nowhere",), **options))
+
+
 def test_training_can_be_sent_to_processes_that_are_not_forked(small_config: Any, tiny_coco: str) -> None:
-    options = {"DATASETS__TRAIN": (tiny_coco,), "MODEL__ROI_HEADS__NUM_CLASSES": 2, "INPUT__MIN_SIZE_TRAIN": (64,)}
+    options = {
+        "DATASETS__TRAIN": (tiny_coco,),
+        "DATASETS__TEST": (),
+        "MODEL__ROI_HEADS__NUM_CLASSES": 2,
+        "INPUT__MIN_SIZE_TRAIN": (64,),
+    }
     dataset = build_train_loader(small_config("fpn_mobile.yaml", **options)).dataset
     sent = pickle.loads(pickle.dumps(dataset))  # as spawn and forkserver do
     assert (sent[(1, 5)]["image"] == dataset[(1, 5)]["image"]).all()
