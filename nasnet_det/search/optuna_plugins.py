@@ -7,15 +7,18 @@ import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from importlib import import_module
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import optuna
 from optuna.exceptions import ExperimentalWarning
+from pydantic import Field
 
 from nasnet_det.safe_io.settings import read_value
 from nasnet_det.safe_io.values import format_value
 
 Kind = Literal["Sampler", "Pruner"]
+#: Kinds of arguments by the type of their default. With larger whole numbers Optuna would run out of time or memory.
+_KINDS: dict[type, Any] = {bool: bool, int: Annotated[int, Field(le=10**6)], float: float}
 #: The classes that were made, with the names of their arguments: what Optuna warns of is told once, not at every trial.
 _made: set[tuple[Any, ...]] = set()
 
@@ -87,8 +90,8 @@ def make_plugin(kind: Kind, name: str, options: Mapping[str, Any], given: Mappin
         default = taken[key].default if key in taken else None
         if key.endswith(f"_{kind.lower()}") and value is not None:
             value = make_plugin(kind, str(value), {}, given)
-        elif type(default) in (bool, int, float):
-            value = read_value(type(default), key, value, what=found.__name__)
+        elif type(default) in _KINDS:
+            value = read_value(_KINDS[type(default)], key, value, what=found.__name__)
         arguments[key] = value
     try:
         with warnings.catch_warnings():

@@ -14,11 +14,13 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
-from nasnet_det.safe_io.values import format_value
+from nasnet_det.safe_io.values import first_line, format_value
 
 Values = tuple[float, ...]
 #: The pruner of this project.
 ASHA = "asha"
+#: Made-up children with which a pruner of Optuna is tried: more than any continues before its first decision.
+_TRIED = 8
 
 
 class Pruner(Protocol):
@@ -116,21 +118,41 @@ class OptunaPruner:
         options: its arguments.
 
     Raises:
-        ValueError: if Optuna has no such pruner, or it does not take these arguments.
+        ValueError: if Optuna has no such pruner, it does not take these arguments, or it fails with them.
     """
 
     def __init__(self, name: str, rungs: tuple[int, ...], options: Mapping[str, Any]) -> None:
+        self.name, self.rungs, self.options = name, rungs, options
+        self._start()
+        try:
+            self._try()
+        except Exception as error:  # of whatever package the pruner is
+            words = f"{type(error).__name__}: {first_line(error)}"
+            raise ValueError(
+                f"pruner {name} fails with {format_value(dict(options))} ({words}): change or leave out these arguments"
+            ) from None
+        self._start()
+
+    def _start(self) -> None:
         import optuna
 
         from nasnet_det.search.optuna_plugins import make_plugin, quiet
 
-        pruner = make_plugin("Pruner", name, options)
-        self.rungs = rungs
+        pruner = make_plugin("Pruner", self.name, self.options)
         with quiet():
             # Hyperband takes a trial's bracket from the study's name.
             self._study = optuna.create_study(study_name="rungs", direction="maximize", pruner=pruner)
         self._trials: dict[int, optuna.Trial] = {}
         self._continued: deque[int] = deque()
+
+    def _try(self) -> None:
+        """Judge made-up children: some pruners look at their arguments when they first decide."""
+        for trial in range(_TRIED):
+            history = tuple((trial + epoch) % _TRIED / _TRIED for epoch in range(self.rungs[-1]))
+            for rung, epochs in enumerate(self.rungs):
+                self.tell(trial, rung, history[epochs - 1 : epochs], history[:epochs])
+                if self.next() is None:
+                    break
 
     def tell(self, trial: int, rung: int, values: Values, history: Values = (), final: bool = False) -> list[int]:
         """Learn a result and ask; see :meth:`Pruner.tell`."""

@@ -65,12 +65,16 @@ def test_no_point_of_the_front_is_dominated(points: list[tuple[int, int]]) -> No
         ("PercentilePruner", (1, 3), {}, "percentile"),
         ("MedianPruner", (1, 3), {"n_startup_trials": "few"}, "n_startup_trials"),
         ("PatientPruner", (1, 3), {"patience": 1, "wrapped_pruner": "BestPruner"}, "BestPruner"),
+        ("PatientPruner", (1, 3, 4), {"patience": 1.5, "wrapped_pruner": "MedianPruner"}, "patience"),
+        ("HyperbandPruner", (1, 3), {"reduction_factor": 1}, "reduction_factor"),
+        ("HyperbandPruner", (1, 3), {"min_resource": 0}, "min_resource"),
+        ("SuccessiveHalvingPruner", (1, 3), {"min_early_stopping_rate": 10**9}, "min_early_stopping_rate"),
         ("MedianPruner", (), {}, "--rungs"),
         ("asha", (3,), {"keep": 2}, "--rungs"),
     ],
 )
 def test_what_makes_no_pruner_is_named(
-    name: str, rungs: tuple[int, ...], overrides: dict[str, int | str], named: str
+    name: str, rungs: tuple[int, ...], overrides: dict[str, float | str], named: str
 ) -> None:
     with pytest.raises(ValueError, match=named):
         make_pruner(name, rungs, overrides)

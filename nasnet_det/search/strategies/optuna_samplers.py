@@ -7,6 +7,7 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from decimal import Decimal
+from types import MappingProxyType
 from typing import Any
 
 import optuna
@@ -24,8 +25,9 @@ logger = logging.getLogger(__name__)
 _LARGEST_GRID = 100_000
 #: Refusals in a row after which decisions are drawn at random: a model of what was trained would propose the like.
 _REFUSALS = 10
-#: Trials with made-up results in which a sampler is tried: more than Optuna's draw at random before their first model.
-_TRIED = 12
+#: Trials with made-up results in which a sampler is tried: more than Optuna's draw at random before their first model,
+#: with these arguments.
+_TRIED, _SOONER = 12, {"n_startup_trials": 4, "population_size": 4}
 #: Samplers that list all architectures, each once.
 _LISTS = ("GridSampler", "BruteForceSampler")
 #: Samplers without a model, which refusals do not hold: they follow a list, a sequence or fixed decisions.
@@ -122,8 +124,8 @@ class OptunaSampler(Strategy[SamplerSettings]):
             self.study._storage.set_study_system_attr(self.study._study_id, key, value)
         self.open, self.exhausted = dict(state["open"]), state.get("exhausted", False)
 
-    def _start(self, trials: Sequence[Any]) -> None:
-        sampler = self._make_sampler(max(len(trials) - 1, 0))  # that of the last ask
+    def _start(self, trials: Sequence[Any], changes: Mapping[str, Any] = MappingProxyType({})) -> None:
+        sampler = self._make_sampler(max(len(trials) - 1, 0), changes)  # that of the last ask
         with quiet():
             self.study = optuna.create_study(sampler=sampler, directions=["maximize"] * len(self.problem.objectives))
         self.study.stop = self._end  # type: ignore[method-assign]
@@ -155,14 +157,15 @@ class OptunaSampler(Strategy[SamplerSettings]):
             system_attrs=dict(system_attrs),
         )
 
-    def _make_sampler(self, number: int) -> BaseSampler:
+    def _make_sampler(self, number: int, changes: Mapping[str, Any] = MappingProxyType({})) -> BaseSampler:
         # The seed of these shuffles the grid, or scrambles the sequence, which must stay the same.
         fixed_seed = self.settings.sampler in ("GridSampler", "QMCSampler")
         given: dict[str, Any] = {
             "seed": derive_seed(self.seed, 0 if fixed_seed else number),
             "search_space": {name: distribution.choices for name, distribution in self.choices.items()},
+            **changes,
         }
-        options = dict(self.settings.options)
+        options = {name: value for name, value in self.settings.options.items() if name not in changes}
         if self.settings.sampler == "QMCSampler" and "independent_sampler" not in options:
             given["independent_sampler"] = RandomSampler(derive_seed(self.seed, number))
         if isinstance(fixed := options.get("fixed_params"), Mapping):
@@ -191,12 +194,12 @@ class OptunaSampler(Strategy[SamplerSettings]):
             raise ValueError(
                 f"GridSampler lists all {Decimal(architectures):.2e} architectures; at most {_LARGEST_GRID:,} can be"
             )
-        self._start([])
+        self._start([], _SOONER)
         try:
             for number in range(1 if sampler in _WITHOUT_MODEL else _TRIED):
                 trial = self.study.ask(dict(self.choices))
                 self.study.tell(trial, [number % 3 / 3] * len(self.problem.objectives))
-        except (AttributeError, NotImplementedError, TypeError, ValueError, LookupError, ImportError) as error:
+        except Exception as error:  # of whatever package the sampler is
             raise ValueError(f"{sampler} cannot be used here: {error}") from None
         self.exhausted = False  # of the trial study
         if sampler in _OF_NUMBERS:

@@ -31,6 +31,10 @@ def test_options_are_the_sampler_s_arguments() -> None:
         ("TPESampler", {"n_startup_trials": "few"}, "n_startup_trials"),
         ("TPESampler", {"seed": 4}, "seed"),
         ("TPESampler", {"n_ei_candidates": 0}, "samples"),
+        ("TPESampler", {"n_ei_candidates": 0, "n_startup_trials": 40}, "samples"),
+        ("TPESampler", {"n_startup_trials": 10**7}, "n_startup_trials"),
+        ("nsga2", {"child_generation_strategy": 1}, "callable"),
+        ("nsga2", {"population_size": 1}, "population_size"),
         ("PartialFixedSampler", {"fixed_params": {}, "base_sampler": "AnnealingSampler"}, "AnnealingSampler"),
     ):
         with pytest.raises(ValueError, match=match):
