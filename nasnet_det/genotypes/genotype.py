@@ -23,7 +23,7 @@ from pathlib import Path
 from typing import Any
 
 from nasnet_det.safe_io.files import protect, write_text
-from nasnet_det.safe_io.values import format_names, format_value, parse_json
+from nasnet_det.safe_io.values import format_names, format_value, parse_json, reason
 
 FORMAT = "nasnet_det.genotype"
 VERSION = 1
@@ -160,7 +160,7 @@ class Genotype:
             GenotypeError: if a key is missing or unknown, a value has the wrong type, or the cells are illegal.
         """
         try:
-            fields = _keys(data, origin, required=("normal", "reduction"), optional=_OPTIONAL_KEYS)
+            fields = _keys(data, "it", required=("normal", "reduction"), optional=_OPTIONAL_KEYS)
             if fields.get("format", FORMAT) != FORMAT:
                 raise GenotypeError(f"its format is {format_value(fields['format'])}, expected {FORMAT!r}")
             if fields.get("version", VERSION) != VERSION:
@@ -195,7 +195,7 @@ class Genotype:
         except FileNotFoundError:
             raise GenotypeError(f"{path}: no such genotype file") from None
         except (OSError, ValueError) as error:  # a ValueError is text that is not UTF-8, or an invalid path
-            raise GenotypeError(f"{path}: cannot be read as a genotype ({error})") from None
+            raise GenotypeError(f"{path}: cannot be read as a genotype ({reason(error)})") from None
         return cls.from_json(text, str(path))
 
 
@@ -211,7 +211,7 @@ _OPTIONAL_KEYS = ("format", "version", "name", "source", "passes_all")
 def _keys(data: Any, what: str, required: Iterable[str], optional: Iterable[str] = ()) -> Mapping[str, Any]:
     """Return ``data`` as a mapping that has all the required keys and no unknown one."""
     if not isinstance(data, Mapping):
-        raise GenotypeError(f"{what}: expected a JSON object, got {type(data).__name__}")
+        raise GenotypeError(f"{what} must be a JSON object, not {type(data).__name__}")
     missing = [key for key in required if key not in data]
     unknown = sorted(str(key) for key in data if key not in (*required, *optional))
     if missing:

@@ -170,3 +170,8 @@ def one_line(error: BaseException) -> str:
 def first_line(error: BaseException) -> str:
     """Return the first line of an exception's message, at most 300 characters, or its class's name if it is empty."""
     return (str(error).strip().splitlines() or [type(error).__name__])[0][:300]
+
+
+def reason(error: Exception) -> str:
+    """Return in one line why a file cannot be read, without the file's name, which an OSError's message has."""
+    return error.strerror if isinstance(error, OSError) and error.strerror else one_line(error)

@@ -11,6 +11,7 @@ from typing import Any
 
 from nasnet_det.safe_io.files import write_text
 from nasnet_det.safe_io.locks import FolderInUseError, working_in
+from nasnet_det.safe_io.values import reason
 from nasnet_det.search.checkpoints import Checkpoints
 from nasnet_det.search.storage import StudyError, storage_url
 from nasnet_det.search.study import Study
@@ -111,7 +112,7 @@ class SearchFolder:
             noted = json.loads(path.read_text(encoding="utf-8"))
             return {"storage": noted["storage"], "study": str(noted["study"])}
         except (OSError, ValueError, KeyError, TypeError) as error:
-            raise StudyError(f"{path} cannot be read: {error}") from None
+            raise StudyError(f"{path} cannot be read: {reason(error)}") from None
 
 
 def _named(base: str, phase: str) -> str:

@@ -16,7 +16,7 @@ import torch
 from nasnet_det.safe_io.files import replacing, write_csv, write_text
 from nasnet_det.safe_io.folders import is_vacant
 from nasnet_det.safe_io.settings import differences
-from nasnet_det.safe_io.values import first_line, parse_json
+from nasnet_det.safe_io.values import first_line, parse_json, reason
 from nasnet_det.training.recipe import Recipe
 from nasnet_det.training.run import EpochReport, RunError
 
@@ -109,7 +109,7 @@ class TrainingFolder:
         try:
             found = parse_json(described.read_text(encoding="utf-8"))
         except (OSError, ValueError) as error:
-            raise RunError(f"{described} is not readable ({error})") from None
+            raise RunError(f"{described} is not readable ({reason(error)})") from None
         if not isinstance(found, dict) or found.pop("format", None) != FORMAT:
             raise RunError(f"{described} is not that of a training run; choose another --output")
         differing = [

@@ -130,6 +130,9 @@ def test_files(tmp_path: Path) -> None:
         as_genotype(path)
     with pytest.raises(GenotypeError, match=r"other\.json"):
         as_genotype(tmp_path / "other.json")
+    with pytest.raises(GenotypeError) as refused:
+        as_genotype(tmp_path)
+    assert str(refused.value).count(str(tmp_path)) == 1
     with pytest.raises(GenotypeError, match="nasnet_a"):
         as_genotype("nasnet_z")
 
@@ -139,8 +142,9 @@ def test_another_version_or_format_is_refused() -> None:
         Genotype.from_dict({**LEGAL.to_dict(), "version": 2})
     with pytest.raises(GenotypeError, match=r"format.*'other'"):
         Genotype.from_dict({**LEGAL.to_dict(), "format": "other"})
-    with pytest.raises(GenotypeError, match="colour"):
+    with pytest.raises(GenotypeError, match="colour") as refused:
         Genotype.from_dict({**LEGAL.to_dict(), "colour": 1})
+    assert str(refused.value).count("genotype") == 1
 
 
 def test_json_that_overwhelms_its_reader_is_refused(tmp_path: Path) -> None:
