@@ -24,6 +24,8 @@ _CONNECT_SECONDS = 10
 #: The modules that connect to a server, for a URL that names none: the first that is installed.
 _DRIVERS = {"postgresql": ("psycopg", "psycopg2"), "mysql": ("mysqldb", "pymysql")}
 _MODULES = {"mysqldb": "MySQLdb"}
+#: The ends of SQLite files that may be given by their path; Optuna keeps a ``.log`` in another form.
+_SQLITE = (".db", ".db3", ".sqlite", ".sqlite3")
 
 
 class StudyError(RuntimeError):
@@ -36,7 +38,7 @@ def storage_url(storage: str | Path) -> URL:
     Raises:
         StudyError: if it is not a URL of a database that Optuna can keep a study in, or one in memory.
     """
-    if isinstance(storage, Path) or "://" not in storage:
+    if isinstance(storage, Path) or ("://" not in storage and storage.endswith(_SQLITE)):
         return URL.create("sqlite", database=str(Path(storage).absolute()))
     try:
         url = make_url(storage)
@@ -46,7 +48,7 @@ def storage_url(storage: str | Path) -> URL:
     except SQLAlchemyError:
         raise StudyError(
             f"{storage!r} is not a database URL: expected postgresql://USER:PASSWORD@HOST/DATABASE, "
-            "mysql://USER:PASSWORD@HOST/DATABASE or sqlite:///FILE"
+            "mysql://USER:PASSWORD@HOST/DATABASE, sqlite:///FILE or FILE.db"
         ) from None
     if url.get_backend_name() == "sqlite" and url.database in (None, "", ":memory:"):
         raise StudyError(f"{storage!r} is a database in memory, which ends with the command: expected sqlite:///FILE")
