@@ -56,10 +56,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     cifar = options.stem == "cifar"
     classes = options.num_classes or (10 if cifar else 1000)
     side = (options.image_size or (32 if cifar else 224,))[0]
+    parameters = choice.count_parameters(classes, torch.device("cpu"), copies=2)
     torch.manual_seed(options.seed)
     network = choice.build(num_classes=classes)
     save_local_dir(choice, network.state_dict(), output, classes, choice.input_config(side))
-    parameters = sum(parameter.numel() for parameter in network.parameters())
     print(
         f"{output}: {genotype.name or options.cell}, N = {options.num_cells}, F = {options.num_filters}, "
         f"{parameters / 1e6:.2f} M parameters, {classes} classes, for {side} x {side} pixels; weights not trained"

@@ -89,8 +89,9 @@ def train_seed(options: argparse.Namespace, recipe: Recipe, seed: int) -> float:
     from nasnet_det.training.session import log_above_bars
 
     session, batches = make_session(options, recipe, seed)
-    log_above_bars(f"{session.model.architecture}, {recipe.name}, on {session.execution.describe()}")
+    log_above_bars(f"{session.describe(batches)}, on {session.execution.describe()}")
     if options.minutes is not None:
+        log_above_bars("measuring the time of an epoch")
         session = replace(session, recipe=session.epochs_in(60 * options.minutes, batches))
         batches.epochs = session.recipe.epochs
         log_above_bars(f"{session.recipe.epochs} epochs in {options.minutes:g} minutes")

@@ -65,7 +65,7 @@ def train(options: argparse.Namespace, world: World) -> int:
     log = log_above_bars if world.is_main_process else lambda line: None
     where = session.execution.describe() + (f", {world.size} processes" if world.size > 1 else "")
     counts = f"{len(data.train)} + {len(data.validation)} images of {data.num_classes} classes"
-    log(f"{session.model.architecture}, {session.recipe.name}, {counts}, on {where}")
+    log(f"{session.describe(data)}, {counts}, on {where}")
     last = session.run(data, log)[-1]
     log(f"top-1 {100 * last.top1:.2f} %, top-5 {100 * last.top5:.2f} %; the model is {options.output / 'model'}")
     return 0

@@ -14,6 +14,8 @@ from typing import Literal
 
 Stem = Literal["imagenet", "cifar"]
 IMAGENET_STEM_CELLS = 2
+#: The most normal cells of a stage, and filters: many times those of any published network.
+_MOST_CELLS, _MOST_FILTERS = 100, 10_000
 
 
 @dataclass(frozen=True)
@@ -99,11 +101,13 @@ def check_size(stages: Sequence[int], num_filters: int, stem: str, output_stride
     """
     if stem not in ("imagenet", "cifar"):
         raise ValueError(f"stem is 'imagenet' or 'cifar', not {stem!r:.60}")
-    if not stages or any(type(n) is not int or n < 1 for n in stages):
-        raise ValueError(f"num_cells is the normal cells of each stage, at least 1, not {stages!r:.60}")
+    if not stages or any(type(n) is not int or not 1 <= n <= _MOST_CELLS for n in stages):
+        raise ValueError(f"num_cells is the normal cells of each stage, 1 to {_MOST_CELLS}, not {stages!r:.60}")
     least = 2**IMAGENET_STEM_CELLS if stem == "imagenet" else 1
-    if type(num_filters) is not int or num_filters < least:
-        raise ValueError(f"num_filters is a whole number of at least {least} with this stem, not {num_filters!r:.60}")
+    if type(num_filters) is not int or not least <= num_filters <= _MOST_FILTERS:
+        raise ValueError(
+            f"num_filters is a whole number from {least} to {_MOST_FILTERS} with this stem, not {num_filters!r:.60}"
+        )
     first, count = (2, len(stages) + IMAGENET_STEM_CELLS) if stem == "imagenet" else (1, len(stages))
     strides = [first * 2**i for i in range(count)]
     if output_stride is not None and output_stride not in strides:

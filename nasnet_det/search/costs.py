@@ -50,11 +50,11 @@ class NetworkSize:
         image_size: height and width of the image.
 
     Raises:
-        ValueError: for fewer filters than the stem needs.
+        ValueError: for a number out of range.
     """
 
-    num_cells: Annotated[int, Field(ge=1, le=100)]
-    num_filters: Annotated[int, Field(ge=1, le=10_000)]
+    num_cells: int
+    num_filters: int
     stem: Stem
     stem_channels: Annotated[int, Field(ge=1, le=10_000)]
     num_classes: Annotated[int, Field(ge=1, le=1_000_000)]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+import os
 import warnings
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
@@ -65,7 +67,7 @@ def choose_execution(
         device = "cuda" if torch.cuda.is_available() else "cpu"
     try:
         place = torch.device(device)
-        torch.empty(0, device=place)
+        torch.zeros(1, device=place).item()  # which meta, a device of shapes without values, does not have
     except (RuntimeError, AssertionError) as error:
         raise ValueError(f"device {device} is not available ({first_line(error)})") from None
     gains = place.type == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False)
@@ -80,6 +82,14 @@ def choose_execution(
         gains or place.type == "cpu" if channels_last is None else channels_last,
         mode,  # type: ignore[arg-type]
     )
+
+
+def memory_of(device: torch.device) -> float:
+    """Return the memory of a device, in use or free, in bytes; infinity where the system does not tell."""
+    if device.type == "cuda":
+        return float(torch.cuda.get_device_properties(device).total_memory)
+    known = hasattr(os, "sysconf")  # not on Windows
+    return float(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")) if known else math.inf
 
 
 def capture(model: nn.Module, images: Tensor, execution: Execution) -> Any:

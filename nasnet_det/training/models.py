@@ -24,7 +24,8 @@ from nasnet_det.genotypes.genotype import Genotype
 from nasnet_det.models.family import FAMILY
 from nasnet_det.models.plan import Stem
 from nasnet_det.models.presets import PRESETS, stem_channels
-from nasnet_det.safe_io.values import first_line, format_value, one_line, parse_json
+from nasnet_det.safe_io.values import first_line, format_value, one_line, parse_json, reason
+from nasnet_det.training.execution import memory_of
 
 LOCAL = "local-dir:"
 _AUXILIARY = "aux_head."
@@ -101,6 +102,27 @@ class ModelChoice:
             arguments |= {"drop_path_rate": drop_path_rate, "aux_head": auxiliary, "img_size": image_size}
         return self.build(**arguments)
 
+    def count_parameters(self, num_classes: int, device: torch.device, copies: int = 1) -> int:
+        """Return the number of parameters; the network is built without memory for them.
+
+        Args:
+            num_classes: the number of classes.
+            device: where the network is to be.
+            copies: how many numbers it keeps there for each parameter, 4 bytes each.
+
+        Raises:
+            ModelError: if they do not fit into the device's memory.
+        """
+        with torch.device("meta"):
+            count = sum(parameter.numel() for parameter in self.build(num_classes=num_classes).parameters())
+        needed, memory = 4 * copies * count, memory_of(device)
+        if needed > memory:
+            raise ModelError(
+                f"{self.architecture} has {count / 1e6:,.0f} M parameters, which need {needed / 2**30:,.0f} GiB of "
+                f"memory; {device} has {memory / 2**30:,.0f}: choose fewer cells or filters"
+            )
+        return count
+
     def data_config(self) -> dict[str, Any]:
         """Return timm's description of the model's input: the saved model's, or the registered one's."""
         if self.folder is not None:
@@ -144,7 +166,7 @@ def read_config(folder: Path) -> dict[str, Any]:
     except FileNotFoundError:
         raise ModelError(f"{folder / 'config.json'} is missing; expected a saved timm model") from None
     except (OSError, ValueError) as error:
-        raise ModelError(f"{path} is not readable ({error})") from None
+        raise ModelError(f"{path} is not readable ({reason(error)})") from None
     if not isinstance(config, dict) or not isinstance(config.get("architecture"), str):
         raise ModelError(f"{path} has no architecture; expected a saved timm model")
     for key in ("model_args", "pretrained_cfg"):

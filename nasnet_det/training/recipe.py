@@ -16,7 +16,7 @@ from pydantic import Field
 
 from nasnet_det.safe_io.files import exists
 from nasnet_det.safe_io.settings import build, parse_assignments, with_numbers
-from nasnet_det.safe_io.values import format_names, format_value, parse_yaml
+from nasnet_det.safe_io.values import format_names, format_value, parse_yaml, reason
 
 FOLDER = Path(__file__).parent / "recipes"
 
@@ -99,6 +99,8 @@ class Recipe:
         for setting in ("optimizer_options", "augmentation", "mix"):
             for key, value in getattr(self, setting).items():
                 _check_magnitude(f"{setting}.{key}", value)
+        if self.warmup_epochs >= self.epochs:
+            raise RecipeError(f"warmup_epochs must be below epochs, {self.epochs}, got {self.warmup_epochs:g}")
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain values, for JSON."""
@@ -185,7 +187,7 @@ def load_recipe(name: str | Path) -> Recipe:
     try:
         data = with_numbers(parse_yaml(path.read_text(encoding="utf-8")))
     except (OSError, ValueError) as error:
-        raise RecipeError(f"{path}: not a readable YAML file ({str(error)[:300]})") from None
+        raise RecipeError(f"{path}: not a readable YAML file ({reason(error)})") from None
     if isinstance(data, dict):
         data.setdefault("name", path.stem)
     return Recipe.from_dict(data, str(path))

@@ -72,6 +72,16 @@ class Session:
             **self.described,
         }
 
+    def describe(self, data: Batches) -> str:
+        """Return network and recipe in words, for logs.
+
+        Raises:
+            ModelError: if the network does not exist, or the device has no memory to train it.
+        """
+        copies = 4 if self.recipe.ema_decay else 3  # with gradient and momentum
+        parameters = self.model.count_parameters(data.num_classes, self.execution.device, copies)
+        return f"{self.model.architecture}, {parameters / 1e6:.2f} M parameters, {self.recipe.name}"
+
     def trainer(self, data: Batches) -> Trainer:
         """Return the initialized network of this run, ready to train."""
         seed_step(self.seed, _BEFORE_ALL)

@@ -261,7 +261,9 @@ def test_every_published_cell_trains(name: str) -> None:
     [
         ({"num_cells": 0}, "num_cells"),
         ({"num_cells": (2, -1)}, "num_cells.*-1"),
+        ({"num_cells": 10**6}, "num_cells.*1000000"),
         ({"num_filters": 3}, "num_filters"),
+        ({"num_filters": 10**6}, "num_filters.*1000000"),
         ({"stem": "mnist"}, "'imagenet' or 'cifar'"),
         ({"output_stride": 64}, r"\[2, 4, 8, 16, 32\]"),
         ({"num_classes": -1}, "num_classes.*-1"),
