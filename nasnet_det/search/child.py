@@ -116,6 +116,7 @@ def train_to(
     epochs: int | None = None,
     checkpoint: bytes | None = None,
     progress: Callable[[EpochReport], None] | None = None,
+    tick: Callable[[int, float | None], None] = lambda step, loss: None,
 ) -> Trained:
     """Train a child for its first epochs and measure it.
 
@@ -132,6 +133,7 @@ def train_to(
         checkpoint: where an earlier call left it. One that is damaged or of another child is ignored, and the child is
             trained from the beginning.
         progress: called with every new epoch's report; what it raises ends the child and is raised again.
+        tick: called after every step; see :func:`~nasnet_det.training.run.fit`.
 
     Raises:
         DataError, ValueError: as :func:`check_child_config`.
@@ -139,7 +141,7 @@ def train_to(
     """
     execution = _execution(config, device)
     data = batches_of(config, execution, seed)
-    child = _Child(config, execution, seed, progress, min(epochs or config.epochs, config.epochs))
+    child = _Child(config, execution, seed, progress, min(epochs or config.epochs, config.epochs), tick)
     with own_randomness(execution.device):
         try:
             status, message = child.train_from(checkpoint, as_genotype(genotype), data)
@@ -212,6 +214,7 @@ class _Child:
     seed: int
     progress: Callable[[EpochReport], None] | None
     epochs: int
+    tick: Callable[[int, float | None], None]
     num_params: int = 0
     reports: list[EpochReport] = field(default_factory=list)
     memory: _Memory = field(default_factory=_Memory)
@@ -249,7 +252,7 @@ class _Child:
         network = child_network(genotype, self.config, data.num_classes)
         self.num_params = sum(p.numel() for p in network.parameters() if p.requires_grad)
         trainer = Trainer(network, self.config.recipe, data.steps_per_epoch, data.num_classes, self.execution)
-        fit(trainer, data, self.seed, self.memory, report=self._report, enough=self._enough)
+        fit(trainer, data, self.seed, self.memory, self._report, self.tick, enough=self._enough)
         if self._hopeless(self.reports[-1]):
             return "stopped_early", f"below the stop rule of epoch {len(self.reports)}"
         return "ok", ""

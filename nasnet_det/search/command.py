@@ -6,6 +6,7 @@ import argparse
 import time
 from collections.abc import Mapping
 from dataclasses import asdict, fields, replace
+from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
 from textwrap import shorten
@@ -161,10 +162,10 @@ def make_workers(options: argparse.Namespace, config: ChildConfig) -> Workers:
     Raises:
         WorkersError, DataError, ValueError: if they cannot.
     """
-    count, evaluator = count_workers(options), ChildEvaluator(config, options.device)
+    count = count_workers(options)
     workers: Workers
     if count == 0:
-        workers = InProcess(evaluator)
+        workers = InProcess(ChildEvaluator(config, options.device, partial(print, flush=True)))
     else:
         try:
             from nasnet_det.search.ray_workers import RayWorkers
@@ -175,7 +176,7 @@ def make_workers(options: argparse.Namespace, config: ChildConfig) -> Workers:
         gpus = options.gpus_per_worker
         if gpus is None:
             gpus = 1.0 if torch.cuda.device_count() or options.ray else 0.0
-        workers = RayWorkers(evaluator, count, options.ray, gpus, options.cpus_per_worker)
+        workers = RayWorkers(ChildEvaluator(config, options.device), count, options.ray, gpus, options.cpus_per_worker)
     try:
         workers.check()
     except BaseException:

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections import deque
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Protocol
 
 from nasnet_det.genotypes.genotype import Genotype
 from nasnet_det.search.child import DeviceLost, Trained, check_child_config, train_to
 from nasnet_det.search.child_config import ChildConfig
+from nasnet_det.training.progress import StepLines
 
 
 class WorkersError(RuntimeError):
@@ -54,16 +56,24 @@ class ChildEvaluator:
     Args:
         config: how.
         device: where; a GPU if there is one.
+        log: called with a line about a child in training now and then.
     """
 
     config: ChildConfig
     device: str | None = None
+    log: Callable[[str], None] | None = None
 
     def check(self) -> None:
         check_child_config(self.config, self.device)
 
     def __call__(self, job: Job) -> Trained:
-        return train_to(job.genotype, self.config, job.seed, self.device, job.epochs, job.checkpoint)
+        config, log = self.config, self.log
+        lines = StepLines(
+            (job.epochs or config.epochs) * (config.train_images // config.batch_size),
+            config.batch_size,
+            lambda line: None if log is None else log(f"child {job.trial}: {line}"),
+        )
+        return train_to(job.genotype, config, job.seed, self.device, job.epochs, job.checkpoint, tick=lines)
 
 
 @dataclass(frozen=True)

@@ -20,6 +20,7 @@ from nasnet_det.safe_io.stopping import stop_on_signal
 from nasnet_det.training.engine import Batches, Trainer
 from nasnet_det.training.execution import Execution
 from nasnet_det.training.models import ModelChoice, load_weights, save_local_dir, zero_classifiers
+from nasnet_det.training.progress import StepLines
 from nasnet_det.training.recipe import Recipe
 from nasnet_det.training.run import EpochReport, fit
 from nasnet_det.training.run_folder import TrainingFolder
@@ -114,7 +115,9 @@ class Session:
             trainer = self.trainer(data)
             bar = tqdm(total=trainer.total_steps, unit="step", disable=None if is_main else True)
             try:
-                history = fit(trainer, data, self.seed, keeper, _reporter(self, log), _ticker(bar), should_stop)
+                lines = StepLines(trainer.total_steps, self.recipe.batch_size, log)
+                tick = lines if bar.disable else _ticker(bar)
+                history = fit(trainer, data, self.seed, keeper, _reporter(self, log), tick, should_stop)
             finally:
                 bar.close()
                 keeper.close()

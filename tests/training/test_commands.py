@@ -15,6 +15,7 @@ import pytest
 import timm
 import torch
 
+from nasnet_det.training import progress
 from tests.helpers import ONE_BLOCK, torchrun
 
 TOOLS = Path(__file__).parents[2] / "tools"
@@ -62,6 +63,16 @@ def test_cifar_over_seeds(cifar_options: list[str], tmp_path: Path, capsys: pyte
     # The same command again has nothing left to do.
     assert train_cifar(options) == 0
     assert "epoch" not in capsys.readouterr().out
+
+
+def test_progress_shows_before_the_first_epoch_ends(
+    cifar_options: list[str], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(progress, "_FIRST", 0.0)
+    assert train_cifar([*cifar_options, "--epochs", "1"]) == 0
+    begun, before = capsys.readouterr().out.split("epoch 1/1")[0].splitlines()[:2]
+    assert "M parameters" in begun
+    assert before.startswith("step 2/5") and "images/s" in before and before.endswith(" left")
 
 
 def test_cifar_of_the_family_in_a_given_time(cifar_like: Path, tmp_path: Path) -> None:
