@@ -13,7 +13,7 @@ from nasnet_det.models.plan import Stem
 from nasnet_det.models.presets import stem_channels
 from nasnet_det.safe_io.settings import build
 from nasnet_det.search.costs import NetworkSize
-from nasnet_det.search.image_data import TORCHVISION, find_images, load_images
+from nasnet_det.search.image_data import TORCHVISION, Split, find_images, load_images
 from nasnet_det.training.data.cifar10 import CLASSES, SIDE, Cifar10, DataError, is_cifar10, split
 from nasnet_det.training.data.cifar_batches import read_once
 from nasnet_det.training.recipe import Recipe, RecipeError
@@ -43,6 +43,7 @@ class ChildConfig:
         train_images, validation_images: how many of the training images to train and to measure on (of CIFAR-10's
             50,000 by default). The two never overlap, and a smaller number takes a part of what a larger one takes.
         split_seed: the seed of that split; the same for every child of a search.
+        split: of images that have no split of their own: ``random``, or ``stratified``, every class in equal shares.
         image_size: the side of the images, in pixels; CIFAR-10's, of 32, are resized to fewer.
         stem: ``cifar`` (a 3x3 convolution) or ``imagenet`` (strided, for larger images).
         whitening: ``channel`` (mean and deviation of the data set) or ``image`` (of each image).
@@ -69,6 +70,7 @@ class ChildConfig:
     train_images: _Count = 45_000
     validation_images: _Count = 5_000
     split_seed: Annotated[int, Field(ge=0, lt=2**32)] = 0
+    split: Split = "random"
     image_size: Annotated[int, Field(ge=8, le=1024)] = 32
     stem: Stem = "cifar"
     whitening: Literal["channel", "image"] = "channel"
@@ -125,7 +127,7 @@ def images_of(config: ChildConfig) -> tuple[Cifar10, np.ndarray, np.ndarray]:
     """Return the images, read once in a process, and which of them to train and to validate on."""
     if has_own_images(config.data):
         counts = config.train_images, config.validation_images
-        return load_images(config.data, config.image_size, *counts, config.split_seed)
+        return load_images(config.data, config.image_size, *counts, config.split_seed, config.split)
     if config.image_size > SIDE:
         raise DataError(
             f"CIFAR-10's images have {SIDE} pixels; image_size must be at most that, got {config.image_size}"

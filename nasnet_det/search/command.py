@@ -28,7 +28,7 @@ from nasnet_det.search.space import Space
 from nasnet_det.search.workers import ChildEvaluator, InProcess, Workers, WorkersError
 
 #: Child settings that studies of earlier releases do not record.
-_NEW_SETTINGS = ("image_size", "stem", "recipe_settings")
+_NEW_SETTINGS = ("image_size", "stem", "recipe_settings", "split")
 
 
 def child_config(options: argparse.Namespace, defaults: Mapping[str, Any] | None = None) -> ChildConfig:
@@ -46,6 +46,7 @@ def child_config(options: argparse.Namespace, defaults: Mapping[str, Any] | None
     if has_own_images(data):
         found = inspect_images(data)
         settings |= {name: getattr(found, name) for name in ("train_images", "validation_images", "image_size", "stem")}
+        settings["split"] = "random" if found.has_split else "stratified"
         if "validation_images" in changes and "train_images" not in changes and not found.has_split:
             spare = found.validation_images - asked.validation_images
             settings["train_images"] = max(found.train_images + spare, 1)
@@ -71,7 +72,7 @@ def describe_data(config: ChildConfig) -> str:
     """Read own images, and return in words what was found out about them."""
     found, (images, train, validation) = inspect_images(config.data), images_of(config)
     classes = ", ".join(found.classes[:5]) + (", ..." if len(found.classes) > 5 else "")
-    split = "their own split" if found.has_split else "a random split"
+    split = "their own split" if found.has_split else f"a {config.split} split"
     mean, std = (" ".join(f"{value:.3f}" for value in values) for values in (images.mean, images.std))
     return (
         f"{found.name}: {len(train)} training and {len(validation)} validation images ({split}) of "

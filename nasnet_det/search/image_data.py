@@ -11,9 +11,10 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import lru_cache, partial
 from pathlib import Path
-from typing import Protocol
+from typing import Literal, Protocol
 
 import numpy as np
+import torch
 from PIL import Image, ImageOps
 from tqdm import tqdm
 
@@ -23,6 +24,7 @@ from nasnet_det.safe_io.values import format_names
 from nasnet_det.search.class_folders import find_folder
 from nasnet_det.search.torchvision_images import TorchvisionImages
 from nasnet_det.training.data.cifar10 import Cifar10, DataError, Images, split
+from nasnet_det.training.execution import memory_of
 
 logger = logging.getLogger(__name__)
 
@@ -34,6 +36,7 @@ _LEAST_SIDE = 8
 #: Images whose size is looked at before any is decoded; the share that may be unreadable.
 _LOOKED_AT, _MOST_UNREADABLE = 200, 0.1
 _VALIDATION_SHARE = 0.1
+Split = Literal["random", "stratified"]
 
 
 class ImageSource(Protocol):
@@ -137,7 +140,7 @@ def inspect_images(data: str) -> Found:
 
 @lru_cache(maxsize=2)
 def load_images(
-    data: str, image_size: int, train_images: int, validation_images: int, split_seed: int
+    data: str, image_size: int, train_images: int, validation_images: int, split_seed: int, split: Split = "random"
 ) -> tuple[Cifar10, np.ndarray, np.ndarray]:
     """Return the images that children need, and which of them to train and to validate on.
 
@@ -145,7 +148,7 @@ def load_images(
         DataError: if there are fewer, they do not fit into memory, or too many cannot be read.
     """
     source = find_images(data)
-    train, validation = _choose(source, train_images, validation_images, split_seed)
+    train, validation = _choose(source, train_images, validation_images, split_seed, split)
     numbers = np.concatenate([train, validation])
     pictures, readable = _read_all(source, numbers, image_size)
     in_train = readable[: len(train)]
@@ -184,11 +187,11 @@ def channel_statistics(pictures: np.ndarray) -> tuple[tuple[float, ...], tuple[f
     return tuple(means), tuple(deviations)
 
 
-def _choose(source: ImageSource, train: int, validation: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
+def _choose(source: ImageSource, train: int, validation: int, seed: int, how: Split) -> tuple[np.ndarray, np.ndarray]:
     """Return the numbers of the images to train and to validate on."""
     count = len(source.labels)
     if not source.held_out:
-        return split(count, validation, train, seed)
+        return split(count, validation, train, seed, source.labels if how == "stratified" else None)
     available = count - source.held_out
     if not (1 <= train <= available and 1 <= validation <= source.held_out):
         raise DataError(
@@ -201,8 +204,8 @@ def _choose(source: ImageSource, train: int, validation: int, seed: int) -> tupl
 
 def _read_all(source: ImageSource, numbers: np.ndarray, side: int) -> tuple[np.ndarray, np.ndarray]:
     """Return images as ``(N, 3, side, side)`` uint8, and which of them could be read."""
-    needed, memory = len(numbers) * 3 * side * side, os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    if needed > memory / 2:
+    needed = len(numbers) * 3 * side * side
+    if needed > memory_of(torch.device("cpu")) / 2:
         raise DataError(
             f"{len(numbers)} images of {side} x {side} pixels need {needed / 2**30:.1f} GiB of memory; "
             "set a smaller image_size or train_images"

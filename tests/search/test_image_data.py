@@ -16,7 +16,7 @@ from nasnet_det.search.image_data import (
     inspect_images,
     load_images,
 )
-from nasnet_det.training.data.cifar10 import DataError, is_cifar10
+from nasnet_det.training.data.cifar10 import DataError, is_cifar10, split
 from tests.helpers import ONE_BLOCK
 
 
@@ -58,6 +58,17 @@ def test_class_folders_are_split_by_seed(tmp_path: Path) -> None:
     find_images.cache_clear()
     fill(tmp_path / "a", 1, suffix=".bmp")
     assert inspect_images.__wrapped__(str(tmp_path)).digest != found.digest
+
+
+def test_no_class_vanishes_from_a_stratified_split() -> None:
+    labels = np.repeat([0, 1, 2, 3], [100, 2, 9, 1])
+    counts = []
+    for seed in range(5):
+        train, validation = split(len(labels), 11, 101, seed, labels)
+        assert not set(train) & set(validation) and len({*train, *validation}) == 112
+        assert {*split(len(labels), 6, 50, seed, labels)[0]} <= {*train}
+        counts.append(np.bincount(labels[validation], minlength=4).tolist())
+    assert counts == [[9, 1, 1, 0]] * 5
 
 
 @pytest.mark.parametrize("wrapped", [False, True])

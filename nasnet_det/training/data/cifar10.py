@@ -133,8 +133,13 @@ def to_binary(images: Images) -> bytes:
     return np.concatenate([images.labels[:, None], pixels], axis=1).astype(np.uint8).tobytes()
 
 
-def split(number: int, validation: int, train: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
+def split(
+    number: int, validation: int, train: int, seed: int, labels: np.ndarray | None = None
+) -> tuple[np.ndarray, np.ndarray]:
     """Return disjoint random indices of training and of validation images among ``number`` images.
+
+    With ``labels``, the images' classes, each part has about the same share of every class, and an image of every class
+    where it can: a class of one image is trained on.
 
     Validation images are the first of one shuffled order, training images the last. With the same seed, smaller parts
     are therefore subsets of larger ones, and no training image of one setting is a validation image of another unless
@@ -149,6 +154,13 @@ def split(number: int, validation: int, train: int, seed: int) -> tuple[np.ndarr
             "(validation_images): expected one or more of each and no more together"
         )
     order = np.random.RandomState(seed).permutation(number)  # NumPy guarantees this generator's stream
+    if labels is not None:  # spread every class over the whole order, from its beginning to its end
+        places = np.ones(number)
+        for label in np.unique(labels):
+            of_class = labels[order] == label
+            if (count := int(of_class.sum())) > 1:
+                places[of_class] = np.arange(count) / (count - 1)
+        order = order[np.argsort(places, kind="stable")]
     return order[number - train :][::-1].copy(), order[:validation].copy()
 
 
