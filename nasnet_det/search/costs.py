@@ -56,7 +56,7 @@ class NetworkSize:
     num_cells: int
     num_filters: int
     stem: Stem
-    stem_channels: Annotated[int, Field(ge=1, le=10_000)]
+    stem_channels: Annotated[int, Field(ge=1, le=10**9)]  # follows from num_filters, which has a bound
     num_classes: Annotated[int, Field(ge=1, le=1_000_000)]
     image_size: Annotated[int, Field(ge=8, le=4096)]
 

@@ -43,7 +43,8 @@ PAPER_OPERATIONS = (
     "conv_3x3",
     "sep_conv_5x5",
 )
-_PER_BLOCK = 5
+#: Decisions about a block; the most blocks, many times those of any published cell.
+_PER_BLOCK, _MOST_BLOCKS = 5, 100
 
 
 class SpaceError(ValueError):
@@ -70,8 +71,8 @@ class Space:
     passes_all: bool = False
 
     def __post_init__(self) -> None:
-        if type(self.blocks) is not int or self.blocks < 1:
-            raise SpaceError(f"blocks must be an int of at least 1, got {format_value(self.blocks)}")
+        if type(self.blocks) is not int or not 1 <= self.blocks <= _MOST_BLOCKS:
+            raise SpaceError(f"blocks must be an int from 1 to {_MOST_BLOCKS}, got {format_value(self.blocks)}")
         for what, names, known in (
             ("operations", self.operations, OPERATIONS),
             ("combiners", self.combiners, COMBINERS),

@@ -110,6 +110,7 @@ def test_decisions_are_checked() -> None:
     [
         ({"blocks": 0}, "blocks"),
         ({"blocks": 2.5}, "blocks"),
+        ({"blocks": 3000}, "blocks"),
         ({"operations": "identity"}, "operations"),
         ({"passes_all": 1}, "passes_all"),
         ({"operations": ("conv_9x9",)}, "conv_9x9"),
