@@ -103,7 +103,7 @@ class Trainer:
         self._parameters = list(self.model.parameters())
         self._paths = nn.ModuleList(module for module in self.model.modules() if isinstance(module, ScheduledDropPath))
         self._values, self._averages = _floats(self.model), _floats(self.average)
-        self.mix = _mixup(recipe, num_classes)
+        self.mix = _mixup(recipe, num_classes, recipe.batch_size // self.world.size)
         self.binary = BinaryCrossEntropy(smoothing=recipe.label_smoothing) if recipe.loss != "cross_entropy" else None
         self._network: nn.Module | None = None
 
@@ -237,7 +237,7 @@ def _floats(model: nn.Module | None) -> list[Tensor]:
     return [] if model is None else [value for value in model.state_dict().values() if value.is_floating_point()]
 
 
-def _mixup(recipe: Recipe, num_classes: int) -> Any:
+def _mixup(recipe: Recipe, num_classes: int, images: int) -> Any:
     if not recipe.mix:
         return None
     with _as_recipe_error("mix", recipe.mix):
@@ -248,6 +248,8 @@ def _mixup(recipe: Recipe, num_classes: int) -> Any:
             raise ValueError("mixup_alpha and cutmix_alpha must be 0, or from 1e-6 to 1e6")
         if not (max(alphas) > 0 or recipe.mix.get("cutmix_minmax")):
             raise ValueError("mixup_alpha or cutmix_alpha must be above 0")
+        if images % 2:
+            raise ValueError(f"images are mixed in pairs, but a batch of a process has {images}")
         return Mixup(**recipe.mix, label_smoothing=recipe.label_smoothing, num_classes=num_classes)
 
 

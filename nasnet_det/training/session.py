@@ -81,7 +81,7 @@ class Session:
         """
         copies = 4 if self.recipe.ema_decay else 3  # with gradient and momentum
         parameters = self.model.count_parameters(data.num_classes, self.execution.device, copies)
-        return f"{self.model.architecture}, {parameters / 1e6:.2f} M parameters, {self.recipe.name}"
+        return f"{self.model.architecture}, {parameters:,} parameters, {self.recipe.name}"
 
     def trainer(self, data: Batches) -> Trainer:
         """Return the initialized network of this run, ready to train."""

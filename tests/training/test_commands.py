@@ -71,7 +71,7 @@ def test_progress_shows_before_the_first_epoch_ends(
     monkeypatch.setattr(progress, "_FIRST", 0.0)
     assert train_cifar([*cifar_options, "--epochs", "1"]) == 0
     begun, before = capsys.readouterr().out.split("epoch 1/1")[0].splitlines()[:2]
-    assert "M parameters" in begun
+    assert " parameters, " in begun
     assert before.startswith("step 2/5") and "images/s" in before and before.endswith(" left")
 
 
@@ -101,6 +101,7 @@ def test_cifar_of_the_family_in_a_given_time(cifar_like: Path, tmp_path: Path) -
         (["--num-filters", "10000", "--num-cells", "20"], "GiB"),
         (["--set", "augmentation.sizes=[24, 32]"], "aux_weight"),
         (["--batch-size", "101"], "101"),
+        (["--batch-size", "21", "--set", "mix={mixup_alpha: 0.2}"], "21"),
         (["--set", "augmentation.cutout=-1"], "cutout"),
         (["--image-size", "33"], "33"),
         (["--image-size", "16", "24"], "16 x 24"),
