@@ -259,6 +259,18 @@ def test_characters_that_the_output_does_not_know_are_escaped(monkeypatch: pytes
     assert output.buffer.getvalue() == b"a \\u9e21" + os.linesep.encode()
 
 
+def test_where_python_names_files_in_ascii_only_the_command_starts_anew(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As with LC_ALL=C and PYTHONUTF8=0: half of the world's files would be missing."""
+    started: list[list[str]] = []
+    monkeypatch.setattr(sys, "getfilesystemencoding", lambda: "ascii")
+    monkeypatch.setattr(sys, "orig_argv", ["python", "-m", "nasnet_det", "--version"])
+    monkeypatch.setattr(os, "execv", lambda program, words: started.append(words))
+    monkeypatch.setenv("PYTHONUTF8", "0")
+    for _ in range(2):  # but not for ever
+        command(lambda argv: 0)()
+    assert (started, os.environ["PYTHONUTF8"]) == ([[sys.executable, "-m", "nasnet_det", "--version"]], "1")
+
+
 def test_a_fault_of_the_program_keeps_its_traceback() -> None:
     with pytest.raises(RuntimeError, match="a bug"):
         raising(RuntimeError("a bug"))

@@ -61,6 +61,8 @@ def command(main: Main) -> Main:
 
     @functools.wraps(main)
     def guarded(argv: Sequence[str] | None = None) -> int:
+        if argv is None:
+            _know_all_names()
         prepare_processor()
         if isinstance(sys.stdout, io.TextIOWrapper):  # which may know few characters, as in a file on Windows
             sys.stdout.reconfigure(errors="backslashreplace")
@@ -85,6 +87,13 @@ def command(main: Main) -> Main:
             return exit_with(message if status == STOPPED else f"error: {message}", status)
 
     return cast(Main, guarded)
+
+
+def _know_all_names() -> None:
+    """Start the command anew in UTF-8 mode where Python can name files in ASCII only: LC_ALL=C with PYTHONUTF8=0."""
+    if sys.getfilesystemencoding() == "ascii" and os.environ.get("PYTHONUTF8") != "1":
+        os.environ["PYTHONUTF8"] = "1"
+        os.execv(sys.executable, [sys.executable, *sys.orig_argv[1:]])
 
 
 @contextlib.contextmanager
