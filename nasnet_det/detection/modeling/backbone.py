@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, NoReturn
 
 from detectron2.config import CfgNode
 from detectron2.layers import FrozenBatchNorm2d, ShapeSpec
@@ -143,6 +143,17 @@ class NASNetBackbone(Backbone):
         advance_drop_path(self, self.drop_path_steps)
         maps = self.network.forward_intermediates(x, self._indices, stop_early=True, intermediates_only=True)
         return dict(zip(self._out_features, maps, strict=True))
+
+    def __prepare_scriptable__(self) -> NoReturn:
+        """Refuse ``torch.jit.script``, as of detectron2's ``export_model.py --export-method scripting``.
+
+        Raises:
+            NotImplementedError: naming what exports detectors.
+        """
+        raise NotImplementedError(
+            "detectors of this package cannot be scripted: nasnet-det export-model writes them as ONNX or a "
+            "torch.export program, and detectron2's --export-method tracing as TorchScript"
+        )
 
 
 def freeze_below(network: NASNet, freeze_at: int) -> None:

@@ -43,6 +43,11 @@ def test_maps_are_what_output_shape_says(genotype: str) -> None:
     assert maps["c1"].shape == (1, shapes["c1"].channels, 31, 47)  # TF's VALID stem
 
 
+def test_scripting_is_refused_with_what_exports_instead() -> None:
+    with pytest.raises(NotImplementedError, match="export-model"):
+        torch.jit.script(nn.Sequential(backbone(["c5"])))
+
+
 def test_a_cifar_network_has_its_own_strides() -> None:
     model = backbone(["c0", "c1", "c2"], network="nasnet_a_cifar_6_at_768")
     assert [shape.stride for shape in model.output_shape().values()] == [1, 2, 4]
