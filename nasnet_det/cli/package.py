@@ -180,12 +180,13 @@ def agreement(program: Program, package: Any, pictures: Sequence[Tensor]) -> str
         from nasnet_det.export.fixed_detections import found_again
 
         again, wanted = (sum(counts) for counts in zip(*starmap(found_again, results), strict=True))
+        own = sum(int((found[1] >= 0.5).sum()) for found, _ in results)
         return (
             f"on {len(pictures)} pictures: {again} of {wanted} detections of a score of at least 0.5 are found again, "
-            "with the same class and an IoU of at least 0.5"
+            f"with the same class and an IoU of at least 0.5; the package finds {own} of such a score"
         )
-    pairs = [(found[-1].float(), wanted[-1]) for found, wanted in results]
-    worst = max(float((found - wanted).abs().max() / wanted.abs().max()) for found, wanted in pairs)
+    pairs = [pair for result in results for pair in zip(*result, strict=True)]
+    worst = max(float((found.float() - wanted).abs().max() / wanted.abs().max()) for found, wanted in pairs)
     text = f"on {len(pictures)} pictures: largest difference {worst:.1e}, relative"
     if program.description.get("kind") == "classifier" and program.description["num_classes"]:
         same = sum(int(found.argmax() == wanted.argmax()) for found, wanted in pairs)

@@ -12,9 +12,9 @@ from PIL import Image
 
 from nasnet_det.cli.build_backbone import main as build_backbone
 from nasnet_det.cli.main import main
-from nasnet_det.cli.package import package, parse, read_pictures
+from nasnet_det.cli.package import agreement, package, parse, read_pictures
 from nasnet_det.cli.shared import models
-from nasnet_det.export import available, classifier_program, load_package, read_info
+from nasnet_det.export import Program, available, classifier_program, load_package, read_info
 from nasnet_det.export.runtime_support import AUTO, RUNTIMES
 from nasnet_det.training.data.cifar10 import DataError
 from tests.helpers import EVERY_STEP, ONE_BLOCK
@@ -76,6 +76,27 @@ def test_a_package_is_written_described_and_shown(
     assert plain["images"] == packaged["images"] == quantized["images"] == 5
     assert packaged["top1"] == plain["top1"] and packaged["loss"] == pytest.approx(plain["loss"], rel=1e-5)
     assert quantized["loss"] == pytest.approx(plain["loss"], rel=0.1)
+
+
+class Constant(torch.nn.Module):
+    """A module that returns the same whatever the image."""
+
+    def __init__(self, *outputs: torch.Tensor) -> None:
+        super().__init__()
+        self.outputs = outputs
+
+    def forward(self, x: torch.Tensor) -> tuple[torch.Tensor, ...]:
+        return self.outputs
+
+
+def test_the_agreement_is_that_of_all_maps_and_tells_of_detections_of_its_own() -> None:
+    image, ones = torch.zeros(1, 3, 4, 4), torch.ones(1, 2, 2)
+    maps = Program(Constant(ones, ones), image, ["a", "b"], description={"kind": "features"})
+    assert "5.0e-01" in agreement(maps, Constant(1.5 * ones, ones), [image])
+    boxes, classes = torch.tensor([[[0.0, 0, 9, 9], [20, 20, 29, 29]]]), torch.zeros(1, 2, dtype=torch.int64)
+    found = [Constant(boxes, torch.tensor([[0.9, score]]), classes) for score in (0.1, 0.8)]
+    detector = Program(found[0], image, ["boxes", "scores", "classes"], description={"kind": "detector"})
+    assert "1 of 1" in (text := agreement(detector, found[1], [image])) and "finds 2" in text
 
 
 @pytest.mark.parametrize(
