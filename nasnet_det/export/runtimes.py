@@ -222,20 +222,22 @@ def save_package(
         )
     with tempfile.TemporaryDirectory() as folder:
         tried: dict[str, tuple[Path, dict[str, float], float]] = {}
+        failed: dict[str, str] = {}
         for name in candidates:
             part = Path(folder) / f"{name}{RUNTIMES[name].suffix}"
             try:
                 differences = _write_and_check(program, part, name, precision, calibration)
-            except (PackageError, RuntimeError, ImportError, OSError) as error:
+                seconds = shortest(load_package(part), program.example)
+            except Exception as error:  # ONNX Runtime's, and those of releases that do not fit together
                 if runtime != AUTO:
                     raise
-                log(f"{name}: left out ({first_line(error)})")
+                failed[name] = first_line(error)
+                log(f"{name}: left out ({failed[name]})")
                 continue
-            seconds = shortest(load_package(part), program.example)
             log(f"{name}: {1000 * seconds:.1f} ms")
             tried[name] = (part, differences, seconds)
         if not tried:
-            raise PackageError(f"none of {', '.join(candidates)} can run it")
+            raise PackageError(f"no runtime can run it: {'; '.join(map(': '.join, failed.items()))}")
         best = min(tried, key=lambda name: tried[name][2])
         part, differences, _ = tried[best]
         target = package_path(path, best)

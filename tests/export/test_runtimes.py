@@ -244,7 +244,7 @@ def test_compiling_in_bfloat16_leaves_a_fused_model_as_it_is(tmp_path: Path, mon
     assert {weight.dtype for weight in model.parameters()} == {torch.float32}
 
 
-@pytest.mark.parametrize("failure", [PackageError("compiling it failed"), ImportError("libtbb.so.12 is missing")])
+@pytest.mark.parametrize("failure", [ImportError("libtbb.so.12 is missing"), type("Fail", (Exception,), {})("shape")])
 def test_auto_takes_the_fastest(failure: Exception, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     seconds = {"inductor": 3.0, "onnxruntime": 2.0, "openvino": 1.0}
     tried: list[str] = []
@@ -268,6 +268,9 @@ def test_auto_takes_the_fastest(failure: Exception, tmp_path: Path, monkeypatch:
     tried.clear()
     save_package(classifier_program(tiny(), dynamic=True), tmp_path / "free", log=tried.append)
     assert [line.split(":")[0] for line in tried] == ["onnxruntime", "openvino"]
+    monkeypatch.setattr(runtimes, "available", lambda *_: ["openvino"])
+    with pytest.raises(PackageError, match=f"openvino.*{failure}"):
+        save_package(classifier_program(tiny(), (16, 16)), tmp_path / "none")
 
 
 @pytest.mark.skipif("onnxruntime" not in ONNX, reason="takes ONNX Runtime")
