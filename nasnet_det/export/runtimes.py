@@ -8,6 +8,7 @@
 from __future__ import annotations
 
 import functools
+import os
 import shutil
 import tempfile
 import threading
@@ -111,6 +112,8 @@ class Package(nn.Module):
         if wanted and (not fits or images.device.type != "cpu" or not images.is_floating_point()):
             given = f"{shape} of {images.dtype} on {images.device.type}"
             raise ValueError(f"{expected}, got {given}")
+        if torch.get_num_threads() > 1:
+            _fork_on_one_thread()
         images = images.to(
             DTYPES.get(self.info.precision, torch.float32) if self.info.runtime == "inductor" else torch.float32
         )
@@ -132,6 +135,14 @@ class Package(nn.Module):
             parts.append([output[: len(part)] for output in as_list(self.run(filled))])
         outputs = [torch.cat(outputs) for outputs in zip(*parts, strict=True)]
         return outputs[0] if len(outputs) == 1 else outputs
+
+
+@functools.cache
+def _fork_on_one_thread() -> None:
+    """Let processes that are forked from now on compute on one thread, as a loader's workers do: they would wait for
+    ever for PyTorch's others, which are not forked."""
+    if hasattr(os, "register_at_fork"):
+        os.register_at_fork(after_in_child=functools.partial(torch.set_num_threads, 1))
 
 
 def load_package(path: str | Path, runtime: str | None = None) -> Package:

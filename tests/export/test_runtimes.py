@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import filecmp
 import json
+import os
 import pickle
 import re
 import shutil
+import signal
 import subprocess
 import sys
 import zipfile
@@ -106,6 +108,25 @@ def test_threads_share_a_package(packages: dict[str, Path], runtime: str) -> Non
     with ThreadPoolExecutor(4) as pool:
         together = list(pool.map(package, batches * 5))
     assert all(torch.equal(found, expected) for found, expected in zip(together, alone * 5, strict=True))
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="takes a system that forks processes")
+@pytest.mark.filterwarnings("ignore:This process:DeprecationWarning")
+@pytest.mark.parametrize("runtime", ["inductor", "onnxruntime", "openvino"])
+def test_a_process_forked_after_a_package_ran_on_threads_can_run_it(packages: dict[str, Path], runtime: str) -> None:
+    if runtime not in packages:
+        pytest.skip(f"{runtime} cannot be used here")
+    threads = torch.get_num_threads()
+    torch.set_num_threads(2)
+    try:
+        package, x = load_package(packages[runtime]), images(64, 3, 16, 16)
+        expected = package(x)
+        if not (child := os.fork()):
+            signal.alarm(120)  # which ends a process that waits for its threads
+            os._exit(0 if relative(package(x), expected) < 1e-5 and torch.get_num_threads() == 1 else 1)
+        assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+    finally:
+        torch.set_num_threads(threads)
 
 
 def test_signals_are_handled_after_packages_are_gone(packages: dict[str, Path]) -> None:
