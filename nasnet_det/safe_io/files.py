@@ -147,6 +147,7 @@ def replacing(path: str | Path) -> Iterator[Path]:
     _remove_abandoned(path.parent.absolute())
     part = path.parent / f".{path.name[:50]}.{secrets.token_hex(4)}.part"  # of 4 bytes each
     with part.open("xb") as held:
+        mode = os.fstat(held.fileno()).st_mode
         try:
             if fcntl is None:  # Windows renames no open file
                 held.close()
@@ -154,6 +155,9 @@ def replacing(path: str | Path) -> Iterator[Path]:
                 with suppress(OSError):
                     fcntl.flock(held, fcntl.LOCK_EX | fcntl.LOCK_NB)
             yield part
+            if part.stat().st_mode != mode:  # safetensors puts a file in its place that only its owner reads
+                with suppress(OSError):
+                    part.chmod(mode)
             with part.open("r+b") as file:
                 os.fsync(file.fileno())
             part.replace(path)
@@ -188,9 +192,9 @@ def _remove_abandoned(folder: Path) -> None:
 
 
 def write_text(path: str | Path, text: str) -> None:
-    """Write UTF-8 text to ``path`` whole or not at all."""
+    """Write UTF-8 text to ``path`` whole or not at all; what UTF-8 cannot have, as in names of files, is escaped."""
     with replacing(path) as part:
-        part.write_text(text, encoding="utf-8")
+        part.write_text(text, encoding="utf-8", errors="backslashreplace")
 
 
 def write_json(path: str | Path, data: Any) -> None:

@@ -55,6 +55,19 @@ def test_a_file_has_the_permissions_of_any_other_also_where_none_can_be_set(
     assert (tmp_path / "a").stat().st_mode == (tmp_path / "b").stat().st_mode
 
 
+def test_what_a_library_puts_in_the_place_of_a_file_is_as_readable_as_others(tmp_path: Path) -> None:
+    write_text(tmp_path / "a", "1")
+    with replacing(tmp_path / "b") as part:  # as safetensors does
+        (tmp_path / "c").touch(0o600)
+        (tmp_path / "c").replace(part)
+    assert (tmp_path / "a").stat().st_mode == (tmp_path / "b").stat().st_mode
+
+
+def test_names_that_are_not_of_utf_8_are_escaped_in_texts(tmp_path: Path) -> None:
+    write_text(tmp_path / "a", f"{os.fsdecode(bytes([0xE9]))}.jpg")
+    assert (tmp_path / "a").read_text(encoding="utf-8") == "\\udce9.jpg"
+
+
 def test_a_full_disk_is_named_whatever_error_a_library_makes_of_it(tmp_path: Path) -> None:
     resource = pytest.importorskip("resource")
     write_text(tmp_path / "a", "earlier")
