@@ -92,8 +92,10 @@ def read_text(path: Path) -> str:
     protect([path])
     try:
         return path.read_text(encoding="utf-8-sig")
-    except (OSError, ValueError) as error:
+    except OSError as error:
         raise CocoFormatError(f"{path} cannot be read: {error}") from error
+    except ValueError as error:
+        raise CocoFormatError(f"{path} cannot be read: {error}; save it as text in UTF-8") from error
 
 
 def read_lines(path: Path) -> list[str]:

@@ -283,3 +283,11 @@ def test_points_that_may_be_keypoints_are_asked_about(tmp_path: Path, pictures: 
     small_ones = [[x, y, x + 0.02, y, x + 0.02, y + 0.02, x, y + 0.02] for x in (0.4, 0.5) for y in (0.3, 0.6)]
     for number, rows in enumerate((corners * 2, small_ones)):
         assert not read_folder(write_rows(tmp_path / str(number), pictures, rows))["train"].notes
+
+
+def test_lists_in_another_encoding_say_which_is_needed(tmp_path: Path, pictures: Path) -> None:
+    shutil.copytree(pictures, tmp_path, dirs_exist_ok=True)
+    (tmp_path / "train1.txt").touch()
+    (tmp_path / "classes.txt").write_text("fox\nhen\n", encoding="utf-16")  # as an editor of Windows saves it
+    with pytest.raises(CocoFormatError, match=r"classes\.txt.*UTF-8"):
+        read_folder(tmp_path)
