@@ -278,4 +278,5 @@ def _image(path: Path, folder: Path, name: str, listings: Listings) -> tuple[Pat
 def _image_folders(place: Path, folder: Path) -> list[Path]:
     """Return the folders that may hold the images of the annotation files in a place below the folder of the data."""
     inside = [up for up in (place, *place.parents) if folder in (up, *up.parents)]
-    return [place, *(up.parent / name / place.relative_to(up) for up in inside for name in _SISTERS)]
+    below = [up.parent / name / place.relative_to(up) for up in inside for name in _SISTERS]
+    return [place, *below, *(up.parent / name for up in inside for name in _SISTERS)]

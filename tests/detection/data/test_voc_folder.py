@@ -13,7 +13,7 @@ pytest.importorskip("supervision")
 from nasnet_det.detection.data.columns import CocoFormatError
 from nasnet_det.detection.data.folders import open_dataset, read_folder
 from nasnet_det.detection.data.inspection import look_at
-from tests.detection.data.forms import notes_of, small, write_voc
+from tests.detection.data.forms import essence, notes_of, small, write_voc
 
 
 def test_voc_files_without_a_partner_are_named(tmp_path: Path, pictures: Path) -> None:
@@ -92,6 +92,17 @@ def test_voc_files_may_name_their_image_in_another_way(
     if named != "TRAIN1.png":
         found = look_at(read_folder(root)["train"], training=False)
         assert any(trouble.fatal and "train1.bmp, train1.png" in str(trouble) for trouble in found.troubles)
+
+
+def test_voc_annotations_in_folders_of_the_splits_share_a_folder_of_images(tmp_path: Path, pictures: Path) -> None:
+    root = tmp_path / "data"
+    write_voc(root, {split: small(split) for split in ("train", "val")}, pictures)
+    shutil.rmtree(root / "ImageSets")
+    for split in ("train", "val"):
+        (root / "Annotations" / split).mkdir()
+        for path in (root / "Annotations").glob(f"{split}*.xml"):
+            path.rename(root / "Annotations" / split / path.name)
+    assert all(essence(data) for data in read_folder(root).values())
 
 
 @pytest.mark.parametrize(
