@@ -110,7 +110,7 @@ class SearchFolder:
             return {}
         try:
             noted = json.loads(path.read_text(encoding="utf-8"))
-            return {"storage": noted["storage"], "study": str(noted["study"])}
+            return {"storage": _shareable(noted["storage"]), "study": str(noted["study"])}
         except (OSError, ValueError, KeyError, TypeError) as error:
             raise StudyError(f"{path} cannot be read: {reason(error)}") from None
 
@@ -121,4 +121,5 @@ def _named(base: str, phase: str) -> str:
 
 def _shareable(storage: str | None) -> str | None:
     """Return a database URL as it may be written to a file: without its password."""
-    return None if storage is None else storage_url(storage).set(password=None).render_as_string()
+    # URL.set takes None for "unchanged", and a password that is there is written as ***.
+    return None if storage is None else storage_url(storage)._replace(password=None).render_as_string()

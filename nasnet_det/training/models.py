@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -231,6 +232,8 @@ def write_timm_folder(
         except SafetensorError as error:  # safetensors' error for a full disk
             raise OSError(f"{folder}: writing the model failed ({error})") from None
         _name_classes_once(Path(scratch) / "config.json")
+        with suppress(OSError):  # safetensors writes a file that only its owner reads
+            Path(scratch, "model.safetensors").chmod(Path(scratch, "config.json").stat().st_mode)
         add(Path(scratch))
         folder.mkdir(exist_ok=True)
         for file in sorted(Path(scratch).iterdir(), reverse=True):  # the weights before the config that describes them

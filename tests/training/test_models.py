@@ -60,6 +60,7 @@ def test_an_older_model_is_replaced(choice: ModelChoice, tmp_path: Path) -> None
     loaded = timm.create_model(f"local-dir:{tmp_path / 'model'}", pretrained=True)
     assert torch.equal(loaded.fc.weight, network.fc.weight)
     assert [path.name for path in tmp_path.iterdir()] == ["model"]
+    assert len({path.stat().st_mode for path in (tmp_path / "model").iterdir()}) == 1, "who may read its files"
 
 
 def test_models_of_timm_train_as_well() -> None:
