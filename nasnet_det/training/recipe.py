@@ -99,8 +99,6 @@ class Recipe:
         for setting in ("optimizer_options", "augmentation", "mix"):
             for key, value in getattr(self, setting).items():
                 _check_magnitude(f"{setting}.{key}", value)
-        if self.warmup_epochs >= self.epochs:
-            raise RecipeError(f"warmup_epochs must be below epochs, {self.epochs}, got {self.warmup_epochs:g}")
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain values, for JSON."""

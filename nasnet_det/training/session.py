@@ -108,7 +108,10 @@ class Session:
             Diverged, Stopped: see :func:`~nasnet_det.training.run.fit`.
             OSError: if a file is not writable; the last complete files remain.
         """
-        is_main = self.world.is_main_process
+        is_main, recipe = self.world.is_main_process, self.recipe
+        if recipe.warmup_epochs >= recipe.epochs:  # as in a short trial of a recipe
+            most = f"the learning rate rises throughout, and is never above {recipe.learning_rate:g}"
+            log(f"warmup_epochs ({recipe.warmup_epochs:g}) is not below epochs ({recipe.epochs}): {most}")
         keeper = TrainingFolder(self.folder, self.settings())
         alone = working_in(self.folder) if is_main else nullcontext()
         with alone, own_randomness(self.execution.device), stop_on_signal() as should_stop:

@@ -65,6 +65,14 @@ def test_cifar_over_seeds(cifar_options: list[str], tmp_path: Path, capsys: pyte
     assert "epoch" not in capsys.readouterr().out
 
 
+def test_a_warm_up_as_long_as_the_training_is_told(
+    cifar_options: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    """It is not refused: a recipe is tried for an epoch before it is used."""
+    assert train_cifar([*cifar_options, "--set", "epochs=1", "warmup_epochs=2"]) == 0
+    assert "warmup_epochs (2)" in capsys.readouterr().out
+
+
 def test_progress_shows_before_the_first_epoch_ends(
     cifar_options: list[str], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
