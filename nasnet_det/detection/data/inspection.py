@@ -36,7 +36,8 @@ Namer = Callable[[int], object]
 #: detectron2's BoxMode.XYWH_ABS.
 _XYWH = 1
 #: Marks of tools for annotations that are not to be learnt, and for the angle of a box.
-_IGNORED, _ANGLES = ("ignore", "is_crowd", "isCrowd", "deleted"), ("rotation", "angle", "theta")
+_IGNORED = ("ignore", "is_crowd", "isCrowd", "crowd", "is_group_of", "IsGroupOf", "isGroupOf", "deleted")
+_ANGLES = ("rotation", "angle", "theta")
 #: Of all boxes no larger share is of crowds: in COCO one in a hundred.
 _CROWDS = 0.1
 #: In place of the header of an image that cannot be read.
@@ -122,9 +123,11 @@ class _Inspection:
     def check_entries(self) -> None:
         """Look for repeated entries, for marks that detectron2 does not know, and for classes that look alike."""
         self.note("images are listed more than once, under several ids", _shared(self.paths), "Each is used as listed")
-        ignored = [any(map(entry.get, _IGNORED)) for entry in self.annotations]
+        marks = [[mark for mark in _IGNORED if entry.get(mark)] for entry in self.annotations]
+        ignored = np.array([bool(given) for given in marks], dtype=bool) & ~self.crowd
         hint = Fatal("COCO's format has no such mark: set iscrowd to 1, or remove the annotations")
-        self.note(f"annotations set {' or '.join(map(repr, _IGNORED))}", ignored, hint)
+        given = dict.fromkeys(mark for number in np.flatnonzero(ignored) for mark in marks[number])
+        self.note(f"annotations set {' or '.join(map(repr, given))}", ignored, hint)
         formats = [entry.get("bbox_mode", entry.get("bbox_format")) for entry in self.annotations]
         hint = Fatal("COCO's boxes are x, y, width, height: convert them, and remove the mark")
         sound = re.compile(r"(?i)None|1|(.*\W)?xywh(_abs)?|coco")

@@ -211,8 +211,10 @@ def test_images_listed_twice_and_ignored_annotations(folder: Path) -> None:
     data = content()
     data["images"][1]["file_name"] = "./1.jpg"
     has_trouble(look(folder, data), "2 of 4", "1.jpg")
-    for mark in ("ignore", "is_crowd", "deleted"):
-        has_trouble(look(folder, content(**{mark: 1})), "4 of 4", mark, fatal=True)
+    for mark in ("ignore", "is_crowd", "deleted", "crowd", "IsGroupOf"):
+        has_trouble(look(folder, content(**{mark: 1})), "4 of 4", f"set '{mark}'", fatal=True)
+        found = look(folder, content(iscrowd=1, **{mark: 1})).troubles
+        assert not any(f"'{mark}'" in trouble.what for trouble in found), "crowds are left out anyway"
     assert not look(folder, content(ignore=0, is_crowd=False, rotation=0.0, attributes={"angle": "front"})).troubles
     has_trouble(look(folder, content(rotation=30.0)), "4 of 4", "rotated")
 
