@@ -21,7 +21,6 @@ import pytest
 import timm
 import torch
 from PIL import Image
-from safetensors.torch import save_file
 from torch import nn
 
 import nasnet_det
@@ -36,8 +35,8 @@ from nasnet_det.export import (
     save_package,
 )
 from nasnet_det.export.inductor import write_inductor
-from nasnet_det.export.package_files import FORMAT, PackageInfo, is_package
-from nasnet_det.export.runtimes import Package, package_path
+from nasnet_det.export.package_files import FORMAT, is_package
+from nasnet_det.export.runtimes import package_path
 from tests.helpers import EVERY_STEP
 
 ONNX = [name for name in ("onnxruntime", "openvino") if name in available()]
@@ -339,17 +338,6 @@ def test_combinations_that_do_not_exist_are_refused(tmp_path: Path, runtime: str
     assert not list(tmp_path.iterdir())
 
 
-def test_a_file_that_is_no_package_is_named(tmp_path: Path) -> None:
-    for name, content in (("a.onnx", b"\x00\xff"), ("b.pt2", b"PK\x03\x04"), ("c.onnx", b"")):
-        (tmp_path / name).write_bytes(content)
-        with pytest.raises(PackageError, match=name):
-            load_package(tmp_path / name)
-    with pytest.raises(PackageError, match="none"):
-        load_package(tmp_path / "none.onnx")
-    with pytest.raises(PackageError, match="image_size"):
-        _ = Package(nn.Identity(), PackageInfo("onnxruntime", ())).pretrained_cfg
-
-
 @pytest.mark.parametrize("runtime", ["inductor", "onnxruntime"])
 def test_a_damaged_package_is_named_and_one_under_another_name_is_read(
     packages: dict[str, Path], tmp_path: Path, runtime: str
@@ -367,14 +355,6 @@ def test_a_damaged_package_is_named_and_one_under_another_name_is_read(
             load_package(tmp_path / name)
     (tmp_path / "renamed").write_bytes(content)
     assert is_package(tmp_path / "renamed") and load_package(tmp_path / "renamed").num_classes == 5
-
-
-def test_other_files_are_no_packages(tmp_path: Path) -> None:
-    torch.save({"a": torch.zeros(1)}, tmp_path / "checkpoint")
-    (tmp_path / "config").write_text("MODEL:\n  DEVICE: cpu\n")
-    save_file({"a" * length: torch.zeros(1) for length in range(1, 100)}, tmp_path / "weights")
-    (tmp_path / "short").write_bytes(b"\x08\x01\0\0\0\0\0\0{")
-    assert not any(map(is_package, [*tmp_path.iterdir(), tmp_path, tmp_path / "none"]))
 
 
 @pytest.mark.parametrize(

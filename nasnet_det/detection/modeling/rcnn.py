@@ -29,7 +29,14 @@ from nasnet_det.weights import WeightsError
 
 #: What detectron2's parts raise for a config.
 REFUSALS = (
-    *(AssertionError, ArithmeticError, AttributeError, LookupError, MemoryError, RuntimeError, TypeError, ValueError),
+    AssertionError,
+    ArithmeticError,
+    AttributeError,
+    LookupError,
+    MemoryError,
+    RuntimeError,
+    TypeError,
+    ValueError,
 )
 
 
