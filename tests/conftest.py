@@ -51,6 +51,9 @@ import torch  # noqa: E402 (it looks for some of them)
 SHARED = Path(os.environ.get("NASNET_DET_SHARED", Path(__file__).resolve().parents[2] / "shared"))
 
 torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", "2")))
+# The first backward pass starts threads for the devices there are. After a test that compiles, PyTorch counts a GPU of
+# its own invention among them, and no process that a later test forks could train.
+torch.ones(1, requires_grad=True).sum().backward()
 
 
 @pytest.fixture(autouse=True)
