@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
+import math
 import re
 from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
@@ -161,32 +163,54 @@ def _listed_name(line: str, known: Collection[str]) -> str:
 
 def _labelled(path: Path, folder: Path, listings: Listings) -> Labelled | None:
     """Return the image and objects of a file; None for XML of another kind."""
-    from defusedxml.ElementTree import parse
     from supervision.dataset.formats.pascal_voc import detections_from_xml_obj
 
     refuse_outdated("supervision")
     protect([path])
     try:
-        element = parse(path).getroot()
+        element = _root(path)
         for part in element.iter():
             part.tag = part.tag.rpartition("}")[2].lower()  # without its namespace
         if element.tag != "annotation":
             return None
-        image, named = _image(path, folder, element.findtext("filename") or "", listings)
-        sides = [int(float(element.findtext(f"size/{name}") or 0)) for name in ("width", "height")]
+        image, named = _image(path, folder, (element.findtext("filename") or "").strip(), listings)
+        sides = [int(_number(element.find(f"size/{name}"), "0")) for name in ("width", "height")]
         polygons = [_polygons(entry) for entry in element.findall("object")]
         found, names = detections_from_xml_obj(element, [], (1, 1))
         _check_boxes(element)
-    except (OSError, SyntaxError, ValueError) as error:
+    except (OSError, ValueError) as error:
         raise CocoFormatError(f"{path}: {error}" + "; ".join(["", *filter(None, [tell_form(path)])])) from error
     corners = found.xyxy.astype(np.float64)
-    labels = [names[number] for number in ([] if found.class_id is None else found.class_id.tolist())]
+    labels = [names[number].strip() for number in ([] if found.class_id is None else found.class_id.tolist())]
     boxes = np.concatenate([corners[:, :2], corners[:, 2:] - corners[:, :2]], axis=1).tolist()
     objects = list(zip(labels, boxes, polygons, strict=True))
     first_pixel = _first_pixel(element, corners[:, :2] + 1)
     return Labelled(
         image, objects, (sides[0], sides[1]) if min(sides) > 0 else None, named, _is_turned(element), first_pixel
     )
+
+
+def _root(path: Path) -> Any:
+    """Return the root of an XML file.
+
+    Raises:
+        OSError, ValueError: if it cannot be read.
+    """
+    from defusedxml.ElementTree import parse
+
+    try:
+        return parse(path).getroot()
+    except (SyntaxError, ValueError) as error:
+        raise ValueError(f"it is not XML in UTF-8: {error}") from error
+
+
+def _number(element: Any, default: str = "") -> float:
+    """Return the number in an element; ``default`` if it is absent or empty."""
+    text = ("" if element is None else element.text or "").strip() or default
+    with contextlib.suppress(ValueError):
+        if math.isfinite(number := float(text)):
+            return number
+    raise ValueError(f"{element.tag!r} is {text!r}, expected a number")
 
 
 def _check_boxes(element: Any) -> None:
@@ -207,7 +231,7 @@ def _polygons(entry: Any) -> list[list[float]]:
     """Take the polygons out of an object, which ``supervision`` would draw: ``x1 y1 x2 y2`` or ``pt`` of ``x y``."""
     polygons = []
     for element in entry.findall("polygon"):
-        numbers = [float(part.text) - 1 for part in element.iter() if re.fullmatch(r"[xy]\d*", part.tag)]
+        numbers = [_number(part) - 1 for part in element.iter() if re.fullmatch(r"[xy]\d*", part.tag)]
         polygons.append(numbers)
         entry.remove(element)
     return polygons

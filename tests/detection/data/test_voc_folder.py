@@ -230,13 +230,18 @@ def test_voc_images_in_fiftyones_folders(tmp_path: Path, pictures: Path) -> None
         assert record["file_name"] == str(tmp_path / "data" / split / "data" / f"{split}1.png")
 
 
-def test_voc_tags_in_capitals_or_of_a_namespace(tmp_path: Path, pictures: Path) -> None:
+def test_voc_tags_in_capitals_or_of_a_namespace_and_texts_on_lines_of_their_own(tmp_path: Path, pictures: Path) -> None:
     write_voc(tmp_path / "data", {"train": small("train")}, pictures)
     expected = open_dataset(tmp_path / "data", val_share=0)[0].content["annotations"]
-    for path, old, new in (("train1", "object>", "OBJECT>"), ("train2", "<annotation>", '<annotation xmlns="a:b">')):
+    for path, old, new in (
+        ("train1", "object>", "OBJECT>"),
+        ("train2", "<annotation>", '<annotation xmlns="a:b">'),
+        ("train2", "name>", "name>\n"),
+    ):
         file = tmp_path / "data" / "Annotations" / f"{path}.xml"
         file.write_text(file.read_text().replace(old, new))
-    assert open_dataset(tmp_path / "data", val_share=0)[0].content["annotations"] == expected
+    data, _, classes = open_dataset(tmp_path / "data", val_share=0)
+    assert data.content["annotations"] == expected and classes == ["fox", "hen"]
 
 
 @pytest.mark.parametrize(
@@ -245,6 +250,10 @@ def test_voc_tags_in_capitals_or_of_a_namespace(tmp_path: Path, pictures: Path) 
         ("xmin>", "left>"),
         ("<xmin>", "<xmin>90"),
         ("bndbox>", "box>"),
+        ("<object>", "<size><width>40px</width></size><object>"),
+        ("<object>", "<size><width>inf</width></size><object>"),
+        ("<bndbox>", "<polygon><x1/></polygon><bndbox>"),
+        ("<annotation>", "<?xml version='1.0' encoding='gbk'?><annotation>"),
         ("<bndbox>", "<deleted>1</deleted><bndbox>"),
         ("</bndbox>", "</bndbox><bndbox><xmin>1</xmin><ymin>1</ymin><xmax>2</xmax><ymax>2</ymax></bndbox>"),
     ],
