@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +22,7 @@ from nasnet_det.detection.data.labelled import (
     read_lines,
     read_text,
 )
-from nasnet_det.detection.data.look import CocoData, Trouble, note
+from nasnet_det.detection.data.look import TURNED, CocoData, Trouble, note
 from nasnet_det.safe_io.extras import refuse_outdated
 from nasnet_det.safe_io.files import exists
 from nasnet_det.safe_io.folders import FoundFiles, find_files, find_named, find_path, find_pictures, path_ends
@@ -31,6 +31,8 @@ from nasnet_det.safe_io.values import format_names, format_value, parse_yaml
 
 #: A line of a label file: the number of the class, the numbers that follow, and the line.
 Row = tuple[int, list[float], str]
+#: What the folders of splits are called.
+_SPLIT_NAMES = {*SPLITS["train"], *SPLITS["val"], "test"}
 #: Coordinates of so many sides of the image are in pixels, or no coordinates.
 _FARTHEST = 2.0
 
@@ -130,14 +132,34 @@ def _set(
     labels = find_named(Path(), [str(_label_file(image)) for image in images])
     rows = [_rows(file, classes) for file in labels.paths]
     notes = [*note_other_copy(images, origin.parent, origin), *_notes(images, labels, known)]
+    numbers = [values for of_image in rows for _, values, _ in of_image]
     if not any(keypoints):
-        keypoints, told = find_keypoints([values for of_image in rows for _, values, _ in of_image])
+        keypoints, told = find_keypoints(numbers)
         notes += told
+    lengths = {4 + math.prod(keypoints), *_more_than_boxes(numbers)}
+    turned = [file for file, of_image in zip(labels.paths, rows, strict=True) if any(map(_has_angle, of_image))]
+    notes += note("label files have rotated boxes (a fifth number)", turned, TURNED, len(rows))
     labelled = [
-        _labelled(image, file, of_image, classes, math.prod(keypoints))._replace(named=path)
+        _labelled(image, file, of_image, classes, lengths)._replace(named=path)
         for image, file, of_image, path in zip(images, labels.paths, rows, listed, strict=True)
     ]
     return as_coco(labelled, classes, origin, notes)
+
+
+def _more_than_boxes(rows: Sequence[Sequence[float]]) -> list[int]:
+    """Return how many numbers the lines of boxes have that end in the id of a track or in a score, or in both.
+
+    CVAT writes the id of a track after a box, ultralytics a score, or a score and the id. Six numbers may also be a
+    triangle, whose last is a share of the image.
+    """
+    last = [row[5] for row in rows if len(row) == 6]
+    is_tracked = any(number >= _FARTHEST for number in last) and all(number.is_integer() for number in last)
+    return [5, 6] if is_tracked else [5]
+
+
+def _has_angle(row: Row) -> bool:
+    """Return True for a box with a fifth number that is neither a score nor the id of a track."""
+    return len(row[1]) == 5 and not (0 <= row[1][4] <= 1 or row[1][4].is_integer())
 
 
 def find_keypoints(rows: Sequence[Sequence[float]]) -> tuple[Sequence[int], list[Trouble]]:
@@ -219,8 +241,14 @@ def _class_names(path: Path, settings: dict[str, Any]) -> list[str]:
 
 
 def _images_of(base: Path, entry: str, path: Path) -> list[Path]:
-    """Return the images of an entry of ``data.yaml``: a folder, or a list of files; Roboflow's begin with ``../``."""
-    named = [(base, entry), *((folder, name) for folder in (base, path.parent) for name in path_ends(folder, entry))]
+    """Return the images of an entry of ``data.yaml``: a folder, or a list of files; Roboflow's begin with ``../``.
+
+    Folders at its beginning may be absent, but not the one that it is called a split by, as ``images`` is all of them.
+    """
+    parts = entry.replace("\\", "/").lower().split("/")[::-1]
+    least = next((number for number, part in enumerate(parts) if part in _SPLIT_NAMES), 0)
+    ends = [(folder, name) for folder in (base, path.parent) for name in path_ends(folder, entry)]
+    named = [(base, entry), *(end for end in ends if end[1].count("/") >= least)]
     place = next(filter(exists, (find_path(*pair) for pair in [*named, (path.parent, entry)])), None)
     if place is None:
         raise CocoFormatError(f"{path} names {entry}, which is not in {base}")
@@ -241,7 +269,10 @@ def _rows(labels: Path, classes: Sequence[str]) -> list[Row]:
     try:
         found = yolo_annotations_to_detections(lines, (1, 1), with_masks=False)
     except (ValueError, OverflowError) as error:
-        raise CocoFormatError(f"{labels}: {error}") from error
+        raise CocoFormatError(
+            f"{labels}: {error} (expected lines of CLASS X Y WIDTH HEIGHT: the number of the class, then the centre "
+            "and the size of a box in shares of the image)"
+        ) from error
     numbers: list[int] = [] if found.class_id is None else found.class_id.tolist()
     if wrong := [number for number in numbers if not 0 <= number < len(classes)]:
         raise CocoFormatError(
@@ -251,15 +282,17 @@ def _rows(labels: Path, classes: Sequence[str]) -> list[Row]:
     return [(number, list(map(float, line.split()[1:])), line) for number, line in zip(numbers, lines, strict=True)]
 
 
-def _labelled(image: Path, labels: Path, rows: Sequence[Row], classes: Sequence[str], keypoints: int) -> Labelled:
-    """Return an image with the objects of its label file; ``keypoints`` numbers may follow a box."""
+def _labelled(
+    image: Path, labels: Path, rows: Sequence[Row], classes: Sequence[str], boxes: Collection[int]
+) -> Labelled:
+    """Return an image with the objects of its label file; lines of as many numbers as ``boxes`` has begin with one."""
     try:
         size = read_header(image).size
     except ImageError:
         return Labelled(image, [], None)  # which the look at the images reports
     objects: list[Object] = []
     for number, values, line in rows:
-        values = values[:4] if len(values) == 4 + keypoints else values
+        values = values[:4] if len(values) in boxes else values
         if max(values) >= _FARTHEST:
             raise CocoFormatError(
                 f"{labels}: {line!r}: expected shares of the image, 0 to 1, not pixels; keypoints need 'kpt_shape'"

@@ -56,6 +56,16 @@ def test_other_files_with_class_names_are_told(tmp_path: Path, pictures: Path) -
     assert [entry["name"] for entry in read_folder(tmp_path)["train"].categories] == ["fox", "hen"]
 
 
+@pytest.mark.parametrize("folder", ["../{}/images", "/content/set/{}/images", "C:\\set\\{}\\images"])
+def test_the_folder_of_a_split_is_not_that_of_all_images(tmp_path: Path, pictures: Path, folder: str) -> None:
+    """As in Roboflow's settings in another tool's folders."""
+    write_yolo(tmp_path, {split: small(split) for split in ("train", "val")}, pictures)
+    lines = "".join(f"{split}: {folder.format(split)}\n" for split in ("train", "val"))
+    (tmp_path / "data.yaml").write_text(f"{lines}names: [fox, hen]\n")
+    with pytest.raises(CocoFormatError, match=r"data\.yaml names .*train"):
+        read_folder(tmp_path)
+
+
 @pytest.mark.parametrize("val", ["", "val:", "val: []", "val: ''"])
 def test_folders_of_splits_that_the_settings_leave_out_are_told(tmp_path: Path, pictures: Path, val: str) -> None:
     write_yolo(tmp_path, {split: small(split) for split in ("train", "val")}, pictures)
@@ -273,6 +283,20 @@ def test_keypoints_that_the_settings_leave_out_are_no_polygons(tmp_path: Path, p
     assert not any("segmentation" in entry for entry in data.content["annotations"])
     (told,) = data.notes
     assert told.count == 2 and "kpt_shape [2, 3]" in str(told)
+
+
+@pytest.mark.parametrize("rest", [[7], [0], [0.9], [0.9, 1], [0.9, 17]])
+def test_numbers_of_tracks_and_scores_may_follow_boxes(tmp_path: Path, pictures: Path, rest: list[float]) -> None:
+    """As CVAT exports videos, and as ultralytics saves what it detects or tracks."""
+    rows = [[0.5, 0.5, 0.25, 0.4, *rest], [0.5, 0.5, 0.25, 0.4, *rest[:-1], 3]]
+    data = read_folder(write_rows(tmp_path, pictures, rows))["train"]
+    assert [entry["bbox"] for entry in data.content["annotations"]] == [pytest.approx([15, 9, 10, 12])] * 4
+    assert not any("segmentation" in entry for entry in data.content["annotations"]) and not data.notes
+
+
+def test_yolo_boxes_with_an_angle_are_named(tmp_path: Path, pictures: Path) -> None:
+    write_rows(tmp_path, pictures, [[0.5, 0.5, 0.25, 0.4, 1.57], [0.4, 0.5, 0.25, 0.4, -0.3]])
+    assert list(notes_of(tmp_path).values()) == [["train1.txt", "train2.txt"]]
 
 
 def test_points_that_may_be_keypoints_are_asked_about(tmp_path: Path, pictures: Path) -> None:
