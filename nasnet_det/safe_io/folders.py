@@ -18,6 +18,8 @@ IMAGE_SUFFIXES = (
     *(".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff", ".gif", ".ppm", ".pgm"),
     *(".jpe", ".jfif", ".jp2", ".mpo", ".apng", ".pnm", ".avif", ".heic", ".heif"),
 )
+#: So many folders in each other are looked for at the end of a path.
+_DEEPEST = 50
 #: What the files begin with that mark the folder of a run, and that of predictions.
 _MARKS = {"run.json": b'"format": "nasnet_det.', "images.json": b"written by nasnet-det predict"}
 
@@ -106,7 +108,7 @@ def path_ends(folder: Path, name: str) -> Iterator[str]:
 
     The parts before it may be those of another machine or folder, where the path was written.
     """
-    parts = name.replace("\\", "/").split("/")
+    parts = name.replace("\\", "/").split("/")[-_DEEPEST:]
     while len(parts) > 1 and (parts[0] in ("", ".", "..") or not exists(folder / parts[0])):
         parts = parts[1:]
         yield "/".join(parts)

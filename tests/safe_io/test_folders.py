@@ -13,6 +13,7 @@ from nasnet_det.safe_io.folders import (
     is_hidden,
     is_picture,
     is_vacant,
+    path_ends,
     subfolders,
 )
 
@@ -125,6 +126,11 @@ def test_paths_of_another_machine_are_found_by_their_ends(folder: Path, listed: 
     assert find_named(folder / "a", ["set/1.jpg", "other/1.jpg"]).missing == [True, True]  # one for two
     (folder / "1.jpg").touch()
     assert find_named(folder, ["b/1.jpg"]).missing == [True]  # of a folder that is there
+
+
+def test_a_path_of_very_many_folders_takes_no_time(folder: Path) -> None:
+    assert len([*path_ends(folder, "x/" * 3000 + "1.jpg")]) < 100
+    assert find_named(folder, ["x/" * 3000 + "b/2.PNG"]).paths == [folder / "b" / "2.PNG"]
 
 
 def test_one_image_under_two_ids_is_found_for_both(folder: Path) -> None:

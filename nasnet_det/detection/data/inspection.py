@@ -123,7 +123,7 @@ class _Inspection:
     def check_entries(self) -> None:
         """Look for repeated entries, for marks that detectron2 does not know, and for classes that look alike."""
         self.note("images are listed more than once, under several ids", _shared(self.paths), "Each is used as listed")
-        marks = [[mark for mark in _IGNORED if entry.get(mark)] for entry in self.annotations]
+        marks = [*map(_marks, self.annotations)]
         ignored = np.array([bool(given) for given in marks], dtype=bool) & ~self.crowd
         hint = Fatal("COCO's format has no such mark: set iscrowd to 1, or remove the annotations")
         given = dict.fromkeys(mark for number in np.flatnonzero(ignored) for mark in marks[number])
@@ -302,6 +302,14 @@ class _Inspection:
     def box_name(self, number: int) -> str:
         row, box = self.rows[number], ", ".join(f"{value:.10g}" for value in self.boxes[number])
         return f"[{box}] in {self.image_name(row)} ({_format(self.sizes[row])})"
+
+
+def _marks(entry: Record) -> list[str]:
+    """Return the marks of an annotation that is not to be learnt, its own and those in the attributes of CVAT."""
+    attributes = entry.get("attributes")
+    inner = attributes if isinstance(attributes, dict) else {}
+    set_inside = [mark for mark in (*_IGNORED, "iscrowd") if inner.get(mark) in (1, "1", "true", "True")]
+    return [mark for mark in _IGNORED if entry.get(mark)] + set_inside
 
 
 def _has_angle(given: Any) -> bool:

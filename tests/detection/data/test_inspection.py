@@ -215,7 +215,10 @@ def test_images_listed_twice_and_ignored_annotations(folder: Path) -> None:
         has_trouble(look(folder, content(**{mark: 1})), "4 of 4", f"set '{mark}'", fatal=True)
         found = look(folder, content(iscrowd=1, **{mark: 1})).troubles
         assert not any(f"'{mark}'" in trouble.what for trouble in found), "crowds are left out anyway"
-    assert not look(folder, content(ignore=0, is_crowd=False, rotation=0.0, attributes={"angle": "front"})).troubles
+        has_trouble(look(folder, content(attributes={mark: True})), "4 of 4", f"set '{mark}'", fatal=True)
+    has_trouble(look(folder, content(attributes={"iscrowd": "true"})), "4 of 4", "set 'iscrowd'", fatal=True)
+    unset = {"angle": "front", "iscrowd": "false", "ignore": 0, "crowd": [1]}
+    assert not look(folder, content(ignore=0, is_crowd=False, rotation=0.0, attributes=unset)).troubles
     has_trouble(look(folder, content(rotation=30.0)), "4 of 4", "rotated")
 
 
