@@ -80,9 +80,10 @@ def _without_settings(folder: Path) -> dict[str, CocoData]:
     )
     pictures = find_pictures(folder) if found else []
     if not any(_label_file(image).is_file() for image in pictures):
-        if found and match_files(folder, "labels/*.txt", "labels/*/*.txt"):
+        if found and (labels := match_files(folder, "labels/*.txt", "labels/*/*.txt", "obj_*_data/*.txt")):
             absent = "images with their names" if pictures else "images"
-            raise CocoFormatError(f"{folder} has label files, but no {absent}: put these into {folder / 'images'}")
+            place = labels[0].parent if labels[0].parent.name.startswith("obj_") else folder / "images"
+            raise CocoFormatError(f"{folder} has label files, but no {absent}: put these into {place}")
         return {}
     base = "" if found[0].parent == folder else folder.absolute()  # LabelImg's list is among the label files
     return _sets(found[0], {"names": read_lines(found[0]), "path": base})

@@ -264,6 +264,9 @@ def test_label_files_without_images_are_told(tmp_path: Path, pictures: Path) -> 
     shutil.copy(pictures / "val1.png", tmp_path / "data")
     with pytest.raises(CocoFormatError, match=r"data has label files.*images"):
         read_folder(tmp_path / "data")
+    (tmp_path / "data" / "labels" / "train").rename(tmp_path / "data" / "obj_train_data")  # CVAT's
+    with pytest.raises(CocoFormatError, match=r"data has label files.*obj_train_data"):
+        read_folder(tmp_path / "data")
 
 
 def write_rows(root: Path, pictures: Path, rows: list[list[float]]) -> Path:
