@@ -10,7 +10,7 @@ from typing import Any
 from detectron2.config import CfgNode
 
 from nasnet_det.detection.config import ConfigError, defaults
-from nasnet_det.safe_io.values import format_value
+from nasnet_det.safe_io.values import format_value, one_line
 
 #: Meta-architectures without mask heads.
 _BOXES_ONLY = ("NASNetRCNN", "RetinaNet", "FCOS")
@@ -49,8 +49,11 @@ _BOUNDS = {
     **dict.fromkeys(("INPUT.MAX_SIZE_TRAIN", "INPUT.MAX_SIZE_TEST", "AUG.MIN_SIZES", "AUG.MAX_SIZE"), _SIDE),
     **dict.fromkeys(("IOU_THRESHOLDS", "CASCADE_HEAD.IOUS"), _OVERLAP),
     **dict.fromkeys(("SCORE_THRESH_TEST", "RPN_SCORE_THRESH"), _SCORE),
+    **dict.fromkeys(("BASE_LR", "MAX_ITER", "CHECKPOINT_PERIOD", "IMS_PER_BATCH", "NORM_TYPE"), _POSITIVE),
+    **dict.fromkeys(("train.max_iter", "train.log_period", "train.checkpointer.period"), _POSITIVE),
     **dict.fromkeys(("SOLVER.MOMENTUM", "DROP_PATH_RATE"), _BELOW_1),
     "POSITIVE_FRACTION": _SHARE,
+    **dict.fromkeys(("REPEAT_THRESHOLD", "BN_MOMENTUM"), _each(lambda value: 0 <= value <= 1, "a number from 0 to 1")),
     "CONV_DIMS": _each(lambda value: value > 0 or value == -1, "channels, or -1 for those of the map"),
     "IOU_LABELS": (lambda values: values[-1:] == [1] and 0 in values, "0 for background, -1 for neither, and 1 last"),
     "FOCAL_LOSS_ALPHA": _each(lambda value: value == -1 or 0 <= value <= 1, "a number from 0 to 1, or -1 for none"),
@@ -106,6 +109,13 @@ def check_supported(cfg: CfgNode) -> None:
         raise ConfigError(
             "MODEL.LOAD_PROPOSALS is True, but stored proposals are not supported: set MODEL.LOAD_PROPOSALS False"
         )
+    if model.NASNET.LABEL_IDS and model.ROI_HEADS.NAME != "NASNetROIHeads":
+        raise ConfigError("MODEL.NASNET.LABEL_IDS is for the paper's detector only: set it to []")
+    if architecture in ("RetinaNet", "FCOS") and cfg.TEST.DETECTIONS_PER_IMAGE < 0:
+        raise ConfigError(
+            f"TEST.DETECTIONS_PER_IMAGE is {cfg.TEST.DETECTIONS_PER_IMAGE}, by which {architecture} drops "
+            "its last detections: set it to how many to keep"
+        )
     if cfg.TEST.AUG.ENABLED and architecture != "GeneralizedRCNN":
         raise ConfigError(
             f"TEST.AUG.ENABLED is True, but {architecture} has no test-time augmentation (the paper's detector resizes "
@@ -143,6 +153,36 @@ def check_numbers(key: str, value: Any, name: str = "") -> None:
         each = " for each" if _depth(value) else ""
         named = f"{key} ({name})" if name else key
         raise ConfigError(f"{named} is {format_value(value)}: expected {expected}{each}")
+
+
+def tried_schedule(build: Callable[[], Any], steps: int, name: str, advice: str) -> Any:
+    """Build a schedule, try it up to the step after the last, for which it is asked, too, and return it.
+
+    Args:
+        build: returns fvcore's schedule of the factor of the rate, or detectron2's scheduler that follows one.
+        steps: of the training.
+        name: what it is called in an error.
+        advice: what to correct.
+
+    Raises:
+        ConfigError: if it gives no learning rate, as some do in their last steps only, or 0 in all steps.
+    """
+    step = 0
+    try:
+        schedule, factors = build(), []
+        factor_at = getattr(schedule, "_multiplier", schedule)
+        for step in (*range(0, steps, math.ceil(steps / 1000)), steps):
+            factors.append(factor_at(step / steps))
+            if not 0 <= factors[-1] < math.inf:
+                raise ValueError(f"the rate times {factors[-1]}")
+        if not any(factors):
+            raise ValueError("the rate is 0 from the first step to the last")
+    except (AssertionError, ArithmeticError, LookupError, RuntimeError, TypeError, ValueError) as error:
+        raise ConfigError(
+            f"{name} has no learning rate for step {step} of {steps} ({type(error).__name__}: {one_line(error)}): "
+            f"correct {advice}"
+        ) from error
+    return schedule
 
 
 def _is_number(value: Any, key: str) -> bool:

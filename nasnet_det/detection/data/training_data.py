@@ -126,7 +126,8 @@ def build_train_loader(
     processes = comm.get_world_size()
     if total_batch_size < processes or total_batch_size % processes:
         raise ConfigError(
-            f"SOLVER.IMS_PER_BATCH ({total_batch_size}) must be a multiple of the number of GPUs ({processes})"
+            f"SOLVER.IMS_PER_BATCH (total_batch_size) is {total_batch_size}: expected a multiple of {processes}, the "
+            "number of processes"
         )
     landscape = [image["width"] > image["height"] for image in dataset] if group_by_aspect else None
     seed = seed if seed >= 0 else comm.shared_random_seed()

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import logging
-import math
 import os
 import re
 import weakref
 from collections.abc import Sequence
 from contextlib import nullcontext, suppress
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -32,7 +32,7 @@ from nasnet_det.detection.evaluation.evaluation import IouType
 from nasnet_det.detection.evaluation.evaluator import CocoEvaluator
 from nasnet_det.detection.modeling.fused import for_inference
 from nasnet_det.detection.modeling.rcnn import build_detector
-from nasnet_det.detection.supported import check_supported
+from nasnet_det.detection.supported import check_supported, tried_schedule
 from nasnet_det.detection.unread import ReadKeys, noting, unread
 from nasnet_det.safe_io.files import short_name
 from nasnet_det.safe_io.stopping import stop_on_signal
@@ -195,25 +195,14 @@ class DetectorTrainer(DefaultTrainer):
 
     @classmethod
     def build_lr_scheduler(cls, cfg: CfgNode, optimizer: torch.optim.Optimizer) -> Any:
-        """Build detectron2's scheduler, and try it up to the step after the last, for which it is asked, too.
-
-        Raises:
-            ConfigError: if it gives no learning rate, as some do in their last steps only.
-        """
-        solver, step = cfg.SOLVER, 0
-        try:
-            scheduler: Any = super().build_lr_scheduler(cfg, optimizer)
-            for step in (*range(0, solver.MAX_ITER, math.ceil(solver.MAX_ITER / 1000)), solver.MAX_ITER):
-                factor = scheduler._multiplier(step / solver.MAX_ITER)
-                if not 0 <= factor < math.inf:
-                    raise ValueError(f"the rate times {factor}")
-        except (AssertionError, ArithmeticError, LookupError, TypeError, ValueError) as error:
-            raise ConfigError(
-                f"SOLVER.LR_SCHEDULER_NAME {solver.LR_SCHEDULER_NAME} has no learning rate for step {step} of "
-                f"{solver.MAX_ITER} ({type(error).__name__}: {one_line(error)}): correct BASE_LR_END, GAMMA, "
-                "NUM_DECAYS, STEPS, RESCALE_INTERVAL or WARMUP_*, or take WarmupMultiStepLR or WarmupCosineLR"
-            ) from error
-        return scheduler
+        """Build detectron2's scheduler, tried: see :func:`nasnet_det.detection.supported.tried_schedule`."""
+        return tried_schedule(
+            partial(super().build_lr_scheduler, cfg, optimizer),
+            cfg.SOLVER.MAX_ITER,
+            f"SOLVER.LR_SCHEDULER_NAME {cfg.SOLVER.LR_SCHEDULER_NAME}",
+            "BASE_LR_END, GAMMA, NUM_DECAYS, STEPS, RESCALE_INTERVAL or WARMUP_*, or take WarmupMultiStepLR or "
+            "WarmupCosineLR",
+        )
 
     def run_step(self) -> None:
         """Run one step, its random numbers (drop path, sampling of anchors and proposals) drawn from its own seed."""
@@ -303,9 +292,6 @@ def check_solver(cfg: CfgNode) -> None:
             f"SOLVER.AMP.ENABLED is True, but MODEL.DEVICE is {cfg.MODEL.DEVICE}, and mixed precision needs a GPU: set "
             "SOLVER.AMP.ENABLED False"
         )
-    for key, least in {"MAX_ITER": 1, "CHECKPOINT_PERIOD": 1}.items():
-        if solver[key] < least:
-            raise ConfigError(f"SOLVER.{key} is {solver[key]}: expected at least {least}")
     reference, batch = solver.REFERENCE_WORLD_SIZE, solver.IMS_PER_BATCH
     if reference and batch % reference:
         raise ConfigError(

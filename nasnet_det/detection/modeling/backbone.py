@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from nasnet_det.detection.config import ConfigError, network_arguments
 from nasnet_det.detection.convert.identity import remember_genotype
 from nasnet_det.detection.modeling.norms import TFOD, fix_statistics_above_cut, norm_layer
+from nasnet_det.detection.supported import check_numbers
 from nasnet_det.genotypes.genotype import GenotypeError
 from nasnet_det.models.drop_path import set_drop_path_progress
 from nasnet_det.models.family import FAMILY
@@ -56,6 +57,7 @@ def build_network(
     """
     if network not in FAMILY:
         raise ConfigError(f"MODEL.NASNET.NETWORK: expected one of {', '.join(FAMILY)}, got {format_value(network)}")
+    check_numbers("MODEL.NASNET.BN_MOMENTUM", bn_momentum, "bn_momentum")
     arguments = FAMILY[network].network_arguments()
     given = {"genotype": genotype, "num_cells": num_cells, "num_filters": num_filters, "stem_channels": stem_channels}
     arguments.update({key: value for key, value in given.items() if value})
@@ -157,10 +159,19 @@ class NASNetBackbone(Backbone):
 
 
 def freeze_below(network: NASNet, freeze_at: int) -> None:
-    """Freeze the stem (``freeze_at`` >= 1) and the cells up to the map of that number: no gradients, fixed norms."""
+    """Freeze the stem (``freeze_at`` >= 1) and the cells up to the map of that number: no gradients, fixed norms.
+
+    Raises:
+        ConfigError: for a map that the network does not have.
+    """
     if freeze_at < 1:
         return
-    end = network.feature_ends[min(freeze_at, len(network.feature_ends)) - 1]
+    if freeze_at > len(network.feature_ends):
+        raise ConfigError(
+            f"MODEL.BACKBONE.FREEZE_AT (freeze_at) is {freeze_at}: expected 0 for none, to {len(network.feature_ends)} "
+            "for all of the network"
+        )
+    end = network.feature_ends[freeze_at - 1]
     frozen = {"stem": network.stem, **{plan.name: network.cells[plan.name] for plan in network.plan[:end]}}
     for name, module in frozen.items():
         module = FrozenBatchNorm2d.convert_frozen_batchnorm(module)

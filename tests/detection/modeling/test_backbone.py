@@ -70,6 +70,11 @@ def test_pyramids_have_p6_and_p7(small_config: Any) -> None:
     assert retina.top_block.in_feature == "c5"
 
 
+def test_a_map_that_is_not_there_cannot_be_frozen() -> None:
+    with pytest.raises(ConfigError, match=r"FREEZE_AT.*6"):
+        backbone(freeze_at=6)
+
+
 @pytest.mark.parametrize("freeze_at", [0, 1, 2, 3, 5])
 def test_freezing_fixes_what_lies_below_a_map(freeze_at: int) -> None:
     model = backbone(freeze_at=freeze_at).train()
