@@ -73,6 +73,7 @@ dataloader = typed(
             num_classes="${model.roi_heads.num_classes}",
             label_ids="${model.roi_heads.label_ids}",
             key="model.roi_heads.label_ids to [], and model.roi_heads.num_classes",
+            train="${train}",
         ),
         mapper=L(DetectionMapper)(
             is_train=True,

@@ -1,6 +1,7 @@
 """LazyConfig whose values have types: an override is read as the type of what it replaces, or refused.
 
-detectron2's own takes anything: a word for a number fails late, and ``no`` for a switch counts as true.
+detectron2's own takes anything: a word for a number fails late, and ``no`` for a switch counts as true. What types do
+not tell is checked when the training data are looked at, before training.
 """
 
 from __future__ import annotations
@@ -8,10 +9,25 @@ from __future__ import annotations
 import inspect
 import math
 from collections.abc import Mapping
+from functools import partial
 from typing import Any
 
 from detectron2.config import LazyCall as UntypedCall
-from omegaconf import BooleanNode, DictConfig, FloatNode, IntegerNode, ListConfig, StringNode, ValidationError
+from detectron2.config import instantiate
+from omegaconf import (
+    BooleanNode,
+    DictConfig,
+    FloatNode,
+    IntegerNode,
+    ListConfig,
+    OmegaConf,
+    StringNode,
+    ValidationError,
+)
+
+from nasnet_det.detection.config import ConfigError
+from nasnet_det.detection.supported import check_numbers, tried_schedule
+from nasnet_det.safe_io.values import format_names
 
 
 class _FiniteNode(FloatNode):
@@ -64,3 +80,22 @@ def _node(value: Any, hint: str = "_empty") -> Any:
         return ListConfig(list(value), ref_type=list[Any], is_optional=False, flags={"allow_objects": True})
     kind = type(value).__name__ if hint == "_empty" else hint
     return _NODES[kind](value, is_optional=False) if kind in _NODES else value
+
+
+def check_training(train: DictConfig) -> None:
+    """Check what detectron2's script reads late, or not at all, of the config that holds the section ``train``.
+
+    Raises:
+        ConfigError: for sections that an override has added, periods, and a schedule without a rate.
+        Exception: what the loader and the evaluator of the test set raise, which are built.
+    """
+    root: Any = train._get_root()
+    # A section of a file has flags of its own; of a config that was saved as YAML none has.
+    known = [name for name in root if getattr(root._get_node(name)._metadata, "flags", None)]
+    if known and (added := [name for name in root if name not in known]):
+        raise ConfigError(f"the config has no {format_names(added)}: it has {format_names(known)}")
+    for name in ("max_iter", "log_period", "checkpointer.period"):
+        check_numbers(f"train.{name}", OmegaConf.select(train, name))
+    tried_schedule(partial(instantiate, root.lr_multiplier), train.max_iter, "lr_multiplier", "it, or train.max_iter")
+    for name in ("test", "evaluator"):
+        instantiate(root.dataloader.get(name))

@@ -16,6 +16,7 @@ from nasnet_det.detection.data.catalog import categories, read_registered
 from nasnet_det.detection.data.columns import CocoFormatError, Record
 from nasnet_det.detection.data.inspection import look_at
 from nasnet_det.detection.data.look import DatasetError, Fatal, Look, SetLook, Trouble, format_counts, join
+from nasnet_det.detection.lazy import check_training
 from nasnet_det.safe_io.values import collection_paused, format_value
 
 logger = logging.getLogger(__name__)
@@ -99,6 +100,7 @@ def training_records(
     test: str = "",
     num_classes: int | None = None,
     label_ids: Sequence[int] = (),
+    train: Any = None,
     **more: Any,
 ) -> list[Record]:
     """Return the records to train on, for LazyConfig; a test set is looked at with them: see :func:`look_at_names`.
@@ -106,16 +108,20 @@ def training_records(
     Args:
         names, test: of data sets.
         num_classes, label_ids: those of the model's heads.
+        train: the section of the config, which is then checked: see :func:`nasnet_det.detection.lazy.check_training`.
         more: the other arguments of :func:`look_at_names`.
 
     Raises:
         DatasetError: for names that are none, and as :func:`look_at_names` does.
     """
-    train = [names] if isinstance(names, str) else list(names or ())
-    if not train:
+    sets = [names] if isinstance(names, str) else list(names or ())
+    if not sets:
         raise DatasetError("dataloader.train.dataset.names names no data set")
     judged = [] if test == "" else [_one(test)]
-    return look_at_names(train, judged, len(label_ids) or num_classes, **more).train
+    records = look_at_names(sets, judged, len(label_ids) or num_classes, **more).train
+    if train is not None:
+        check_training(train)
+    return records
 
 
 def test_records(name: str, **more: Any) -> list[Record]:
