@@ -99,6 +99,13 @@ class Recipe:
         for setting in ("optimizer_options", "augmentation", "mix"):
             for key, value in getattr(self, setting).items():
                 _check_magnitude(f"{setting}.{key}", value)
+        if self.schedule == "exponential" and self.decay_rate > 1:
+            growth = self.epochs / self.decay_epochs * math.log10(self.decay_rate)
+            if growth + math.log10(max(self.learning_rate, 1)) > math.log10(_LARGEST):
+                raise RecipeError(
+                    f"the learning rate must stay at most {_LARGEST:g}: decay_rate ({self.decay_rate:g}, every "
+                    f"{self.decay_epochs:g} of {self.epochs} epochs) is above 1, and multiplies it by 1e{growth:.0f}"
+                )
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain values, for JSON."""

@@ -87,6 +87,15 @@ def test_wrong_settings_are_named(setting: str, words: str) -> None:
         PLAIN.with_settings([setting])
 
 
+@pytest.mark.parametrize("rate", [0.8, 0])
+def test_a_learning_rate_that_grows_beyond_numbers_is_refused(rate: float) -> None:
+    growing = [f"learning_rate={rate}", "schedule=exponential", "decay_rate=10", "decay_epochs=1"]
+    assert PLAIN.with_settings(growing).learning_rate_at(99, 10) == pytest.approx(rate * 1e9)
+    for more in ("decay_epochs=0.01", "decay_rate=1e10", "epochs=1000"):
+        with pytest.raises(RecipeError, match="decay_rate"):
+            PLAIN.with_settings([*growing, more])
+
+
 def test_recipe_files(tmp_path: Path) -> None:
     path = tmp_path / "mine.yaml"
     path.write_text("data: cifar\nepochs: 3\nbatch_size: 8\nlearning_rate: 1e-2\n")
