@@ -42,5 +42,5 @@ def check_identity(study: str, recorded: Mapping[str, Any], wanted: Mapping[str,
 
 
 def _short(value: Any) -> str:
-    text = str(value)
+    text = "the default" if value is None else str(value)
     return text if len(text) <= 60 else text[:57] + "..."

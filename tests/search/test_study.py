@@ -60,7 +60,7 @@ def test_a_study_of_another_search_is_refused(tmp_path: Path) -> None:
         ({"space": {"blocks": 4}}, r"space\.blocks .*\b5\b.*\b4\b"),
         ({"recipe": {"epochs": 2}}, r"recipe\.epochs .*\b20\b.*\b2\b"),
         ({"pending": 3}, r"pending .*\b9\b.*\b3\b"),
-        ({"recipe": {}}, r"recipe\.epochs .*\b20\b.*None"),
+        ({"recipe": {}}, r"recipe\.epochs .*\b20\b.*default"),
     ):
         with pytest.raises(StudyError, match=words):
             Study.open(path, "s", {**identity, **change})
