@@ -24,7 +24,7 @@ from nasnet_det.search.child_config import ChildConfig, images_of, network_size
 from nasnet_det.training.data.cifar10 import CLASSES
 from nasnet_det.training.data.cifar_batches import CifarAugmentation, CifarBatches
 from nasnet_det.training.engine import Batches, Diverged, Trainer
-from nasnet_det.training.execution import Execution, choose_execution
+from nasnet_det.training.execution import Execution, choose_execution, excess_of
 from nasnet_det.training.models import zero_classifiers
 from nasnet_det.training.run import EpochReport, RunError, fit
 from nasnet_det.training.seeds import own_randomness, seed_step
@@ -248,6 +248,9 @@ class _Child:
         return True
 
     def train(self, genotype: Genotype, data: Batches) -> tuple[Status, str]:
+        parameters = network_size(self.config, data.num_classes).cost(genotype).params
+        if excess := excess_of(parameters, self.execution.device, copies=3):  # with gradient and momentum
+            raise MemoryError(excess)
         seed_step(self.seed, step=-1 % 2**32)
         network = child_network(genotype, self.config, data.num_classes)
         self.num_params = sum(p.numel() for p in network.parameters() if p.requires_grad)

@@ -92,6 +92,23 @@ def memory_of(device: torch.device) -> float:
     return float(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")) if known else math.inf
 
 
+def excess_of(parameters: int, device: torch.device, copies: int) -> str:
+    """Return in words that a device has no memory for so many parameters; empty where it has.
+
+    Args:
+        parameters: how many.
+        device: where the network is to be.
+        copies: how many numbers it keeps there for each, 4 bytes each.
+    """
+    needed, memory = 4 * copies * parameters, memory_of(device)
+    if needed <= memory:
+        return ""
+    return (
+        f"{parameters / 1e6:,.0f} M parameters, which need {needed / 2**30:,.0f} GiB of memory; {device} has "
+        f"{memory / 2**30:,.0f}: choose fewer cells or filters"
+    )
+
+
 def capture(model: nn.Module, images: Tensor, execution: Execution) -> Any:
     """Capture forward and backward as CUDA graphs, which saves a kernel launch for each of a cell's small operations.
 

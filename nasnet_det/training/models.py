@@ -26,7 +26,7 @@ from nasnet_det.models.family import FAMILY
 from nasnet_det.models.plan import Stem
 from nasnet_det.models.presets import PRESETS, stem_channels
 from nasnet_det.safe_io.values import first_line, format_value, one_line, parse_json, reason
-from nasnet_det.training.execution import memory_of
+from nasnet_det.training.execution import excess_of
 
 LOCAL = "local-dir:"
 _AUXILIARY = "aux_head."
@@ -116,12 +116,8 @@ class ModelChoice:
         """
         with torch.device("meta"):
             count = sum(parameter.numel() for parameter in self.build(num_classes=num_classes).parameters())
-        needed, memory = 4 * copies * count, memory_of(device)
-        if needed > memory:
-            raise ModelError(
-                f"{self.architecture} has {count / 1e6:,.0f} M parameters, which need {needed / 2**30:,.0f} GiB of "
-                f"memory; {device} has {memory / 2**30:,.0f}: choose fewer cells or filters"
-            )
+        if excess := excess_of(count, device, copies):
+            raise ModelError(f"{self.architecture} has {excess}")
         return count
 
     def data_config(self) -> dict[str, Any]:

@@ -121,6 +121,12 @@ def test_a_failing_child_is_a_result(
     assert str(error) in result.message
 
 
+def test_a_child_beyond_the_memory_is_not_built(config: ChildConfig, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(child, "child_network", lambda *_: pytest.fail("it is built"))
+    result = train_child(ONE_BLOCK, replace(config, num_cells=100, num_filters=10_000), seed=0, device="cpu")
+    assert result.status == "out_of_memory" and "GiB" in result.message
+
+
 def test_a_lost_device_is_not_the_childs_failure(config: ChildConfig, monkeypatch: pytest.MonkeyPatch) -> None:
     def fail(device: torch.device) -> None:
         raise RuntimeError("an illegal memory access was encountered")
