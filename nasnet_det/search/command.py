@@ -102,15 +102,17 @@ def rungs_asked(options: argparse.Namespace, config: ChildConfig) -> tuple[tuple
     """Return the rungs, the last of which is the children's end, and the children's settings with that end.
 
     Raises:
-        ValueError: for a rung beyond the end.
+        ValueError: for a rung beyond the end, or a stop rule that is not before it.
     """
     rungs = tuple(options.rungs)
+    if rungs and "epochs" not in parse_assignments(options.child):
+        config = replace(config, epochs=max(rungs))
+    if max(rungs, default=0) > config.epochs:
+        raise ValueError(f"rung {max(rungs)} is beyond the children's last epoch, {config.epochs}")
+    if late := [epoch for epoch, _ in config.stop_rules if epoch >= config.epochs]:
+        raise ValueError(f"the stop rule of epoch {late[0]} is not before the children's last epoch, {config.epochs}")
     if not rungs:
         return (), config
-    if "epochs" not in parse_assignments(options.child):
-        config = replace(config, epochs=max(rungs))
-    if max(rungs) > config.epochs:
-        raise ValueError(f"rung {max(rungs)} is beyond the children's last epoch, {config.epochs}")
     return (rungs if max(rungs) == config.epochs else (*rungs, config.epochs)), config
 
 

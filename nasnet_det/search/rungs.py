@@ -118,11 +118,16 @@ class OptunaPruner:
         options: its arguments.
 
     Raises:
-        ValueError: if Optuna has no such pruner, it does not take these arguments, or it fails with them.
+        ValueError: if Optuna has no such pruner, does not take these arguments, fails or never stops with them.
     """
 
     def __init__(self, name: str, rungs: tuple[int, ...], options: Mapping[str, Any]) -> None:
         self.name, self.rungs, self.options = name, rungs, options
+        for option in ("min_resource", "n_warmup_steps"):  # the epochs before which pruners do not stop
+            if type(first := options.get(option)) is int and first > rungs[-2]:
+                raise ValueError(
+                    f"pruner {name} is last asked after epoch {rungs[-2]}, before {option} = {first}: lower it"
+                )
         self._start()
         try:
             self._try()

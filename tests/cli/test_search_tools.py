@@ -138,6 +138,7 @@ def test_searches_of_one_name_are_told_apart(searched: Path, data: Path, tmp_pat
         (("--child", "momentum=1.5"), "momentum"),
         (("--child", "stem=imagenet"), "num_filters"),
         (("--child", "stop_rules=[[1, 15]]"), "stop_rules"),
+        (("--child", "stop_rules=[[2, 0.5]]", "epochs=2"), "stop rule of epoch 2"),
         (("--child", "num_cells=1000"), "child: num_cells"),
         (("--child", "recipe_settings={optimizer: sgdx}"), "sgdx"),
         (("--data", "nowhere"), "nowhere"),

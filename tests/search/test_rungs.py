@@ -68,6 +68,8 @@ def test_no_point_of_the_front_is_dominated(points: list[tuple[int, int]]) -> No
         ("PatientPruner", (1, 3, 4), {"patience": 1.5, "wrapped_pruner": "MedianPruner"}, "patience"),
         ("HyperbandPruner", (1, 3), {"reduction_factor": 1}, "reduction_factor"),
         ("HyperbandPruner", (1, 3), {"min_resource": 0}, "min_resource"),
+        ("HyperbandPruner", (1, 3), {"min_resource": 2}, "min_resource"),
+        ("MedianPruner", (1, 2, 9), {"n_warmup_steps": 3}, "n_warmup_steps"),
         ("SuccessiveHalvingPruner", (1, 3), {"min_early_stopping_rate": 10**9}, "min_early_stopping_rate"),
         ("MedianPruner", (), {}, "--rungs"),
         ("asha", (3,), {"keep": 2}, "--rungs"),
