@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from nasnet_det.safe_io.files import exists
+from nasnet_det.safe_io.files import exists, expect_folder
 
 try:
     import fcntl
@@ -27,8 +27,9 @@ def working_in(folder: Path) -> Iterator[None]:
 
     Raises:
         FolderInUseError: if another process is in such a block with it.
-        OSError: if nothing can be written to it.
+        OSError: if nothing can be written to it; names it, or the file that is in its place.
     """
+    expect_folder(folder)
     is_new = not exists(folder)
     folder.mkdir(parents=True, exist_ok=True)
     with (folder / _LOCK).open("a") as held:

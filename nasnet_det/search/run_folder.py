@@ -5,12 +5,12 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Iterator, Mapping
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from nasnet_det.safe_io.files import write_text
-from nasnet_det.safe_io.locks import FolderInUseError, working_in
+from nasnet_det.safe_io.locks import working_in
 from nasnet_det.safe_io.values import reason
 from nasnet_det.search.checkpoints import Checkpoints
 from nasnet_det.search.storage import StudyError, storage_url
@@ -45,17 +45,12 @@ class SearchFolder:
         """Create the folder and keep other searches out of it.
 
         Raises:
-            StudyError: if another search is running there, or the folder is not writable or has no room.
+            FolderInUseError: if another search is running there.
+            StudyError: if its disk has no room.
+            OSError: if it cannot be made or written to.
         """
-        with ExitStack() as held:
-            try:
-                held.enter_context(working_in(self.path))
-                free = shutil.disk_usage(self.path).free
-            except FolderInUseError as error:
-                raise StudyError(str(error)) from None
-            except OSError as error:
-                raise StudyError(f"the folder {self.path} cannot be used: {error.strerror or error}") from None
-            if free < _LEAST_FREE:
+        with working_in(self.path):
+            if (free := shutil.disk_usage(self.path).free) < _LEAST_FREE:
                 raise StudyError(f"{self.path}: only {free / 2**20:.0f} MiB are free on its disk; make room first")
             yield
 

@@ -25,6 +25,14 @@ def test_one_process_works_in_a_folder(tmp_path: Path) -> None:
     assert [path.name for path in tmp_path.rglob("*")] == ["new", "a"]
 
 
+def test_a_file_in_the_folder_s_place_is_named(tmp_path: Path) -> None:
+    (tmp_path / "taken").touch()
+    for folder in (tmp_path / "taken", tmp_path / "taken" / "below"):
+        with pytest.raises(NotADirectoryError) as error, working_in(folder):
+            pass
+        assert error.value.filename == str(tmp_path / "taken")
+
+
 def test_a_file_system_without_locks_is_worked_in(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     fcntl = pytest.importorskip("fcntl")
 
