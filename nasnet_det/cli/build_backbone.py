@@ -14,7 +14,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from nasnet_det.cli.shared.errors import command
-from nasnet_det.cli.shared.options import add_image_size, add_output, new_parser
+from nasnet_det.cli.shared.options import add_image_size, add_output, new_parser, seed
 from nasnet_det.safe_io.folders import is_vacant
 
 
@@ -30,7 +30,7 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--skip-reduction-layer-input", action="store_true", help="wire as the published large network")
     add_image_size(parser, "of the input (imagenet 224; cifar 32)")
     parser.add_argument("--num-classes", type=int, help="(imagenet 1000; cifar 10)")
-    parser.add_argument("--seed", type=int, default=0, help="seed of the weights (0)")
+    parser.add_argument("--seed", type=seed, default=0, help="seed of the weights (0)")
     return parser.parse_args(argv)
 
 

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from nasnet_det.cli.shared.errors import command, needs
-from nasnet_det.cli.shared.options import add_output, new_parser, whole
+from nasnet_det.cli.shared.options import add_output, new_parser, seed, whole
 from nasnet_det.safe_io.files import check_writable, exists, expect_folder, short_name, write_text
 
 if TYPE_CHECKING:
@@ -33,7 +33,7 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument(
         "--samples", type=whole(0), default=12, metavar="N", help="images drawn of each set (default: 12)"
     )
-    parser.add_argument("--seed", type=int, default=0, help="of the choice of samples (default: 0)")
+    parser.add_argument("--seed", type=seed, default=0, help="of the choice of samples (default: 0)")
     parser.add_argument("--masks", action="store_true", help="check masks, too, as training with MODEL.MASK_ON does")
     parser.add_argument("--decode", action="store_true", help="decode every image, to find those that are cut off")
     add_output(parser, "the page (default: output/check-data-ROOT.html)")

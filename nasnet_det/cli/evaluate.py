@@ -25,7 +25,7 @@ from typing import TYPE_CHECKING, Any
 
 from nasnet_det.cli.shared.errors import command
 from nasnet_det.cli.shared.models import RUNTIMES, load_detector
-from nasnet_det.cli.shared.options import add_output, new_parser, share
+from nasnet_det.cli.shared.options import add_output, new_parser, seed, share
 from nasnet_det.safe_io.files import check_writable, expect_folder, protecting, short_name
 
 if TYPE_CHECKING:
@@ -52,7 +52,7 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
         type=share,
         help="of data without a split, as given to finetune (default: the run's; 0.2 without a run)",
     )
-    parser.add_argument("--seed", type=int, help="of that split, as given to finetune (default: the run's, or 0)")
+    parser.add_argument("--seed", type=seed, help="of that split, as given to finetune (default: the run's, or 0)")
     parser.add_argument("--annotations", type=Path, metavar="FILE", help="COCO annotations")
     parser.add_argument("--results", type=Path, metavar="FILE", help="COCO results")
     parser.add_argument(

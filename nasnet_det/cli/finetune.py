@@ -18,7 +18,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from nasnet_det.cli.shared.errors import command, needs
-from nasnet_det.cli.shared.options import add_image_size, add_output, add_settings, new_parser, share, whole
+from nasnet_det.cli.shared.options import add_image_size, add_output, add_settings, new_parser, seed, share, whole
 from nasnet_det.safe_io.files import protecting
 
 
@@ -47,7 +47,7 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
         help="of images for validation, if the data has no split; 0 validates on the training images (default: 0.2)",
     )
     parser.add_argument(
-        "--seed", type=int, default=0, metavar="N", help="of weights, order and augmentation (default: 0)"
+        "--seed", type=seed, default=0, metavar="N", help="of weights, order and augmentation (default: 0)"
     )
     parser.add_argument("--device", choices=("cpu", "cuda"), default="", help="default: a GPU if there is one")
     parser.add_argument(

@@ -124,6 +124,7 @@ def test_a_verb_s_help_is_its_tool_s(verb: str, capsys: pytest.CaptureFixture[st
         ("train-cifar nowhere --out runs", "nowhere"),
         ("train-cifar nowhere --out runs --epochs many", "invalid int value: 'many'"),
         ("train-imagenet nowhere --out runs", "nowhere"),
+        *((f"{verb} data --seed -1", "--seed") for verb in ("build-backbone", "check-data", "evaluate", "finetune")),
         ("validate nowhere --model no_such_model", "no_such_model"),
         ("demo --data nowhere", "nowhere"),
         ("demo SOLVER.BASE_LRR 1", "is SOLVER.BASE_LR meant?"),
