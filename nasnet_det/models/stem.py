@@ -36,7 +36,9 @@ class AuxiliaryHead(nn.Module):
     def __init__(self, in_channels: int, num_classes: int, map_size: tuple[int, int], settings: LayerSettings) -> None:
         super().__init__()
         if min(map_size) < 5:
-            raise ValueError(f"the auxiliary head pools 5x5 windows, but at this image size its map is {map_size}")
+            size = f"at this image size its map is {map_size[0]} x {map_size[1]}"
+            remedy = "take larger images, or train without the head (a recipe's aux_weight=0)"
+            raise ValueError(f"the auxiliary head pools 5x5 windows, but {size}: {remedy}")
         self.map_size = map_size
         remaining = ((map_size[0] - 5) // 3 + 1, (map_size[1] - 5) // 3 + 1)
         self.act = nn.ReLU()
