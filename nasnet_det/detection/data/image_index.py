@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from itertools import takewhile
 from pathlib import Path, PurePosixPath
 from typing import Any
+from urllib.parse import unquote
 
 from nasnet_det.detection.data.columns import CocoFormatError, Record
 from nasnet_det.detection.data.look import RENAMED
@@ -25,8 +26,8 @@ class ImageIndex:
 
     An image belongs to the entry whose ``file_name`` its path ends with, the longest where there are several; else, of
     the entries that are left with its base name, to the one whose last folders are those of its path. What is left is
-    matched once more by names without the ending of images, in any letter case. An entry whose ``file_name`` is that of
-    another image, relative to a folder that the image is in, is not the image's.
+    matched once more by names without the ending of images, in any letter case, and as in addresses (``%20``). An
+    entry whose ``file_name`` is that of another image, relative to a folder that the image is in, is not the image's.
 
     Args:
         paths: all images.
@@ -82,10 +83,10 @@ class ImageIndex:
         return entry["id"]
 
     def _add_renamed(self, paths: Sequence[Path], entries: Sequence[Record]) -> None:
-        """Match images that are left to entries that are left, by their names in any letter case and without ending."""
+        """Match what is left of both by names in any letter case, without ending, and as in addresses."""
         taken = {entry["id"] for entry in self._entries.values()}
         rest = [entry for entry in entries if entry["id"] not in taken]
-        renamed = _match(paths, rest, lambda name: tuple(map(bare_name, _parts(name))))
+        renamed = _match(paths, rest, lambda name: tuple(map(bare_name, _parts(unquote(str(name))))))
         if renamed:
             listed = named([f"{entry['file_name']} as {path.name}" for path, entry in renamed.items()])
             logger.warning(f"{len(renamed)} {RENAMED}: {listed}")

@@ -32,6 +32,7 @@ def ids(paths: list[str], entries: list[str]) -> list[int | None]:
         (["A/1.jpg", "b/1.jpg"], ["b/1.png", "a/1.png"], [11, 10]),
         (["a/1.jpg", "a/1.png"], ["1.png"], [None, 10]),  # its own name counts more
         (["copied/1.jpg"], ["train/1"], [10]),
+        (["a/my hühn.jpg", "a/1%20.jpg"], ["a/my%20h%C3%BChn.jpg", "1%20.jpg"], [10, 11]),  # as in addresses
         (["a/1.2.jpg"], ["1.3.jpg"], [None]),
         (["b/1.jpg", "a/1.jpg"], ["/other/a/1.jpg", "C:/other/b/1.jpg"], [11, 10]),  # paths of another machine
     ],
