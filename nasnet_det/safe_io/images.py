@@ -224,6 +224,8 @@ def _refused(path: str | os.PathLike[str], error: Exception) -> ImageError:
         return ImageError(f"{name} does not exist")
     if isinstance(error, UnidentifiedImageError):
         reason = other_content(name) or "it is of no known image format"
+    elif isinstance(error, Image.DecompressionBombError):
+        reason = f"it has more than {2 * (Image.MAX_IMAGE_PIXELS or 0):,} pixels: cut it into tiles, or make it smaller"
     elif isinstance(error, OSError) and error.strerror:
         reason = error.strerror
     else:

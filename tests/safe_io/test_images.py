@@ -212,6 +212,16 @@ def test_pictures_that_need_something_done_say_what(tmp_path: Path, name: str, c
         read_image(tmp_path / name)
 
 
+@pytest.mark.parametrize("read", [read_header, read_image])
+def test_a_picture_of_too_many_pixels_says_what_to_do(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, read: Any
+) -> None:
+    path = saved(tmp_path, Image.new("L", (80, 60)), "huge.png")
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 1000)
+    with pytest.raises(ImageError, match=r"huge\.png.*2,000 pixels.*tiles"):
+        read(path)
+
+
 def test_a_truncated_picture_is_named(tmp_path: Path) -> None:
     path = saved(tmp_path, np.random.default_rng(0).integers(0, 256, (60, 80, 3), dtype=np.uint8), "half.jpg")
     path.write_bytes(path.read_bytes()[:2000])
