@@ -19,6 +19,8 @@ from torch import Tensor
 from nasnet_det.models.family import FAMILY, Variant
 from nasnet_det.models.network import NASNet
 from nasnet_det.models.presets import CIFAR10_CLASSES, PRESETS
+from nasnet_det.weights.download import HUB
+from nasnet_det.weights.published import PUBLISHED_WEIGHTS
 from nasnet_det.weights.timm_hooks import checkpoint_filter, timm_overlay
 from nasnet_det.weights.trained import packaged_weights
 
@@ -45,25 +47,19 @@ def _pretrained_cfg(variant: Variant | None, **weights: Any) -> dict[str, Any]:
     }
 
 
-_SLIM = "https://github.com/tensorflow/models/tree/master/research/slim/nets/nasnet"
-_KERAS = "https://storage.googleapis.com/tensorflow/keras-applications/nasnet"
+_PAPER = {"paper_ids": "arXiv:1707.07012"}
+_IMAGENET = {"origin_url": "https://github.com/tensorflow/models/tree/master/research/slim/nets/nasnet", **_PAPER}
+_CIFAR = {"label_names": list(CIFAR10_CLASSES), **_PAPER}
 #: Where the weights of a model are published, and what else timm is told of them.
 _WEIGHTS: dict[str, dict[str, Any]] = {
     "nasnet_a_large": {
-        "hf_hub_id": "timm/nasnetalarge.tf_in1k",
-        "url": f"{_KERAS}/NASNet-large.h5",
-        "origin_url": _SLIM,
-        "paper_ids": "arXiv:1707.07012",
+        "hf_hub_id": PUBLISHED_WEIGHTS["nasnet_a_large.timm"].location.removeprefix(HUB),
+        "url": PUBLISHED_WEIGHTS["nasnet_a_large.keras"].location,
+        **_IMAGENET,
     },
-    "nasnet_a_mobile": {
-        "url": f"{_KERAS}/NASNet-mobile.h5",
-        "origin_url": _SLIM,
-        "paper_ids": "arXiv:1707.07012",
-    },
-    **{
-        name: {"label_names": list(CIFAR10_CLASSES), "paper_ids": "arXiv:1707.07012"}
-        for name in ("nasnet_a_cifar_1_at_576", "nasnet_a_cifar_6_at_768")
-    },
+    "nasnet_a_mobile": {"url": PUBLISHED_WEIGHTS["nasnet_a_mobile.keras"].location, **_IMAGENET},
+    "nasnet_a_cifar_1_at_576": _CIFAR,
+    "nasnet_a_cifar_6_at_768": _CIFAR,
 }
 #: The tags of pretrained weights in timm's names.
 _TAGS = {"nasnet_a_large": ".tf_in1k", "nasnet_a_mobile": ".tf_in1k"}

@@ -37,63 +37,42 @@ class PublishedWeights:
         model: the member of the family that it belongs to, or the arguments of its :class:`NASNet`.
         location: its URL, or ``hf-hub:OWNER/REPOSITORY``.
         digest: ``ALGORITHM:HASH`` where one is published; otherwise the first hash seen is recorded and compared later.
-        source: the document that gives location and hash.
     """
 
     name: str
     model: str | Mapping[str, Any]
     location: str
     digest: str | None = None
-    source: str = ""
 
 
 _KERAS = "https://storage.googleapis.com/tensorflow/keras-applications/nasnet/"
 _SLIM = "https://storage.googleapis.com/download.tensorflow.org/models/"
 _FROZEN = _SLIM + "tflite/model_zoo/upload_20180427/"
-_KERAS_SOURCE = "keras/applications/nasnet.py"
-_SLIM_SOURCE = "tensorflow/models research/slim/README.md"
-_FROZEN_SOURCE = "tensorflow/lite/g3doc/guide/hosted_models.md"
-
+#: Network and kind, location, published hash.
 _FILES = (
-    PublishedWeights(
-        "nasnet_a_large.timm", "nasnet_a_large", f"{HUB}timm/nasnetalarge.tf_in1k", source="timm/models/nasnet.py"
-    ),
-    PublishedWeights(
-        "nasnet_a_large.keras",
-        "nasnet_a_large",
-        _KERAS + "NASNet-large.h5",
-        "md5:11577c9a518f0070763c2b964a382f17",
-        _KERAS_SOURCE,
-    ),
-    PublishedWeights(
-        "nasnet_a_mobile.keras",
-        "nasnet_a_mobile",
-        _KERAS + "NASNet-mobile.h5",
-        "md5:020fb642bf7360b370c678b08e0adf61",
-        _KERAS_SOURCE,
-    ),
-    PublishedWeights(
-        "nasnet_a_large.tf_slim", "nasnet_a_large", _SLIM + "nasnet-a_large_04_10_2017.tar.gz", source=_SLIM_SOURCE
-    ),
-    PublishedWeights(
-        "nasnet_a_mobile.tf_slim", "nasnet_a_mobile", _SLIM + "nasnet-a_mobile_04_10_2017.tar.gz", source=_SLIM_SOURCE
-    ),
-    PublishedWeights(
-        "nasnet_a_large.frozen", "nasnet_a_large", _FROZEN + "nasnet_large_2018_04_27.tgz", source=_FROZEN_SOURCE
-    ),
-    PublishedWeights(
-        "nasnet_a_mobile.frozen", "nasnet_a_mobile", _FROZEN + "nasnet_mobile_2018_04_27.tgz", source=_FROZEN_SOURCE
-    ),
+    # timm/models/nasnet.py
+    ("nasnet_a_large.timm", f"{HUB}timm/nasnetalarge.tf_in1k", None),
+    # keras/applications/nasnet.py
+    ("nasnet_a_large.keras", _KERAS + "NASNet-large.h5", "md5:11577c9a518f0070763c2b964a382f17"),
+    ("nasnet_a_mobile.keras", _KERAS + "NASNet-mobile.h5", "md5:020fb642bf7360b370c678b08e0adf61"),
+    # tensorflow/models research/slim/README.md
+    ("nasnet_a_large.tf_slim", _SLIM + "nasnet-a_large_04_10_2017.tar.gz", None),
+    ("nasnet_a_mobile.tf_slim", _SLIM + "nasnet-a_mobile_04_10_2017.tar.gz", None),
+    # tensorflow/lite/g3doc/guide/hosted_models.md
+    ("nasnet_a_large.frozen", _FROZEN + "nasnet_large_2018_04_27.tgz", None),
+    ("nasnet_a_mobile.frozen", _FROZEN + "nasnet_mobile_2018_04_27.tgz", None),
 )
 
 #: Every published file by name.
-PUBLISHED_WEIGHTS: dict[str, PublishedWeights] = {weights.name: weights for weights in _FILES}
+PUBLISHED_WEIGHTS: dict[str, PublishedWeights] = {
+    name: PublishedWeights(name, name.partition(".")[0], *where) for name, *where in _FILES
+}
 
 #: The files that ``pretrained=True`` tries, in this order: those with a published hash or a hub's check come first, and
 #: those that need TensorFlow last.
 PRETRAINED: dict[str, tuple[str, ...]] = {
-    "nasnet_a_large": tuple(f"nasnet_a_large.{kind}" for kind in ("timm", "keras", "tf_slim", "frozen")),
-    "nasnet_a_mobile": tuple(f"nasnet_a_mobile.{kind}" for kind in ("keras", "tf_slim", "frozen")),
+    model: tuple(name for name, weights in PUBLISHED_WEIGHTS.items() if weights.model == model)
+    for model in ("nasnet_a_large", "nasnet_a_mobile")
 }
 
 
