@@ -1,8 +1,6 @@
 """Launcher of ``nasnet-det prepare-cifar10`` in a checkout."""
 
-import sys
-
 from nasnet_det.cli.prepare_cifar10 import main
 
 if __name__ == "__main__":
-    sys.exit(main())
+    raise SystemExit(main())
