@@ -12,10 +12,9 @@ from torch import Tensor
 from torch.autograd import Function
 from torch.nn import functional
 
+from nasnet_det.models.cpu_kernels import Pair, Sides
 from nasnet_det.models.eager_training import gradients_again, is_plain_backward
 
-Pair = tuple[int, int]
-Sides = tuple[int, int, int, int]
 #: The widest depthwise kernel that oneDNN computes a weight gradient for in its depthwise implementation.
 FAST_COLUMNS = 3
 

@@ -22,10 +22,9 @@ from torch.nn import functional
 
 from nasnet_det.models import cpu_kernels
 from nasnet_det.models.cpu_fallback import FAST_COLUMNS, Rows, TiledDepthwise
+from nasnet_det.models.cpu_kernels import Pair, Sides
 from nasnet_det.models.eager_training import gradients_again, has_hooks, is_plain_backward, is_training_on_cpu
 
-Pair = tuple[int, int]
-Sides = tuple[int, int, int, int]
 #: The fewest channels for which PyTorch's backward pass of batch norm in channels_last is the faster one.
 _FAST_CHANNELS = 16
 

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from nasnet_det.models.cpu_kernels import Pair, Sides
 from nasnet_det.models.cpu_training import (
     average_pool2d,
     depthwise_conv2d,
@@ -22,8 +23,6 @@ from nasnet_det.models.cpu_training import (
     pointwise_conv2d,
 )
 from nasnet_det.models.eager_training import is_training_on_cpu, is_training_on_device
-
-Pair = tuple[int, int]
 
 
 def same_padding(size: int, kernel: int, stride: int, dilation: int = 1) -> tuple[int, int]:
@@ -43,7 +42,7 @@ def pad_same(x: Tensor, kernel: Pair, stride: Pair, dilation: int = 1, value: fl
     return functional.pad(x, same_sides(x, kernel, stride, dilation), value=value)
 
 
-def same_sides(x: Tensor, kernel: Pair, stride: Pair, dilation: int = 1) -> tuple[int, int, int, int]:
+def same_sides(x: Tensor, kernel: Pair, stride: Pair, dilation: int = 1) -> Sides:
     """Return SAME's padding ``(left, right, top, bottom)`` of ``(N, C, H, W)``."""
     top, bottom = same_padding(x.shape[-2], kernel[0], stride[0], dilation)
     left, right = same_padding(x.shape[-1], kernel[1], stride[1], dilation)
@@ -92,7 +91,7 @@ class Conv2dSame(nn.Conv2d):
             dtype=dtype,
         )
 
-    def sides(self, x: Tensor) -> tuple[int, int, int, int]:
+    def sides(self, x: Tensor) -> Sides:
         """Return the padding ``(left, right, top, bottom)`` of a map ``(N, C, H, W)``."""
         kernel, stride = (self.kernel_size[0], self.kernel_size[1]), (self.stride[0], self.stride[1])
         return same_sides(x, kernel, stride, self.dilation[0])

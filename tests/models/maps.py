@@ -1,6 +1,9 @@
-"""Random maps, and a mark for tests of compiled functions."""
+"""Random maps, a number of threads, and a mark for tests of compiled functions."""
 
 from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import pytest
 import torch
@@ -17,3 +20,13 @@ def images(*size: int, layout: torch.memory_format = torch.channels_last, offset
     """Return a leaf ``(N, C, H, W)`` in float64."""
     x = torch.randn(size, dtype=torch.float64) + offset
     return x.contiguous(memory_format=layout).requires_grad_()
+
+
+@contextmanager
+def in_threads(number: int) -> Iterator[None]:
+    before = torch.get_num_threads()
+    try:
+        torch.set_num_threads(number)
+        yield
+    finally:
+        torch.set_num_threads(before)

@@ -16,14 +16,9 @@ from nasnet_det.models import cpu_kernels
 from nasnet_det.models.cells import States
 from nasnet_det.models.cpu_training import depthwise_conv2d, normalize, pointwise_conv2d
 from nasnet_det.models.eager_training import has_hooks
-from nasnet_det.models.operations import (
-    LayerSettings,
-    Scale,
-    SeparableConvNorm,
-    build_operation,
-)
+from nasnet_det.models.operations import LayerSettings, Scale, SeparableConvNorm, build_operation
 from nasnet_det.models.padding import AvgPool2dSame, Conv2dSame
-from tests.models.maps import compiled, images
+from tests.models.maps import compiled, images, in_threads
 
 LAYOUTS = [torch.channels_last, torch.contiguous_format]
 
@@ -45,8 +40,7 @@ def test_depthwise_conv2d_is_pytorchs(
     found = depthwise_conv2d(x, weight, stride, padding)
     torch.testing.assert_close(found, expected)
     gradient = torch.randn_like(expected)
-    for ours, plain in zip(*(torch.autograd.grad(y, (x, weight), gradient) for y in (found, expected)), strict=True):
-        torch.testing.assert_close(ours, plain)
+    torch.testing.assert_close(*(torch.autograd.grad(y, (x, weight), gradient) for y in (found, expected)))
 
 
 @pytest.mark.parametrize("padding", [(2, 2, 2, 2), (1, 2, 0, 3)])
@@ -78,14 +72,10 @@ def test_compiled_depthwise_conv2d_is_pytorchs(
     gradient = torch.randn_like(expected)
     results = [expected, *torch.autograd.grad(expected, (x, weight), gradient)]
     single = [x.detach().float().requires_grad_(), weight.detach().float().requires_grad_()]
-    before = torch.get_num_threads()
-    try:
-        torch.set_num_threads(threads)
+    with in_threads(threads):
         y = depthwise_conv2d(*single, stride, padding, dilation)
         assert "CompiledDepthwise" in type(y.grad_fn).__name__
         found = [y, *torch.autograd.grad(y, single, gradient.float())]
-    finally:
-        torch.set_num_threads(before)
     for ours, exact in zip(found, results, strict=True):
         torch.testing.assert_close(ours.double(), exact, rtol=1e-5, atol=3e-6 * (1 + exact.abs().max().item()))
 
@@ -150,8 +140,7 @@ def test_pointwise_conv2d_is_pytorchs(size: Any, width: int) -> None:
         torch.testing.assert_close(found, expected)
         assert found.is_contiguous(memory_format=torch.channels_last)
         both = [torch.autograd.grad(y, (x, conv.weight), gradient, retain_graph=True) for y in (found, expected)]
-        for ours, plain in zip(*both, strict=True):
-            torch.testing.assert_close(ours, plain)
+        torch.testing.assert_close(*both)
 
 
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
@@ -173,9 +162,7 @@ def test_batch_norm_is_pytorchs(
             y = run(given)
         found = torch.autograd.grad(y, [given, *module.parameters()], gradient.to(kind))
         results.append([value.double() for value in (y, *found, *module.buffers())])
-    accuracy = {} if dtype is torch.float64 else {"rtol": 1e-4, "atol": 2e-4}
-    for ours, expected in zip(*results, strict=True):
-        torch.testing.assert_close(ours, expected, **accuracy)
+    torch.testing.assert_close(*results, **({} if dtype is torch.float64 else {"rtol": 1e-4, "atol": 2e-4}))
     assert "BatchNorm2dBackward" in type(normalize(given.to(dtype), norm).grad_fn).__name__
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import math
+from typing import Any
 from unittest import mock
 
 import pytest
@@ -19,6 +20,13 @@ from nasnet_det.models.plan import plan_cells, slim_stages
 from tests.helpers import randomize
 
 SMALL = {"num_cells": 1, "num_filters": 8, "num_classes": 5}
+
+
+def cifar_network(**arguments: Any) -> tuple[NASNet, torch.Tensor]:
+    """Return a network in training, whose layers are compiled where they can be, and images ``(4, 3, 16, 16)``."""
+    network = NASNet(num_cells=2, num_filters=8, num_classes=5, stem="cifar", **arguments)
+    last = torch.channels_last
+    return network.to(memory_format=last), torch.randn(4, 3, 16, 16).contiguous(memory_format=last)
 
 
 def count(model: nn.Module) -> int:
@@ -172,15 +180,13 @@ def test_a_network_trains_alike_with_and_without_a_compiler() -> None:
 
 def _trains_as_near_to_float64(seed: int) -> bool:
     torch.manual_seed(seed)
-    network = (
-        NASNet(num_cells=2, num_filters=8, num_classes=5, stem="cifar").train().to(memory_format=torch.channels_last)
-    )
-    x, found = torch.randn(8, 3, 24, 24).contiguous(memory_format=torch.channels_last), []
+    network, found = cifar_network()[0], []
+    x = torch.randn(8, 3, 24, 24).contiguous(memory_format=torch.channels_last)
     for library, dtype in ((load_library, torch.float64), (load_library, torch.float32), (None, torch.float32)):
         model = copy.deepcopy(network).to(dtype)
         with mock.patch.object(cpu_kernels, "load_library", library or (lambda source: None)):
             logits = model(x.to(dtype))
-            torch.nn.functional.cross_entropy(logits, torch.arange(8) % 5).backward()
+            functional.cross_entropy(logits, torch.arange(8) % 5).backward()
         values = [logits, *(p.grad for p in model.parameters()), *model.buffers()]
         found.append([value.double() for value in values])
     return all(
@@ -192,10 +198,7 @@ def _trains_as_near_to_float64(seed: int) -> bool:
 @pytest.mark.parametrize("hooked", [None, "cell_2", "cell_2.preprocess.1", "cell_2.preprocess.1.bn", "cell_1.concat"])
 def test_hooks_of_cells_see_their_inputs(hooked: str | None) -> None:
     """A cell whose input a hook may change computes its own projections."""
-    network = (
-        NASNet(num_cells=2, num_filters=8, num_classes=5, stem="cifar").train().to(memory_format=torch.channels_last)
-    )
-    x, seen = torch.randn(4, 3, 16, 16).contiguous(memory_format=torch.channels_last), []
+    network, x, seen = *cifar_network(), []
     expected = network(x)
     if hooked is not None:
         network.cells.get_submodule(hooked).register_forward_pre_hook(lambda module, given: seen.append(given))
@@ -206,9 +209,8 @@ def test_hooks_of_cells_see_their_inputs(hooked: str | None) -> None:
 @pytest.mark.parametrize("training", [True, False])
 def test_features_and_auxiliary_heads_see_whole_outputs(training: bool) -> None:
     """States that compiled functions of all later cells read are concatenated for these two only."""
-    network = NASNet(num_cells=2, num_filters=8, num_classes=5, stem="cifar", aux_head=True, img_size=16)
-    network = network.train(training).to(memory_format=torch.channels_last)
-    x, results = torch.randn(4, 3, 16, 16).contiguous(memory_format=torch.channels_last), []
+    network, x, results = *cifar_network(aux_head=True, img_size=16), []
+    network.train(training)
     for model, images in ((network, x), (copy.deepcopy(network).double(), x.double())):
         logits = model(images)
         results.append([*logits, *model.forward_intermediates(images)[1]] if training else [logits])
@@ -217,16 +219,12 @@ def test_features_and_auxiliary_heads_see_whole_outputs(training: bool) -> None:
 
 
 def test_cells_that_are_not_run_do_not_see_a_batch() -> None:
-    network = (
-        NASNet(num_cells=2, num_filters=8, num_classes=5, stem="cifar").train().to(memory_format=torch.channels_last)
-    )
-    x = torch.randn(4, 3, 16, 16).contiguous(memory_format=torch.channels_last)
+    network, x = cifar_network()
     for stop in range(1, len(network.plan) + 1):
         list(network.run_cells({0: network.forward_stem(x)}, 0, stop))
         for plan in network.plan:
-            seen = {
-                int(b) for name, b in network.cells[plan.name].named_buffers() if name.endswith("num_batches_tracked")
-            }
+            buffers = network.cells[plan.name].named_buffers()
+            seen = {int(value) for name, value in buffers if name.endswith("num_batches_tracked")}
             assert seen == {max(0, stop - plan.current)}
 
 
