@@ -68,8 +68,6 @@ class Sum:
 
     def scaled(self, scale: Tensor, shift: Tensor) -> Sum:
         """Return this sum, which consists of products only, times ``scale`` plus ``shift`` per channel."""
-        if self.multiples:
-            raise ValueError("only a sum of products can be scaled per channel")
         bias = shift if self.bias is None else self.bias * scale + shift
         return Sum([(value, weight * scale[:, None]) for value, weight in self.products], bias=bias)
 
@@ -298,7 +296,7 @@ def _factorized_reduction(builder: _GraphBuilder, module: Any, value: int) -> Su
         builder.conv_norm(module.path2, nn.Identity(), builder.graph.subsample(value, stride, offset)),
     )
     terms = scale_and_shift(module.bn)
-    if terms is None:
+    if terms is None or any(half.multiples for half in halves):
         return builder.norm(module.bn, Sum.of(builder.concat([builder.value(half) for half in halves])))
     widths = (module.path1.out_channels, module.path2.out_channels)
     scaled = [

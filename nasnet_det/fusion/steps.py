@@ -73,15 +73,15 @@ class Convolution(nn.Module):
 
     Args:
         conv: the convolution that defines kernel, stride, dilation and groups.
-        weight, bias: the folded weight and bias; the convolution's own weight and no bias if None.
+        weight, bias: the folded weight and bias.
     """
 
-    def __init__(self, conv: nn.Conv2d, weight: Tensor | None = None, bias: Tensor | None = None) -> None:
+    def __init__(self, conv: nn.Conv2d, weight: Tensor, bias: Tensor | None) -> None:
         super().__init__()
         self.kernel: Pair = (conv.kernel_size[0], conv.kernel_size[1])
         self.stride: Pair = (conv.stride[0], conv.stride[1])
         self.dilation, self.groups, self.relu = conv.dilation[0], conv.groups, False
-        self.weight = _frozen(conv.weight.detach() if weight is None else weight, conv.weight)
+        self.weight = _frozen(weight, conv.weight)
         self.bias = None if bias is None else _frozen(bias, conv.weight)
         self._reordered = onednn.ReorderedWeight(
             partial(onednn.reorder_convolution, stride=self.stride, dilation=self.dilation, groups=self.groups)

@@ -16,7 +16,7 @@ from tests.helpers import randomize
 
 @torch.no_grad()
 def test_another_weight_at_the_address_of_the_last_is_reordered() -> None:
-    step, x = Convolution(Conv2dSame(32, 32, 3)), torch.randn(1, 32, 8, 8)
+    step, x = Convolution(Conv2dSame(32, 32, 3), torch.zeros(32, 32, 3, 3), None), torch.randn(1, 32, 8, 8)
     for _ in range(10):
         weight = torch.randn(32, 32, 3, 3)
         expected = functional.conv2d(x, weight, padding=1)
