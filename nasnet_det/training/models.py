@@ -161,7 +161,7 @@ def read_config(folder: Path) -> dict[str, Any]:
     try:
         config = parse_json(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
-        raise ModelError(f"{folder / 'config.json'} is missing; expected a saved timm model") from None
+        raise ModelError(f"{path} is missing; expected a saved timm model") from None
     except (OSError, ValueError) as error:
         raise ModelError(f"{path} is not readable ({reason(error)})") from None
     if not isinstance(config, dict) or not isinstance(config.get("architecture"), str):

@@ -43,8 +43,6 @@ ENOUGH = {"AP50": 95.0, "AP": 80.0}
 #: gives enough of them. Smaller objects are a few pixels at the demo's size.
 _LEAST_SIDES = (1 / 4, 1 / 6, 1 / 12)
 _MOST_OBJECTS = 6
-#: When, as a share of all steps, the statistics of batch norms are fixed.
-_FIXED_FROM = 0.4
 
 
 def sample_data() -> CocoData:
@@ -128,7 +126,7 @@ class DemoTrainer(ShortTrainer):
     def build_hooks(self) -> list[HookBase | None]:
         """Return the schedule, one checkpoint to resume from, evaluation and the progress bar."""
         checkpoints = hooks.PeriodicCheckpointer(self.checkpointer, self.cfg.SOLVER.CHECKPOINT_PERIOD, max_to_keep=1)
-        fixed = FixStatistics(round(_FIXED_FROM * self.cfg.SOLVER.MAX_ITER))
+        fixed = FixStatistics(self.cfg.SOLVER.MAX_ITER)
         judge = Judge(self.cfg.TEST.EVAL_PERIOD)
         return [hooks.LRScheduler(), ChooseThreads(), fixed, checkpoints, judge, Progress()]
 

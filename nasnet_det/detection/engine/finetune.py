@@ -43,8 +43,6 @@ from nasnet_det.weights.published import resolve
 
 #: The name of the checkpoint that a run is resumed from.
 LAST = "last"
-#: When, as a share of all steps, the statistics of batch norms that started from random weights are fixed.
-_FIXED_FROM = 0.4
 
 
 class FinetuneError(ValueError):
@@ -127,7 +125,7 @@ class FinetuneTrainer(ShortTrainer):
             self._keep_best,
             Path(cfg.OUTPUT_DIR),
         )
-        fixed = FixStatistics(round(_FIXED_FROM * cfg.SOLVER.MAX_ITER)) if not self.plan.weights else None
+        fixed = FixStatistics(cfg.SOLVER.MAX_ITER) if not self.plan.weights else None
         last = KeepLast(cfg.TEST.EVAL_PERIOD)
         return [hooks.LRScheduler(), fixed, average, self.validate, last, Progress()]
 

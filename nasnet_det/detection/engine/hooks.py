@@ -30,6 +30,8 @@ _LOSS_IMAGES = 200
 _TRIALS = 3
 #: Parts of detectron2's ROI heads that compute losses by their own mode.
 _LOSS_HEADS = ("mask_head", "keypoint_head")
+#: When, as a share of all steps, batch norms' statistics are fixed that started from random weights.
+_FIXED_FROM = 0.4
 
 
 class AverageWeights(HookBase):
@@ -85,11 +87,11 @@ class FixStatistics(HookBase):
     much from the mean of all.
 
     Args:
-        first: that step.
+        steps: those of the whole training, of which the first 40 percent are as usual.
     """
 
-    def __init__(self, first: int) -> None:
-        self.first = first
+    def __init__(self, steps: int) -> None:
+        self.first = round(_FIXED_FROM * steps)
 
     def before_step(self) -> None:
         """Put batch norms in evaluation mode, which an evaluation in between undoes."""
@@ -110,7 +112,9 @@ class Validate(HookBase):
         validation_loss: returns the model's loss on the validation images.
         keep_best: called with the scores when they are the best so far.
         folder: where ``metrics.csv`` goes.
-        loggers: get the same numbers.
+
+    Attributes:
+        loggers: get the same numbers; none at first.
     """
 
     def __init__(
@@ -122,11 +126,11 @@ class Validate(HookBase):
         validation_loss: Callable[[], float],
         keep_best: Callable[[dict[str, float]], None],
         folder: Path,
-        loggers: Sequence[Logger] = (),
     ) -> None:
         self.period, self.patience, self.average = period, patience, average
         self.evaluate, self.validation_loss, self.keep_best = evaluate, validation_loss, keep_best
-        self.folder, self.loggers = folder, loggers
+        self.folder = folder
+        self.loggers: Sequence[Logger] = ()
         #: A row for each evaluation, the sum of the training loss since the last, and evaluations without a better AP.
         self.state: dict[str, Any] = {
             "rows": [],

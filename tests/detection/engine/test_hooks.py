@@ -22,7 +22,7 @@ from nasnet_det.detection.engine.hooks import AverageWeights, ChooseThreads, Fix
 
 def test_statistics_are_fixed_from_a_step_on() -> None:
     norm = torch.nn.BatchNorm2d(2)
-    hook = FixStatistics(first=5)
+    hook = FixStatistics(steps=12)
     hook.trainer = SimpleNamespace(model=torch.nn.Sequential(norm), iter=4)
     hook.before_step()
     norm(torch.randn(3, 2, 4, 4))
