@@ -50,6 +50,16 @@ def randomize(module: nn.Module) -> nn.Module:
     return module.eval()
 
 
+class Hostile:
+    """An object that makes a folder when it is unpickled."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = str(folder)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return os.mkdir, (self.folder,)
+
+
 @st.composite
 def cells(draw: st.DrawFn, num_blocks: int, num_inputs: int = 2, join_all: bool = False) -> CellGenotype:
     """Any legal cell of ``num_blocks`` blocks that joins its unread states, and perhaps others."""

@@ -64,12 +64,8 @@ def tiny_coco(tmp_path: Path) -> Iterator[str]:
         Image.fromarray(pixels).save(tmp_path / f"{number}.png")
         images.append({"id": number, "file_name": f"{number}.png", "width": width, "height": height})
         for label in range(1, 2 + number % 2):
-            box = [4.0 * number, 5.0, 24.0, 30.0]
-            number_of_all = len(annotations) + 1
-            annotations.append(
-                {"id": number_of_all, "image_id": number, "category_id": label, "bbox": box, "area": 720}
-            )
-            annotations[-1]["iscrowd"] = 0
+            entry = {"id": len(annotations) + 1, "image_id": number, "category_id": label}
+            annotations.append({**entry, "bbox": [4.0 * number, 5.0, 24.0, 30.0], "area": 720, "iscrowd": 0})
     categories = [{"id": 1, "name": "one"}, {"id": 2, "name": "two"}]
     file = tmp_path / "annotations.json"
     file.write_text(json.dumps({"images": images, "annotations": annotations, "categories": categories}))

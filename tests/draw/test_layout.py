@@ -9,8 +9,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from nasnet_det.draw.layout import BOX_HEIGHT, Box, CellLayout, Edge, lay_out
-from nasnet_det.genotypes.genotype import COMBINERS, OPERATIONS, Block, CellGenotype, Genotype, unused_states
+from nasnet_det.genotypes.genotype import CellGenotype, Genotype
 from nasnet_det.genotypes.published import PUBLISHED
+from tests.helpers import cells as any_cell
 
 WIDTH, WIDE = 0.6, 1.1
 
@@ -20,20 +21,7 @@ def cells(draw: st.DrawFn) -> tuple[CellGenotype, int, bool]:
     """Any cell of up to seven blocks, the number of its inputs, and whether it passes all states on."""
     count, passes_all = draw(st.integers(1, 7)), draw(st.booleans())
     num_inputs = count if passes_all else 2
-    blocks = tuple(
-        Block(
-            draw(st.integers(0, num_inputs + number - 1)),
-            draw(st.integers(0, num_inputs + number - 1)),
-            draw(st.sampled_from(sorted(OPERATIONS))),
-            draw(st.sampled_from(sorted(OPERATIONS))),
-            draw(st.sampled_from(sorted(COMBINERS))),
-        )
-        for number in range(count)
-    )
-    created = set(range(num_inputs, num_inputs + count))
-    also = draw(st.sets(st.integers(0, num_inputs + count - 1)))
-    concat = created if passes_all else also | set(unused_states(blocks, num_inputs))
-    return CellGenotype(blocks, tuple(sorted(concat))), num_inputs, passes_all
+    return draw(any_cell(count, num_inputs, passes_all)), num_inputs, passes_all
 
 
 def made(cell: CellGenotype, num_inputs: int, passes_all: bool) -> CellLayout:

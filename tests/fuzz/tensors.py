@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import collections
-import os
 from contextlib import suppress
 from typing import Any
 
@@ -12,6 +11,7 @@ import torch
 from torch import Tensor
 
 from tests.fuzz.engine import Case
+from tests.helpers import Hostile
 
 DTYPES = (
     *(torch.float16, torch.bfloat16, torch.float64, torch.int64, torch.int8, torch.uint8, torch.bool, torch.complex64),
@@ -21,18 +21,13 @@ DTYPES = (
 OTHERS: tuple[Any, ...] = (None, 0, 1.5, "text", b"bytes", [1, 2], (), {}, {"a": torch.ones(2)}, {1, 2}, True, 10**30)
 
 
-class Hostile:
-    """An object that makes a folder when it is unpickled."""
-
-    def __init__(self, case: Case) -> None:
-        self.path = str(case.folder / "ran")
-
-    def __reduce__(self) -> tuple[Any, ...]:
-        return os.mkdir, (self.path,)
+def hostile_object(case: Case) -> Hostile:
+    """Return an object that :func:`ran` tells of if it is unpickled."""
+    return Hostile(case.folder / "ran")
 
 
 def ran(case: Case) -> bool:
-    """Return whether a :class:`Hostile` of this case was executed."""
+    """Return whether what :func:`hostile_object` returns was executed."""
     return (case.folder / "ran").exists()
 
 
@@ -55,7 +50,7 @@ def spoil_tensors(state: dict[str, Any], case: Case, hostile: bool = True) -> di
             other = random.choice(names)
             found[name], found[other] = found[other], value
         elif kind == 3 and hostile:
-            found[name] = Hostile(case)
+            found[name] = hostile_object(case)
         elif kind == 4:
             found[name] = random.choice(OTHERS)
         elif torch.is_tensor(value) and value.numel() < 10**6:

@@ -22,7 +22,7 @@ from nasnet_det.training.run_folder import TrainingFolder
 from tests.fuzz.conftest import Fuzz
 from tests.fuzz.engine import Case
 from tests.fuzz.mutate import ODD, spoil_bytes, spoil_value
-from tests.fuzz.tensors import Hostile, as_arrays, ordered, ran, spoil_tensors
+from tests.fuzz.tensors import as_arrays, hostile_object, ordered, ran, spoil_tensors
 
 SETTINGS = {"title": "fuzz"}
 
@@ -127,7 +127,7 @@ def test_detector_checkpoint(ending: str, fuzz: Fuzz) -> None:
         state = spoil_tensors(tensors, case)
         saved: Any = {key: state, "__author__": "nasnet_det", "iteration": 5}
         if not case.pristine and case.random.random() < 0.3:
-            saved = case.random.choice((ordered(state, case), spoil_tensors(saved, case), Hostile(case)))
+            saved = case.random.choice((ordered(state, case), spoil_tensors(saved, case), hostile_object(case)))
         if ending != "pkl":
             buffer = io.BytesIO()
             torch.save(saved, buffer)

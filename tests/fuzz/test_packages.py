@@ -17,7 +17,7 @@ from nasnet_det.export.package_files import FORMAT
 from tests.fuzz.conftest import Fuzz
 from tests.fuzz.engine import Case
 from tests.fuzz.mutate import spoil_bytes, spoil_value
-from tests.fuzz.tensors import Hostile, ran
+from tests.fuzz.tensors import hostile_object, ran
 
 
 def repacked(data: bytes, case: Case) -> bytes:
@@ -36,16 +36,16 @@ def repacked(data: bytes, case: Case) -> bytes:
             new.writestr(name, content)
         if random.random() < 0.1:
             name = random.choice((*names, "archive/data/weights/model.pt", "version"))
-            new.writestr(name, pickle.dumps(Hostile(case)))
+            new.writestr(name, pickle.dumps(hostile_object(case)))
     return buffer.getvalue()
 
 
 def _spoiled_member(content: bytes, case: Case) -> bytes:
     if case.random.random() < 0.1:
-        return pickle.dumps(Hostile(case))
+        return pickle.dumps(hostile_object(case))
     if case.random.random() < 0.1:
         buffer = io.BytesIO()
-        torch.save({"a": Hostile(case)}, buffer)
+        torch.save({"a": hostile_object(case)}, buffer)
         return buffer.getvalue()
     if content[:1] == b"{" and case.random.random() < 0.8:
         return json.dumps(spoil_value(json.loads(content), case)).encode("utf-8", "surrogatepass")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
 import numpy as np
@@ -11,8 +10,9 @@ import pytest
 pytest.importorskip("detectron2")
 
 from nasnet_det.golden import detector as module
-from nasnet_det.golden.comparison import GoldenError
+from nasnet_det.golden.comparison import GoldenError, read_meta
 from nasnet_det.golden.detector import compare_detector
+from tests.golden.test_training import copy_of
 
 
 @pytest.fixture
@@ -21,17 +21,8 @@ def folder(golden: Path) -> Path:
     return golden / "tfod_faster_rcnn_nas_400"
 
 
-def copy_of(folder: Path, target: Path, **outputs: np.ndarray) -> Path:
-    """The folder with other outputs."""
-    for file in folder.iterdir():
-        (target / file.name).symlink_to(file)
-    (target / "outputs.npz").unlink()
-    np.savez(target / "outputs.npz", **{**np.load(folder / "outputs.npz"), **outputs})
-    return target
-
-
 def test_every_tensor_and_every_detection_is_met(folder: Path) -> None:
-    found = {result.name: result for result in compare_detector(folder, json.loads((folder / "meta.json").read_text()))}
+    found = {result.name: result for result in compare_detector(folder, read_meta(folder))}
     assert set(found) == {
         *module._TENSORS,
         "det.num_detections",
@@ -46,17 +37,11 @@ def test_every_tensor_and_every_detection_is_met(folder: Path) -> None:
 
 def test_other_outputs_are_noticed(folder: Path, tmp_path: Path) -> None:
     stored = np.load(folder / "outputs.npz")
-    classes, boxes = stored["det.detection_classes"].copy(), stored["det.detection_boxes"].copy()
-    scores, features = stored["det.detection_scores"].copy(), stored["rpn_features"] * 1.001
-    classes[0, 3] = 1
-    boxes[0, 5, 2] += 1e-3
-    scores[0, 7] += 1e-4
-    other = {
-        "det.detection_classes": classes,
-        "det.detection_boxes": boxes,
-        "det.detection_scores": scores,
-        "rpn_features": features,
-    }
+    other = {name: stored[name].copy() for name in stored if name.startswith("det.")}
+    other["det.detection_classes"][0, 3] = 1
+    other["det.detection_boxes"][0, 5, 2] += 1e-3
+    other["det.detection_scores"][0, 7] += 1e-4
+    other["rpn_features"] = stored["rpn_features"] * 1.001
     found = {result.name: result for result in compare_detector(copy_of(folder, tmp_path, **other), {})}
     failed = {name for name, result in found.items() if not result.passed}
     assert failed == {"rpn_features", "det.detection_classes", "det.detection_boxes"}

@@ -8,7 +8,6 @@ from typing import Any
 
 import numpy as np
 import pytest
-import torch
 
 from nasnet_det.golden.comparison import Comparison, GoldenError, read_meta
 from nasnet_det.golden.training import compare_training
@@ -67,21 +66,6 @@ def test_training_that_cannot_be_compared(change: dict[str, Any], named: str, go
         change = {"hparams": {**read_meta(folder)["hparams"], **change["hparams"]}}
     with pytest.raises(GoldenError, match=named):
         results_of(copy_of(folder, tmp_path, change))
-
-
-def test_float64_logits_have_a_float64_loss() -> None:
-    from nasnet_det.training.engine import Trainer
-    from nasnet_det.training.execution import Execution
-    from nasnet_det.training.recipe import Recipe
-
-    recipe = Recipe("one", "cifar", epochs=1, batch_size=2, learning_rate=0.1)
-    trainer = Trainer(torch.nn.Linear(2, 3), recipe, 1, 3, Execution(torch.device("cpu")))
-    for dtype, expected in (
-        (torch.float64, torch.float64),
-        (torch.float32, torch.float32),
-        (torch.half, torch.float32),
-    ):
-        assert trainer.criterion(torch.randn(2, 3, dtype=dtype), torch.tensor([0, 1])).dtype == expected
 
 
 def test_detector_step_is_that_of_the_object_detection_api(golden: Path) -> None:

@@ -29,12 +29,18 @@ def source(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return path
 
 
+def twice(source: Path, value: int) -> int:
+    """Return what the compiled function makes of a number."""
+    library = load_library(source)
+    assert library is not None
+    return library.twice(value)
+
+
 @pytest.mark.parametrize("changed", ["factor.h", "twice.cpp"])
 def test_a_library_is_compiled_once_unless_its_files_change(
     source: Path, changed: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    library = load_library(source)
-    assert library is not None and library.twice(21) == 42
+    assert twice(source, 21) == 42
     (kept,) = (source.parent / "cache").iterdir()
     load_library.cache_clear()
     monkeypatch.setattr(cpu_library, "_compile", lambda *arguments: pytest.fail("compiled again"))
@@ -44,8 +50,7 @@ def test_a_library_is_compiled_once_unless_its_files_change(
     monkeypatch.setenv("NASNET_DET_CACHE", str(source.parent / "cache"))
     file = source.parent / changed
     file.write_text(file.read_text().replace("= 2", "= 4").replace("factor *", "2 * factor *"))
-    again = load_library(source)
-    assert again is not None and again.twice(21) == 84 and kept.exists()
+    assert twice(source, 21) == 84 and kept.exists()
 
 
 @pytest.mark.parametrize(
@@ -58,14 +63,12 @@ def test_a_damaged_library_is_compiled_again(source: Path, damage: Callable[[byt
     kept.unlink()  # this process uses the file
     kept.write_bytes(damage(whole))
     load_library.cache_clear()
-    library = load_library(source)
-    assert library is not None and library.twice(21) == 42 and len(kept.read_bytes()) == len(whole)
+    assert twice(source, 21) == 42 and len(kept.read_bytes()) == len(whole)
 
 
 def test_a_cache_that_cannot_be_written_is_done_without(source: Path) -> None:
     (source.parent / "cache").write_text("a file in its place")
-    library = load_library(source)
-    assert library is not None and library.twice(21) == 42
+    assert twice(source, 21) == 42
 
 
 def test_a_library_that_may_not_be_executed_where_it_is_kept_is_loaded_from_elsewhere(
@@ -80,8 +83,7 @@ def test_a_library_that_may_not_be_executed_where_it_is_kept_is_loaded_from_else
         return load(library)
 
     monkeypatch.setattr(cpu_library, "_load", refuse)
-    library = load_library(source)
-    assert library is not None and library.twice(21) == 42
+    assert twice(source, 21) == 42
 
 
 def test_a_user_without_a_home_trains_without_compiled_functions(
@@ -113,8 +115,7 @@ def test_a_compiler_of_the_users_that_cannot_compile_is_told_and_another_is_used
     source: Path, compiler: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     monkeypatch.setenv("CXX", compiler)
-    library = load_library(source)
-    assert library is not None and library.twice(21) == 42
+    assert twice(source, 21) == 42
     (record,) = caplog.records
     assert record.levelname == "WARNING" and compiler in record.message
     load_library.cache_clear()

@@ -40,19 +40,14 @@ def test_shapes_and_gradients(name: str, channels: tuple[int, int], stride: int)
     assert all(p.grad is not None for p in operation.parameters())
 
 
-@pytest.mark.parametrize("name", [name for name in OPERATIONS if name != "max_pool_2x2"])
+DILATED = {name: partial(build_operation, name, 4, 4) for name in OPERATIONS if name != "max_pool_2x2"}
+DILATED["factorized reduction"] = partial(FactorizedReduction, 4, 5)
+
+
+@pytest.mark.parametrize("name", DILATED)
 def test_dilation_replaces_stride(name: str) -> None:
     """For odd sizes, every second pixel of the dilated operation's output is the strided one's output."""
-    strided = randomize(build_operation(name, 4, 4, SETTINGS, Scale(2)))
-    dilated = randomize(build_operation(name, 4, 4, SETTINGS, Scale(1, 1, 2)))
-    dilated.load_state_dict(strided.state_dict())
-    x = torch.randn(2, 4, 13, 17)
-    torch.testing.assert_close(dilated(x)[:, :, ::2, ::2], strided(x), rtol=1e-4, atol=1e-5)
-
-
-def test_dilation_replaces_stride_in_factorized_reduction() -> None:
-    strided = randomize(FactorizedReduction(4, 5, SETTINGS, Scale(2)))
-    dilated = randomize(FactorizedReduction(4, 5, SETTINGS, Scale(1, 1, 2)))
+    strided, dilated = (randomize(DILATED[name](SETTINGS, scale)) for scale in (Scale(2), Scale(1, 1, 2)))
     dilated.load_state_dict(strided.state_dict())
     x = torch.randn(2, 4, 13, 17)
     torch.testing.assert_close(dilated(x)[:, :, ::2, ::2], strided(x), rtol=1e-4, atol=1e-5)

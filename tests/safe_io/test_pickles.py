@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import os
 import pickle
 from collections import OrderedDict
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
 
 from nasnet_det.safe_io.pickles import from_pickle
+from tests.helpers import Hostile
 
 PLAIN = OrderedDict(weights=[np.arange(6.0).reshape(2, 3), np.float32(2)], name="n", numbers=(1, 2.5, None, True, b"b"))
 
@@ -26,12 +25,8 @@ def test_plain_values_come_out_of_every_protocol(protocol: int) -> None:
 
 @pytest.mark.parametrize("protocol", range(pickle.HIGHEST_PROTOCOL + 1))
 def test_nothing_is_run(tmp_path: Path, protocol: int) -> None:
-    class Harmful:
-        def __reduce__(self) -> tuple[Any, ...]:
-            return os.mkdir, (str(tmp_path / "made"),)
-
     with pytest.raises(pickle.UnpicklingError, match="mkdir"):
-        from_pickle(pickle.dumps([PLAIN, Harmful()], protocol), encoding="latin1")
+        from_pickle(pickle.dumps([PLAIN, Hostile(tmp_path / "made")], protocol), encoding="latin1")
     assert not (tmp_path / "made").exists()
 
 

@@ -23,7 +23,7 @@ from nasnet_det.weights import (
     resolve,
 )
 from nasnet_det.weights.download import HUB, Unreachable
-from tests.weights.stored import Server, small, stored, write_keras
+from tests.weights.stored import Server, assert_same, small, stored, write_keras
 
 NETWORK = {"num_cells": 1, "num_filters": 8, "stem_channels": 8, "num_classes": 7}
 
@@ -40,12 +40,6 @@ def miniature(server: Server, tmp_path: Path) -> PublishedWeights:
     return PublishedWeights("small.keras", NETWORK, server.url("small.h5"), f"md5:{digest}")
 
 
-def assert_loaded(model: torch.nn.Module, **other: object) -> None:
-    found = model.state_dict()
-    for name, value in small(**other).state_dict().items():
-        assert torch.equal(found[name], value), name
-
-
 def fresh(**other: object) -> torch.nn.Module:
     """A small network with other weights than the file's."""
     model = small(**other)
@@ -60,7 +54,7 @@ def test_published_weights_are_converted_once_and_work_offline(
     for _ in range(2):
         model = fresh()
         load_published(model, miniature)
-        assert_loaded(model)
+        assert_same(model.state_dict(), small().state_dict())
         server.files.clear()
     assert server.asked == ["small.h5"]
     assert (cache / "small.keras-v1.safetensors").is_file()
@@ -72,7 +66,7 @@ def test_a_file_that_is_another_network_leaves_model_and_cache(server: Server, c
     before = {name: value.clone() for name, value in model.state_dict().items()}
     with pytest.raises(WeightsError, match=r"small\.h5"):
         load_published(model, PublishedWeights("small.keras", NETWORK, server.url("small.h5")))
-    assert all(torch.equal(before[name], value) for name, value in model.state_dict().items())
+    assert_same(model.state_dict(), before)
     assert not list(cache.glob("*.safetensors"))
 
 
@@ -90,7 +84,7 @@ def test_any_place_of_a_file(form: str, server: Server, tmp_path: Path) -> None:
     }[form]
     model = fresh()
     load_published(model, source)
-    assert_loaded(model)
+    assert_same(model.state_dict(), small().state_dict())
 
 
 def test_other_classes_need_a_word(tmp_path: Path) -> None:
@@ -223,11 +217,11 @@ def test_weights_from_a_hub(server: Server, cache: Path, tmp_path: Path, monkeyp
     weights = PublishedWeights("small.hub", NETWORK, f"{HUB}owner/repository")
     model = fresh()
     load_published(model, weights)
-    assert_loaded(model)
+    assert_same(model.state_dict(), small().state_dict())
     server.files.clear()
     model = fresh()
     load_published(model, weights)
-    assert_loaded(model)
+    assert_same(model.state_dict(), small().state_dict())
     path = "owner/older/resolve/main/pytorch_model.bin"  # timm's other name; cache_dir is the client's, as in timm
     server.files[path], server.headers[path] = content, {"ETag": '"1"', "X-Repo-Commit": "0" * 40}
     file = resolve(f"{HUB}owner/older", tmp_path / "mine")

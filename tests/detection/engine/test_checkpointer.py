@@ -22,6 +22,7 @@ from nasnet_det.detection.engine.checkpointer import Checkpointer, build_for_inf
 from nasnet_det.detection.engine.predictor import load_config
 from nasnet_det.detection.engine.run_folder import describe_records
 from nasnet_det.detection.modeling.rcnn import build_detector
+from tests.helpers import Hostile
 
 
 def test_a_checkpoint_is_replaced_whole_or_not_at_all(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -92,11 +93,7 @@ def test_checkpoints_that_cannot_be_read_are_named(tmp_path: Path) -> None:
 
 
 def test_a_checkpoint_runs_no_code(tmp_path: Path) -> None:
-    class Evil:
-        def __reduce__(self) -> tuple[Any, ...]:
-            return (Path.touch, (tmp_path / "ran",))
-
-    torch.save({"model": Evil()}, tmp_path / "evil.pth")
+    torch.save({"model": Hostile(tmp_path / "ran")}, tmp_path / "evil.pth")
     with pytest.raises(CheckpointError, match=r"evil\.pth"):
         Checkpointer(torch.nn.Linear(2, 2)).load(str(tmp_path / "evil.pth"))
     assert not (tmp_path / "ran").exists()
@@ -119,13 +116,8 @@ def test_a_prefix_is_removed_where_the_rest_are_the_model_s(prefix: str, tmp_pat
 
 
 def test_a_pickle_is_read_as_data(tmp_path: Path) -> None:
-    class Evil:
-        def __reduce__(self) -> tuple[Any, ...]:
-            return (Path.touch, (tmp_path / "ran",))
-
-    model = torch.nn.Linear(2, 2)
-    path = tmp_path / "zoo.pkl"
-    for content in (Evil(), {"model": {"weight": Evil()}, "__author__": "x"}):
+    model, path, hostile = torch.nn.Linear(2, 2), tmp_path / "zoo.pkl", Hostile(tmp_path / "ran")
+    for content in (hostile, {"model": {"weight": hostile}, "__author__": "x"}):
         path.write_bytes(pickle.dumps(content))
         with pytest.raises(CheckpointError, match=r"zoo\.pkl"):
             Checkpointer(model).load(str(path))

@@ -46,6 +46,7 @@ SMALL = {
     "SOLVER.MAX_ITER": 6,
     "TEST.EVAL_PERIOD": 2,
 }
+ONE_STEP = {**SMALL, "SOLVER.MAX_ITER": 1, "TEST.EVAL_PERIOD": 1}
 
 
 @pytest.fixture
@@ -124,11 +125,10 @@ def test_a_folder_becomes_a_folder_that_can_be_moved(
         categories = json.loads((found / "images.json").read_text())["categories"]
         assert categories == [{"id": 3, "name": "dark"}, {"id": 4, "name": "bright"}]
         assert {result["category_id"] for result in json.loads((found / "results.json").read_text())} <= {3, 4}
-    assert (
-        evaluate([str(moved), str(data), "--output", str(tmp_path / "scored"), "--json", str(tmp_path / "s.json")]) == 0
-    )
+    report = tmp_path / "s.json"
+    assert evaluate([str(moved), str(data), "--output", str(tmp_path / "scored"), "--json", str(report)]) == 0
     scores = json.loads((moved / "scores.json").read_text())
-    assert 100 * json.loads((tmp_path / "s.json").read_text())["bbox"]["AP"] == pytest.approx(scores["AP"], abs=1e-6)
+    assert 100 * json.loads(report.read_text())["bbox"]["AP"] == pytest.approx(scores["AP"], abs=1e-6)
 
     # Pushed to the hub, and predicted with from there.
     push_run_to_hub(moved, "me/squares", api=FakeHub(tmp_path / "hub"))
@@ -159,7 +159,7 @@ def test_masks_and_the_papers_detector_are_finetuned_by_name(data: Path, tmp_pat
         x, y, width, height = entry["bbox"]
         entry["segmentation"] = [[x, y, x + width, y, x + width, y + height, x, y + height]]
     (data / "annotations.json").write_text(json.dumps(content))
-    settings = {**SMALL, "SOLVER.MAX_ITER": 1, "TEST.EVAL_PERIOD": 1, "MODEL.ROI_MASK_HEAD.CONV_DIM": 16}
+    settings = {**ONE_STEP, "MODEL.ROI_MASK_HEAD.CONV_DIM": 16}
     scores = finetune(options(data, tmp_path / "run", model=model, settings=settings, val_share=0.5))
     assert ("segm_AP" in scores) == ("mask" in model)
     header, row = (tmp_path / "run" / "metrics.csv").read_text().splitlines()
@@ -224,10 +224,8 @@ def test_a_killed_run_resumed_ends_as_the_undisturbed_one(
 
     # A finished run is not trained further.
     monkeypatch.setattr(DetectorTrainer, "run_step", pytest.fail)
-    scores = finetune(run, resume=True)
-    assert {name: value for name, value in scores.items() if value == value} == json.loads(
-        (tmp_path / "whole" / "scores.json").read_text()
-    )
+    scores = {name: value for name, value in finetune(run, resume=True).items() if value == value}
+    assert scores == json.loads((tmp_path / "whole" / "scores.json").read_text())
 
 
 def test_data_are_the_same_from_another_folder_and_after_a_move(
@@ -250,31 +248,22 @@ def test_data_are_the_same_from_another_folder_and_after_a_move(
     assert digest(Path("moved")) != whole
 
 
-def one_image(data: Path, folder: Path) -> Path:
-    """Copy a data set with its first picture only."""
+def part_of(data: Path, folder: Path, images: int, objects: int) -> Path:
+    """Copy a data set with its first images and its first objects only."""
     shutil.copytree(data, folder)
     content = json.loads((data / "annotations.json").read_text())
-    content |= {key: content[key][:1] for key in ("images", "annotations")}
+    content |= {"images": content["images"][:images], "annotations": content["annotations"][:objects]}
     (folder / "annotations.json").write_text(json.dumps(content))
     return folder
 
 
-def without_boxes(data: Path, folder: Path) -> Path:
-    """Copy a data set without its objects."""
-    shutil.copytree(data, folder)
-    content = json.loads((data / "annotations.json").read_text())
-    (folder / "annotations.json").write_text(json.dumps({**content, "annotations": []}))
-    return folder
-
-
 def test_one_picture_is_learnt_and_validated_on(data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    root, output = one_image(data, tmp_path / "one"), tmp_path / "run"
-    settings = {**SMALL, "SOLVER.MAX_ITER": 1, "TEST.EVAL_PERIOD": 1}
-    finetune(options(root, output, settings=settings, val_share=0))
+    root, output = part_of(data, tmp_path / "one", 1, 1), tmp_path / "run"
+    finetune(options(root, output, settings=ONE_STEP, val_share=0))
     assert "1 images to train on, 1 to validate on" in capsys.readouterr().out
     assert evaluate([str(output), str(root), "--output", str(tmp_path / "scored")]) == 0
     assert "of 1 images" in capsys.readouterr().out
-    finetune(options(data, tmp_path / "more", settings=settings, val_share=0, weights=str(output)))
+    finetune(options(data, tmp_path / "more", settings=ONE_STEP, val_share=0, weights=str(output)))
     assert "6 images to train on, 6 to validate on" in capsys.readouterr().out
 
 
@@ -298,14 +287,11 @@ def test_what_cannot_be_started_or_resumed_changes_nothing(
     output = tmp_path / "run"
     monkeypatch.setattr(finetune_module, "resolve", pytest.fail)  # nothing is downloaded for data that are unusable
     with pytest.raises(DatasetError, match="1 image"):
-        finetune(options(one_image(data, tmp_path / "one"), output))
+        finetune(options(part_of(data, tmp_path / "one", 1, 1), output))
     with pytest.raises(DatasetError, match="no image has an object"):
-        finetune(options(without_boxes(data, tmp_path / "bare"), output, weights="auto"))
-    for key, value in (
-        ("SOLVER.MAX_ITER", 0),
-        ("TEST.EXPECTED_RESULTS", [["bbox", "AP", 1, 2]]),
-        ("MODEL.KEYPOINT_ON", True),
-    ):
+        finetune(options(part_of(data, tmp_path / "bare", 6, 0), output, weights="auto"))
+    expected = [["bbox", "AP", 1, 2]]
+    for key, value in (("SOLVER.MAX_ITER", 0), ("TEST.EXPECTED_RESULTS", expected), ("MODEL.KEYPOINT_ON", True)):
         with pytest.raises(ConfigError, match=key):
             finetune(options(data, output, settings={key: value}, weights="auto"))
     with pytest.raises(DatasetError, match=r"data set shapes_train: it has 2 classes .* 3"):
@@ -318,8 +304,7 @@ def test_what_cannot_be_started_or_resumed_changes_nothing(
         finetune(options(data, output, loggers=["mlflow"]))
 
     # Where nothing was learnt, another command begins again.
-    one_step = {**SMALL, "SOLVER.MAX_ITER": 1, "TEST.EVAL_PERIOD": 1}
-    finetune(options(data, output, settings=one_step, val_share=0.5, seed=7))
+    finetune(options(data, output, settings=ONE_STEP, val_share=0.5, seed=7))
     with pytest.raises(FinetuneError, match="--resume"):
         finetune(options(data, output))
     with pytest.raises(FinetuneError, match="epochs, settings, seed"):

@@ -55,6 +55,14 @@ def results(output: Path) -> list[tuple[int, int]]:
     return [(found["image_id"], found["category_id"]) for found in json.loads((output / "results.json").read_text())]
 
 
+def predicted(
+    folder: Path, paths: list[Path], *listed: str, names: tuple[str, ...] = ("hen", "fox"), **more: Any
+) -> list[tuple[int, int]]:
+    """Predict pictures that are annotated under the names ``listed``; return the image and the category of each."""
+    predict_images([Finder(names)], paths, folder / "out", annotations(folder / "a.json", *listed, **more))
+    return results(folder / "out")
+
+
 @pytest.mark.parametrize(
     ("listed", "expected"),
     [
@@ -65,34 +73,29 @@ def results(output: Path) -> list[tuple[int, int]]:
 )
 def test_pictures_of_one_name_have_their_own_ids(tmp_path: Path, listed: tuple[str, ...], expected: list[int]) -> None:
     paths = pictures(tmp_path / "sets", "camA/1.png", "camB/1.png")
-    file = annotations(tmp_path / "a.json", *listed)
-    predict_images([Finder()], paths, tmp_path / "out", file)
-    assert [image_id for image_id, _ in results(tmp_path / "out")] == expected
+    assert [image_id for image_id, _ in predicted(tmp_path, paths, *listed)] == expected
 
 
-@pytest.mark.parametrize(("size", "expected"), [((40, 30), (40, 30)), ((30, 40), (30, 40))])
-def test_pictures_are_turned_as_they_are_annotated(tmp_path: Path, size: Any, expected: Any) -> None:
+@pytest.mark.parametrize("size", [(40, 30), (30, 40)])
+def test_pictures_are_turned_as_they_are_annotated(tmp_path: Path, size: tuple[int, int]) -> None:
     exif = Image.Exif()
     exif[0x0112] = 6
     Image.new("RGB", (40, 30)).save(tmp_path / "1.jpg", exif=exif)
-    file = annotations(tmp_path / "a.json", "1.jpg", width=size[0], height=size[1])
-    predict_images([Finder()], [tmp_path / "1.jpg"], tmp_path / "out", file)
+    predicted(tmp_path, [tmp_path / "1.jpg"], "1.jpg", width=size[0], height=size[1])
     (image,) = json.loads((tmp_path / "out" / "images.json").read_text())["images"]
-    assert (image["width"], image["height"]) == expected
+    assert (image["width"], image["height"]) == size
 
 
 def test_names_in_another_form_of_unicode(tmp_path: Path) -> None:
     paths = pictures(tmp_path, unicodedata.normalize("NFD", "hühner/1.png"))
-    file = annotations(tmp_path / "a.json", unicodedata.normalize("NFC", "hühner/1.png"), "1.png")
-    predict_images([Finder()], paths, tmp_path / "out", file)
-    assert results(tmp_path / "out") == [(10, 2)]
+    assert predicted(tmp_path, paths, unicodedata.normalize("NFC", "hühner/1.png"), "1.png") == [(10, 2)]
 
 
 @pytest.mark.parametrize("listed", [("1.png",), ("x/1.png", "y/1.png")])
 def test_ambiguous_pictures_are_refused(tmp_path: Path, listed: tuple[str, ...]) -> None:
     paths = pictures(tmp_path, "camA/1.png", "camB/1.png")
     with pytest.raises(CocoFormatError, match=r"cam[AB].1\.png"):
-        predict_images([Finder()], paths, tmp_path / "out", annotations(tmp_path / "a.json", *listed))
+        predicted(tmp_path, paths, *listed)
     assert not (tmp_path / "out").exists()
 
 
@@ -105,41 +108,31 @@ def test_a_picture_in_another_folder_than_annotated_is_found_by_its_only_name(tm
 
 
 def test_a_picture_of_another_size_than_annotated_is_skipped(tmp_path: Path) -> None:
-    paths = pictures(tmp_path, "1.png", "2.png")
-    file = annotations(tmp_path / "a.json", "1.png", "2.png", width=400)
     with pytest.raises(PredictionError, match=r"1\.png.*40 x 30.*400 x 30"):
-        predict_images([Finder()], paths, tmp_path / "out", file)
+        predicted(tmp_path, pictures(tmp_path, "1.png", "2.png"), "1.png", "2.png", width=400)
 
 
 def test_categories_are_matched_by_name(tmp_path: Path) -> None:
-    paths = pictures(tmp_path, "1.png")
-    file = annotations(tmp_path / "a.json", "1.png", categories=((4, "fox"), (7, "owl"), (9, "hen")))
-    predict_images([Finder()], paths, tmp_path / "out", file)
-    assert results(tmp_path / "out") == [(10, 4)]
+    categories = ((4, "fox"), (7, "owl"), (9, "hen"))
+    assert predicted(tmp_path, pictures(tmp_path, "1.png"), "1.png", categories=categories) == [(10, 4)]
 
 
 def test_classes_of_one_name_are_matched_where_all_are_the_annotations(tmp_path: Path) -> None:
-    finder = Finder(("fox", "fox"))
-    file = annotations(tmp_path / "a.json", "1.png", categories=((4, "fox"), (7, "fox")))
-    predict_images([finder], pictures(tmp_path, "1.png"), tmp_path / "out", file)
-    assert results(tmp_path / "out") == [(10, 7)]
+    both = {"names": ("fox", "fox"), "categories": ((4, "fox"), (7, "fox"))}
+    assert predicted(tmp_path, pictures(tmp_path, "1.png"), "1.png", **both) == [(10, 7)]
 
 
 @pytest.mark.parametrize("categories", [((1, "hen"),), ((1, "cat"), (2, "dog")), ((1, "fox"), (2, "fox"), (3, "hen"))])
 def test_other_categories_than_the_detector_s_are_refused(tmp_path: Path, categories: Any) -> None:
-    file = annotations(tmp_path / "a.json", "1.png", categories=categories)
     with pytest.raises(CocoFormatError, match="fox"):
-        predict_images([Finder()], pictures(tmp_path, "1.png"), tmp_path / "out", file)
+        predicted(tmp_path, pictures(tmp_path, "1.png"), "1.png", categories=categories)
 
 
 def test_without_names_the_number_of_categories_counts(tmp_path: Path) -> None:
-    paths, finder = pictures(tmp_path, "1.png"), Finder(())
-    predict_images([finder], paths, tmp_path / "out", annotations(tmp_path / "a.json", "1.png"))
-    assert results(tmp_path / "out") == [(10, 2)]
+    paths = pictures(tmp_path, "1.png")
+    assert predicted(tmp_path, paths, "1.png", names=()) == [(10, 2)]
     with pytest.raises(CocoFormatError, match=r"1 categories.* 2 "):
-        predict_images(
-            [finder], paths, tmp_path / "b", annotations(tmp_path / "a.json", "1.png", categories=[(1, "x")])
-        )
+        predicted(tmp_path, paths, "1.png", names=(), categories=[(1, "x")])
 
 
 def test_pictures_that_the_detector_cannot_take_are_named_and_the_others_predicted(tmp_path: Path) -> None:
@@ -191,15 +184,8 @@ def test_annotations_and_results_of_others_are_not_written_over(tmp_path: Path) 
 
 
 def test_names_of_pictures_are_distinct_whatever_the_file_system() -> None:
-    paths = [
-        Path("a/x.png"),
-        Path("b/x.jpg"),
-        Path("c/X.png"),
-        Path("x-2.png"),
-        Path("\u00e9.png"),
-        Path("e\u0301.png"),
-    ]
-    names = picture_names(paths)
+    paths = ("a/x.png", "b/x.jpg", "c/X.png", "x-2.png", "\u00e9.png", "e\u0301.png")
+    names = picture_names([*map(Path, paths)])
     assert len({unicodedata.normalize("NFC", name).lower() for name in names}) == 6 and names[0] == "x.jpg"
 
 

@@ -19,19 +19,22 @@ from nasnet_det.detection.engine.scoring import detect_on_data, open_to_score
 from tests.detection.engine.test_prediction import Finder
 
 
+def write_coco(file: Path, sizes: dict[int, tuple[int, int]], box: list[int], *names: str) -> None:
+    """Write images of these sizes by their ids, an object of the first category in each."""
+    content = {
+        "images": [{"id": i, "file_name": f"{i}.png", "width": w, "height": h} for i, (w, h) in sizes.items()],
+        "annotations": [{"id": i, "image_id": i, "category_id": 1, "bbox": box} for i in sizes],
+        "categories": [{"id": number, "name": name} for number, name in enumerate(names, start=1)],
+    }
+    file.write_text(json.dumps(content))
+
+
 def test_unusable_images_are_named_once_and_not_all(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     """A narrow image, which the detector cannot take, and one that is incomplete."""
     sizes = {1: (40, 30), 2: (1, 30), 3: (40, 30)}
-    images = [{"id": i, "file_name": f"{i}.png", "width": w, "height": h} for i, (w, h) in sizes.items()]
-    boxes = [{"id": i, "image_id": i, "category_id": 1, "bbox": [0, 0, 1, 9]} for i in sizes]
-    content = {
-        "images": images,
-        "annotations": boxes,
-        "categories": [{"id": 1, "name": "hen"}, {"id": 2, "name": "fox"}],
-    }
-    (tmp_path / "val.json").write_text(json.dumps(content))
-    for image in images:
-        Image.effect_noise((image["width"], image["height"]), 50).save(tmp_path / str(image["file_name"]))
+    write_coco(tmp_path / "val.json", sizes, [0, 0, 1, 9], "hen", "fox")
+    for number, size in sizes.items():
+        Image.effect_noise(size, 50).save(tmp_path / f"{number}.png")
     whole = (tmp_path / "3.png").read_bytes()
     (tmp_path / "3.png").write_bytes(whole[: len(whole) // 2])
     with caplog.at_level(logging.WARNING):
@@ -48,11 +51,8 @@ def test_a_run_is_scored_on_what_it_was_not_trained_on(tmp_path: Path) -> None:
     """Data without a split are divided as the run divided them, also after a label was corrected; others are whole."""
     data, run = tmp_path / "data", tmp_path / "run"
     for root, number in ((data, 10), (tmp_path / "other", 4)):
-        images = [{"id": i, "file_name": f"{i}.png", "width": 40, "height": 30} for i in range(number)]
-        boxes = [{"id": i, "image_id": i, "category_id": 1, "bbox": [0, 0, 9, 9]} for i in range(number)]
         root.mkdir()
-        content = {"images": images, "annotations": boxes, "categories": [{"id": 1, "name": "hen"}]}
-        (root / "annotations.json").write_text(json.dumps(content))
+        write_coco(root / "annotations.json", dict.fromkeys(range(number), (40, 30)), [0, 0, 9, 9], "hen")
     train, held_out, _ = open_dataset(data, val_share=0.3, seed=5)
     digest = image_digest(data, train, held_out)
     mark_run(run, "finetune", {"options": {"val_share": 0.3, "seed": 5}, "images": digest})

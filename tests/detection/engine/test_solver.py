@@ -65,6 +65,10 @@ train_config {
 """
 
 
+def decays_of(optimizer: torch.optim.Optimizer) -> dict[torch.nn.Parameter, float]:
+    return {p: group["weight_decay"] for group in optimizer.param_groups for p in group["params"]}
+
+
 @pytest.fixture
 def small_detector(small_config: Any) -> Any:
     """A small detector of the paper with its config's own norms and drop path."""
@@ -109,9 +113,8 @@ def test_gradients_are_clipped_tensor_by_tensor_before_momentum(small_detector: 
     large.grad, small.grad = torch.full_like(large, 7.0), torch.full_like(small, 1e-3)
     optimizer.step()
     assert (before[0] - large).norm().item() == pytest.approx(cfg.SOLVER.BASE_LR * 10.0, rel=1e-4)
-    torch.testing.assert_close(
-        before[1] - small, torch.full_like(small, cfg.SOLVER.BASE_LR * 1e-3), rtol=1e-3, atol=1e-9
-    )
+    step = torch.full_like(small, cfg.SOLVER.BASE_LR * 1e-3)
+    torch.testing.assert_close(before[1] - small, step, rtol=1e-3, atol=1e-9)
 
 
 @pytest.mark.parametrize("kind", ["norm", "value"])
@@ -139,7 +142,7 @@ def test_l2_is_on_the_convolutions_of_the_network_alone(small_detector: Any) -> 
     params = optimizer_params(model, lazy.params.decay_heads, weight_decay_norm=lazy.params.weight_decay_norm)
     twin = clipped_sgd(params, lazy.lr, lazy.momentum, lazy.weight_decay, lazy.max_norm)
     for optimizer in (build_optimizer(cfg, model), twin):
-        decays = {p: group["weight_decay"] for group in optimizer.param_groups for p in group["params"]}
+        decays = decays_of(optimizer)
         assert decays.keys() == set(model.parameters())
         for name, parameter in model.named_parameters():
             convolution = ".network." in name and parameter.ndim == 4
@@ -154,9 +157,8 @@ def test_numbers_with_which_nothing_is_learnt_are_refused(limit: float, small_co
             clipped_sgd(layer.parameters(), 0.1, momentum, 0.0, max_norm)
     with pytest.raises(ConfigError, match="weight_decay_bias"):
         optimizer_params(layer, weight_decay_bias=limit - 1)
-    cfg = small_config(
-        "fpn_mobile.yaml", SOLVER__CLIP_GRADIENTS__ENABLED=True, SOLVER__CLIP_GRADIENTS__CLIP_VALUE=limit
-    )
+    clipping = {"SOLVER__CLIP_GRADIENTS__ENABLED": True, "SOLVER__CLIP_GRADIENTS__CLIP_VALUE": limit}
+    cfg = small_config("fpn_mobile.yaml", **clipping)
     with pytest.raises(ConfigError, match=r"SOLVER\.CLIP_GRADIENTS\.CLIP_VALUE"):
         build_optimizer(cfg, layer)
     with EventStorage(), pytest.raises(ConfigError, match="DROP_PATH_STEPS"):
@@ -186,12 +188,7 @@ def test_a_lazy_run_that_resumes_on_other_data_says_so(caplog: pytest.LogCapture
 def test_heads_have_decay_by_default(small_config: Any) -> None:
     cfg = small_config("fpn_mobile.yaml")
     model = build_model(cfg)
-    decays = {
-        p: group["weight_decay"]
-        for g in [build_optimizer(cfg, model)]
-        for group in g.param_groups
-        for p in group["params"]
-    }
+    decays = decays_of(build_optimizer(cfg, model))
     assert decays[model.roi_heads.box_predictor.cls_score.weight] == cfg.SOLVER.WEIGHT_DECAY > 0
 
 

@@ -16,6 +16,7 @@ from detectron2.structures import Boxes, ImageList, Instances
 from detectron2.utils.events import EventStorage
 from torch import Tensor
 from torch.nn import functional
+from torchvision.ops import box_iou
 
 from nasnet_det.detection.config import ConfigError
 from nasnet_det.detection.modeling.backbone import build_network
@@ -125,7 +126,7 @@ def test_losses_are_what_the_definition_says() -> None:
     pooled = model.pooled_features(features["cut"], proposals).detach()
     logits, deltas = model.class_layer(pooled).split([9, 6]), model.box_layer(pooled)[:9].unflatten(1, (3, 4))
     box = objects[0].gt_boxes.tensor[0]
-    overlaps = [float(iou(box, proposal)) for proposal in proposals[0].proposal_boxes.tensor]
+    overlaps = box_iou(box[None], proposals[0].proposal_boxes.tensor)[0]
     labels = [1 if overlap >= 0.5 else 3 for overlap in overlaps]
     assert 1 in labels and 3 in labels
     first = functional.cross_entropy(logits[0], torch.tensor(labels), reduction="sum") / 9
@@ -136,11 +137,6 @@ def test_losses_are_what_the_definition_says() -> None:
         wanted = model.box_transform.get_deltas(proposals[0].proposal_boxes.tensor[k : k + 1], box[None])[0]
         localization += float(functional.smooth_l1_loss(deltas[k, 1].detach(), wanted, reduction="sum"))
     assert float(losses["loss_box_reg"].detach()) == pytest.approx(2.0 * localization / 9 / 2, rel=1e-4)
-
-
-def iou(a: Tensor, b: Tensor) -> Tensor:
-    side = (torch.minimum(a[2:], b[2:]) - torch.maximum(a[:2], b[:2])).clamp(min=0)
-    return side.prod() / ((a[2:] - a[:2]).prod() + (b[2:] - b[:2]).prod() - side.prod())
 
 
 def test_every_weight_has_a_gradient_without_objects() -> None:

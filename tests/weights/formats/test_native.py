@@ -18,9 +18,7 @@ def small_network() -> NASNet:
 
 
 def test_int8_is_read_within_half_a_step_of_each_channel() -> None:
-    model = small_network()
-    randomize(model)
-    state = model.state_dict()
+    state = randomize(small_network()).state_dict()
     state["fc.weight"][3] = 0.0
     state["stem.conv.weight"][:2] *= torch.tensor([1e3, 1e-3]).view(2, 1, 1, 1)
     stored = to_int8(state)

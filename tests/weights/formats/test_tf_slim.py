@@ -17,7 +17,7 @@ from nasnet_det.models.plan import slim_stages
 from nasnet_det.weights import WeightsError, read_arrays, read_state_dict
 from nasnet_det.weights.formats.tf_slim import AVERAGE, preferred
 from tests.weights.slim_live import import_nasnet, run_slim
-from tests.weights.stored import small, stored
+from tests.weights.stored import assert_same, small, stored
 
 
 def network(kind: str, config: Any, num_classes: int, **other: Any) -> NASNet:
@@ -98,8 +98,7 @@ def checkpoint() -> dict[str, np.ndarray]:
 
 def test_moving_averages_are_preferred_where_there_are_any() -> None:
     model = small()
-    found = read_state_dict(model, checkpoint())
-    assert all(torch.equal(found[name], value) for name, value in model.state_dict().items())
+    assert_same(read_state_dict(model, checkpoint()), model.state_dict())
 
 
 def test_what_training_left_is_not_even_asked_for() -> None:

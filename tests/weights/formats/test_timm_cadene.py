@@ -35,37 +35,23 @@ def mean_of_real_pixels(pool: AvgPool2dSame, x: torch.Tensor) -> torch.Tensor:
     height, width = x.shape[-2:]
     # SAME at stride 2: an odd size is padded on both sides, an even one after its last pixel only.
     padding = (width % 2, 1, height % 2, 1)
-    total = functional.avg_pool2d(functional.pad(x, padding), pool.kernel_size, pool.stride, divisor_override=1)
-    inside = functional.avg_pool2d(
-        functional.pad(torch.ones_like(x), padding), pool.kernel_size, pool.stride, divisor_override=1
+    total, inside = (
+        functional.avg_pool2d(functional.pad(values, padding), pool.kernel_size, pool.stride, divisor_override=1)
+        for values in (x, torch.ones_like(x))
     )
     return total / inside
 
 
 @pytest.mark.parametrize(
-    ("numbers", "size"),
-    [({"num_features": 192}, (64, 64)), ({"num_features": 192}, (75, 98)), ({"num_features": 192}, (32, 331))],
+    ("filters", "size"),
+    [(8, (64, 64)), (8, (75, 98)), (8, (32, 331)), pytest.param(168, (331, 331), marks=pytest.mark.slow)],
 )
 def test_timms_border_error_is_the_whole_difference(
-    numbers: dict[str, int], size: tuple[int, int], monkeypatch: pytest.MonkeyPatch
+    filters: int, size: tuple[int, int], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     torch.manual_seed(0)
-    reference = randomize(timm.create_model("nasnetalarge", num_classes=7, **numbers))
-    model = ours(reference, num_filters=8, num_classes=7, **LARGE)
-    x = torch.randn(2, 3, *size)
-    with torch.no_grad():
-        logits = model(x)
-        assert relative(reference(x), logits) > 1e-3
-        monkeypatch.setattr(AvgPool2dSame, "forward", mean_of_real_pixels)
-        assert relative(reference(x), logits) <= 2e-6
-
-
-@pytest.mark.slow
-def test_timm_at_full_size(monkeypatch: pytest.MonkeyPatch) -> None:
-    torch.manual_seed(0)
-    reference = randomize(timm.create_model("nasnetalarge"))
-    model = ours(reference, num_filters=168, **LARGE)
-    x = torch.randn(1, 3, 331, 331)
+    reference = randomize(timm.create_model("nasnetalarge", num_classes=7, num_features=24 * filters))
+    model, x = ours(reference, num_filters=filters, num_classes=7, **LARGE), torch.randn(2, 3, *size)
     with torch.no_grad():
         logits = model(x)
         assert relative(reference(x), logits) > 1e-3
