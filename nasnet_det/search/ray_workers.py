@@ -8,8 +8,12 @@ is told as *lost*.
 from __future__ import annotations
 
 import os
+import signal
 import socket
+import threading
 from collections import deque
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import ray
@@ -61,7 +65,8 @@ class RayWorkers:
         gpus: float = 0.0,
         cpus: float = 1.0,
     ) -> None:
-        self._connect(address, count, cpus)
+        with _signals_kept():
+            self._connect(address, count, cpus)
         try:
             room = self._room(cpus, gpus)
             if room < 1:
@@ -150,6 +155,17 @@ class RayWorkers:
             ray.init(address=address, **quiet)
         except (ConnectionError, RuntimeError, ValueError, RayError, TimeoutError) as error:
             raise WorkersError(f"no Ray cluster can be used at {address}: {_words(error)}") from None
+
+
+@contextmanager
+def _signals_kept() -> Iterator[None]:
+    """Keep this process's handler of SIGTERM: Ray sets one that ends the process with a stack trace."""
+    before = signal.getsignal(signal.SIGTERM)
+    try:
+        yield
+    finally:
+        if threading.current_thread() is threading.main_thread():
+            signal.signal(signal.SIGTERM, before)
 
 
 def _start_here(**options: Any) -> None:

@@ -102,11 +102,16 @@ def test_what_no_worker_can_do_is_said_before_any_child() -> None:
         RayWorkers(FakeChild(), 1, address="127.0.0.1:1")
     with pytest.raises(WorkersError, match="1000 GPUs"):
         RayWorkers(FakeChild(), 1, gpus=1000)
+    terminated: list[int] = []
+    before = signal.signal(signal.SIGTERM, lambda number, frame: terminated.append(number))
     workers = RayWorkers(WithoutData(), 1)
     try:
+        os.kill(os.getpid(), signal.SIGTERM)  # whose handler Ray replaces
+        assert terminated == [signal.SIGTERM]
         with pytest.raises(DataError, match="no CIFAR-10 there"):
             workers.check()
     finally:
+        signal.signal(signal.SIGTERM, before)
         workers.close()
 
 
