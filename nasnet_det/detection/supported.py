@@ -53,6 +53,10 @@ _BOUNDS = {
     **dict.fromkeys(("train.max_iter", "train.log_period", "train.checkpointer.period"), _POSITIVE),
     **dict.fromkeys(("SOLVER.MOMENTUM", "DROP_PATH_RATE"), _BELOW_1),
     "POSITIVE_FRACTION": _SHARE,
+    "IMAGE_SIZE": (
+        lambda values: [*map(type, values)] == [int, int] and (min(values) > 0 or values == [0, 0]),
+        "height and width, above 0, or 0",
+    ),
     **dict.fromkeys(("REPEAT_THRESHOLD", "BN_MOMENTUM"), _each(lambda value: 0 <= value <= 1, "a number from 0 to 1")),
     "CONV_DIMS": _each(lambda value: value > 0 or value == -1, "channels, or -1 for those of the map"),
     "IOU_LABELS": (lambda values: values[-1:] == [1] and 0 in values, "0 for background, -1 for neither, and 1 last"),

@@ -10,7 +10,7 @@ from __future__ import annotations
 import logging
 import pickle
 import re
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import suppress
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
@@ -20,6 +20,7 @@ import torch
 
 from nasnet_det.safe_io.file_kinds import KERAS_3, other_content
 from nasnet_det.safe_io.pickles import MADE
+from nasnet_det.safe_io.values import format_names
 
 logger = logging.getLogger(__name__)
 
@@ -43,6 +44,11 @@ _COUNTERS = ("n_averaged", "updates", "steps", "step", "initted")
 
 class SeveralNetworksError(ValueError):
     """A checkpoint of several networks, none of which is the average of another; names them."""
+
+    @classmethod
+    def of(cls, names: Iterable[Any]) -> SeveralNetworksError:
+        """Return the error that names them."""
+        return cls(f"it holds several networks, {format_names(map(repr, names))}: save one in a file of its own")
 
 
 class StateDict(NamedTuple):
@@ -108,6 +114,7 @@ def find_state_dict(data: Any, averaged: bool = True) -> StateDict:
         averaged: prefer a moving average of the weights to the weights themselves, where both are there.
 
     Raises:
+        SeveralNetworksError: if it holds several, none of which is known as the weights or as their average.
         ValueError: if the content is something else; names its kind.
     """
     names: list[str] = []
@@ -119,8 +126,7 @@ def find_state_dict(data: Any, averaged: bool = True) -> StateDict:
         keys = [*averages, *_WEIGHTS] if averaged else [*_WEIGHTS, *averages]
         inner = [key for key in keys if isinstance(data.get(key), _Placeholder) or _is_filled(data.get(key))]
         if not inner and not _holds_tensors(data):
-            inner = [key for key, value in data.items() if _holds_tensors(value)]
-            inner = inner if len(inner) == 1 else []
+            inner = _under_other_keys(data, averaged)
         if not inner:
             break
         names.append(inner[0])
@@ -146,6 +152,17 @@ def find_state_dict(data: Any, averaged: bool = True) -> StateDict:
     elif name not in ("", "model"):
         logger.info(f"took the weights in {name!r}")
     return StateDict(tensors, name)
+
+
+def _under_other_keys(data: Mapping[Any, Any], averaged: bool) -> list[Any]:
+    """Return the keys of the only weights, and of averages of them, where none of the usual keys is there."""
+    found = [key for key, value in data.items() if _holds_tensors(value)]
+    found = found or [key for key in data if _parameters({key: data[key]})]
+    averages = [key for key in found if _is_average(str(key), data[key], {k: data[k] for k in found if k != key})]
+    weights = [key for key in found if key not in averages]
+    if len(weights) > 1:
+        raise SeveralNetworksError.of(weights)
+    return [*averages, *weights] if averaged else [*weights, *averages]
 
 
 def _is_average(key: str, value: Any, weights: Any) -> bool:
@@ -221,8 +238,7 @@ def without_prefix(tensors: Mapping[str, Value], fits: Callable[[Mapping[str, Va
             members.setdefault(first + dot, {})[rest] = value
         fitting = [first[:-1] for first, member in members.items() if fits(member)]
         if len(fitting) > 1:
-            names = ", ".join(map(repr, fitting))
-            raise SeveralNetworksError(f"it holds several networks, {names}: save one in a file of its own")
+            raise SeveralNetworksError.of(fitting)
         chosen = [f"{first}." for first in fitting] or [*members]
         if len(chosen) != 1 or "" in members[chosen[0]]:
             return tensors

@@ -35,6 +35,8 @@ from nasnet_det.detection.modeling.rcnn import build_detector
         ("fpn_mobile.yaml", {"MODEL__PIXEL_STD": ["a", "a", "a"]}, r"MODEL\.PIXEL_STD"),
         ("nasnet_frcnn.yaml", {"MODEL__PIXEL_MEAN": [math.nan] * 3}, r"MODEL\.PIXEL_MEAN"),
         ("fpn_mobile.yaml", {"SOLVER__BASE_LR": math.nan}, r"SOLVER\.BASE_LR"),
+        ("nasnet_frcnn.yaml", {"MODEL__NASNET__IMAGE_SIZE": [0, 128]}, r"NASNET\.IMAGE_SIZE"),
+        ("nasnet_frcnn.yaml", {"MODEL__NASNET__IMAGE_SIZE": [128, 128, 128]}, r"NASNET\.IMAGE_SIZE"),
         ("fpn_mobile.yaml", {"MODEL__NASNET__LABEL_IDS": [1]}, r"NASNET\.LABEL_IDS"),
         ("fpn_mobile.yaml", {"MODEL__NASNET__BN_MOMENTUM": 2.0}, r"NASNET\.BN_MOMENTUM"),
         ("fpn_mobile.yaml", {"SOLVER__BASE_LR": 0.0}, r"SOLVER\.BASE_LR"),

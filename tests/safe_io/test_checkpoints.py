@@ -12,7 +12,7 @@ import pytest
 import torch
 from torch import nn
 
-from nasnet_det.safe_io.checkpoints import find_state_dict, load_torch
+from nasnet_det.safe_io.checkpoints import SeveralNetworksError, find_state_dict, load_torch
 
 RAW, AVERAGE = {"stem.weight": torch.zeros(2)}, {"stem.weight": torch.ones(2)}
 
@@ -65,6 +65,8 @@ def prefixed(state: dict[str, Any], prefix: str) -> dict[str, Any]:
         ({"model": RAW, "ModelEMA": {"module": prefixed(AVERAGE, "module.")}}, "ModelEMA.module", True),
         ({"model": RAW, "model_ema_0.9999": AVERAGE}, "model_ema_0.9999", True),
         ({"model": RAW, "avg_meters": {"loss": torch.ones(2)}, "optimizer": {"exp_avg": AVERAGE}}, "model", False),
+        ({"checkpoint": {"state_dict": RAW}, "epoch": 3}, "checkpoint.state_dict", False),
+        ({"model_state": RAW, "model_ema_state": AVERAGE}, "model_ema_state", True),
         ({"model": RAW, "average": AVERAGE, "optimizer": {"state": {}}}, "average", True),  # nasnet-det train-imagenet
     ],
 )
@@ -121,6 +123,12 @@ def test_nothing_is_executed(tmp_path: Path) -> None:
     torch.save({"state_dict": RAW, "args": Evil()}, tmp_path / "evil.pth")
     assert find_state_dict(load_torch(tmp_path / "evil.pth")).name == "state_dict"
     assert not (tmp_path / "ran").exists()
+
+
+@pytest.mark.parametrize("data", [{"student": RAW, "teacher": AVERAGE}, {"G": {"net": RAW}, "D": {"net": RAW}}])
+def test_several_networks_are_refused_by_their_keys(data: dict[str, Any]) -> None:
+    with pytest.raises(SeveralNetworksError, match=".*".join(data)):
+        find_state_dict(data)
 
 
 @pytest.mark.parametrize("data", [nn.Linear(2, 2), {"model": nn.Linear(2, 2)}, [RAW], {3: torch.ones(1)}])

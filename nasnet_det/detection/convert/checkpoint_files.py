@@ -110,11 +110,14 @@ def _tensors(state: Any, file: str) -> dict[str, Tensor]:
         if str(name).endswith(("_momentum", "num_batches_tracked")) and not torch.is_tensor(value):
             continue
         tensor = torch.from_numpy(value) if isinstance(value, np.ndarray) and value.dtype.kind in "fiub" else value
-        if not isinstance(name, str) or not torch.is_tensor(tensor) or tensor.layout != torch.strided or tensor.is_meta:
-            entry = f"{format_value(name)}: {format_value(tensor)}"
-            raise CheckpointError(f"{file}: expected a state dict, tensors by name, but it has {entry}")
-        if tensor.is_complex() or tensor.untyped_storage().nbytes() < tensor.nbytes:
-            raise CheckpointError(f"{file}: {format_value(name)} is complex, or larger than its storage in the file")
+        if not isinstance(name, str) or not torch.is_tensor(tensor):
+            entry = f"{format_value(name)} is a {type(tensor).__name__}"
+            raise CheckpointError(f"{file}: {entry}, expected a tensor")
+        plain = tensor.layout == torch.strided and not tensor.is_complex()
+        if not plain or tensor.is_meta or tensor.untyped_storage().nbytes() < tensor.nbytes:
+            raise CheckpointError(
+                f"{file}: {format_value(name)} is complex, sparse, or larger than its storage in the file"
+            )
         if tensor.is_floating_point() and not torch.isfinite(tensor).all():
             raise CheckpointError(f"{file}: {format_value(name)} holds values that are not finite")
         found[name] = tensor

@@ -158,8 +158,15 @@ class Checkpointer(DetectionCheckpointer):
             raise refused(filename, error.__cause__ or error, advice) from error
 
     def _load_model(self, checkpoint: Any) -> Any:
-        wanted = {*filter(_is_weight, self.model.state_dict())}
+        own = self.model.state_dict()
+        wanted = {*filter(_is_weight, own)}
         checkpoint["model"] = without_prefix(checkpoint["model"], lambda state: {*filter(_is_weight, state)} == wanted)
+        for name, value in checkpoint["model"].items():
+            if name in own and own[name].is_floating_point() and not value.is_floating_point():
+                raise CheckpointError(
+                    f"{name} is {value.dtype}, expected floating-point numbers: give the weights as they were before "
+                    "they were quantized"
+                )
         incompatible = super()._load_model(checkpoint)
         if self.complete:
             _check_complete(self.model, incompatible)

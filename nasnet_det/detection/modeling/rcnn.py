@@ -20,7 +20,7 @@ from nasnet_det.detection.modeling import rpn
 from nasnet_det.detection.modeling.backbone import build_network
 from nasnet_det.detection.modeling.roi_heads import NASNetROIHeads
 from nasnet_det.detection.modeling.split import split_network
-from nasnet_det.detection.supported import check_supported
+from nasnet_det.detection.supported import check_numbers, check_supported
 from nasnet_det.genotypes.genotype import GenotypeError
 from nasnet_det.models.network import NASNet
 from nasnet_det.models.tf_image import resize_bilinear
@@ -58,22 +58,20 @@ class NASNetRCNN(GeneralizedRCNN):
     @configurable
     def __init__(self, *, image_size: tuple[int, int] = (0, 0), **kwargs: Any) -> None:
         super().__init__(**kwargs)
-        sizes_fit = [*map(type, image_size)] == [int, int] and min(image_size) >= 0
-        if not sizes_fit or min(kwargs["pixel_std"]) <= 0 or self.input_format not in (None, "RGB", "BGR"):
-            raise ConfigError(
-                f"image_size is {[*image_size]}, pixel_std {[*kwargs['pixel_std']]}, input_format "
-                f"{self.input_format!r}: expected two whole numbers of at least 0, numbers above 0, and RGB or BGR"
-            )
+        check_numbers("MODEL.NASNET.IMAGE_SIZE", image_size, "image_size")
+        check_numbers("MODEL.PIXEL_STD", kwargs["pixel_std"], "pixel_std")
+        if self.input_format not in (None, "RGB", "BGR"):
+            raise ConfigError(f"input_format is {self.input_format!r}: expected RGB or BGR")
         self.image_size = image_size
 
     @classmethod
     def from_config(cls, cfg: CfgNode) -> dict[str, Any]:
         """Read detectron2's own keys and ``MODEL.NASNET.IMAGE_SIZE``; both stages are cut from one network."""
         check_supported(cfg)  # also for detectron2's own scripts
-        height, width = cfg.MODEL.NASNET.IMAGE_SIZE
+        image_size = tuple(cfg.MODEL.NASNET.IMAGE_SIZE)
         names = (cfg.MODEL.BACKBONE.NAME, cfg.MODEL.ROI_HEADS.NAME)
         if names != ("build_nasnet_first_stage", "NASNetROIHeads"):
-            return {**super().from_config(cfg), "image_size": (height, width)}
+            return {**super().from_config(cfg), "image_size": image_size}
         first, second = split_network(build_network(**network_arguments(cfg)), cfg.MODEL.NASNET.DROP_PATH_STEPS)
         return {
             "backbone": first,
@@ -83,7 +81,7 @@ class NASNetRCNN(GeneralizedRCNN):
             "vis_period": cfg.VIS_PERIOD,
             "pixel_mean": cfg.MODEL.PIXEL_MEAN,
             "pixel_std": cfg.MODEL.PIXEL_STD,
-            "image_size": (height, width),
+            "image_size": image_size,
         }
 
     def forward(self, batched_inputs: list[dict[str, Any]]) -> Any:

@@ -136,6 +136,13 @@ def test_values_that_are_not_finite_are_refused(tmp_path: Path) -> None:
         Checkpointer(torch.nn.Linear(2, 2)).load(str(tmp_path / "diverged.pth"))
 
 
+@pytest.mark.parametrize("value", [torch.ones(2, 2, dtype=torch.int8), torch.ones(2, 2).to_sparse(), 3, {"a": 1}])
+def test_what_is_no_weight_is_refused_by_name(value: Any, tmp_path: Path) -> None:
+    torch.save({"model": {"weight": value, "bias": torch.zeros(2)}}, tmp_path / "other.pth")
+    with pytest.raises(CheckpointError, match=r"other\.pth: '?weight\b"):
+        Checkpointer(torch.nn.Linear(2, 2)).load(str(tmp_path / "other.pth"))
+
+
 class Heads(nn.Module):
     """A detector's last layer, named as detectron2's."""
 
