@@ -51,7 +51,7 @@ def detector_program(
     detector = exportable_detector(model)
     example = sample_pictures(batch_size, (height, width), cfg.INPUT.FORMAT)
     categories = categories or (registered_categories(cfg.DATASETS.TEST[0]) if cfg.DATASETS.TEST else [])
-    description = {**_describe(cfg), "categories": list(categories)}
+    description = {**_describe(cfg), "categories": list(categories), "least_side": detector.least_side}
     return Program(detector, example, detector.outputs, (0, 2, 3), description, in_order_of)
 
 

@@ -33,9 +33,10 @@ class ExportableDetector(nn.Module):
     Attributes:
         outputs: the names of what :meth:`forward` returns.
         loops: whether a part of it runs in a loop, which ONNX Runtime does not quantize.
+        least_side: the smallest side of images that it takes.
     """
 
-    loops = False
+    loops, least_side = False, 1
 
     def __init__(self, model: GeneralizedRCNN) -> None:
         super().__init__()

@@ -85,7 +85,7 @@ class PackageInfo:
             info.runtime not in RUNTIMES
             or info.precision not in PRECISIONS
             or len(info.input_size) > 8
-            or not all(type(side) is int and side >= 0 for side in info.input_size)
+            or not all(type(side) is int and side >= 0 for side in (*info.input_size, info.least_side))
             or not all(isinstance(text, str) and len(text) < 200 for text in texts)
         ):
             raise ValueError("its description is not that of a package")
@@ -95,6 +95,11 @@ class PackageInfo:
     def is_detector(self) -> bool:
         """True for a package that maps images to detections."""
         return self.description.get("kind") == "detector"
+
+    @property
+    def least_side(self) -> int:
+        """The smallest side of images where it is free; of smaller ones OpenVINO reads beyond its memory."""
+        return self.description.get("least_side", 1)
 
     def __str__(self) -> str:
         sides = " x ".join(str(side or "any") for side in self.input_size)
@@ -119,8 +124,10 @@ def read_info(path: str | Path) -> PackageInfo:
         if zipfile.is_zipfile(path):
             return _read_archive(path)
         entries = imported("onnx").load(path, load_external_data=False).metadata_props
-        text = next((entry.value for entry in entries if entry.key == DESCRIPTION), "{}")
-        return PackageInfo.from_dict(parse_json(text), "onnxruntime")
+        texts = [entry.value for entry in entries if entry.key == DESCRIPTION]
+        if not texts:
+            raise ValueError("it holds no description")
+        return PackageInfo.from_dict(parse_json(texts[0]), "onnxruntime")
 
 
 def check_replaceable(path: Path) -> None:
@@ -130,11 +137,12 @@ def check_replaceable(path: Path) -> None:
         OverwriteError: for such a file.
         IsADirectoryError: for a folder.
     """
+    own = b""
     try:
-        is_own = bool(read_info(path).description)
+        read_info(path)
     except PackageError:
-        is_own = False
-    check_writable(path, b"" if is_own else NOTHING)
+        own = NOTHING
+    check_writable(path, own)
 
 
 def is_package(path: Path) -> bool:

@@ -38,6 +38,7 @@ class PaperDetector(ExportableDetector):
         self.rpn: NASNetRPN = model.proposal_generator
         self.heads: NASNetROIHeads = model.roi_heads
         self.image_size, self.chunk = model.image_size, chunk
+        self.least_side = model.least_side
         self.loops = chunk < self.rpn.max_proposals[1]
 
     def forward(self, images: Tensor) -> Detections:

@@ -19,6 +19,7 @@ from timm.utils import unwrap_model
 from torch import Tensor, nn
 
 from nasnet_det.export.operators import onnx_translations
+from nasnet_det.models.stem import least_side
 from nasnet_det.safe_io.extras import refuse_outdated
 from nasnet_det.safe_io.files import replacing
 
@@ -305,6 +306,7 @@ def _describe(model: Any) -> dict[str, Any]:
         "num_classes": network.num_classes,
         **({"label_names": list(labels)} if len(labels) == network.num_classes else {}),
         "image_size": list(cfg["input_size"]),
+        "least_side": least_side(network),
         **{key: cfg[key] for key in keys if key in cfg},
     }
 

@@ -16,7 +16,7 @@ from torch.nn import functional
 from nasnet_det.detection.data.coco_masks import rle_of
 from nasnet_det.export.package_files import PackageError
 from nasnet_det.export.runtimes import Package, load_package
-from nasnet_det.safe_io.images import as_rgb
+from nasnet_det.safe_io.images import ImageError, as_rgb
 
 
 class BoxTensor(NamedTuple):
@@ -70,11 +70,13 @@ class DetectorInput:
         shortest: the length to which the shortest side is resized; 0 for no resizing.
         longest: the largest length of the longest side.
         is_bgr: whether the channels are in the order BGR.
+        least: the smallest length of a side.
     """
 
     shortest: int
     longest: int
     is_bgr: bool
+    least: int = 1
 
     @classmethod
     def from_description(cls, said: Mapping[str, Any]) -> DetectorInput:
@@ -84,23 +86,24 @@ class DetectorInput:
             LookupError, TypeError, ValueError: if it is damaged.
         """
         shortest, longest = (int(side) for side in said["resize_shortest"])
-        return cls(shortest, longest, said["channels"] == "BGR")
+        return cls(shortest, longest, said["channels"] == "BGR", int(said.get("least_side", 1)))
 
     def resize(self, image: Image.Image) -> Image.Image:
         """Resize as detectron2's ``ResizeShortestEdge``: the shortest side to a length, the longest to at most one.
 
         Raises:
-            OSError: if the image is so narrow that a side vanishes.
+            ImageError: if the image is so narrow that a side becomes too short.
         """
-        if not self.shortest:
-            return image
-        scale = self.shortest / min(image.size)
-        sides = [float(self.shortest) if side == min(image.size) else scale * side for side in image.size]
-        if max(sides) > self.longest:
-            sides = [side * (self.longest / max(sides)) for side in sides]
-        width, height = (int(side + 0.5) for side in sides)
-        if not width or not height:
-            raise OSError(f"{image.width} x {image.height} pixels would be resized to {width} x {height}")
+        width, height = image.size
+        if self.shortest:
+            scale = self.shortest / min(image.size)
+            sides = [float(self.shortest) if side == min(image.size) else scale * side for side in image.size]
+            if max(sides) > self.longest:
+                sides = [side * (self.longest / max(sides)) for side in sides]
+            width, height = (int(side + 0.5) for side in sides)
+        if min(width, height) < self.least:
+            text = f"{image.width} x {image.height} pixels are too narrow: resized they are {width} x {height}"
+            raise ImageError(f"{text}, and a side of {self.least} is needed")
         return image.resize((width, height), Image.Resampling.BILINEAR)
 
     def to_tensor(self, image: Image.Image) -> Tensor:
@@ -144,7 +147,7 @@ class PackagedDetector:
         """Detect on an image.
 
         Raises:
-            OSError: if the image is so narrow that a side vanishes when it is resized, or has no form as 8-bit RGB.
+            ImageError: if the image is too narrow when it is resized, or has no form as 8-bit RGB.
         """
         rgb = as_rgb(image)
         width, height = rgb.size

@@ -95,19 +95,20 @@ class Package(nn.Module):
         Raises:
             ValueError: for anything but images of the size that the package was made for, or on a GPU.
         """
-        wanted = self.info.input_size
-        sides = ", ".join(str(side or "any") for side in wanted)
+        wanted, least = self.info.input_size, self.info.least_side
+        free = ("any", *[f"at least {least}"] * len(wanted))
+        sides = ", ".join(str(side or other) for side, other in zip(wanted, free, strict=False))
         expected = f"this package takes floating-point images ({sides}) on the CPU"
         try:
             if isinstance(images, np.ndarray):  # torch takes no reversed axes and no foreign byte order
                 images = np.ascontiguousarray(images, images.dtype.newbyteorder("="))
-            images = torch.as_tensor(images).detach()
+            images = torch.as_tensor(images).detach().to_dense().resolve_neg()
+            shape = tuple(images.shape)  # which nested tensors have none of
         except (TypeError, ValueError, RuntimeError):
             kind = getattr(images, "dtype", type(images).__name__)
-            raise ValueError(f"{expected}, as a tensor or an array, got {kind}") from None
-        shape = tuple(images.shape)
+            raise ValueError(f"{expected}, as a dense tensor or an array, got {kind}") from None
         fits = len(shape) == len(wanted) and all(
-            side in (0, given) for side, given in zip(wanted[1:], shape[1:], strict=True)
+            given == side if side else given >= least for side, given in zip(wanted[1:], shape[1:], strict=True)
         )
         if wanted and (not fits or images.device.type != "cpu" or not images.is_floating_point()):
             given = f"{shape} of {images.dtype} on {images.device.type}"

@@ -25,6 +25,12 @@ class StemConv(nn.Module):
         return normalize(self.conv(x), self.bn)
 
 
+def least_side(model: nn.Module) -> int:
+    """Return the smallest side of images that a network takes: its first convolution may not pad them."""
+    stems = [module.conv for module in model.modules() if isinstance(module, StemConv)]
+    return max((int(stem.kernel_size[0]) - 2 * int(stem.padding[0]) for stem in stems), default=1)
+
+
 class AuxiliaryHead(nn.Module):
     """TF-slim's ``_build_aux_head``: 5x5 average pool of stride 3, 1x1 convolution to 128, a convolution over the whole
     remaining map to 768, a linear layer; batch norm and ReLU after each convolution.

@@ -9,16 +9,17 @@ import torch
 from safetensors.torch import save_file
 from torch import nn
 
-from nasnet_det.export import PackageError, load_package
+from nasnet_det.export import PackageError, load_package, read_info
 from nasnet_det.export.package_files import PackageInfo, is_package
 from nasnet_det.export.runtimes import Package
 
 
 def test_a_file_that_is_no_package_is_named(tmp_path: Path) -> None:
-    for name, content in (("a.onnx", b"\x00\xff"), ("b.pt2", b"PK\x03\x04"), ("c.onnx", b"")):
+    contents = {"a.onnx": b"\x00\xff", "b.pt2": b"PK\x03\x04", "c.onnx": b"", "of_others.onnx": b"\x08\x08"}
+    for name, content in contents.items():
         (tmp_path / name).write_bytes(content)
         with pytest.raises(PackageError, match=name):
-            load_package(tmp_path / name)
+            read_info(tmp_path / name)
     with pytest.raises(PackageError, match="none"):
         load_package(tmp_path / "none.onnx")
     with pytest.raises(PackageError, match="image_size"):

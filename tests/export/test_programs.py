@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import sys
 import types
 from pathlib import Path
@@ -22,7 +23,9 @@ from nasnet_det.export import (
     load_package,
     save_program,
 )
+from nasnet_det.export.package_files import PackageInfo
 from nasnet_det.export.programs import check
+from nasnet_det.export.runtimes import Package
 from nasnet_det.safe_io.files import OverwriteError
 from tests.helpers import EVERY_STEP
 
@@ -32,6 +35,17 @@ TINY: dict[str, Any] = {"num_cells": (1,), "num_filters": 4, "stem": "cifar", "s
 def tiny(**kwargs: Any) -> nn.Module:
     torch.manual_seed(0)
     return timm.create_model("nasnet", genotype=EVERY_STEP, **{**TINY, **kwargs})
+
+
+def test_images_smaller_than_the_network_takes_are_refused() -> None:
+    """OpenVINO would read beyond its memory."""
+    program = classifier_program(tiny(stem="imagenet"), dynamic=True)
+    package = Package(lambda x: x[:, 0, 0], PackageInfo.from_dict(json.loads(program.described()), "openvino"))
+    assert package(torch.zeros(2, 3, 3, 40)).shape == (2, 40)
+    for sides in ((2, 40), (40, 0)):
+        with pytest.raises(ValueError, match="at least 3"):
+            package(torch.zeros(1, 3, *sides))
+    assert classifier_program(tiny()).description["least_side"] == 1
 
 
 def test_onnx_features_of_free_size(tmp_path: Path) -> None:

@@ -217,12 +217,24 @@ def test_arrays_of_any_layout_and_float(packages: dict[str, Path]) -> None:
         torch.testing.assert_close(run(array), run(array.copy()))
     torch.testing.assert_close(run(images.astype(">f4")), run(images))
     torch.testing.assert_close(run(np.asfortranarray(images)), run(images))
+    torch.testing.assert_close(run(torch.as_tensor(images).to_sparse()), run(images))
+    torch.testing.assert_close(run(torch._neg_view(torch.as_tensor(-images))), run(images))
 
 
-@pytest.mark.parametrize("wrong", [None, "cat.jpg", Image.new("RGB", (16, 16)), np.zeros((1, 3, 16, 16), object)])
+@pytest.mark.filterwarnings("ignore:The PyTorch API of nested:UserWarning")
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        lambda: None,
+        lambda: "cat.jpg",
+        lambda: Image.new("RGB", (16, 16)),
+        lambda: np.zeros((1, 3, 16, 16), object),
+        lambda: torch.nested.nested_tensor([torch.zeros(3, 16, 16)]),
+    ],
+)
 def test_what_is_no_array_of_numbers_is_refused(packages: dict[str, Path], wrong: Any) -> None:
     with pytest.raises(ValueError, match="3, 16, 16"):
-        load_package(next(iter(packages.values())))(wrong)
+        load_package(next(iter(packages.values())))(wrong())
 
 
 def test_a_missing_runtime_is_named_before_anything_is_exported(

@@ -121,7 +121,7 @@ class Predictor:
         """Detect on an image; ``pred_boxes`` are in its own pixels, on the CPU.
 
         Raises:
-            ImageError: if the image is so narrow that a side vanishes when it is resized, or has no form as 8-bit RGB.
+            ImageError: if the image is too narrow when it is resized, or has no form as 8-bit RGB.
         """
         pixels = np.asarray(as_rgb(image))
         if self.format == "BGR":

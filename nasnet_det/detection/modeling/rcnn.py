@@ -23,7 +23,9 @@ from nasnet_det.detection.modeling.split import split_network
 from nasnet_det.detection.supported import check_numbers, check_supported
 from nasnet_det.genotypes.genotype import GenotypeError
 from nasnet_det.models.network import NASNet
+from nasnet_det.models.stem import least_side
 from nasnet_det.models.tf_image import resize_bilinear
+from nasnet_det.safe_io.images import ImageError
 from nasnet_det.safe_io.values import format_names, one_line
 from nasnet_det.weights import WeightsError
 
@@ -63,6 +65,8 @@ class NASNetRCNN(GeneralizedRCNN):
         if self.input_format not in (None, "RGB", "BGR"):
             raise ConfigError(f"input_format is {self.input_format!r}: expected RGB or BGR")
         self.image_size = image_size
+        #: The smallest side of images that it takes.
+        self.least_side = 1 if all(image_size) else least_side(self.backbone)
 
     @classmethod
     def from_config(cls, cfg: CfgNode) -> dict[str, Any]:
@@ -124,6 +128,7 @@ class NASNetRCNN(GeneralizedRCNN):
 
         Raises:
             ConfigError: for images that a mapper has read in another order of colours.
+            ImageError: for images that are narrower than ``least_side``.
         """
         formats = {one.get("image_format", self.input_format) for one in batched_inputs}
         if self.input_format and formats != {self.input_format}:
@@ -132,7 +137,11 @@ class NASNetRCNN(GeneralizedRCNN):
                 "give both the same"
             )
         with torch.no_grad():
-            return super().preprocess_image(batched_inputs)
+            images = super().preprocess_image(batched_inputs)
+        height, width = images.tensor.shape[-2:]
+        if min(height, width) < self.least_side:
+            raise ImageError(f"{width} x {height} pixels are too narrow: a side of {self.least_side} is needed")
+        return images
 
 
 def split_rcnn(

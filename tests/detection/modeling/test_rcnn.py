@@ -15,6 +15,7 @@ from detectron2.utils.events import EventStorage
 
 from nasnet_det.detection.config import ConfigError
 from nasnet_det.models.tf_image import resize_bilinear
+from nasnet_det.safe_io.images import ImageError
 
 
 @pytest.fixture
@@ -104,3 +105,5 @@ def test_images_may_be_left_at_their_size(small_config: Any) -> None:
     model.backbone.register_forward_pre_hook(lambda module, arguments: sizes.append(arguments[0].shape[-2:]))
     model([{"image": image(64, 80)}])
     assert sizes == [(64, 80)]
+    with pytest.raises(ImageError, match="80 x 2"):
+        model([{"image": image(2, 80)}])
