@@ -12,7 +12,10 @@ from typing import Any
 
 
 def new_parser(description: str | None) -> argparse.ArgumentParser:
-    """Return a parser that shows a docstring in its own format and takes options between arguments."""
+    """Return a parser that shows a docstring in its own format and takes options between arguments.
+
+    What follows ``--`` is no option, but a path.
+    """
     return _Parser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
 
 
@@ -57,6 +60,9 @@ def settings_as_pairs(words: Sequence[str]) -> list[Any]:
 class _Parser(argparse.ArgumentParser):
     def parse_args(self, args: Any = None, namespace: Any = None) -> Any:
         words = sys.argv[1:] if args is None else list(args)
+        if "--" in words:  # which argparse loses here where no argument is before it
+            end = words.index("--")
+            words[end:] = [f"./{word}" if word.startswith("-") else word for word in words[end + 1 :]]
         if any(action.nargs == argparse.REMAINDER for action in self._actions):
             return super().parse_args(words, namespace)
         for before, word in zip(["", *words], words, strict=False):

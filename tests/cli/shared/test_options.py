@@ -23,6 +23,15 @@ def test_every_shared_option_is_read() -> None:
     assert (options.output, options.image_size, options.set) == (None, None, [])
 
 
+@pytest.mark.parametrize("words", [["--", "-a", "b"], ["-n", "--", "-a", "b"], ["b", "-n", "--", "-a"]])
+def test_what_follows_two_hyphens_is_a_path(words: list[str]) -> None:
+    parser = new_parser(None)
+    parser.add_argument("paths", nargs="+")
+    parser.add_argument("-n", action="store_true")
+    options = parser.parse_args(words)
+    assert {*options.paths} == {"./-a", "b"} and options.n == ("-n" in words)
+
+
 @pytest.mark.parametrize("sides", [["0"], ["2"], ["-3"], ["4", "5", "6"], ["x"], ["1e3"], ["99999"]])
 def test_impossible_sizes_are_refused(sides: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     parser = new_parser(None)

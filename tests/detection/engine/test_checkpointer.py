@@ -58,6 +58,15 @@ def test_a_run_killed_before_its_checkpoint_was_noted_has_its_newest(tmp_path: P
         assert checkpointer.resume_or_load("", resume=True)["iteration"] == newest
 
 
+@pytest.mark.parametrize("name", ["what?", "Run:1", "two\nlines"])
+def test_a_path_is_no_address(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+    monkeypatch.chdir(tmp_path)
+    checkpointer = Checkpointer(nn.Linear(2, 2), name)
+    Path(name).mkdir()
+    checkpointer.save("model_final")
+    assert checkpointer.load(f"{name}/model_final.pth") == {}
+
+
 def test_the_checkpoint_before_a_damaged_one_is_named(tmp_path: Path) -> None:
     checkpointer = Checkpointer(nn.Linear(2, 2), str(tmp_path))
     for name in ("model_0000001", "model_0000003", "model_final"):
