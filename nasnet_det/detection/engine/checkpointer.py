@@ -92,10 +92,11 @@ class Checkpointer(DetectionCheckpointer):
         """
         if path and "://" not in path and not (exists(path) and Path(path).is_file()):
             path = _file_in(path)
-        # detectron2 reads a path as an address, of which a question mark, a line break or "Run:1" is changed.
-        is_changed = bool(path) and exists(path) and urlparse(path)._replace(query="").geturl() != path
         try:
-            return (super(DetectionCheckpointer, self) if is_changed else super()).load(path, *args, **kwargs)
+            # detectron2 reads a path as an address, of which a question mark, a line break or "Run:1" is changed.
+            if path and exists(path) and urlparse(path)._replace(query="").geturl() != path:
+                return super(DetectionCheckpointer, self).load(path, *args, **kwargs)
+            return super().load(path, *args, **kwargs)
         except CheckpointError as error:
             raise error if path in str(error) else CheckpointError(f"{path}: {error}") from None
         except MALFORMED as error:
