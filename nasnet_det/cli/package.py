@@ -19,6 +19,7 @@ from __future__ import annotations
 
 import argparse
 import functools
+import sys
 import time
 from collections.abc import Callable, Sequence
 from itertools import starmap
@@ -117,26 +118,30 @@ def package(options: argparse.Namespace) -> None:
 
 
 def read_pictures(folder: Path, program: Program) -> list[Tensor]:
-    """Read pictures as the model takes them: one batch of one image each, at most :data:`MOST_PICTURES`.
+    """Read pictures as the model takes them: one batch of one image each, at most :data:`MOST_PICTURES`. Those that
+    cannot be used are skipped and named.
 
     Raises:
-        PackageError: for a folder without pictures, or a picture that the model cannot take.
-        ImageError: for one that cannot be read.
+        PackageError: for a folder without pictures that can be used.
     """
     from nasnet_det.export import PackageError
     from nasnet_det.safe_io.folders import find_pictures
-    from nasnet_det.safe_io.images import read_image
+    from nasnet_det.safe_io.images import read_image, reason_with_name
+    from nasnet_det.safe_io.values import named
 
     paths = find_pictures(folder)
-    if not paths:
-        raise PackageError(f"{folder} holds no pictures to calibrate on")
-    prepare, pictures = preparation(program), []
-    for path in paths[:: max(1, len(paths) // MOST_PICTURES)][:MOST_PICTURES]:
-        image = read_image(path)
+    paths = paths[:: max(1, len(paths) // MOST_PICTURES)][:MOST_PICTURES]
+    prepare, pictures, skipped = preparation(program), [], []
+    for path in paths:
         try:
-            pictures.append(prepare(image))
-        except OSError as error:  # too narrow
-            raise PackageError(f"{path}: {error}; leave it out") from None
+            pictures.append(prepare(read_image(path)))
+        except OSError as error:
+            skipped.append(reason_with_name(path, error))
+    text = f"{len(skipped)} of {len(paths)} pictures that cannot be used: {named(skipped)}" if skipped else ""
+    if not pictures:
+        raise PackageError(f"{folder} holds no pictures to calibrate on{': ' if skipped else ''}{text}")
+    if skipped:
+        print(f"skipped {text}", file=sys.stderr)
     return pictures
 
 

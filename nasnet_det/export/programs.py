@@ -256,8 +256,9 @@ def imported(name: str) -> Any:
         return import_module(name)
     except ModuleNotFoundError as error:
         extras = "export,openvino" if name == "openvino" else "export"
+        missing = error.name or name  # perhaps what it needs itself
         raise ModuleNotFoundError(
-            f"{name} is not installed: pip install 'nasnet-det[{extras}]'", name=error.name
+            f"{missing} is not installed: pip install 'nasnet-det[{extras}]'", name=error.name
         ) from error
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import numpy as np
 import pytest
 import timm
 import torch
@@ -14,7 +15,7 @@ from nasnet_det.cli.build_backbone import main as build_backbone
 from nasnet_det.cli.main import main
 from nasnet_det.cli.package import agreement, package, parse, read_pictures
 from nasnet_det.cli.shared import models
-from nasnet_det.export import Program, available, classifier_program, load_package, read_info
+from nasnet_det.export import PackageError, Program, available, classifier_program, load_package, read_info
 from nasnet_det.export.runtime_support import AUTO, RUNTIMES
 from nasnet_det.training.data.cifar10 import DataError
 from tests.helpers import EVERY_STEP, ONE_BLOCK
@@ -76,6 +77,22 @@ def test_a_package_is_written_described_and_shown(
     assert plain["images"] == packaged["images"] == quantized["images"] == 5
     assert packaged["top1"] == plain["top1"] and packaged["loss"] == pytest.approx(plain["loss"], rel=1e-5)
     assert quantized["loss"] == pytest.approx(plain["loss"], rel=0.1)
+
+
+def test_pictures_that_cannot_be_used_are_skipped_by_name(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    said = {"kind": "detector", "resize_shortest": [60, 100], "channels": "BGR"}
+    program = Program(torch.nn.Identity(), torch.zeros(1, 3, 8, 8), [], description=said)
+    with pytest.raises(PackageError, match=tmp_path.name):
+        read_pictures(tmp_path, program)
+    (tmp_path / "broken.jpg").write_bytes(b"no picture")
+    with pytest.raises(PackageError, match=r"broken\.jpg"):
+        read_pictures(tmp_path, program)
+    Image.new("L", (900, 1)).save(tmp_path / "narrow.png")
+    (tmp_path / "inner").mkdir()
+    Image.fromarray(np.arange(1200, dtype=np.uint16).reshape(30, 40)).save(tmp_path / "inner" / "deep.png")
+    assert [tuple(picture.shape) for picture in read_pictures(tmp_path, program)] == [(1, 3, 60, 80)]
+    error = capsys.readouterr().err
+    assert "broken.jpg" in error and "narrow.png" in error and "deep.png" not in error
 
 
 class Constant(torch.nn.Module):

@@ -24,7 +24,7 @@ from nasnet_det.export import (
     save_program,
 )
 from nasnet_det.export.package_files import PackageInfo
-from nasnet_det.export.programs import check
+from nasnet_det.export.programs import check, imported
 from nasnet_det.export.runtimes import Package
 from nasnet_det.safe_io.files import OverwriteError
 from tests.helpers import EVERY_STEP
@@ -35,6 +35,15 @@ TINY: dict[str, Any] = {"num_cells": (1,), "num_filters": 4, "stem": "cifar", "s
 def tiny(**kwargs: Any) -> nn.Module:
     torch.manual_seed(0)
     return timm.create_model("nasnet", genotype=EVERY_STEP, **{**TINY, **kwargs})
+
+
+def test_what_an_extra_needs_itself_is_named_where_it_is_missing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "some_extra.py").write_text("import no_such_module")
+    monkeypatch.syspath_prepend(tmp_path)
+    with pytest.raises(ModuleNotFoundError, match="^no_such_module"):
+        imported("some_extra")
 
 
 def test_images_smaller_than_the_network_takes_are_refused() -> None:
