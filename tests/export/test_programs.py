@@ -42,7 +42,7 @@ def test_what_an_extra_needs_itself_is_named_where_it_is_missing(
 ) -> None:
     (tmp_path / "some_extra.py").write_text("import no_such_module")
     monkeypatch.syspath_prepend(tmp_path)
-    with pytest.raises(ModuleNotFoundError, match="^no_such_module"):
+    with pytest.raises(ModuleNotFoundError, match="no_such_module"):
         imported("some_extra")
 
 
