@@ -138,7 +138,7 @@ class Pictures(Dataset):
             raise DataError(f"{root} is not a folder; an ImageNet folder has images in train/CLASS/ and val/CLASS/")
         paths = sorted((path for path in find_pictures(root) if path.parent != root), key=_natural)
         if not paths:
-            raise DataError(f"{root} has no images in class folders")
+            raise DataError(f"{root} has no images in class folders: expected {root.name}/CLASS/IMAGE")
         folders: dict[str, set[Path]] = {}
         for path in paths:
             folders.setdefault(path.parent.name, set()).add(path.parent)
@@ -184,9 +184,9 @@ class Pictures(Dataset):
         """Number the labels by the order of the given classes."""
         number = {name: label for label, name in enumerate(classes)}
         if unknown := [name for name in self.classes if name not in number]:
-            some = ", ".join(unknown[:3])
             raise DataError(
-                f"{root}: {len(unknown)} of {len(self.classes)} classes are not the model's, such as {some}"
+                f"{root}: {len(unknown)} of {len(self.classes)} classes, {named(unknown)}, are none of the "
+                f"{len(classes)} expected: {named(classes)}"
             )
         if missing := [name for name in classes if name not in self.classes]:
             logger.warning(f"{root} has no image of {len(missing)} of {len(classes)} classes: {named(missing)}")

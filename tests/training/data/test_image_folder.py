@@ -125,13 +125,13 @@ def test_wrong_folders_and_settings_are_named(image_folder: Path, tmp_path: Path
     with pytest.raises(DataError, match="train/CLASS/"):
         _batches(tmp_path)
     (tmp_path / "train").mkdir()
-    with pytest.raises(DataError, match=str(tmp_path)):
+    with pytest.raises(DataError, match=f"{tmp_path}.* train/CLASS/"):
         _batches(tmp_path)
     with pytest.raises(DataError, match=r"24.*32"):
         _batches(image_folder, batch_size=32)
     with pytest.raises(DataError, match="colour"):
         _batches(image_folder, {"colour": 1})
-    with pytest.raises(DataError, match="n01440764"):
+    with pytest.raises(DataError, match=r"n01440764.* cat, dog"):
         Pictures(image_folder / "val", INPUT.evaluation_transform(), ["cat", "dog"])
 
 
