@@ -132,9 +132,10 @@ def storage_errors(url: URL) -> Iterator[None]:
     except (SQLAlchemyError, StorageInternalError, OSError) as error:
         cause = error.__cause__ if isinstance(error, StorageInternalError) and error.__cause__ else error
         words = first_line(getattr(cause, "orig", None) or cause)
-        advice = (
-            "free space on its disk, then run the same command again" if _full(words) else "is it there and running?"
-        )
+        is_file = url.get_backend_name() == "sqlite"
+        advice = "is it an SQLite file, on a disk with room?" if is_file else "is it there and running?"
+        if _full(words):
+            advice = "free space on its disk, then run the same command again"
         raise StudyError(f"the study's database {format_url(url)} cannot be used: {words}; {advice}") from None
 
 
