@@ -60,9 +60,9 @@ class LazyCall(UntypedCall):
 
 
 def typed(**values: Any) -> DictConfig:
-    """Return a section of a LazyConfig whose values have types; those of sections within it, which are no calls, too.
+    """Return a section of a LazyConfig whose values have types, and so those of sections within it that are not calls.
 
-    It raises omegaconf's errors for values of another type, numbers that are not finite, and names that it has not.
+    It raises omegaconf's errors for values of another type, numbers that are not finite, and unknown names.
     """
     nodes = {name: typed(**value) if _is_section(value) else _node(value) for name, value in values.items()}
     return DictConfig(nodes, flags={"allow_objects": True, "struct": True})

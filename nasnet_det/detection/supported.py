@@ -199,7 +199,7 @@ def _is_list(value: Any) -> bool:
 
 
 def _leaves(value: Any) -> Iterator[Any]:
-    """Yield the values in nested lists, or the one that is no list."""
+    """Yield the values in nested lists, or the value itself if it is not a list."""
     if _is_list(value):
         for inner in value:
             yield from _leaves(inner)

@@ -16,7 +16,7 @@ _KEPT = "nonconvertable_divide_0"
 
 
 def keep_divisions(model: Any) -> None:
-    """Make an OpenVINO model divide where it says so, in the bodies of its loops as well."""
+    """Keep the divisions of an OpenVINO model, in the bodies of its loops as well."""
     for node in model.get_ops():
         if node.get_type_name() == "Divide":
             node.get_rt_info()[_KEPT] = True

@@ -96,10 +96,10 @@ def check_writable(path: str | Path, own: bytes = b"") -> None:
     if Path(path).is_dir():
         raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(path))
     if exists(path) and not Path(path).is_file():
-        raise OverwriteError(f"{path} is a device or a pipe, which a file would take the place of: name a file")
+        raise OverwriteError(f"{path} is a device or a pipe, which a file would replace: name a file")
     if own and exists(path) and not begins_with(path, own) and Path(path).stat().st_size:
         raise OverwriteError(
-            f"{path} was not written by this command, and would be overwritten: give another place for the output, or "
+            f"{path} was not written by this command, and would be overwritten: give another path for the output, or "
             "move that file away"
         )
 
@@ -117,7 +117,7 @@ def expect_folder(path: str | Path) -> None:
     """Raise an OSError unless files can be written to a folder, which need not exist yet.
 
     Raises:
-        NotADirectoryError, PermissionError: naming the file that is no folder, or the folder without write permission.
+        NotADirectoryError, PermissionError: naming the file that is not a folder, or the read-only folder.
         OSError: for a name that is too long.
     """
     path = Path(path).absolute()
@@ -155,7 +155,7 @@ def replacing(path: str | Path) -> Iterator[Path]:
                 with suppress(OSError):
                     fcntl.flock(held, fcntl.LOCK_EX | fcntl.LOCK_NB)
             yield part
-            if part.stat().st_mode != mode:  # safetensors puts a file in its place that only its owner reads
+            if part.stat().st_mode != mode:  # safetensors replaces it by a file that only its owner reads
                 with suppress(OSError):
                     part.chmod(mode)
             with part.open("r+b") as file:

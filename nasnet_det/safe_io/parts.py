@@ -19,7 +19,7 @@ def is_index(path: str | Path) -> bool:
 
 
 def parts_of(index: str | Path) -> dict[Path, list[str]]:
-    """Return the files of an index, which lie beside it, with the names of the tensors in each.
+    """Return the files of an index, which are beside it, with the names of the tensors in each.
 
     Raises:
         ValueError: if it names files elsewhere, or one that is missing.

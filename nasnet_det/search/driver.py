@@ -220,7 +220,7 @@ class Search:
         return Job(task.number, task.trial, genotype, seed, rungs[task.rung] if rungs else None, checkpoint)
 
     def _trial(self, task: Task) -> _Trial:
-        """Return the trial of a task; one that another program has ended is taken up again."""
+        """Return the trial of a task; one that another program has ended is reopened."""
         if task.trial not in self._open:
             trial = self._open[task.trial] = self._ended.pop(task.trial)
             self.study.reopen(trial.trial_id, trial.number)

@@ -27,7 +27,7 @@ _LIMIT = re.compile(
 )
 _OBJECTIVE = re.compile(r"(?P<name>\w+)(@(?P<size>\d+))?", re.ASCII)
 _LARGEST_IMAGE = 4096
-#: The cost of a candidate that fails as it is measured, in candidates that are refused without being measured.
+#: The cost of a candidate that fails while it is measured, in candidates that are refused without being measured.
 _FAILURE = 20
 
 

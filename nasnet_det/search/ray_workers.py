@@ -1,8 +1,8 @@
 """Workers on Ray: on a cluster, or on this machine alone.
 
 A worker is a Ray actor, a process of its own that keeps the data on its device from child to child. An actor that dies
-(killed, out of memory, its machine gone) is replaced by a new one, wherever there is room, and what became of its child
-is told as *lost*.
+(killed, out of memory, its machine gone) is replaced by a new one, wherever there is room, and its child
+is reported as *lost*.
 """
 
 from __future__ import annotations

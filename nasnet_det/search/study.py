@@ -215,10 +215,10 @@ class Study:
             self.storage.set_trial_state_values(trial_id, TrialState.PRUNED, list(values))
 
     def reopen(self, trial_id: int, number: int) -> None:
-        """Take up a trial that another program has ended before its child was done."""
+        """Reopen a trial that another program has ended before its child was done."""
         with self._errors():
             mark_running(self.storage, trial_id)
-        logger.warning("trial %d, which another program has ended, goes on", number)
+        logger.warning("trial %d, which another program has ended, continues", number)
 
     def records(self, pending: int = 1) -> list[Record]:
         """Return all trials of the search, by number.

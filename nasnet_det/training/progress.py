@@ -14,7 +14,8 @@ _FIRST, _LONGEST = 10.0, 600.0
 
 @dataclass
 class StepLines:
-    """Told of every step (``tick`` of :func:`~nasnet_det.training.run.fit`), tells now and then how fast they are.
+    """Lines about the speed of training, now and then; called at every step, as ``tick`` of
+    :func:`~nasnet_det.training.run.fit` is.
 
     Args:
         total: the number of steps of the training.

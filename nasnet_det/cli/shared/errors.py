@@ -90,7 +90,7 @@ def command(main: Main) -> Main:
 
 
 def _know_all_names() -> None:
-    """Start the command anew in UTF-8 mode where Python can name files in ASCII only: LC_ALL=C with PYTHONUTF8=0."""
+    """Restart the command in UTF-8 mode where Python can name files in ASCII only: LC_ALL=C with PYTHONUTF8=0."""
     if sys.getfilesystemencoding() == "ascii" and os.environ.get("PYTHONUTF8") != "1":
         os.environ["PYTHONUTF8"] = "1"
         os.execv(sys.executable, [sys.executable, *sys.orig_argv[1:]])

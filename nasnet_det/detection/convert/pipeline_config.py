@@ -153,7 +153,7 @@ def _training(training: Message, cfg: CfgNode) -> None:
     schedule = [(entry.value("step", 0), entry.value("learning_rate", 0.002)) for entry in steps.values("schedule")]
     if not schedule:
         logger.warning(
-            "pipeline config: train_config.optimizer is no manual_step_learning_rate; the schedule is unchanged"
+            "pipeline config: train_config.optimizer is not a manual_step_learning_rate; the schedule is unchanged"
         )
         return
     if schedule[0][0] == 0:

@@ -158,7 +158,7 @@ class DetectorTrainer(DefaultTrainer):
             except FloatingPointError as error:
                 raise TrainingError(self._diverged(error)) from None
             finally:
-                with nullcontext() if trained else suppress(OSError):  # which would take the reason's place
+                with nullcontext() if trained else suppress(OSError):  # which would replace the reason
                     self.after_train()
         if self.cfg.TEST.EXPECTED_RESULTS and comm.is_main_process():
             verify_results(self.cfg, self._last_eval_results)

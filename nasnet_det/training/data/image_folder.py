@@ -165,7 +165,7 @@ class Pictures(Dataset):
         number, epoch = key
         with own_randomness(torch.device("cpu")):
             seed_step(self.seed, epoch, number)
-            # Not only its neighbours, which whatever damaged it may have damaged, too.
+            # Not only its neighbours, which may be damaged for the same reason.
             others = range(number + 1, number + 1 + len(self), max(1, len(self) // _MOST_UNREADABLE))
             for place in (number, *others)[:_MOST_UNREADABLE]:
                 path, label = self.samples[place % len(self)]
