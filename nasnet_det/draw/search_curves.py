@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from nasnet_det.draw.figures import COLORS, FONT, save_figure, style_axes
 
 LINES: tuple[Literal["-", "--", ":", "-."], ...] = ("-", "--", ":", "-.")
+#: The groups whose mean the paper's figure 6 shows.
 RANKS = (1, 5, 25)
 
 Rewards = Sequence[float] | NDArray[np.floating[Any]]

@@ -12,16 +12,15 @@ from typing import Any
 
 from nasnet_det.draw import draw_genotype, draw_search_curves
 from nasnet_det.draw.pareto import draw_front
+from nasnet_det.draw.search_curves import RANKS
 from nasnet_det.genotypes.genotype import Genotype
 from nasnet_det.safe_io.files import write_csv, write_text
 from nasnet_det.search.limits import ACCURACY, format_measure
-from nasnet_det.search.records import Finding, best, by_architecture, front
+from nasnet_det.search.records import MEASURED, Finding, best, by_architecture, front
 from nasnet_det.search.run_folder import RETRAINED, SEARCH, SearchFolder
 from nasnet_det.search.rungs import pareto_front
 from nasnet_det.search.storage import StudyError
 
-#: The groups whose mean the paper's figure 6 shows.
-RANKS = (1, 5, 25)
 _COSTS = {"params": "parameters", "macs": "multiply-adds", "latency": "latency in ms"}
 
 
@@ -135,7 +134,7 @@ def read_run(folder: SearchFolder, storage: str | None = None) -> Run:
     else:
         with closing(second):
             retrained = _numbered_as_in(findings, second.findings())
-    failures = Counter(status for status in statuses if status not in ("ok", "stopped_early", "stopped", "kept"))
+    failures = Counter(status for status in statuses if status not in (*MEASURED, "stopped", "kept"))
     name = folder.path.resolve().name
     return Run(name, identity["strategy"]["name"], len(statuses), failures, findings, retrained, identity, objectives)
 

@@ -18,6 +18,7 @@ from typing import Annotated, Any, ClassVar, Generic, Protocol, TypeVar
 from pydantic import Field
 
 Decisions = tuple[int, ...]
+Count = Annotated[int, Field(ge=1, le=10**9)]
 #: An edge of a cell: the cell, the states that it connects, and its operation, all as words.
 Part = tuple[str, str, str]
 
@@ -238,8 +239,8 @@ class EvolutionSettings:
         ValueError: if ``sample`` exceeds ``population``.
     """
 
-    population: Annotated[int, Field(ge=1, le=10**9)] = 30
-    sample: Annotated[int, Field(ge=1, le=10**9)] = 15
+    population: Count = 30
+    sample: Count = 15
     second_change: Annotated[float, Field(ge=0, le=1)] = 0.5
 
     def __post_init__(self) -> None:

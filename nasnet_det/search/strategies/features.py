@@ -13,11 +13,10 @@ from collections.abc import Sequence
 from typing import Protocol
 
 import numpy as np
-from numpy.typing import NDArray
 
 from nasnet_det.search.strategies.base import Candidates, Decisions, Part, uniform
+from nasnet_det.search.strategies.gaussian_process import Floats
 
-Floats = NDArray[np.float64]
 #: Random architectures from which the scales of groups are estimated.
 _SAMPLES = 200
 

@@ -14,15 +14,12 @@ from dataclasses import dataclass
 from typing import Annotated, Any
 
 import numpy as np
-from numpy.typing import NDArray
 from pydantic import Field
 
-from nasnet_det.search.strategies.base import Decisions, Result, Strategy, mutate, set_random_state, uniform
+from nasnet_det.search.strategies.base import Count, Decisions, Result, Strategy, mutate, set_random_state, uniform
 from nasnet_det.search.strategies.features import CellFeatures, DecisionFeatures, Features
-from nasnet_det.search.strategies.gaussian_process import GaussianProcess, Kernel, normal_scores
+from nasnet_det.search.strategies.gaussian_process import Floats, GaussianProcess, Kernel, normal_scores
 
-Floats = NDArray[np.float64]
-Positive = Annotated[int, Field(ge=1, le=10**9)]
 #: Results from which the kernel is fitted at most: the best half of so many, and the latest.
 _FITTED = 300
 
@@ -43,12 +40,12 @@ class GuidedSettings:
         refit: growth of the number of results after which the kernel is fitted again.
     """
 
-    initial: Positive = 10
-    parents: Positive = 10
-    mutants: Positive = 200
+    initial: Count = 10
+    parents: Count = 10
+    mutants: Count = 200
     random_share: Annotated[float, Field(ge=0, le=1)] = 0.1
     refinements: Annotated[int, Field(ge=0, le=10**9)] = 4
-    changes: Positive = 3
+    changes: Count = 3
     exploration: Annotated[float, Field(ge=0, le=1e9)] = 3.0
     memory: Annotated[int, Field(ge=2, le=10**9)] = 500
     refit: Annotated[float, Field(ge=1, le=1e9)] = 1.25

@@ -189,7 +189,7 @@ class OptunaSampler(Strategy[SamplerSettings]):
     def _try(self) -> None:
         """Ask for nothing, and tell made-up results, so that what a sampler is not made for is known before anything is
         trained: some look at their arguments with their first model."""
-        sampler, architectures = self.settings.sampler, math.prod(map(len, (d.choices for d in self.choices.values())))
+        sampler, architectures = self.settings.sampler, math.prod(self.sizes)
         if sampler == "GridSampler" and architectures > _LARGEST_GRID:
             raise ValueError(
                 f"GridSampler lists all {Decimal(architectures):.2e} architectures; at most {_LARGEST_GRID:,} can be"

@@ -12,10 +12,8 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from nasnet_det.search.strategies.base import Decisions, Strategy
+from nasnet_det.search.strategies.base import Count, Decisions, Strategy
 from nasnet_det.search.strategies.controller import Controller
-
-Positive = Annotated[int, Field(ge=1, le=10**9)]
 
 
 @dataclass(frozen=True)
@@ -36,14 +34,14 @@ class ControllerSettings:
         weight_scale: initial weights are uniform in [-weight_scale, weight_scale].
     """
 
-    hidden: Positive = 100
+    hidden: Count = 100
     learning_rate: Annotated[float, Field(gt=0, le=1e9)] = 0.00035
     entropy_weight: Annotated[float, Field(ge=0, le=1e9)] = 0.00001
     entropy: Literal["sum", "log"] = "sum"
     baseline_decay: Annotated[float, Field(ge=0, lt=1)] = 0.95
-    minibatch: Positive = 20
+    minibatch: Count = 20
     clip: Annotated[float, Field(gt=0, le=1e9)] | None = 0.2
-    epochs: Positive = 10
+    epochs: Count = 10
     standardize: bool = False
     weight_scale: Annotated[float, Field(ge=0, le=1e9)] = 0.1
 

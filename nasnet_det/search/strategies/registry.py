@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, fields
+from dataclasses import asdict
 from typing import Any
 
 from nasnet_det.safe_io.settings import build
@@ -72,8 +72,7 @@ def make_strategy(
     overrides = dict(overrides or {})
     if name in STRATEGIES:
         kind, settings = STRATEGIES[name]
-        known = {field.name: getattr(settings, field.name) for field in fields(settings)}
-        settings = build(type(settings), {**known, **overrides}, what=f"strategy {name}")
+        settings = build(type(settings), {**asdict(settings), **overrides}, what=f"strategy {name}")
         return kind(sizes, seed, settings, problem)
     from nasnet_det.search.strategies.optuna_samplers import OptunaSampler, SamplerSettings
 
