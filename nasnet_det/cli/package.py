@@ -152,7 +152,7 @@ def preparation(program: Program) -> Callable[[Image], Tensor]:
         DataError: for a model of other than 1 or 3 channels.
     """
     said = program.description
-    if said.get("kind") == "detector":
+    if program.is_detector:
         from nasnet_det.export.runner import DetectorInput
 
         taken = DetectorInput.from_description(said)
@@ -181,7 +181,7 @@ def agreement(program: Program, package: Any, pictures: Sequence[Tensor]) -> str
 
     with torch.inference_mode():
         results = [(as_list(package(image)), as_list(program.model(image))) for image in pictures]
-    if program.description.get("kind") == "detector":
+    if program.is_detector:
         from nasnet_det.export.fixed_detections import found_again
 
         again, wanted = (sum(counts) for counts in zip(*starmap(found_again, results), strict=True))

@@ -133,7 +133,6 @@ def push_to_hub(
         ValueError: see :func:`save_hub_folder`; or for an invalid repository name.
         OSError: if the hub refuses or is not reachable; the errors of its client are of this type.
     """
-    _check(model, weights, license)
     with tempfile.TemporaryDirectory() as folder:
         save_hub_folder(model, Path(folder) / "model", weights, limits, license, f"hf-hub:{repository}")
         return _push(Path(folder) / "model", repository, private, api)

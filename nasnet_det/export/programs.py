@@ -72,6 +72,11 @@ class Program:
         times = [math.ceil(_LEAST_SIDE / size) if axis in self.dynamic and axis > 1 else 1 for axis, size in sizes]
         object.__setattr__(self, "example", self.example.repeat(times))
 
+    @property
+    def is_detector(self) -> bool:
+        """True for a program that maps images to detections."""
+        return self.description.get("kind") == "detector"
+
     def described(self, **more: Any) -> str:
         """Return the description as JSON, with the outputs, the input's size (0 where it is free) and ``more``."""
         size = [0 if axis in self.dynamic else side for axis, side in enumerate(self.example.shape)]
@@ -92,7 +97,7 @@ class Program:
         Args:
             run: the exported model.
         """
-        small, times = self.example, _TO_FIND if self.description.get("kind") == "detector" else 1
+        small, times = self.example, _TO_FIND if self.is_detector else 1
         for axis in self.dynamic:
             size = small.shape[axis]
             kept = torch.linspace(0, size - 1, min(size, _SMALL[axis] * (times if axis else 1))).long()

@@ -8,6 +8,7 @@
 from __future__ import annotations
 
 import functools
+import math
 import os
 import shutil
 import tempfile
@@ -35,15 +36,11 @@ from nasnet_det.export.package_files import (
     refuse_pickles,
     seal,
 )
-from nasnet_det.export.programs import Program, as_list, check, imported, quiet, write_onnx
+from nasnet_det.export.programs import TOLERANCE, Program, as_list, check, imported, quiet, write_onnx
 from nasnet_det.export.quantization import quantize_onnx
 from nasnet_det.export.runtime_support import AUTO, RUNTIMES, available, check_runtime, runtimes_for
 from nasnet_det.safe_io.files import expect_folder, replacing
 from nasnet_det.safe_io.values import first_line
-
-#: The largest accepted difference from PyTorch's outputs in each precision, relative to the largest value. In less than
-#: float32 the difference is measured and reported, not bounded.
-TOLERANCES = {"float32": 1e-3}
 
 
 class Package(nn.Module):
@@ -286,7 +283,7 @@ def shortest(package: nn.Module, images: Tensor, seconds: float = 3.0, calls: in
 
 def _candidates(runtime: str, precision: str, program: Program) -> list[str]:
     """Return the runtimes to try."""
-    detector = program.description.get("kind") == "detector"
+    detector = program.is_detector
     check_runtime(runtime, precision, detector)
     if runtime != AUTO:
         return [runtime]
@@ -311,7 +308,8 @@ def _write_and_check(
         if precision == "int8":
             quantize_onnx(path, _batches_for(program, calibration))
         seal(path)
-    return check(program, load_package(path), runtime, TOLERANCES.get(precision, float("inf")))
+    # In less than float32 the difference is measured and reported, not bounded.
+    return check(program, load_package(path), runtime, TOLERANCE if precision == "float32" else math.inf)
 
 
 def _batches_for(program: Program, images: Iterable[Tensor]) -> Iterable[Tensor]:
