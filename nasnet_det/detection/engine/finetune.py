@@ -178,13 +178,7 @@ def finetune(options: Options, resume: bool = False, log: Callable[[str], None] 
         DatasetError, ConfigError, WeightsError, LoggerError: for what cannot be used, before training starts.
     """
     check_loggers(options.loggers)
-    run = read_run(options.output, "finetune")
-    if run is not None and not resume:
-        if _has_begun(options.output):
-            raise FinetuneError(f"{options.output} holds a run: add --resume to continue it, or give another --output")
-        run = None
-    if run is None and resume:
-        raise FinetuneError(f"{options.output} holds no run to resume: leave out --resume")
+    run = _run_to_resume(options.output, resume)
     if run is not None:
         options = _as_begun(options, run)
     train, val, classes = open_dataset(options.data, val_share=options.val_share, seed=options.seed)
@@ -243,9 +237,21 @@ def _kept(options: Options) -> dict[str, Any]:
     return found
 
 
-def _has_begun(output: Path) -> bool:
-    """Return whether anything was learnt in a run folder, rather than ended by an error at the start."""
-    return (output / WEIGHTS).exists() or (output / "last_checkpoint").exists()
+def _run_to_resume(output: Path, resume: bool) -> dict[str, Any] | None:
+    """Return what is recorded of the run to be resumed, if one is.
+
+    Raises:
+        FinetuneError: if there is none, or one that has learnt something would be written over.
+    """
+    run = read_run(output, "finetune")
+    if resume:
+        if run is None:
+            raise FinetuneError(f"{output} holds no run to resume: leave out --resume")
+        return run
+    # A run that an error ended at the start has neither.
+    if run is not None and ((output / WEIGHTS).exists() or (output / "last_checkpoint").exists()):
+        raise FinetuneError(f"{output} holds a run: add --resume to continue it, or give another --output")
+    return None
 
 
 def _as_begun(options: Options, run: Mapping[str, Any]) -> Options:

@@ -19,7 +19,7 @@ from detectron2.utils import comm
 from detectron2.utils.collect_env import collect_env_info
 from detectron2.utils.env import seed_all_rng
 from detectron2.utils.logger import setup_logger
-from torch import distributed, nn
+from torch import nn
 
 from nasnet_det.detection.config import ConfigError, find_config, read_config
 from nasnet_det.detection.data.registered import look_at_config
@@ -30,6 +30,7 @@ from nasnet_det.detection.evaluation.evaluation import METRICS
 from nasnet_det.safe_io.files import check_writable, write_text
 from nasnet_det.safe_io.locks import working_in
 from nasnet_det.safe_io.values import format_value, parse_yaml
+from nasnet_det.training.world import World
 
 #: The files that training appends to, with regular expressions that are found at their beginnings.
 _APPENDED = {"log.txt": rb"\A\[\d\d/\d\d ", "metrics.json": rb'\A\{"'}
@@ -72,15 +73,12 @@ def _under_torchrun() -> bool:
 @contextmanager
 def _torchrun_group() -> Iterator[None]:
     """Join the processes that torchrun started, with the groups that detectron2 expects."""
-    gpus = torch.cuda.is_available()
-    if gpus:
-        torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
-    distributed.init_process_group("nccl" if gpus else "gloo")
+    world = World.join()
     comm.create_local_process_group(int(os.environ["LOCAL_WORLD_SIZE"]))
     try:
         yield
     finally:
-        distributed.destroy_process_group()
+        world.leave()
 
 
 def run_guarded(args: argparse.Namespace, explain: Explain) -> None:

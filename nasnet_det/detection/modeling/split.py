@@ -56,7 +56,7 @@ class FirstStage(Backbone):
         drop_path_steps: see :func:`nasnet_det.detection.modeling.backbone.advance_drop_path`.
     """
 
-    def __init__(self, network: NASNet, outputs: list[int], drop_path_steps: int = 250000) -> None:
+    def __init__(self, network: NASNet, outputs: list[int], drop_path_steps: int) -> None:
         super().__init__()
         self.network, self.cut_outputs, self.drop_path_steps = network, outputs, drop_path_steps
         shapes = [shape for number in outputs for shape in network.out_shapes[number]]
@@ -84,7 +84,7 @@ class SecondStage(nn.Module):
         drop_path_steps: see :func:`nasnet_det.detection.modeling.backbone.advance_drop_path`.
     """
 
-    def __init__(self, network: NASNet, outputs: list[int], drop_path_steps: int = 250000) -> None:
+    def __init__(self, network: NASNet, outputs: list[int], drop_path_steps: int) -> None:
         super().__init__()
         self.network, self.cut_outputs, self.drop_path_steps = network, outputs, drop_path_steps
         self.in_channels = [shape.channels for number in outputs for shape in network.out_shapes[number]]
