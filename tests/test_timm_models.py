@@ -282,17 +282,6 @@ def test_norm_layer_by_its_name_in_timm(norm: str) -> None:
     assert model(images("nasnet")).shape == (2, 1000)
 
 
-def test_a_number_of_cells_that_is_not_whole() -> None:
-    with pytest.raises(ValueError, match="num_cells"):
-        timm.create_model("nasnet", num_cells=1.5)
-
-
-def test_unknown_norm_layer() -> None:
-    for unknown in ("batchnorm9d", ""):
-        with pytest.raises(ValueError, match="norm_layer"):
-            tiny("nasnet", norm_layer=unknown)
-
-
 @pytest.mark.parametrize("name", FEW)
 def test_a_network_made_on_the_meta_device(name: str) -> None:
     """``to_empty`` leaves what was in memory: ``init_weights`` sets all of it, and a state dict with timm's

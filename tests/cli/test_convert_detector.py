@@ -1,10 +1,8 @@
-"""tools/convert_detector.py: from a TF checkpoint to detections of a detectron2 model."""
+"""``convert-detector``: from a TF checkpoint to detections of a detectron2 model."""
 
 from __future__ import annotations
 
-import importlib.util
 from pathlib import Path
-from types import ModuleType
 
 import numpy as np
 import pytest
@@ -16,27 +14,16 @@ pytest.importorskip("detectron2")
 from detectron2.data import MetadataCatalog
 from detectron2.modeling import build_model
 
+from nasnet_det.cli.convert_detector import main
 from nasnet_det.detection.config import read_config
 from nasnet_det.detection.engine.trainer import Checkpointer
 
-ROOT = Path(__file__).resolve().parents[2]
-
-
-@pytest.fixture(scope="module")
-def tool() -> ModuleType:
-    """The script, by its path."""
-    spec = importlib.util.spec_from_file_location("convert_detector", ROOT / "tools" / "convert_detector.py")
-    assert spec is not None and spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
 
 @torch.no_grad()
-def test_the_converted_model_detects_what_tensorflow_does(tool: ModuleType, golden: Path, tmp_path: Path) -> None:
+def test_the_converted_model_detects_what_tensorflow_does(golden: Path, tmp_path: Path) -> None:
     pytest.importorskip("tensorflow")
     folder = golden / "tfod_faster_rcnn_nas_400"
-    assert tool.main([str(folder), str(tmp_path)]) == 0
+    assert main([str(folder), str(tmp_path)]) == 0
     cfg = read_config(tmp_path / "config.yaml", ["MODEL.DEVICE", "cpu"])
     model = build_model(cfg).eval()
     Checkpointer(model).load(cfg.MODEL.WEIGHTS)
@@ -54,9 +41,7 @@ def test_the_converted_model_detects_what_tensorflow_does(tool: ModuleType, gold
     np.testing.assert_allclose(found.pred_boxes.tensor, boxes, atol=1e-4 * width)
 
 
-def test_what_is_no_checkpoint_is_one_line(
-    tool: ModuleType, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    assert tool.main([str(tmp_path / "nowhere"), str(tmp_path / "out")]) == 2
+def test_what_is_no_checkpoint_is_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main([str(tmp_path / "nowhere"), str(tmp_path / "out")]) == 2
     assert "no such file" in capsys.readouterr().err
     assert not (tmp_path / "out").exists()

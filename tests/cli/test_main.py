@@ -48,8 +48,9 @@ def status_of(words: list[str]) -> int:
 
 def test_every_module_is_a_verb_with_a_launcher_and_a_line_in_the_help(monkeypatch: pytest.MonkeyPatch) -> None:
     modules = {path.stem for path in FOLDER.glob("*.py")} - {"__init__", "main"}
-    launchers = {path.stem for path in (FOLDER.parents[1] / "tools").glob("*.py")}
-    assert modules == set(TOOLS.values()) == launchers
+    launchers = {path.stem: path.read_text() for path in (FOLDER.parents[1] / "tools").glob("*.py")}
+    assert modules == set(TOOLS.values()) == launchers.keys()
+    assert all(f"from nasnet_det.cli.{name} import main\n" in text for name, text in launchers.items())
     assert all(TOOLS[alias] == TOOLS[verb] for alias, verb in ALIASES.items())
     monkeypatch.setenv("COLUMNS", "200")
     lines = overview().splitlines()

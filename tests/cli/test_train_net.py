@@ -1,14 +1,12 @@
-"""tools/train_net.py, and detectron2's own scripts, as a user calls them."""
+"""``train-net``, and detectron2's own scripts, as a user calls them."""
 
 from __future__ import annotations
 
-import importlib.util
 import json
 import os
 import subprocess
 import sys
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import pytest
@@ -16,6 +14,7 @@ import torch
 
 detectron2 = pytest.importorskip("detectron2")
 
+from nasnet_det.cli.train_net import main  # noqa: E402
 from nasnet_det.detection.config import read_config  # noqa: E402 (needs detectron2)
 from nasnet_det.detection.engine.run_folder import mark_run  # noqa: E402 (needs detectron2)
 from tests.detection.conftest import CONFIGS, options  # noqa: E402 (needs detectron2)
@@ -24,16 +23,6 @@ from tests.helpers import torchrun  # noqa: E402
 ROOT = Path(__file__).resolve().parents[2]
 #: detectron2's own tools, which its wheel lays beside it.
 OTHERS = Path(detectron2.__file__).parents[1] / "tools"
-
-
-@pytest.fixture(scope="module")
-def tool() -> ModuleType:
-    """The script, loaded by its path: detectron2 installs a package called ``tools``."""
-    spec = importlib.util.spec_from_file_location("train_net_of_nasnet_det", ROOT / "tools" / "train_net.py")
-    assert spec is not None and spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
 
 
 def arguments(dataset: str, output: Path, **more: Any) -> list[str]:
@@ -51,13 +40,12 @@ def arguments(dataset: str, output: Path, **more: Any) -> list[str]:
 
 
 def test_train_then_evaluate_then_resume(
-    tool: ModuleType,
     tiny_coco: str,
     tmp_path: Path,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     output = tmp_path / "out"
-    assert tool.main(arguments(tiny_coco, output)) == 0
+    assert main(arguments(tiny_coco, output)) == 0
     state = torch.load(output / "model_final.pth", weights_only=True)
     assert state["trainer"]["iteration"] == 1
     log = (output / "log.txt").read_text()
@@ -69,13 +57,13 @@ def test_train_then_evaluate_then_resume(
     results.unlink()
 
     evaluated = arguments(tiny_coco, tmp_path / "eval", MODEL__WEIGHTS=output / "model_final.pth")
-    assert tool.main(["--eval-only", *evaluated]) == 0
+    assert main(["--eval-only", *evaluated]) == 0
     assert (tmp_path / "eval" / "inference" / "coco_instances_results.json").is_file()
 
     described = (output / "config.yaml").read_text()
-    assert tool.main(["--resume", *arguments(tiny_coco, output, MODEL__NASNET__NUM_FILTERS=16)]) == 2
+    assert main(["--resume", *arguments(tiny_coco, output, MODEL__NASNET__NUM_FILTERS=16)]) == 2
     assert (output / "config.yaml").read_text() == described
-    assert tool.main(["--resume", *arguments(tiny_coco, output, SOLVER__MAX_ITER=3)]) == 0
+    assert main(["--resume", *arguments(tiny_coco, output, SOLVER__MAX_ITER=3)]) == 0
     assert torch.load(output / "model_final.pth", weights_only=True)["trainer"]["iteration"] == 2
     assert "Traceback" not in capsys.readouterr().err
 
@@ -96,45 +84,42 @@ def test_train_then_evaluate_then_resume(
     ],
 )
 def test_a_user_s_mistake_is_one_line(
-    tool: ModuleType,
     tiny_coco: str,
     tmp_path: Path,
     more: dict[str, Any],
     says: str,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    assert tool.main(arguments(tiny_coco, tmp_path / "out", **more)) == 2
+    assert main(arguments(tiny_coco, tmp_path / "out", **more)) == 2
     (line,) = [line for line in capsys.readouterr().err.splitlines() if line.startswith("error: ")]
     assert says in line
 
 
 def test_a_checkpoint_of_another_genotype_is_one_line(
-    tool: ModuleType,
     tiny_coco: str,
     tmp_path: Path,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    assert tool.main(arguments(tiny_coco, tmp_path / "a", DATASETS__TEST=())) == 0
+    assert main(arguments(tiny_coco, tmp_path / "a", DATASETS__TEST=())) == 0
     more = {"MODEL.WEIGHTS": tmp_path / "a" / "model_final.pth", "MODEL.NASNET.GENOTYPE": "pnasnet_5"}
-    assert tool.main(arguments(tiny_coco, tmp_path / "b", **more)) == 2
+    assert main(arguments(tiny_coco, tmp_path / "b", **more)) == 2
     assert "pnasnet_5" in capsys.readouterr().err
 
 
-def test_without_a_config_it_says_which(tool: ModuleType, capsys: pytest.CaptureFixture[str]) -> None:
-    assert tool.main([]) == 2
+def test_without_a_config_it_says_which(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main([]) == 2
     assert "configs/nasnet_frcnn.yaml" in capsys.readouterr().err
 
 
 def test_evaluation_without_weights_or_of_other_classes_is_refused(
-    tool: ModuleType, tiny_coco: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    tiny_coco: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert tool.main(["--eval-only", *arguments(tiny_coco, tmp_path / "out")]) == 2
+    assert main(["--eval-only", *arguments(tiny_coco, tmp_path / "out")]) == 2
     assert "MODEL.WEIGHTS" in capsys.readouterr().err
     assert not (tmp_path / "out" / "inference").exists()
 
 
 def test_processes_that_have_not_joined_do_not_evaluate_in_one_folder(
-    tool: ModuleType,
     tiny_coco: str,
     tmp_path: Path,
     capsys: pytest.CaptureFixture[str],
@@ -142,50 +127,48 @@ def test_processes_that_have_not_joined_do_not_evaluate_in_one_folder(
 ) -> None:
     monkeypatch.setenv("WORLD_SIZE", "2")
     monkeypatch.setenv("RANK", "1")
-    assert tool.main(["--eval-only", *arguments(tiny_coco, tmp_path / "out")]) == 2
+    assert main(["--eval-only", *arguments(tiny_coco, tmp_path / "out")]) == 2
     assert "WORLD_SIZE" in capsys.readouterr().err
 
 
-def test_a_run_is_not_replaced_by_a_new_one(
-    tool: ModuleType, tiny_coco: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_a_run_is_not_replaced_by_a_new_one(tiny_coco: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     output = tmp_path / "out"
     output.mkdir()
     (output / "last_checkpoint").write_text("model_final.pth")
     (output / "model_final.pth").write_text("mine")
-    assert tool.main(arguments(tiny_coco, output)) == 2
+    assert main(arguments(tiny_coco, output)) == 2
     assert "--resume" in capsys.readouterr().err
     mark_run(output, "finetune", {})
-    assert tool.main(["--resume", *arguments(tiny_coco, output)]) == 2
+    assert main(["--resume", *arguments(tiny_coco, output)]) == 2
     assert "finetune" in capsys.readouterr().err
     (output / "run.json").unlink()
     (output / "last_checkpoint").unlink()  # the checkpoint may be from elsewhere
-    assert tool.main(["--resume", *arguments(tiny_coco, output)]) == 2
+    assert main(["--resume", *arguments(tiny_coco, output)]) == 2
     assert "model_final.pth" in capsys.readouterr().err
     assert (output / "model_final.pth").read_text() == "mine" and not (output / "config.yaml").exists()
     (output / "config.yaml").write_text(read_config(CONFIGS / "fpn_mobile.yaml").dump())  # killed before it was noted
-    assert tool.main(arguments(tiny_coco, output)) == 2
+    assert main(arguments(tiny_coco, output)) == 2
     assert "--resume" in capsys.readouterr().err
 
 
 def test_a_config_of_the_user_s_is_not_replaced(
-    tool: ModuleType, tiny_coco: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    tiny_coco: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     (tmp_path / "config.yaml").write_text("SEED: 5\n")
-    assert tool.main(arguments(tiny_coco, tmp_path)) == 2  # among the data
+    assert main(arguments(tiny_coco, tmp_path)) == 2  # among the data
     assert "config.yaml" in capsys.readouterr().err and (tmp_path / "config.yaml").read_text() == "SEED: 5\n"
     config, output = read_config(CONFIGS / "fpn_mobile.yaml"), tmp_path / "out"
     output.mkdir()
     (output / "config.yaml").write_text(config.dump())  # as a run leaves that was stopped before its first checkpoint
-    assert tool.main(arguments(tiny_coco, output, SOLVER__MAX_ITER=1, DATASETS__TEST=())) == 0
+    assert main(arguments(tiny_coco, output, SOLVER__MAX_ITER=1, DATASETS__TEST=())) == 0
 
 
 @pytest.mark.parametrize("name", ["log.txt", "metrics.json"])
 def test_a_file_of_the_user_s_is_not_appended_to(
-    tool: ModuleType, tiny_coco: str, tmp_path: Path, capsys: pytest.CaptureFixture[str], name: str
+    tiny_coco: str, tmp_path: Path, capsys: pytest.CaptureFixture[str], name: str
 ) -> None:
     (tmp_path / name).write_text("mine\n")
-    assert tool.main(arguments(tiny_coco, tmp_path)) == 2
+    assert main(arguments(tiny_coco, tmp_path)) == 2
     assert name in capsys.readouterr().err and (tmp_path / name).read_text() == "mine\n"
 
 

@@ -71,12 +71,17 @@ def packages(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     return {name: save_package(program, folder / name, name).path for name in available()}
 
 
+@pytest.fixture(params=["inductor", "onnxruntime", "openvino"])
+def runtime(request: pytest.FixtureRequest, packages: dict[str, Path]) -> str:
+    """Every runtime of packages that can be used here."""
+    if request.param not in packages:
+        pytest.skip(f"{request.param} cannot be used here")
+    return request.param
+
+
 @torch.inference_mode()
-@pytest.mark.parametrize("runtime", ["inductor", "onnxruntime", "openvino"])
 def test_every_runtime_computes_the_network(packages: dict[str, Path], runtime: str) -> None:
     """Any number of images: fewer and more than the package's batch, and a part of it."""
-    if runtime not in packages:
-        pytest.skip(f"{runtime} cannot be used here")
     package = load_package(packages[runtime])
     for count in (1, 2, 5):
         x = images(count, 3, 16, 16)
@@ -87,10 +92,7 @@ def test_every_runtime_computes_the_network(packages: dict[str, Path], runtime: 
     assert packages[runtime].suffix == (".pt2" if runtime == "inductor" else ".onnx")
 
 
-@pytest.mark.parametrize("runtime", ["inductor", "onnxruntime", "openvino"])
 def test_an_image_that_is_not_finite_has_no_logits(packages: dict[str, Path], runtime: str) -> None:
-    if runtime not in packages:
-        pytest.skip(f"{runtime} cannot be used here")
     package, x = load_package(packages[runtime]), images(3, 3, 16, 16)
     expected = package(x)
     x[1, 0, 2, 3] = torch.nan
@@ -98,10 +100,7 @@ def test_an_image_that_is_not_finite_has_no_logits(packages: dict[str, Path], ru
     torch.testing.assert_close(package(x), expected, rtol=0, atol=0, equal_nan=True)
 
 
-@pytest.mark.parametrize("runtime", ["inductor", "onnxruntime", "openvino"])
 def test_threads_share_a_package(packages: dict[str, Path], runtime: str) -> None:
-    if runtime not in packages:
-        pytest.skip(f"{runtime} cannot be used here")
     package, batches = load_package(packages[runtime]), [images(40 + 2 * i, 3, 16, 16) for i in range(4)]
     alone = [package(batch) for batch in batches]
     with ThreadPoolExecutor(4) as pool:
@@ -111,10 +110,7 @@ def test_threads_share_a_package(packages: dict[str, Path], runtime: str) -> Non
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="takes a system that forks processes")
 @pytest.mark.filterwarnings("ignore:This process:DeprecationWarning")
-@pytest.mark.parametrize("runtime", ["inductor", "onnxruntime", "openvino"])
 def test_a_process_forked_after_a_package_ran_on_threads_can_run_it(packages: dict[str, Path], runtime: str) -> None:
-    if runtime not in packages:
-        pytest.skip(f"{runtime} cannot be used here")
     threads = torch.get_num_threads()
     torch.set_num_threads(2)
     try:
@@ -156,11 +152,8 @@ def test_an_onnx_file_runs_in_both_runtimes(packages: dict[str, Path]) -> None:
             load_package(packages["openvino"], wrong)
 
 
-@pytest.mark.parametrize("runtime", ["inductor", "onnxruntime", "openvino"])
 def test_a_package_is_pickled_by_its_path(packages: dict[str, Path], runtime: str) -> None:
     """For workers that are started afresh; it stays in the runtime that it was loaded for."""
-    if runtime not in packages:
-        pytest.skip(f"{runtime} cannot be used here")
     asked = {"onnxruntime": "openvino", "openvino": "onnxruntime"}.get(runtime) if len(ONNX) == 2 else None
     package = load_package(packages[runtime], asked)
     again = pickle.loads(pickle.dumps(package))
@@ -350,12 +343,10 @@ def test_combinations_that_do_not_exist_are_refused(tmp_path: Path, runtime: str
     assert not list(tmp_path.iterdir())
 
 
-@pytest.mark.parametrize("runtime", ["inductor", "onnxruntime"])
+@pytest.mark.parametrize("runtime", ["inductor", "onnxruntime"], indirect=True)
 def test_a_damaged_package_is_named_and_one_under_another_name_is_read(
     packages: dict[str, Path], tmp_path: Path, runtime: str
 ) -> None:
-    if runtime not in packages:
-        pytest.skip(f"{runtime} cannot be used here")
     content = packages[runtime].read_bytes()
     middle = len(content) // 2
     for name, damaged in (

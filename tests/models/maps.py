@@ -11,6 +11,7 @@ from torch import Tensor
 
 from nasnet_det.models import cpu_kernels
 
+LAYOUTS = [torch.channels_last, torch.contiguous_format]
 compiled = pytest.mark.skipif(
     not cpu_kernels.takes(torch.zeros(1, 1, 1, 1), 1), reason="cpu_kernels.cpp cannot be compiled here"
 )

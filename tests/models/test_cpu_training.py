@@ -18,9 +18,7 @@ from nasnet_det.models.cpu_training import depthwise_conv2d, normalize, pointwis
 from nasnet_det.models.eager_training import has_hooks
 from nasnet_det.models.operations import LayerSettings, Scale, SeparableConvNorm, build_operation
 from nasnet_det.models.padding import AvgPool2dSame, Conv2dSame
-from tests.models.maps import compiled, images, in_threads
-
-LAYOUTS = [torch.channels_last, torch.contiguous_format]
+from tests.models.maps import LAYOUTS, compiled, images, in_threads
 
 
 @settings(deadline=None, max_examples=60)

@@ -24,9 +24,7 @@ from nasnet_det.models.eager_training import (
 from nasnet_det.models.network import NASNet
 from nasnet_det.models.operations import FactorizedReduction, LayerSettings, Scale, SeparableConvNorm
 from nasnet_det.models.padding import AvgPool2dSame, Conv2dSame, shift, subsample
-from tests.models.maps import images
-
-LAYOUTS = [torch.channels_last, torch.contiguous_format]
+from tests.models.maps import LAYOUTS, images
 
 
 def test_only_plain_eager_training_is_changed() -> None:

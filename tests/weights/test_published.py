@@ -48,13 +48,17 @@ def fresh(**other: object) -> torch.nn.Module:
     return model
 
 
+def assert_loads(source: PublishedWeights | str | Path) -> None:
+    model = fresh()
+    load_published(model, source)
+    assert_same(model.state_dict(), small().state_dict())
+
+
 def test_published_weights_are_converted_once_and_work_offline(
     miniature: PublishedWeights, server: Server, cache: Path
 ) -> None:
     for _ in range(2):
-        model = fresh()
-        load_published(model, miniature)
-        assert_same(model.state_dict(), small().state_dict())
+        assert_loads(miniature)
         server.files.clear()
     assert server.asked == ["small.h5"]
     assert (cache / "small.keras-v1.safetensors").is_file()
@@ -82,9 +86,7 @@ def test_any_place_of_a_file(form: str, server: Server, tmp_path: Path) -> None:
         "url": server.url("any.h5"),
         "file url": path.as_uri(),
     }[form]
-    model = fresh()
-    load_published(model, source)
-    assert_same(model.state_dict(), small().state_dict())
+    assert_loads(source)
 
 
 def test_other_classes_need_a_word(tmp_path: Path) -> None:
@@ -215,13 +217,9 @@ def test_weights_from_a_hub(server: Server, cache: Path, tmp_path: Path, monkeyp
     monkeypatch.setattr(file_download, "HUGGINGFACE_CO_URL_TEMPLATE", template, raising=False)
     monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "hub"))
     weights = PublishedWeights("small.hub", NETWORK, f"{HUB}owner/repository")
-    model = fresh()
-    load_published(model, weights)
-    assert_same(model.state_dict(), small().state_dict())
+    assert_loads(weights)
     server.files.clear()
-    model = fresh()
-    load_published(model, weights)
-    assert_same(model.state_dict(), small().state_dict())
+    assert_loads(weights)
     path = "owner/older/resolve/main/pytorch_model.bin"  # timm's other name; cache_dir is the client's, as in timm
     server.files[path], server.headers[path] = content, {"ETag": '"1"', "X-Repo-Commit": "0" * 40}
     file = resolve(f"{HUB}owner/older", tmp_path / "mine")
