@@ -132,12 +132,18 @@ def test_drop_path_rises_over_the_whole_of_training() -> None:
         np.testing.assert_allclose([path.progress for path in paths], step / 10, rtol=1e-6)
 
 
-def test_mixed_targets(batch: tuple[Tensor, Tensor]) -> None:
+@pytest.mark.parametrize("loss", ["cross_entropy", "binary_cross_entropy"])
+def test_mixed_images_have_mixed_targets_which_are_smoothed_once(loss: str, batch: tuple[Tensor, Tensor]) -> None:
     images, labels = batch
+    network, mix = Linear(), {"mixup_alpha": 0.5, "cutmix_alpha": 1.0}
+    trainer = _trainer(network, mix=mix, loss=loss, label_smoothing=0.1)
     seed_step(0, 0)
-    for loss in ("cross_entropy", "binary_cross_entropy"):
-        mixing = _trainer(Linear(), mix={"mixup_alpha": 0.5, "cutmix_alpha": 1.0}, loss=loss)
-        assert math.isfinite(mixing.step(images.clone(), labels))
+    mixed, targets = trainer.mix(images.clone(), labels)
+    assert not torch.equal(mixed, images) and targets.min() == pytest.approx(0.1 / 10)
+    function = functional.cross_entropy if loss == "cross_entropy" else functional.binary_cross_entropy_with_logits
+    expected = function(network(mixed), targets).detach()
+    seed_step(0, 0)
+    torch.testing.assert_close(trainer.step(images.clone(), labels), expected)
 
 
 @pytest.mark.parametrize(
