@@ -215,14 +215,19 @@ def refuse_pickles(path: Path) -> None:
         PackageError: if there is such content, or the file is damaged.
     """
     with readable(path), zipfile.ZipFile(path) as archive:
-        for name in archive.namelist():
+        members = archive.infolist()
+        # PyTorch's reader ignores the case of names, and takes another of several files of a name or archives in one.
+        if len({one.filename.lower() for one in members}) < len(members) or min(one.header_offset for one in members):
+            raise ValueError("it holds several archives, or files of one name, which are not read")
+        for member in members:
+            name = member.filename.lower()
             parts = name.split("/")
             if name.endswith("_config.json"):
-                payloads = parse_json(archive.read(name).decode())["config"].values()
+                payloads = parse_json(archive.read(member).decode())["config"].values()
                 if any(payload["use_pickle"] for payload in payloads):
                     raise ValueError(f"{name} asks for pickles, which are not read")
             elif name.endswith(".pt"):
-                torch.load(io.BytesIO(archive.read(name)), map_location="cpu", weights_only=True)
+                torch.load(io.BytesIO(archive.read(member)), map_location="cpu", weights_only=True)
             elif parts[-1].startswith(("custom_obj_", "opaque_obj_")) or (parts[-1] == "version" and len(parts) == 1):
                 raise ValueError(f"{name} is a pickled object or of an old format, which is not read")
 
