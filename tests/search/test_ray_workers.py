@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import atexit
 import os
 import random
 import signal
@@ -120,10 +121,13 @@ def test_what_an_evaluator_raises_ends_the_search(tmp_path: Path) -> None:
         ray_search(tmp_path, "random", 4, 2, BadRun())
 
 
-def test_a_running_cluster_is_used_and_left_running(tmp_path: Path) -> None:
+def test_a_running_cluster_is_used_and_left_running(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Two nodes of a CPU each, both on this machine: as many workers as they have room for."""
     from ray.cluster_utils import Cluster
 
+    # A node's hook at exit keeps its connections. From Python 3.13 on a forked process drops the hooks it inherits, and
+    # dies of closing these: so would those of later tests.
+    monkeypatch.setattr(atexit, "register", lambda hook, *arguments, **options: hook)
     cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 1, "include_dashboard": False})
     try:
         cluster.add_node(num_cpus=1)
