@@ -165,10 +165,10 @@ def make_workers(options: argparse.Namespace, config: ChildConfig) -> Workers:
     Raises:
         WorkersError, DataError, ValueError: if they cannot.
     """
-    count = count_workers(options)
+    count, log = count_workers(options), partial(print, flush=True)
     workers: Workers
     if count == 0:
-        workers = InProcess(ChildEvaluator(config, options.device, partial(print, flush=True)))
+        workers = InProcess(ChildEvaluator(config, options.device, log))
     else:
         try:
             from nasnet_det.search.ray_workers import RayWorkers
@@ -179,7 +179,8 @@ def make_workers(options: argparse.Namespace, config: ChildConfig) -> Workers:
         gpus = options.gpus_per_worker
         if gpus is None:
             gpus = 1.0 if torch.cuda.device_count() or options.ray else 0.0
-        workers = RayWorkers(ChildEvaluator(config, options.device), count, options.ray, gpus, options.cpus_per_worker)
+        evaluator = ChildEvaluator(config, options.device)
+        workers = RayWorkers(evaluator, count, options.ray, gpus, options.cpus_per_worker, log)
     try:
         workers.check()
     except BaseException:

@@ -11,8 +11,9 @@ import os
 import signal
 import socket
 import threading
+import time
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -25,6 +26,8 @@ from nasnet_det.search.workers import Evaluator, Job, Outcome, WorkersError
 _CONNECT_SECONDS = 10
 _START_SECONDS = 300
 _START_ATTEMPTS = 3
+#: Seconds without a result after which the children in training are named.
+_TELL_SECONDS = 300.0
 
 
 class _Actor:
@@ -52,6 +55,7 @@ class RayWorkers:
         address: of a running cluster (``host:port``, ``ray://host:port`` or ``auto``); None starts Ray here.
         gpus: what each worker asks for; may be a fraction, so that several share a GPU.
         cpus: likewise.
+        log: called with a line about the children in training now and then.
 
     Raises:
         WorkersError: without a cluster at the address, or if it has no room for a single worker.
@@ -64,7 +68,9 @@ class RayWorkers:
         address: str | None = None,
         gpus: float = 0.0,
         cpus: float = 1.0,
+        log: Callable[[str], None] = lambda line: None,
     ) -> None:
+        self._log = log
         with _signals_kept():
             self._connect(address, count, cpus)
         try:
@@ -79,7 +85,8 @@ class RayWorkers:
             options: dict[str, Any] = {"num_cpus": cpus, "num_gpus": gpus, "max_restarts": 0}
             self._make = ray.remote(_Actor).options(**options).remote
             self._idle: deque[Any] = deque(self._make(self._evaluator) for _ in range(self.slots))
-            self._running: dict[Any, tuple[Job, Any]] = {}
+            #: The job and the actor of each child in training, and when it began.
+            self._running: dict[Any, tuple[Job, Any, float]] = {}
         except BaseException:
             ray.shutdown()
             raise
@@ -102,10 +109,15 @@ class RayWorkers:
 
     def submit(self, job: Job) -> None:
         actor = self._idle.popleft()
-        self._running[actor.evaluate.remote(job)] = job, actor
+        self._running[actor.evaluate.remote(job)] = job, actor, time.monotonic()
 
     def wait(self) -> list[Outcome]:
-        done, _ = ray.wait(list(self._running), num_returns=1)
+        done: list[Any] = []
+        while not done:
+            done, _ = ray.wait(list(self._running), num_returns=1, timeout=_TELL_SECONDS)
+            if not done:
+                minutes = [(job.trial, (time.monotonic() - began) / 60) for job, _, began in self._running.values()]
+                self._log("in training: " + ", ".join(f"child {trial} for {m:.0f} min" for trial, m in minutes))
         return [self._outcome(reference) for reference in done]
 
     def processes(self) -> list[int]:
@@ -116,7 +128,7 @@ class RayWorkers:
         ray.shutdown()
 
     def _outcome(self, reference: Any) -> Outcome:
-        job, actor = self._running.pop(reference)
+        job, actor, _ = self._running.pop(reference)
         try:
             trained = ray.get(reference)
         except RayTaskError as error:

@@ -18,6 +18,7 @@ pytest.importorskip("optuna")
 import ray
 
 from nasnet_det.genotypes.published import PUBLISHED
+from nasnet_det.search import ray_workers
 from nasnet_det.search.child import Trained
 from nasnet_det.search.ray_workers import RayWorkers
 from nasnet_det.search.workers import Job, WorkersError
@@ -128,16 +129,19 @@ def test_a_running_cluster_is_used_and_left_running(tmp_path: Path, monkeypatch:
     # A node's hook at exit keeps its connections. From Python 3.13 on a forked process drops the hooks it inherits, and
     # dies of closing these: so would those of later tests.
     monkeypatch.setattr(atexit, "register", lambda hook, *arguments, **options: hook)
+    lines: list[str] = []
+    monkeypatch.setattr(ray_workers, "_TELL_SECONDS", 0.05)
     cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 1, "include_dashboard": False})
     try:
         cluster.add_node(num_cpus=1)
         for _ in range(2):
-            workers = RayWorkers(FakeChild(), address=cluster.address)
+            workers = RayWorkers(FakeChild(0.3), address=cluster.address, log=lines.append)
             try:
                 workers.check()
                 assert workers.slots == 2
-                workers.submit(Job(0, 0, PUBLISHED["nasnet_a"], seed=0))
+                workers.submit(Job(0, 7, PUBLISHED["nasnet_a"], seed=0))
                 assert [outcome.number for outcome in workers.wait()] == [0]
+                assert "child 7 for 0 min" in lines[-1]
             finally:
                 workers.close()
     finally:
