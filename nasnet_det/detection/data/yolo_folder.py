@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
 from collections.abc import Collection, Sequence
 from pathlib import Path
@@ -31,6 +32,8 @@ from nasnet_det.safe_io.values import format_names, format_value, parse_yaml
 
 #: A line of a label file: the number of the class, the numbers that follow, and the line.
 Row = tuple[int, list[float], str]
+#: The lists of class names of Darknet, CVAT, Label Studio, Roboflow and LabelImg.
+_LISTS = ("obj.names", "classes.txt", "_darknet.labels", "labels/classes.txt", "labels/*/classes.txt")
 #: What the folders of splits are called.
 _SPLIT_NAMES = {*SPLITS["train"], *SPLITS["val"], "test"}
 #: Coordinates of so many sides of the image are in pixels, or no coordinates.
@@ -53,7 +56,18 @@ def read_yolo(folder: Path, root: Path) -> dict[str, CocoData]:
     if not described:
         return _without_settings(folder) if root.is_dir() else {}
     path, *others = described
-    return add_notes(_sets(path, found[path]), note("YAML files describe the data, too", others, "Unused"))
+    sets, names = _sets(path, found[path]), _class_names(path, found[path])
+    lists = [other for other in match_files(folder, *_LISTS) if not _begins(other, names)]
+    notes = note("lists of class names are not those of the YAML file", lists, "Unused")
+    return add_notes(sets, [*note("YAML files describe the data, too", others, "Unused"), *notes])
+
+
+def _begins(path: Path, names: Sequence[str]) -> bool:
+    """Return whether class names begin with those of a list, or the list cannot be read."""
+    with contextlib.suppress(CocoFormatError):
+        listed = read_lines(path)
+        return listed == names[: len(listed)]
+    return True
 
 
 def _settings(path: Path) -> dict[str, Any]:
@@ -75,9 +89,7 @@ def _settings(path: Path) -> dict[str, Any]:
 def _without_settings(folder: Path) -> dict[str, CocoData]:
     """Return the sets of a folder with a list of class names only, as Darknet, CVAT, LabelImg and Label Studio have it;
     none where no image has a label file."""
-    found = match_files(
-        folder, "obj.names", "classes.txt", "_darknet.labels", "labels/classes.txt", "labels/*/classes.txt"
-    )
+    found = match_files(folder, *_LISTS)
     pictures = find_pictures(folder) if found else []
     if not any(_label_file(image).is_file() for image in pictures):
         if found and (labels := match_files(folder, "labels/*.txt", "labels/*/*.txt", "obj_*_data/*.txt")):
@@ -85,8 +97,26 @@ def _without_settings(folder: Path) -> dict[str, CocoData]:
             place = labels[0].parent if labels[0].parent.name.startswith("obj_") else folder / "images"
             raise CocoFormatError(f"{folder} has label files, but no {absent}: put these into {place}")
         return {}
-    base = "" if found[0].parent == folder else folder.absolute()  # LabelImg's list is among the label files
-    return _sets(found[0], {"names": read_lines(found[0]), "path": base})
+    path, names = _longest_list(found)
+    base = "" if path.parent == folder else folder.absolute()  # LabelImg's list is among the label files
+    return _sets(path, {"names": names, "path": base})
+
+
+def _longest_list(paths: Sequence[Path]) -> tuple[Path, list[str]]:
+    """Return the longest list of class names and its path: LabelImg writes one to each folder of label files.
+
+    Raises:
+        CocoFormatError: if another list does not begin as it does, so that a class has two numbers.
+    """
+    lists = {path: read_lines(path) for path in paths}
+    longest = max(paths, key=lambda path: len(lists[path]))
+    for path, names in lists.items():
+        if names != lists[longest][: len(names)]:
+            raise CocoFormatError(
+                f"{path} lists {format_names(names)}, but {longest} {format_names(lists[longest])}: which class has "
+                "which number? Write both alike, and the numbers in the label files; or remove the wrong list"
+            )
+    return longest, lists[longest]
 
 
 def _usual_entries(folder: Path) -> dict[str, str]:

@@ -176,6 +176,24 @@ def test_a_list_of_class_names_is_enough(tmp_path: Path, pictures: Path, lists: 
     assert {split: essence(data) for split, data in read_folder(root).items()} == wanted
 
 
+def test_lists_of_class_names_that_contradict_each_other(tmp_path: Path, pictures: Path) -> None:
+    """LabelImg writes one to each folder, in the order in which the classes were drawn there."""
+    write_yolo(tmp_path, {split: small(split) for split in ("train", "val")}, pictures)
+    wanted = {split: essence(data) for split, data in read_folder(tmp_path).items()}
+    for split, names in (("train", "fox\nhen\n"), ("val", "fox\nhen\ncow\n")):
+        (tmp_path / "labels" / split / "classes.txt").write_text(names)
+    assert not notes_of(tmp_path, "val")
+    settings = (tmp_path / "data.yaml").read_text()
+    (tmp_path / "data.yaml").unlink()
+    found = read_folder(tmp_path)
+    assert {split: essence(data) for split, data in found.items()} == wanted and found["val"].names[2] == "cow"
+    (tmp_path / "labels" / "val" / "classes.txt").write_text("hen\nfox\n")
+    with pytest.raises(CocoFormatError, match=r"val.classes\.txt lists hen, fox.*train.classes\.txt fox, hen"):
+        read_folder(tmp_path)
+    (tmp_path / "data.yaml").write_text(settings)
+    assert list(notes_of(tmp_path).values()) == [["classes.txt"]]
+
+
 def test_class_names_beside_another_form_are_no_yolo_data(tmp_path: Path, pictures: Path) -> None:
     write_voc(tmp_path / "data", {"train": small("train")}, pictures)
     wanted = essence(read_folder(tmp_path / "data")["train"])
