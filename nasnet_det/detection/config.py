@@ -90,13 +90,13 @@ def read_config(path: str | Path, opts: Sequence[Any] = ()) -> CfgNode:
             raise ValueError(f"expected keys and values, as {_GENOTYPE}, not {format_value(loaded)}: is it a config?")
         _merge(cfg, file, loaded)
         cfg.merge_from_list(_without_genotype(cfg, opts))
+        _check_values(cfg, default)
     except FileNotFoundError as error:
         raise ConfigError(f"config {path}: {error.filename} not found") from None
     except (RecursionError, MemoryError, SyntaxError):  # as Python's own parser says of a value
         raise ConfigError(f"config {path}: it, or an option, is nested too deeply, or is its own _BASE_") from None
     except (AssertionError, LookupError, ArithmeticError, AttributeError, TypeError, ValueError, OSError) as error:
         raise _refused(cfg, path, error) from None
-    _check_values(cfg, default)
     _read_genotype(cfg, file.parent)
     return cfg
 
@@ -107,7 +107,7 @@ def _check_values(cfg: CfgNode, default: CfgNode, above: str = "") -> None:
         if isinstance(value, CfgNode):
             _check_values(cfg[key], value, f"{above}{key}.")
         elif cfg[key] is None and value is not None:
-            raise ConfigError(f"{above}{key} has no value: expected one such as {format_value(value)}")
+            raise ValueError(f"{above}{key} has no value: expected one such as {format_value(value)}")
         elif isinstance(cfg[key], str):
             cfg[key] = expand_home(cfg[key])
 

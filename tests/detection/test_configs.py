@@ -226,7 +226,7 @@ def test_every_file_of_a_config_is_protected(tmp_path: Path) -> None:
 def test_a_key_without_a_value_is_named(key: str, tmp_path: Path) -> None:
     section, name = key.split(".")
     (tmp_path / "mine.yaml").write_text(f"{section}:\n  {name}:\n")
-    with pytest.raises(ConfigError, match=re.escape(key)):
+    with pytest.raises(ConfigError, match=f"mine.yaml.*{re.escape(key)}"):
         read_config(tmp_path / "mine.yaml")
 
 
