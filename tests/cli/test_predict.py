@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import runpy
 from pathlib import Path
 
 import numpy as np
@@ -15,11 +14,11 @@ pytest.importorskip("detectron2")
 from detectron2.config import get_cfg
 from detectron2.modeling import build_model
 
+from nasnet_det.cli.predict import main
 from nasnet_det.detection import add_nasnet_config
 from nasnet_det.detection.config import read_config
 
 ROOT = Path(__file__).parents[2]
-main = runpy.run_path(str(ROOT / "tools" / "predict.py"))["main"]
 
 
 @pytest.fixture(scope="module")

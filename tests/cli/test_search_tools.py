@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import runpy
 import sys
 from dataclasses import replace
 from pathlib import Path
@@ -15,17 +14,16 @@ pytest.importorskip("optuna")
 import timm
 from PIL import Image
 
+from nasnet_det.cli.export_cell import main as export_cell
+from nasnet_det.cli.retrain_cells import main as retrain_cells
+from nasnet_det.cli.search import main as search
+from nasnet_det.cli.search_report import main as search_report
 from nasnet_det.genotypes.genotype import Genotype
 from nasnet_det.search import command
 from nasnet_det.training.data.cifar10 import TEST_BATCH, TRAIN_BATCHES, Images, to_binary
 from tests.helpers import another_process
 from tests.search.fakes import FakeChild
 
-TOOLS = Path(__file__).parents[2] / "tools"
-search, retrain_cells, export_cell, search_report = (
-    runpy.run_path(str(TOOLS / f"{name}.py"))["main"]
-    for name in ("search", "retrain_cells", "export_cell", "search_report")
-)
 CHILD = ("official_data=false", "epochs=1", "num_filters=4", "num_cells=1", "train_images=32", "validation_images=32")
 SPACE = ("--blocks", "1", "--operations", "identity", "conv_1x1", "avg_pool_3x3")
 

@@ -39,11 +39,7 @@ def arguments(dataset: str, output: Path, **more: Any) -> list[str]:
     return ["--config-file", str(CONFIGS / "fpn_mobile.yaml"), *map(str, pairs)]
 
 
-def test_train_then_evaluate_then_resume(
-    tiny_coco: str,
-    tmp_path: Path,
-    capsys: pytest.CaptureFixture[str],
-) -> None:
+def test_train_then_evaluate_then_resume(tiny_coco: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     output = tmp_path / "out"
     assert main(arguments(tiny_coco, output)) == 0
     state = torch.load(output / "model_final.pth", weights_only=True)
@@ -84,11 +80,7 @@ def test_train_then_evaluate_then_resume(
     ],
 )
 def test_a_user_s_mistake_is_one_line(
-    tiny_coco: str,
-    tmp_path: Path,
-    more: dict[str, Any],
-    says: str,
-    capsys: pytest.CaptureFixture[str],
+    tiny_coco: str, tmp_path: Path, more: dict[str, Any], says: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert main(arguments(tiny_coco, tmp_path / "out", **more)) == 2
     (line,) = [line for line in capsys.readouterr().err.splitlines() if line.startswith("error: ")]
@@ -96,9 +88,7 @@ def test_a_user_s_mistake_is_one_line(
 
 
 def test_a_checkpoint_of_another_genotype_is_one_line(
-    tiny_coco: str,
-    tmp_path: Path,
-    capsys: pytest.CaptureFixture[str],
+    tiny_coco: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert main(arguments(tiny_coco, tmp_path / "a", DATASETS__TEST=())) == 0
     more = {"MODEL.WEIGHTS": tmp_path / "a" / "model_final.pth", "MODEL.NASNET.GENOTYPE": "pnasnet_5"}
@@ -120,10 +110,7 @@ def test_evaluation_without_weights_or_of_other_classes_is_refused(
 
 
 def test_processes_that_have_not_joined_do_not_evaluate_in_one_folder(
-    tiny_coco: str,
-    tmp_path: Path,
-    capsys: pytest.CaptureFixture[str],
-    monkeypatch: pytest.MonkeyPatch,
+    tiny_coco: str, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("WORLD_SIZE", "2")
     monkeypatch.setenv("RANK", "1")

@@ -86,10 +86,7 @@ ROWS = (
     SEARCH,
     Row(r"tools/(check_data|draw_cell|draw_accuracy|evaluate|export_cell|search_report)\.py"),
     Row(r"tools/prepare_coco\.py", status=2),  # without COCO it names what to download
-    Row(
-        r"tools/prepare_cifar10\.py",
-        why="a download; tests/training/data/test_cifar10_source.py has a local one",
-    ),
+    Row(r"tools/prepare_cifar10\.py", why="a download; tests/training/data/test_cifar10_source.py has a local one"),
     Row(r"tools/convert_weights\.py", why="a download; tests/cli/test_convert_weights.py converts made files"),
     Row(r"tools/convert_detector\.py", why="a download; tests/cli/test_convert_detector.py converts a made checkpoint"),
     Row(r"tools/finetune\.py", why="minutes; tests/detection/engine/test_finetune.py runs it"),

@@ -250,8 +250,7 @@ def test_other_detectors_take_any_images(kind: str, options: list[Any], tmp_path
 
 
 @pytest.mark.parametrize(
-    ("fixture", "missing", "keys"),
-    [("packaged", ["pycocotools"], set()), ("with_masks", [], {"segmentation"})],
+    ("fixture", "missing", "keys"), [("packaged", ["pycocotools"], set()), ("with_masks", [], {"segmentation"})]
 )
 def test_a_package_predicts_where_detectron2_is_not_installed(
     fixture: str, missing: list[str], keys: set[str], tmp_path: Path, request: pytest.FixtureRequest

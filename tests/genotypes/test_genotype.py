@@ -9,12 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from nasnet_det.genotypes.genotype import (
-    Block,
-    CellGenotype,
-    Genotype,
-    GenotypeError,
-)
+from nasnet_det.genotypes.genotype import Block, CellGenotype, Genotype, GenotypeError
 from nasnet_det.genotypes.published import PUBLISHED, as_genotype
 from tests.helpers import genotypes
 

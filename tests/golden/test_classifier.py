@@ -56,12 +56,7 @@ def test_parameters_and_shapes_are_those_of_tf_slim(name: str, golden: Path) -> 
 )
 def test_what_describes_no_network_is_refused(change: dict[str, object], message: str) -> None:
     meta: dict[str, object] = {
-        "hparams": {
-            "num_cells": 3,
-            "num_conv_filters": 8,
-            "stem_multiplier": 1.0,
-            "skip_reduction_layer_input": 0,
-        },
+        "hparams": {"num_cells": 3, "num_conv_filters": 8, "stem_multiplier": 1.0, "skip_reduction_layer_input": 0},
         "variables": {"conv0/weights": [3, 3, 3, 32]},
         "num_classes": 7,
     }

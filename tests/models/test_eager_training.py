@@ -15,12 +15,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from nasnet_det.models import cpu_kernels, eager_training
 from nasnet_det.models.cells import Concat
-from nasnet_det.models.eager_training import (
-    concat_channels,
-    is_training_on_cpu,
-    is_training_on_gpu,
-    subsample_twice,
-)
+from nasnet_det.models.eager_training import concat_channels, is_training_on_cpu, is_training_on_gpu, subsample_twice
 from nasnet_det.models.network import NASNet
 from nasnet_det.models.operations import FactorizedReduction, LayerSettings, Scale, SeparableConvNorm
 from nasnet_det.models.padding import AvgPool2dSame, Conv2dSame, shift, subsample

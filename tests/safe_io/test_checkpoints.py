@@ -38,11 +38,7 @@ def prefixed(state: dict[str, Any], prefix: str) -> dict[str, Any]:
         ({"state_dict": prefixed(RAW, "_orig_mod.module.")}, "state_dict", False),
         ({"stem._fsdp_wrapped_module._checkpoint_wrapped_module.weight": RAW["stem.weight"]}, "", False),
         ({"model": prefixed(RAW, "_forward_module.model.")}, "model", False),  # Fabric
-        (
-            {"state_dict": RAW, "ema_state_dict": {"steps": 5, **prefixed(AVERAGE, "module.")}},
-            "ema_state_dict",
-            True,
-        ),
+        ({"state_dict": RAW, "ema_state_dict": {"steps": 5, **prefixed(AVERAGE, "module.")}}, "ema_state_dict", True),
         (
             {"message_hub": {}, "state_dict": AVERAGE, "ema_state_dict": {"steps": 5, **RAW}},
             "state_dict",

@@ -10,12 +10,7 @@ from PIL import Image
 
 from nasnet_det.search.child import child_network, train_child
 from nasnet_det.search.child_config import ChildConfig
-from nasnet_det.search.image_data import (
-    channel_statistics,
-    find_images,
-    inspect_images,
-    load_images,
-)
+from nasnet_det.search.image_data import channel_statistics, find_images, inspect_images, load_images
 from nasnet_det.training.data.cifar10 import DataError, is_cifar10, split
 from tests.helpers import ONE_BLOCK
 

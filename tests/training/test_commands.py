@@ -3,32 +3,23 @@
 from __future__ import annotations
 
 import json
-import runpy
 import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 import timm
 import torch
 
+from nasnet_det.cli.build_backbone import main as build_backbone
+from nasnet_det.cli.prepare_cifar10 import main as prepare_cifar10
+from nasnet_det.cli.train_cifar import main as train_cifar
+from nasnet_det.cli.train_imagenet import main as train_imagenet
+from nasnet_det.cli.validate import main as validate
 from nasnet_det.training import progress
 from tests.helpers import ONE_BLOCK, torchrun
-
-TOOLS = Path(__file__).parents[2] / "tools"
-Command = Callable[[list[str]], int]
-
-
-def _command(name: str) -> Command:
-    return runpy.run_path(str(TOOLS / f"{name}.py"))["main"]
-
-
-prepare_cifar10, train_cifar, train_imagenet, validate, build_backbone = map(
-    _command, ("prepare_cifar10", "train_cifar", "train_imagenet", "validate", "build_backbone")
-)
 
 
 @pytest.fixture(scope="module")
@@ -144,7 +135,13 @@ def test_preparing_from_what_is_no_archive(tmp_path: Path, capsys: pytest.Captur
 
 
 def test_a_terminated_process_is_continued_by_the_same_command(cifar_options: list[str], tmp_path: Path) -> None:
-    command = [sys.executable, str(TOOLS / "train_cifar.py"), *cifar_options, "--epochs", "400"]
+    command = [
+        sys.executable,
+        str(Path(__file__).parents[2] / "tools" / "train_cifar.py"),
+        *cifar_options,
+        "--epochs",
+        "400",
+    ]
     process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     metrics = tmp_path / "runs" / "seed_0" / "metrics.csv"
     began = time.monotonic()

@@ -62,12 +62,7 @@ def without_head_decay(groups: list[dict[str, Any]], model: nn.Module) -> list[d
 
 
 def clipped_sgd(
-    params: Iterable[Any],
-    lr: float,
-    momentum: float,
-    weight_decay: float,
-    max_norm: float,
-    data: Sequence[Record] = (),
+    params: Iterable[Any], lr: float, momentum: float, weight_decay: float, max_norm: float, data: Sequence[Record] = ()
 ) -> torch.optim.SGD:
     """Build SGD that first scales each gradient tensor down to a norm of ``max_norm``, for LazyConfig.
 

@@ -19,12 +19,7 @@ from nasnet_det.detection.data.columns import CocoFormatError
 from nasnet_det.detection.data.folders import read_training
 from nasnet_det.detection.data.registered import look_at_names
 from nasnet_det.detection.engine import demo
-from nasnet_det.detection.engine.demo import (
-    DATASET,
-    choose_images,
-    prepare,
-    sample_data,
-)
+from nasnet_det.detection.engine.demo import DATASET, choose_images, prepare, sample_data
 
 
 def content(boxes: dict[int, list[list[int]]], crowd: int | None = None) -> dict[str, Any]:

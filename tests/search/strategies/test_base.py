@@ -8,13 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from nasnet_det.search.strategies.base import (
-    EvolutionSettings,
-    Problem,
-    RegularizedEvolution,
-    Result,
-    mutate,
-)
+from nasnet_det.search.strategies.base import EvolutionSettings, Problem, RegularizedEvolution, Result, mutate
 from nasnet_det.search.strategies.registry import NAMES, OPTUNA_SAMPLERS
 from tests.search.strategies.helpers import SIZES, make, reward_of, step
 
