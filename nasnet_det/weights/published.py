@@ -48,7 +48,8 @@ class PublishedWeights:
 _KERAS = "https://storage.googleapis.com/tensorflow/keras-applications/nasnet/"
 _SLIM = "https://storage.googleapis.com/download.tensorflow.org/models/"
 _FROZEN = _SLIM + "tflite/model_zoo/upload_20180427/"
-#: Network and kind, location, published hash.
+#: Network and kind, location and published hash, in the order in which ``pretrained=True`` tries them: those with a
+#: published hash or a hub's check come first, and those that need TensorFlow last.
 _FILES = (
     # timm/models/nasnet.py
     ("nasnet_a_large.timm", f"{HUB}timm/nasnetalarge.tf_in1k", None),
@@ -68,8 +69,7 @@ PUBLISHED_WEIGHTS: dict[str, PublishedWeights] = {
     name: PublishedWeights(name, name.partition(".")[0], *where) for name, *where in _FILES
 }
 
-#: The files that ``pretrained=True`` tries, in this order: those with a published hash or a hub's check come first, and
-#: those that need TensorFlow last.
+#: The files that ``pretrained=True`` tries.
 PRETRAINED: dict[str, tuple[str, ...]] = {
     model: tuple(name for name, weights in PUBLISHED_WEIGHTS.items() if weights.model == model)
     for model in ("nasnet_a_large", "nasnet_a_mobile")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
 import json
 from pathlib import Path
 
@@ -11,10 +10,9 @@ import pytest
 import torch
 
 from nasnet_det import NASNet
+from nasnet_det.cli.check_golden import main
 from nasnet_det.golden.classifier import classifier_end_points
 from tests.weights.stored import small, stored, write_keras
-
-main = importlib.import_module("nasnet_det.cli.check_golden").main
 
 
 @pytest.fixture

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
 import tarfile
 from pathlib import Path
 
@@ -12,11 +11,10 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import load_file
 
-from nasnet_det import NASNet
+from nasnet_det.cli.convert_weights import main
 from nasnet_det.weights import load_published
+from tests.helpers import assert_same
 from tests.weights.stored import Server, serving, small, stored, write_keras
-
-main = importlib.import_module("nasnet_det.cli.convert_weights").main
 
 NUMBERS = ["--num-cells", "1", "--num-filters", "8", "--stem-channels", "8"]
 
@@ -24,12 +22,6 @@ NUMBERS = ["--num-cells", "1", "--num-filters", "8", "--stem-channels", "8"]
 @pytest.fixture
 def source(tmp_path: Path) -> Path:
     return write_keras(tmp_path / "small.h5", stored(small(), "keras"))
-
-
-def assert_converted(path: Path, expected: NASNet) -> None:
-    found, state = load_file(path), expected.state_dict()
-    assert found.keys() == state.keys()
-    assert all(torch.equal(found[name], value) for name, value in state.items())
 
 
 @pytest.mark.parametrize("form", ["file", "folder", "archive", "url"])
@@ -44,7 +36,7 @@ def test_every_kind_of_input(form: str, source: Path, tmp_path: Path, capsys: py
         server.files["small.h5"] = source.read_bytes()
         name = server.url("small.h5") if form == "url" else str(given)
         assert main([name, str(output), *NUMBERS, "--cache", str(tmp_path / "cache")]) == 0
-    assert_converted(output, small())
+    assert_same(load_file(output), small().state_dict())
     printed = capsys.readouterr().out
     assert "Keras file, 491 tensors" in printed
     assert "classes: 7 in the file, 7 kept" in printed

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
 import json
 import signal
 from pathlib import Path
@@ -12,7 +11,7 @@ import pytest
 pytest.importorskip("detectron2")
 from detectron2.data import DatasetCatalog, MetadataCatalog
 
-main = importlib.import_module("nasnet_det.cli.demo").main
+from nasnet_det.cli.demo import main
 
 SMALL = ["MODEL.NASNET.NUM_FILTERS", "8", "MODEL.NASNET.NUM_CELLS", "1"]
 SMALL += ["INPUT.MIN_SIZE_TRAIN", "(64,)", "INPUT.MIN_SIZE_TEST", "64"]

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import importlib
 from pathlib import Path
 
 import pytest
 
+from nasnet_det.cli.draw_cell import main
 from nasnet_det.genotypes.published import PUBLISHED
-
-main = importlib.import_module("nasnet_det.cli.draw_cell").main
 
 
 def test_a_published_name_and_a_file_are_drawn(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
 import json
 from pathlib import Path
 
@@ -10,7 +9,7 @@ import pytest
 
 pytest.importorskip("pycocotools")
 
-main = importlib.import_module("nasnet_det.cli.evaluate").main
+from nasnet_det.cli.evaluate import main
 
 
 @pytest.fixture

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import importlib
 import json
 import os
 from pathlib import Path
 
 import pytest
 
-main = importlib.import_module("nasnet_det.cli.prepare_coco").main
+from nasnet_det.cli.prepare_coco import main
 
 OFFICIAL = {
     "instances_train2014": ("train2014", [1, 2, 3], "COCO_train2014_{:012}.jpg"),

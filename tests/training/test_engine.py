@@ -21,6 +21,7 @@ from nasnet_det.training.engine import Trainer, evaluate_classifier
 from nasnet_det.training.execution import Execution, choose_execution
 from nasnet_det.training.recipe import Recipe, RecipeError
 from nasnet_det.training.seeds import seed_step
+from tests.helpers import assert_same
 
 CPU = Execution(torch.device("cpu"))
 PLAIN = Recipe("plain", "cifar", epochs=2, batch_size=4, learning_rate=0.1, optimizer_options={"momentum": 0.0})
@@ -163,8 +164,7 @@ def test_a_state_is_taken_up_exactly(optimizer: str, batch: tuple[Tensor, Tensor
         taken_up = trainer()
         taken_up.load_state_dict(state)
         taken_up.step(*batch)
-        for name, value in whole.model.state_dict().items():
-            assert torch.equal(value, taken_up.model.state_dict()[name])
+        assert_same(taken_up.model.state_dict(), whole.model.state_dict())
 
 
 @pytest.mark.parametrize(

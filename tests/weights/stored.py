@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import http.server
 import threading
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -35,13 +35,6 @@ def stored(model: NASNet, name: str) -> dict[str, np.ndarray]:
         value = state[target.name].numpy()
         arrays[target.source] = value if target.axes is None else value.transpose(np.argsort(target.axes))
     return arrays
-
-
-def assert_same(found: Mapping[str, torch.Tensor], expected: Mapping[str, torch.Tensor]) -> None:
-    """Assert that two state dicts are equal to the bit."""
-    assert found.keys() == expected.keys()
-    for name, value in expected.items():
-        assert torch.equal(found[name], value), name
 
 
 def write_keras(path: Path, arrays: dict[str, np.ndarray], scope: str = "") -> Path:

@@ -19,8 +19,8 @@ from safetensors.torch import save_file
 from nasnet_det.detection.convert.checkpoint_files import read_checkpoint_file
 from nasnet_det.detection.convert.identity import CheckpointError
 from nasnet_det.weights import WeightsError, arrays, read_arrays
-from tests.helpers import Hostile
-from tests.weights.stored import assert_same, write_keras
+from tests.helpers import Hostile, assert_same
+from tests.weights.stored import write_keras
 
 TENSORS = {"a": torch.arange(6.0).reshape(2, 3), "b": torch.ones(40000)}
 

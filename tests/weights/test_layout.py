@@ -12,8 +12,9 @@ import torch
 
 from nasnet_det import NASNet
 from nasnet_det.weights import FORMATS, WeightsError, detect, read_state_dict, to_state_dict
-from tests.weights.stored import assert_same, stored
+from tests.helpers import assert_same
 from tests.weights.stored import small as new
+from tests.weights.stored import stored
 
 NAMES = list(FORMATS)
 #: A network that no test changes.

@@ -23,7 +23,8 @@ from nasnet_det.weights import (
     resolve,
 )
 from nasnet_det.weights.download import HUB, Unreachable
-from tests.weights.stored import Server, assert_same, small, stored, write_keras
+from tests.helpers import assert_same
+from tests.weights.stored import Server, small, stored, write_keras
 
 NETWORK = {"num_cells": 1, "num_filters": 8, "stem_channels": 8, "num_classes": 7}
 

@@ -14,6 +14,7 @@ pytest.importorskip("detectron2")
 from nasnet_det.detection.config import ConfigError
 from nasnet_det.detection.engine.trainer import DetectorTrainer, TrainingError, check_solver, folder_name
 from nasnet_det.weights import WeightsError
+from tests.helpers import assert_same
 
 
 class Killed(BaseException):
@@ -63,8 +64,7 @@ def test_a_killed_run_resumed_is_the_unbroken_run(small_config: Any, tiny_coco: 
     # The seed of the order comes from the checkpoint, not from the config.
     resumed = train(config(small_config, tiny_coco, tmp_path / "broken", SEED=99), resume=True)
     assert unbroken["trainer"]["iteration"] == resumed["trainer"]["iteration"] == 5
-    for name, value in unbroken["model"].items():
-        assert torch.equal(value, resumed["model"][name]), name
+    assert_same(resumed["model"], unbroken["model"])
     rates = [run["trainer"]["_trainer"]["optimizer"]["param_groups"][0]["lr"] for run in (unbroken, resumed)]
     assert rates[0] == rates[1] == pytest.approx(3e-5)
 
@@ -76,8 +76,7 @@ def test_a_resumed_run_needs_no_other_weights_than_its_own(small_config: Any, ti
         DetectorTrainer(cfg)
     trainer = DetectorTrainer(cfg, resume=True)
     trainer.resume_or_load(resume=True)
-    for name, value in trainer.model.state_dict().items():
-        assert torch.equal(value, first["model"][name]), name
+    assert_same(trainer.model.state_dict(), first["model"])
 
 
 @pytest.mark.parametrize(

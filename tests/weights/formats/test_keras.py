@@ -12,8 +12,9 @@ import torch
 from nasnet_det import NASNet
 from nasnet_det.golden.comparison import relative_error
 from nasnet_det.weights import read_arrays, read_state_dict
+from tests.helpers import assert_same
 from tests.weights.slim_live import random_value
-from tests.weights.stored import assert_same, small, stored, write_keras
+from tests.weights.stored import small, stored, write_keras
 
 
 def test_names_as_keras_gives_them() -> None:

@@ -16,8 +16,9 @@ from nasnet_det.golden.comparison import relative_error
 from nasnet_det.models.plan import slim_stages
 from nasnet_det.weights import WeightsError, read_arrays, read_state_dict
 from nasnet_det.weights.formats.tf_slim import AVERAGE, preferred
+from tests.helpers import assert_same
 from tests.weights.slim_live import import_nasnet, run_slim
-from tests.weights.stored import assert_same, small, stored
+from tests.weights.stored import small, stored
 
 
 def network(kind: str, config: Any, num_classes: int, **other: Any) -> NASNet:
