@@ -45,7 +45,7 @@ def runtimes_for(precision: str = "float32", detector: bool = False) -> list[str
 
 def available(precision: str = "float32", detector: bool = False) -> list[str]:
     """Return those of :func:`runtimes_for` that are installed here."""
-    return [name for name in runtimes_for(precision, detector) if _is_installed(name)]
+    return [name for name in runtimes_for(precision, detector) if not missing(name)]
 
 
 def check_runtime(runtime: str, precision: str, detector: bool) -> None:
@@ -67,7 +67,8 @@ def check_runtime(runtime: str, precision: str, detector: bool) -> None:
     raise PackageError(f"{given} in {precision}: choose {known}")
 
 
-def _is_installed(runtime: str) -> bool:
+def missing(runtime: str) -> list[str]:
+    """Return what a runtime needs that is not installed here."""
     if runtime == "inductor":
-        return bool(shutil.which("g++") or shutil.which("clang++"))
-    return all(importlib.util.find_spec(name) for name in (runtime, "onnxscript"))
+        return [] if shutil.which("g++") or shutil.which("clang++") else ["a C++ compiler"]
+    return [name for name in (runtime, "onnx", "onnxscript") if not importlib.util.find_spec(name)]

@@ -38,7 +38,7 @@ from nasnet_det.export.package_files import (
 )
 from nasnet_det.export.programs import TOLERANCE, Program, as_list, check, imported, quiet, write_onnx
 from nasnet_det.export.quantization import quantize_onnx
-from nasnet_det.export.runtime_support import AUTO, RUNTIMES, available, check_runtime, runtimes_for
+from nasnet_det.export.runtime_support import AUTO, RUNTIMES, available, check_runtime, missing, runtimes_for
 from nasnet_det.safe_io.files import expect_folder, replacing
 from nasnet_det.safe_io.values import first_line
 
@@ -288,10 +288,8 @@ def _candidates(runtime: str, precision: str, program: Program) -> list[str]:
     if runtime != AUTO:
         return [runtime]
     if not (names := available(precision, detector)):
-        raise PackageError(
-            f"none of {', '.join(runtimes_for(precision, detector))} is installed: inductor needs a C++ compiler, "
-            "others pip install 'nasnet-det[export,openvino]'"
-        )
+        lacks = [f"{name} needs {', '.join(missing(name))}" for name in runtimes_for(precision, detector)]
+        raise PackageError(f"no runtime can be used: {'; '.join(lacks)}: pip install 'nasnet-det[export,openvino]'")
     if {*program.dynamic} - {0} and names != ["inductor"]:
         return [name for name in names if name != "inductor"]
     return names

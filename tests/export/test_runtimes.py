@@ -242,6 +242,12 @@ def test_a_missing_runtime_is_named_before_anything_is_exported(
         save_package(classifier_program(tiny()), tmp_path / "net", "openvino")
 
 
+def test_auto_names_what_every_runtime_lacks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "onnx", None)
+    with pytest.raises(PackageError, match=r"onnxruntime needs .*onnx.*openvino needs .*onnx"):
+        save_package(classifier_program(tiny()), tmp_path / "net", "auto", "int8", [images(1, 3, 32, 32)])
+
+
 @pytest.mark.parametrize(("key", "value"), [("torch", "1.0"), ("needs", ["another machine"])])
 def test_a_package_for_another_machine_is_refused(
     packages: dict[str, Path], tmp_path: Path, key: str, value: Any
