@@ -229,6 +229,8 @@ def _coco_file(path: Path, root: Path) -> CocoData:
 def _image_folder(name: str, roots: Sequence[Path], images: Sequence[str]) -> Path:
     """Return the folder with the most of some images: one of the usual names, else any in the folder of the data.
 
+    Of the latter one that is named for the same split goes first, as names such as ``0001.jpg`` are in all splits.
+
     Args:
         name: of the set.
         roots: the folder of the data, that of the annotation file, and the one around ``annotations``.
@@ -240,6 +242,13 @@ def _image_folder(name: str, roots: Sequence[Path], images: Sequence[str]) -> Pa
         there = found.missing.count(False)
         return there, there - sum(found.renamed)
 
+    def rank(folder: Path) -> tuple[bool, int, int]:
+        there, exact = count(folder)
+        return there > 0 and split_of(folder.name) == (split_of(name) or "train"), there, exact
+
     usual = [root / inner for root in roots for inner in (name, f"images/{name}", "images", "data", ".")]
     best = max(filter(Path.is_dir, usual), key=count)
-    return best if count(best)[0] else max([best, *subfolders(roots[0])], key=count)
+    if count(best)[0]:
+        return best
+    places = filter(Path.is_dir, (roots[0], roots[0] / "images", roots[0] / "data"))
+    return max([best, *(folder for place in places for folder in subfolders(place))], key=rank)

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from PIL import Image
 
 pytest.importorskip("supervision")
 from nasnet_det.detection.data.columns import CocoFormatError
@@ -275,3 +276,18 @@ def test_links_to_folders_are_followed(tmp_path: Path, pictures: Path, form: str
         path.symlink_to(tmp_path / f"{path.parent.name}-{path.name}")
     (next(path for path in root.iterdir() if path.is_dir()) / "circle").symlink_to(root)
     assert {split: essence(data) for split, data in read_folder(linked).items()} == wanted
+
+
+@pytest.mark.parametrize(
+    ("file", "folder"),
+    [("annotations_{}.json", "{}"), ("{}_annotations.json", "{}_images"), ("my_{}.json", "images/{}2024")],
+)
+def test_images_of_one_name_in_all_splits_are_those_of_their_own(tmp_path: Path, file: str, folder: str) -> None:
+    for split, side in (("test", 10), ("train", 20), ("val", 30)):
+        (place := tmp_path / folder.format(split)).mkdir(parents=True)
+        Image.new("RGB", (side, side)).save(place / "1.png")
+        content = {**small(split), "images": [{"id": 1, "file_name": "1.png", "width": side, "height": side}]}
+        content["annotations"] = [{"id": 1, "image_id": 1, "category_id": 1, "bbox": [1, 2, 3, 4]}]
+        (tmp_path / file.format(split)).write_text(json.dumps(content))
+    for split, data in read_folder(tmp_path).items():
+        assert data.folder == tmp_path / folder.format(split)
