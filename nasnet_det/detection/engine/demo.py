@@ -26,7 +26,7 @@ from nasnet_det.detection.data.catalog import register
 from nasnet_det.detection.data.columns import CocoFormatError
 from nasnet_det.detection.data.folders import read_folder
 from nasnet_det.detection.data.look import CocoData, read_record
-from nasnet_det.detection.engine.hooks import ChooseThreads, FixStatistics, Progress
+from nasnet_det.detection.engine.hooks import ChooseThreads, FixStatistics, Periodic, Progress
 from nasnet_det.detection.engine.prediction import picture_names
 from nasnet_det.detection.engine.predictor import Predictor, load_config
 from nasnet_det.detection.engine.run_folder import mark_run, read_run
@@ -137,25 +137,17 @@ class DemoTrainer(ShortTrainer):
         return self.scores
 
 
-class Judge(HookBase):
-    """An evaluation every so often and at the end, which ends the training when all is learnt.
-
-    Args:
-        period: steps between evaluations.
-    """
-
-    def __init__(self, period: int) -> None:
-        self.period = period
+class Judge(Periodic):
+    """An evaluation every so often and at the end, which ends the training when all is learnt."""
 
     def after_step(self) -> None:
         """Evaluate if it is time."""
-        trainer, done = self.trainer, self.trainer.iter + 1
-        if done % self.period == 0 or done == trainer.max_iter:
+        trainer = self.trainer
+        if self.is_due():
             trainer.scores = trainer.test(trainer.cfg, trainer.model)["bbox"]
             loss = trainer.storage.history("total_loss").latest()
-            tqdm.write(
-                f"step {done:4}: loss {loss:.3f}, AP {trainer.scores['AP']:.1f}, AP50 {trainer.scores['AP50']:.1f}"
-            )
+            found = ", ".join(f"{name} {trainer.scores[name]:.1f}" for name in ("AP", "AP50"))
+            tqdm.write(f"step {trainer.iter + 1:4}: loss {loss:.3f}, {found}")
             trainer.finished = all(trainer.scores[name] >= least for name, least in trainer.enough.items())
 
 

@@ -335,8 +335,6 @@ def _config(options: Options, plan: Plan, train: str, val: str, classes: int, re
     cfg = load_config(model, _pairs({**planned, **counts, **others, **(options.settings or {}), **own}))
     if cfg.MODEL.NASNET.IMAGE_SIZE[0]:  # the paper's detector resizes inside the model
         cfg.MODEL.NASNET.IMAGE_SIZE = [plan.image_size, plan.image_size]
-    if cfg.TEST.EVAL_PERIOD < 1:
-        raise ConfigError(f"TEST.EVAL_PERIOD is {cfg.TEST.EVAL_PERIOD}, expected the steps between evaluations")
     return cfg
 
 

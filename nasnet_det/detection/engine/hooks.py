@@ -101,7 +101,23 @@ class FixStatistics(HookBase):
                     module.eval()
 
 
-class Validate(HookBase):
+class Periodic(HookBase):
+    """A hook that acts every so many steps, and at the end.
+
+    Args:
+        period: those steps.
+    """
+
+    def __init__(self, period: int) -> None:
+        self.period = period
+
+    def is_due(self) -> bool:
+        """Return whether to act after the present step."""
+        done = self.trainer.iter + 1
+        return done % self.period == 0 or done == self.trainer.max_iter
+
+
+class Validate(Periodic):
     """Evaluation every so often, of the averaged weights: AP, validation loss, the best weights kept, early stopping.
 
     Args:
@@ -127,7 +143,8 @@ class Validate(HookBase):
         keep_best: Callable[[dict[str, float]], None],
         folder: Path,
     ) -> None:
-        self.period, self.patience, self.average = period, patience, average
+        super().__init__(period)
+        self.patience, self.average = patience, average
         self.evaluate, self.validation_loss, self.keep_best = evaluate, validation_loss, keep_best
         self.folder = folder
         self.loggers: Sequence[Logger] = ()
@@ -146,9 +163,8 @@ class Validate(HookBase):
         state, trainer = self.state, self.trainer
         state["loss"] += float(trainer.storage.history("total_loss").latest())
         state["steps"] += 1
-        step = trainer.iter + 1
-        if step % self.period == 0 or step == trainer.max_iter:
-            self._evaluate(step)
+        if self.is_due():
+            self._evaluate(trainer.iter + 1)
 
     def _evaluate(self, step: int) -> None:
         state, trainer = self.state, self.trainer
@@ -199,19 +215,12 @@ class Validate(HookBase):
         self.state = dict(state)
 
 
-class KeepLast(HookBase):
-    """One checkpoint to resume from, replaced after each evaluation.
-
-    Args:
-        period: steps between evaluations.
-    """
-
-    def __init__(self, period: int) -> None:
-        self.period = period
+class KeepLast(Periodic):
+    """One checkpoint to resume from, replaced after each evaluation."""
 
     def after_step(self) -> None:
         trainer = self.trainer
-        if (trainer.iter + 1) % self.period == 0 or trainer.iter + 1 == trainer.max_iter or trainer.finished:
+        if self.is_due() or trainer.finished:
             trainer.checkpointer.save(trainer.checkpoint_name(), iteration=trainer.iter)
 
 

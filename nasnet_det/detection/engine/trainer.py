@@ -253,13 +253,13 @@ class ShortTrainer(DetectorTrainer):
     @classmethod
     def check(cls, cfg: CfgNode) -> None:
         """Raise ConfigError for what it cannot do, and for keys of detectron2's hooks, which it does not have."""
-        super().check(cfg)
-        for key, value in (
-            ("EXPECTED_RESULTS", cfg.TEST.EXPECTED_RESULTS),
-            ("PRECISE_BN", cfg.TEST.PRECISE_BN.ENABLED),
-        ):
+        test = cfg.TEST
+        for key, value in (("EXPECTED_RESULTS", test.EXPECTED_RESULTS), ("PRECISE_BN", test.PRECISE_BN.ENABLED)):
             if value:
                 raise ConfigError(f"TEST.{key} is for nasnet-det train-net only: leave it out")
+        if test.EVAL_PERIOD < 1:
+            raise ConfigError(f"TEST.EVAL_PERIOD is {test.EVAL_PERIOD}: expected the steps between evaluations")
+        super().check(cfg)
 
     @classmethod
     def build_model(cls, cfg: CfgNode) -> torch.nn.Module:

@@ -12,7 +12,13 @@ import torch
 pytest.importorskip("detectron2")
 
 from nasnet_det.detection.config import ConfigError
-from nasnet_det.detection.engine.trainer import DetectorTrainer, TrainingError, check_solver, folder_name
+from nasnet_det.detection.engine.trainer import (
+    DetectorTrainer,
+    ShortTrainer,
+    TrainingError,
+    check_solver,
+    folder_name,
+)
 from nasnet_det.weights import WeightsError
 from tests.helpers import assert_same
 
@@ -94,6 +100,12 @@ def test_a_resumed_run_needs_no_other_weights_than_its_own(small_config: Any, ti
 def test_a_solver_that_cannot_work_is_refused(small_config: Any, changes: dict[str, Any], named: str) -> None:
     with pytest.raises(ConfigError, match=named):
         DetectorTrainer.check(small_config("fpn_mobile.yaml", **changes))
+
+
+@pytest.mark.parametrize(("key", "value"), [("EVAL_PERIOD", 0), ("EVAL_PERIOD", -3), ("PRECISE_BN__ENABLED", True)])
+def test_a_short_training_evaluates_and_has_no_other_hooks(small_config: Any, key: str, value: Any) -> None:
+    with pytest.raises(ConfigError, match=rf"TEST\.{key.partition('__')[0]}"):
+        ShortTrainer.check(small_config("fpn_mobile.yaml", **{f"TEST__{key}": value}))
 
 
 @pytest.mark.parametrize(
