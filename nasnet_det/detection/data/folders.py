@@ -229,7 +229,7 @@ def _coco_file(path: Path, root: Path) -> CocoData:
 def _image_folder(name: str, roots: Sequence[Path], images: Sequence[str]) -> Path:
     """Return the folder with the most of some images: one of the usual names, else any in the folder of the data.
 
-    Of the latter one that is named for the same split goes first, as names such as ``0001.jpg`` are in all splits.
+    One that is named for the same split goes before others: names such as ``0001.jpg`` are in all splits.
 
     Args:
         name: of the set.
@@ -244,11 +244,14 @@ def _image_folder(name: str, roots: Sequence[Path], images: Sequence[str]) -> Pa
 
     def rank(folder: Path) -> tuple[bool, int, int]:
         there, exact = count(folder)
-        return there > 0 and split_of(folder.name) == (split_of(name) or "train"), there, exact
+        return exact > 0 and split_of(folder.name) == wanted, there, exact
 
+    wanted = split_of(name) or "train"
     usual = [root / inner for root in roots for inner in (name, f"images/{name}", "images", "data", ".")]
     best = max(filter(Path.is_dir, usual), key=count)
-    if count(best)[0]:
-        return best
     places = filter(Path.is_dir, (roots[0], roots[0] / "images", roots[0] / "data"))
-    return max([best, *(folder for place in places for folder in subfolders(place))], key=rank)
+    others = [folder for place in places for folder in subfolders(place)]
+    if count(best)[0]:
+        is_other = split_of(name) and split_of(best.name) != wanted
+        others = [folder for folder in others if is_other and split_of(folder.name) == wanted]
+    return max([best, *others], key=rank)

@@ -289,5 +289,8 @@ def test_images_of_one_name_in_all_splits_are_those_of_their_own(tmp_path: Path,
         content = {**small(split), "images": [{"id": 1, "file_name": "1.png", "width": side, "height": side}]}
         content["annotations"] = [{"id": 1, "image_id": 1, "category_id": 1, "bbox": [1, 2, 3, 4]}]
         (tmp_path / file.format(split)).write_text(json.dumps(content))
-    for split, data in read_folder(tmp_path).items():
-        assert data.folder == tmp_path / folder.format(split)
+    found = {split: data.folder for split, data in read_folder(tmp_path).items()}
+    assert found == {split: tmp_path / folder.format(split) for split in ("train", "val")}
+    (tmp_path / folder.format("train")).rename(tmp_path / "data")
+    found = {split: data.folder for split, data in read_folder(tmp_path).items()}
+    assert found == {"train": tmp_path / "data", "val": tmp_path / folder.format("val")}
