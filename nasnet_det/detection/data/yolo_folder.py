@@ -240,7 +240,7 @@ def _notes(images: Sequence[Path], found: FoundFiles, known: set[Path]) -> list[
     lone = [file for file in labels - known - partners - {*found.paths} if not _is_other_text(file)]
     known |= labels
     return [
-        *note("images have no label file", bare, BARE, len(images)),
+        *note("images have no label file beside them, or in 'labels' for 'images'", bare, BARE, len(images)),
         *note("images share a label file with another", shared, "Each has all its objects", len(images)),
         *note("label files are named in another letter case than their images", renamed, "They are used"),
         *note("label files have no image", lone, "Unused"),
