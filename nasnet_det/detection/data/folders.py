@@ -249,8 +249,8 @@ def _image_folder(name: str, roots: Sequence[Path], images: Sequence[str]) -> Pa
     wanted = split_of(name) or "train"
     usual = [root / inner for root in roots for inner in (name, f"images/{name}", "images", "data", ".")]
     best = max(filter(Path.is_dir, usual), key=count)
-    places = filter(Path.is_dir, (roots[0], roots[0] / "images", roots[0] / "data"))
-    others = [folder for place in places for folder in subfolders(place)]
+    places = [root / inner for root in dict.fromkeys((roots[0], roots[-1])) for inner in (".", "images", "data")]
+    others = [folder for place in filter(Path.is_dir, places) for folder in subfolders(place)]
     if count(best)[0]:
         is_other = split_of(name) and split_of(best.name) != wanted
         others = [folder for folder in others if is_other and split_of(folder.name) == wanted]

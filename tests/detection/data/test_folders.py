@@ -291,6 +291,10 @@ def test_images_of_one_name_in_all_splits_are_those_of_their_own(tmp_path: Path,
         (tmp_path / file.format(split)).write_text(json.dumps(content))
     found = {split: data.folder for split, data in read_folder(tmp_path).items()}
     assert found == {split: tmp_path / folder.format(split) for split in ("train", "val")}
+    (tmp_path / "annotations").mkdir()
+    shutil.copy(tmp_path / file.format("val"), named := tmp_path / "annotations" / file.format("val"))
+    assert [data.folder for data in read_folder(named).values()] == [tmp_path / folder.format("val")]
+    named.unlink()
     (tmp_path / folder.format("train")).rename(tmp_path / "data")
     found = {split: data.folder for split, data in read_folder(tmp_path).items()}
     assert found == {"train": tmp_path / "data", "val": tmp_path / folder.format("val")}
