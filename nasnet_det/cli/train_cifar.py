@@ -95,7 +95,7 @@ def train_seed(options: argparse.Namespace, recipe: Recipe, seed: int) -> float:
         session = replace(session, recipe=session.epochs_in(60 * options.minutes, batches))
         batches.epochs = session.recipe.epochs
         log_above_bars(f"{session.recipe.epochs} epochs in {options.minutes:g} minutes")
-    history = session.run(batches, log_above_bars)
+    history = session.run(batches, log_above_bars, more=seed != options.seeds[-1])
     log_above_bars(f"seed {seed}: top-1 {100 * history[-1].top1:.2f} %; the model is {session.folder / 'model'}")
     return history[-1].top1
 

@@ -22,7 +22,7 @@ from nasnet_det.training.execution import Execution
 from nasnet_det.training.models import ModelChoice, load_weights, save_local_dir, zero_classifiers
 from nasnet_det.training.progress import StepLines
 from nasnet_det.training.recipe import Recipe
-from nasnet_det.training.run import EpochReport, fit
+from nasnet_det.training.run import EpochReport, Stopped, fit
 from nasnet_det.training.run_folder import TrainingFolder
 from nasnet_det.training.seeds import own_randomness, seed_step
 from nasnet_det.training.world import World
@@ -96,8 +96,13 @@ class Session:
             zero_classifiers(network)
         return Trainer(network, recipe, data.steps_per_epoch, data.num_classes, self.execution, self.world)
 
-    def run(self, data: Batches, log: Callable[[str], None]) -> list[EpochReport]:
+    def run(self, data: Batches, log: Callable[[str], None], more: bool = False) -> list[EpochReport]:
         """Train to the end, resuming from the folder's checkpoint, then save the model in the same folder.
+
+        Args:
+            data: the images.
+            log: called with lines about the run.
+            more: whether other work follows, which a signal after the last step stops, too.
 
         Returns:
             The reports of all epochs.
@@ -129,6 +134,8 @@ class Session:
             weights = trainer.measured_model.state_dict()
             target = self.folder / "model"
             save_local_dir(self.model, weights, target, data.num_classes, self.data_config, self.label_names)
+        if more and should_stop():
+            raise Stopped(f"stopped at the end of {self.folder}; the same command continues from there")
         return history
 
     def epochs_in(self, seconds: float, data: Batches) -> Recipe:

@@ -8,6 +8,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 import timm
@@ -19,6 +20,7 @@ from nasnet_det.cli.train_cifar import main as train_cifar
 from nasnet_det.cli.train_imagenet import main as train_imagenet
 from nasnet_det.cli.validate import main as validate
 from nasnet_det.training import progress
+from nasnet_det.training.engine import Trainer
 from tests.helpers import ONE_BLOCK, torchrun
 
 
@@ -54,6 +56,20 @@ def test_cifar_over_seeds(cifar_options: list[str], tmp_path: Path, capsys: pyte
     # The same command again has nothing left to do.
     assert train_cifar(options) == 0
     assert "epoch" not in capsys.readouterr().out
+
+
+def test_a_signal_as_a_seed_ends_stops_the_seeds_that_follow(
+    cifar_options: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    evaluate = Trainer.evaluate
+
+    def interrupted(trainer: Trainer, batches: Any) -> Any:
+        signal.raise_signal(signal.SIGINT)
+        return evaluate(trainer, batches)
+
+    monkeypatch.setattr(Trainer, "evaluate", interrupted)
+    assert train_cifar([*cifar_options, "--epochs", "1", "--seeds", "3", "4"]) == 130
+    assert (tmp_path / "runs" / "seed_3" / "model").is_dir() and not (tmp_path / "runs" / "seed_4").exists()
 
 
 def test_a_warm_up_as_long_as_the_training_is_told(
