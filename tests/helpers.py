@@ -20,7 +20,7 @@ from PIL import Image
 from torch import nn
 
 from nasnet_det import NASNet
-from nasnet_det.genotypes.genotype import COMBINERS, OPERATIONS, Block, CellGenotype, Genotype, unused_states
+from nasnet_det.genotypes.genotype import COMBINERS, OPERATIONS, Block, CellGenotype, Genotype
 from nasnet_det.training.data.cifar10 import TEST_BATCH, TRAIN_BATCHES, Images, to_binary
 from nasnet_det.weights.formats.tf_slim import FORMAT
 from nasnet_det.weights.layout import published_units
@@ -81,7 +81,8 @@ def cells(draw: st.DrawFn, num_blocks: int, num_inputs: int = 2, join_all: bool 
     if join_all:
         return CellGenotype(tuple(blocks), tuple(created))
     extra = draw(st.sets(st.integers(0, num_inputs + num_blocks - 1)))
-    return CellGenotype(tuple(blocks), tuple(sorted({*unused_states(blocks, num_inputs), *extra})))
+    read = {state for block in blocks for state, _ in block.sides}
+    return CellGenotype(tuple(blocks), tuple(sorted({*extra, *(state for state in created if state not in read)})))
 
 
 @st.composite

@@ -199,12 +199,6 @@ class Genotype:
         return cls.from_json(text, str(path))
 
 
-def unused_states(blocks: Sequence[Block], num_inputs: int = 2) -> tuple[int, ...]:
-    """Return the created states that no block reads, which the paper's search space concatenates (section 2)."""
-    read = {state for block in blocks for state, _ in block.sides}
-    return tuple(s for s in range(num_inputs, num_inputs + len(blocks)) if s not in read)
-
-
 _OPTIONAL_KEYS = ("format", "version", "name", "source", "passes_all")
 
 

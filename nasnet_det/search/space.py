@@ -16,7 +16,7 @@ Every sequence of decisions makes a genotype whose every weight takes part in th
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from math import comb, prod
 from numbers import Integral
@@ -102,13 +102,18 @@ class Space:
 
     @property
     def num_architectures(self) -> int:
-        """The number of genotypes that decisions can make."""
-        return self._count(lambda sides: sides * sides)
+        """The number of genotypes that decisions can make.
 
-    @property
-    def num_distinct(self) -> int:
-        """The number of genotypes that differ by more than swapping the two sides of a block."""
-        return self._count(lambda sides: sides * (sides + 1) // 2)
+        If every input must be read, it is counted by inclusion and exclusion of the unread inputs.
+        """
+        operations, combiners = len(self.operations), len(self.combiners)
+
+        def cells(inputs: int) -> int:
+            return prod(((inputs + block) * operations) ** 2 * combiners for block in range(self.blocks))
+
+        unread = range(self.num_inputs if self.passes_all else 1)
+        total = sum((-1) ** k * comb(self.num_inputs, k) * cells(self.num_inputs - k) for k in unread)
+        return total**2
 
     def genotype(self, decisions: Sequence[int]) -> Genotype:
         """Return the genotype of a sequence of decisions.
@@ -214,20 +219,6 @@ class Space:
         unread = [state for state in range(self.num_inputs) if state not in reads]
         left = 2 * self.blocks - len(reads)
         return unread if self.passes_all and len(unread) == left else []
-
-    def _count(self, pairs: Callable[[int], int]) -> int:
-        """Return the number of pairs of cells, where ``pairs(n)`` is the number of pairs of n sides (state, operation).
-
-        If every input must be read, it is counted by inclusion and exclusion of the unread inputs.
-        """
-        operations, combiners = len(self.operations), len(self.combiners)
-
-        def cells(inputs: int) -> int:
-            return prod(pairs((inputs + block) * operations) * combiners for block in range(self.blocks))
-
-        unread = range(self.num_inputs if self.passes_all else 1)
-        total = sum((-1) ** k * comb(self.num_inputs, k) * cells(self.num_inputs - k) for k in unread)
-        return total**2
 
 
 def _index(name: str, names: Sequence[str], where: str) -> int:
