@@ -76,7 +76,7 @@ def test_the_input_is_not_written_over(folder: Path, capsys: pytest.CaptureFixtu
     for path in (folder / "annotations.json", folder / "images" / "2.png"):
         before = path.read_bytes()
         assert main([str(folder), "--output", str(path)]) == 2
-        assert path.read_bytes() == before
+        assert str(path) in capsys.readouterr().err and path.read_bytes() == before
 
 
 def test_a_page_of_the_user_is_not_written_over(

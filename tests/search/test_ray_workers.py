@@ -122,7 +122,7 @@ def test_what_an_evaluator_raises_ends_the_search(tmp_path: Path) -> None:
         ray_search(tmp_path, "random", 4, 2, BadRun())
 
 
-def test_a_running_cluster_is_used_and_left_running(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_running_cluster_is_used_and_left_running(monkeypatch: pytest.MonkeyPatch) -> None:
     """Two nodes of a CPU each, both on this machine: as many workers as they have room for."""
     from ray.cluster_utils import Cluster
 

@@ -127,7 +127,6 @@ def test_the_order_of_results_does_not_matter_at_rungs(pruner: str, tmp_path: Pa
 def test_more_trials_continue_as_if_all_had_been_asked_for(tmp_path: Path) -> None:
     for trials in (11, 30):
         run_search(tmp_path / "twice", "guided", trials, evaluator=CHILD, rungs=RUNGS)
-    (tmp_path / "once").mkdir()
     run_search(tmp_path / "once", "guided", 30, evaluator=CHILD, rungs=RUNGS)
     assert outcome(tmp_path / "twice") == outcome(tmp_path / "once")
 

@@ -28,7 +28,7 @@ def libc(monkeypatch: pytest.MonkeyPatch) -> Libc:
     return made
 
 
-def test_freed_memory_is_kept_but_for_what_the_user_set(libc: Libc, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_freed_memory_is_kept_but_for_what_the_user_set(libc: Libc) -> None:
     keep_freed_memory()
     assert libc.calls == [(-1, 2**31 - 1)]
 
