@@ -26,7 +26,7 @@ from omegaconf import (
 )
 
 from nasnet_det.detection.config import ConfigError
-from nasnet_det.detection.supported import check_numbers, tried_schedule
+from nasnet_det.detection.supported import check_numbers, check_processes, tried_schedule
 from nasnet_det.safe_io.values import format_names
 
 
@@ -86,9 +86,11 @@ def check_training(train: DictConfig) -> None:
     """Check what detectron2's script reads late, or not at all, of the config that holds the section ``train``.
 
     Raises:
-        ConfigError: for sections that an override has added, periods, and a schedule without a rate.
+        ConfigError: for sections that an override has added, periods, a schedule without a rate, and one of several
+            processes that have not joined: the script does not join torchrun's.
         Exception: what the loader and the evaluator of the test set raise, which are built.
     """
+    check_processes()
     root: Any = train._get_root()
     # A section of a file has flags of its own; of a config that was saved as YAML none has.
     known = [name for name in root if getattr(root._get_node(name)._metadata, "flags", None)]

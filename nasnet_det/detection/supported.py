@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import math
+import os
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 from detectron2.config import CfgNode
+from detectron2.utils import comm
 
 from nasnet_det.detection.config import ConfigError, defaults
 from nasnet_det.safe_io.values import format_value, one_line
@@ -22,7 +24,8 @@ _OTHER_PARTS = {
     "ANCHOR_GENERATOR": ("RotatedAnchorGenerator",),
     "ROI_HEADS": ("RROIHeads",),
 }
-
+#: The environment variables by which torchrun tells a process of the others.
+TORCHRUN = ("WORLD_SIZE", "RANK", "LOCAL_RANK", "LOCAL_WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
 
 Bound = tuple[Callable[[list[Any]], bool], str]
 
@@ -43,7 +46,8 @@ _SCORE = _each(lambda value: value < 1, "a score below 1")
 #: without an entry are not negative.
 _BOUNDS = {
     **dict.fromkeys(("PIXEL_MEAN", "FREEZE_AT", "BOUNDARY_THRESH", "ANGLES", "SAMPLING_RATIO"), _ANY),
-    **dict.fromkeys(("SEED", ".EVAL_PERIOD", "VIS_PERIOD", "GLOBAL.HACK"), _ANY),
+    **dict.fromkeys((".EVAL_PERIOD", "VIS_PERIOD", "GLOBAL.HACK"), _ANY),
+    "SEED": _each(lambda value: value < 2**32, "a number below 2**32, or a negative one for another at each start"),
     **dict.fromkeys(("PIXEL_STD", "BBOX_REG_WEIGHTS", "BATCH_SIZE_PER_IMAGE", "DETECTIONS_PER_CLASS"), _POSITIVE),
     **dict.fromkeys(("NMS_TOPK_TRAIN", "NMS_TOPK_TEST", "TOPK_CANDIDATES_TEST", "PRECISE_BN.NUM_ITER"), _POSITIVE),
     **dict.fromkeys(("INPUT.MAX_SIZE_TRAIN", "INPUT.MAX_SIZE_TEST", "AUG.MIN_SIZES", "AUG.MAX_SIZE"), _SIDE),
@@ -157,6 +161,17 @@ def check_numbers(key: str, value: Any, name: str = "") -> None:
         each = " for each" if _depth(value) else ""
         named = f"{key} ({name})" if name else key
         raise ConfigError(f"{named} is {format_value(value)}: expected {expected}{each}")
+
+
+def check_processes() -> None:
+    """Raise ConfigError for one of several processes that have not joined, which would write the same files."""
+    alone = comm.get_world_size() == 1 and os.environ.get("WORLD_SIZE", "1") != "1"
+    if alone and "RANK" in os.environ:
+        raise ConfigError(
+            f"WORLD_SIZE is {os.environ['WORLD_SIZE']}, but this process is alone, and all would write to one folder: "
+            f"start nasnet-det train-net by torchrun, which sets {', '.join(TORCHRUN)}, give detectron2's own scripts "
+            "--num-gpus, or unset RANK and WORLD_SIZE"
+        )
 
 
 def tried_schedule(build: Callable[[], Any], steps: int, name: str, advice: str) -> Any:

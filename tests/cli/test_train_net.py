@@ -109,6 +109,22 @@ def test_evaluation_without_weights_or_of_other_classes_is_refused(
     assert not (tmp_path / "out" / "inference").exists()
 
 
+@pytest.mark.parametrize(
+    ("flags", "settings", "named"),
+    [(["--num-gpus", "-1"], {}, "--num-gpus"), ([], {"SEED": 2**40}, "SEED"), ([], {"SOLVER.BASE_LR": 0.0}, "BASE_LR")],
+)
+def test_what_cannot_be_started_leaves_no_folder(
+    tool: ModuleType,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    flags: list[str],
+    settings: dict[str, Any],
+    named: str,
+) -> None:
+    assert tool.main([*flags, *arguments("unread", tmp_path / "out", **settings)]) == 2
+    assert named in capsys.readouterr().err and not (tmp_path / "out").exists()
+
+
 def test_processes_that_have_not_joined_do_not_evaluate_in_one_folder(
     tiny_coco: str, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:

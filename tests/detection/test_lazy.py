@@ -109,3 +109,12 @@ def test_a_config_that_was_saved_is_taken_again_and_needs_no_evaluator(
     again = LazyConfig.load(str(saved))
     again.dataloader.pop("evaluator")
     assert len(changed(again, tiny_coco)) == 7
+
+
+def test_processes_of_torchrun_which_the_script_does_not_join_are_refused(
+    loaded: Any, tiny_coco: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    monkeypatch.setenv("RANK", "1")
+    with pytest.raises(ConfigError, match="WORLD_SIZE"):
+        changed(loaded, tiny_coco)

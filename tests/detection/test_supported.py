@@ -39,6 +39,7 @@ from nasnet_det.detection.modeling.rcnn import build_detector
         ("nasnet_frcnn.yaml", {"MODEL__NASNET__IMAGE_SIZE": [128, 128, 128]}, r"NASNET\.IMAGE_SIZE"),
         ("fpn_mobile.yaml", {"MODEL__NASNET__LABEL_IDS": [1]}, r"NASNET\.LABEL_IDS"),
         ("fpn_mobile.yaml", {"MODEL__NASNET__BN_MOMENTUM": 2.0}, r"NASNET\.BN_MOMENTUM"),
+        ("fpn_mobile.yaml", {"SEED": 2**40}, "SEED"),
         ("fpn_mobile.yaml", {"SOLVER__BASE_LR": 0.0}, r"SOLVER\.BASE_LR"),
         ("fpn_mobile.yaml", {"DATALOADER__REPEAT_THRESHOLD": 2.0}, r"DATALOADER\.REPEAT_THRESHOLD"),
         ("retinanet_fpn_large.yaml", {"TEST__DETECTIONS_PER_IMAGE": -1}, r"TEST\.DETECTIONS_PER_IMAGE"),

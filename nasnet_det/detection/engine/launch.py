@@ -25,8 +25,9 @@ from nasnet_det.detection.config import ConfigError, find_config, read_config
 from nasnet_det.detection.data.registered import look_at_config
 from nasnet_det.detection.engine.checkpointer import Checkpointer, build_for_inference
 from nasnet_det.detection.engine.run_folder import RUN
-from nasnet_det.detection.engine.trainer import TORCHRUN, DetectorTrainer, check_processes
+from nasnet_det.detection.engine.trainer import DetectorTrainer
 from nasnet_det.detection.evaluation.evaluation import METRICS
+from nasnet_det.detection.supported import TORCHRUN, check_processes, check_supported
 from nasnet_det.safe_io.files import check_writable, write_text
 from nasnet_det.safe_io.locks import working_in
 from nasnet_det.safe_io.values import format_value, parse_yaml
@@ -56,7 +57,7 @@ def start(args: argparse.Namespace, explain: Explain) -> int:
         with _torchrun_group():
             run_guarded(args, explain)
         return 0
-    if args.num_gpus > 1 and args.num_gpus > torch.cuda.device_count():
+    if not 0 <= args.num_gpus <= max(1, torch.cuda.device_count()):
         raise ConfigError(f"--num-gpus is {args.num_gpus}, but this machine has {torch.cuda.device_count()} GPUs")
     machines = {"num_machines": args.num_machines, "machine_rank": args.machine_rank}
     try:
@@ -110,6 +111,7 @@ def setup(args: argparse.Namespace) -> CfgNode:
     if wanted.startswith("cuda") and not torch.cuda.is_available():
         cfg.MODEL.DEVICE = "cpu"
     check_expected(cfg)
+    check_supported(cfg)
     cfg.freeze()
     output, rank = Path(cfg.OUTPUT_DIR), comm.get_rank()
     if not args.eval_only:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import os
 import re
 import weakref
 from collections.abc import Sequence
@@ -32,7 +31,7 @@ from nasnet_det.detection.evaluation.evaluation import IouType
 from nasnet_det.detection.evaluation.evaluator import CocoEvaluator
 from nasnet_det.detection.modeling.fused import for_inference
 from nasnet_det.detection.modeling.rcnn import build_detector
-from nasnet_det.detection.supported import check_supported, tried_schedule
+from nasnet_det.detection.supported import check_processes, check_supported, tried_schedule
 from nasnet_det.detection.unread import ReadKeys, noting, unread
 from nasnet_det.safe_io.files import short_name
 from nasnet_det.safe_io.stopping import stop_on_signal
@@ -42,8 +41,6 @@ from nasnet_det.training.seeds import derive_seed, own_randomness
 
 logger = logging.getLogger(__name__)
 
-#: The environment variables by which torchrun tells a process of the others.
-TORCHRUN = ("WORLD_SIZE", "RANK", "LOCAL_RANK", "LOCAL_WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
 #: The classes of trainers and the configs that they were tried with.
 _rehearsed: set[str] = set()
 
@@ -267,16 +264,6 @@ class ShortTrainer(DetectorTrainer):
         return super().build_model(cfg).to(memory_format=torch.channels_last)
 
     build_optimizer = staticmethod(adamw)
-
-
-def check_processes() -> None:
-    """Raise ConfigError for one of several processes that have not joined, which would write the same files."""
-    alone = comm.get_world_size() == 1 and os.environ.get("WORLD_SIZE", "1") != "1"
-    if alone and "RANK" in os.environ:
-        raise ConfigError(
-            f"WORLD_SIZE is {os.environ['WORLD_SIZE']}, but this process is alone, and all would write to one folder: "
-            f"start nasnet-det train-net by torchrun, which sets {', '.join(TORCHRUN)}, or unset RANK and WORLD_SIZE"
-        )
 
 
 def check_solver(cfg: CfgNode) -> None:
