@@ -114,14 +114,9 @@ def test_evaluation_without_weights_or_of_other_classes_is_refused(
     [(["--num-gpus", "-1"], {}, "--num-gpus"), ([], {"SEED": 2**40}, "SEED"), ([], {"SOLVER.BASE_LR": 0.0}, "BASE_LR")],
 )
 def test_what_cannot_be_started_leaves_no_folder(
-    tool: ModuleType,
-    tmp_path: Path,
-    capsys: pytest.CaptureFixture[str],
-    flags: list[str],
-    settings: dict[str, Any],
-    named: str,
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], flags: list[str], settings: dict[str, Any], named: str
 ) -> None:
-    assert tool.main([*flags, *arguments("unread", tmp_path / "out", **settings)]) == 2
+    assert main([*flags, *arguments("unread", tmp_path / "out", **settings)]) == 2
     assert named in capsys.readouterr().err and not (tmp_path / "out").exists()
 
 
