@@ -268,8 +268,10 @@ def imported(name: str) -> Any:
 
 
 def as_list(outputs: Any) -> list[Tensor]:
-    """Return a model's outputs as a list."""
-    return [outputs] if isinstance(outputs, Tensor) else list(outputs)
+    """Return a model's outputs as a list, also those of timm's features by index."""
+    if isinstance(outputs, Tensor):
+        return [outputs]
+    return list(outputs.values() if isinstance(outputs, dict) else outputs)
 
 
 def _axes(dynamic: bool | Sequence[int]) -> tuple[int, ...]:

@@ -122,17 +122,17 @@ class Package(nn.Module):
             for output in as_list(outputs):
                 output[~finite] = 0 if self.info.is_detector else torch.nan
             return outputs
-        if len(images) and batch in (0, len(images)):
-            return self.run(images)
-        return self._in_batches(images, batch or 1)
+        whole = len(images) and batch in (0, len(images))
+        outputs = as_list(self.run(images)) if whole else self._in_batches(images, batch or 1)
+        is_list = len(outputs) > 1 or self.info.description.get("kind") == "features"  # as the model's own
+        return outputs if is_list else outputs[0]
 
-    def _in_batches(self, images: Tensor, batch: int) -> Any:
+    def _in_batches(self, images: Tensor, batch: int) -> list[Tensor]:
         parts = []
         for part in images.split(batch):
             filled = torch.cat([part, part.new_zeros(batch - len(part), *part.shape[1:])])
             parts.append([output[: len(part)] for output in as_list(self.run(filled))])
-        outputs = [torch.cat(outputs) for outputs in zip(*parts, strict=True)]
-        return outputs[0] if len(outputs) == 1 else outputs
+        return [torch.cat(outputs) for outputs in zip(*parts, strict=True)]
 
 
 @functools.cache
@@ -327,7 +327,7 @@ def _load_onnxruntime(path: Path, info: PackageInfo) -> Callable[[Tensor], Any]:
     session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
 
     def run(images: Tensor) -> Any:
-        return _tensors(session.run(None, {"image": images.contiguous().numpy()}))
+        return [torch.as_tensor(array) for array in session.run(None, {"image": images.contiguous().numpy()})]
 
     return run
 
@@ -344,7 +344,7 @@ def _load_openvino(path: Path, info: PackageInfo) -> Callable[[Tensor], Any]:
     def run(images: Tensor) -> Any:
         with lock:
             outputs = compiled([images.contiguous().numpy()])
-        return _tensors([outputs[index] for index in range(len(compiled.outputs))])
+        return [torch.as_tensor(outputs[index]) for index in range(len(compiled.outputs))]
 
     return run
 
@@ -381,11 +381,6 @@ def _load_torch(path: Path, info: PackageInfo) -> Callable[[Tensor], Any]:
     refuse_pickles(path)
     module = torch.export.load(path).module()
     return lambda images: module(images)  # as a submodule of a package it would refuse train() and eval()
-
-
-def _tensors(arrays: Sequence[Any]) -> Any:
-    tensors = [torch.as_tensor(array) for array in arrays]
-    return tensors[0] if len(tensors) == 1 else tensors
 
 
 _LOADERS: dict[str, Callable[[Path, PackageInfo], Callable[[Tensor], Any]]] = {

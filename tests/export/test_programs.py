@@ -57,6 +57,19 @@ def test_images_smaller_than_the_network_takes_are_refused() -> None:
     assert classifier_program(tiny()).description["least_side"] == 1
 
 
+def test_features_come_as_a_list_from_every_package() -> None:
+    """Also one map alone, and those that timm gives by their index."""
+    torch.manual_seed(0)
+    x = torch.randn(2, 3, 16, 16)
+    for more in ({}, {"feature_cls": "dict"}):
+        model = tiny(features_only=True, out_indices=(0,), **more)
+        program = feature_program(model, (16, 16), dynamic=[0])
+        package = Package(model, PackageInfo.from_dict(json.loads(program.described()), "inductor"))
+        assert program.differences(package) == {"stride_1": 0.0}
+        for images in (x, x[:0]):
+            assert [len(map_) for map_ in package(images)] == [len(images)]
+
+
 def test_onnx_features_of_free_size(tmp_path: Path) -> None:
     onnxruntime = pytest.importorskip("onnxruntime")
     pytest.importorskip("onnxscript")
