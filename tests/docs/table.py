@@ -165,6 +165,7 @@ PAGES: dict[str, Page] = {
                 swaps=((r"--rungs 2 6 18", "--rungs 1 2"),),
                 more=f"{CPU} --trials 3 {SPACE} --child {CHILD} epochs=2",
             ),
+            Row(r"stop_rules", more=f"{SEARCH.more} epochs=2"),
             Row(r"--limit", swaps=((r"latency=\S+", "latency=9s@64"),), more=SEARCH.more),
             Row(r"--ray", why="a cluster; tests/search/test_ray_workers.py has one"),
             Row(r"--workers 4", why="four processes; tests/search/test_ray_workers.py starts some"),
