@@ -72,23 +72,26 @@ def connect(url: URL, reading: bool = False) -> RDBStorage:
     arguments: dict[str, Any] = {}
     if url.get_backend_name() == "sqlite":
         arguments = {"timeout": 60}
-        if url.database and not (reading and _is_read_only(Path(url.database))):
-            Path(url.database).parent.mkdir(parents=True, exist_ok=True)
-        elif url.database:
-            file = f"file:{quote(str(Path(url.database).absolute()))}"
-            url = url.set(database=file, query={"mode": "ro", "immutable": "1", "uri": "true"})
+        if url.database and not url.database.startswith("file:"):
+            path = Path(url.database).absolute()
+            is_fixed = reading and _is_read_only(path)
+            if not is_fixed:
+                path.parent.mkdir(parents=True, exist_ok=True)
+            options = {"mode": "ro", "immutable": "1"} if is_fixed else {}
+            # As SQLite's own address: SQLAlchemy 2.0 takes a question mark in a path for its end.
+            url = url.set(database=f"file:{quote(str(path))}", query={**url.query, **options, "uri": "true"})
     elif url.get_backend_name() in ("postgresql", "mysql"):
         arguments = {"connect_timeout": _CONNECT_SECONDS}
     make = partial(RDBStorage, url.render_as_string(hide_password=False))
-    options = {"connect_args": arguments, "pool_pre_ping": True}
+    engine = {"connect_args": arguments, "pool_pre_ping": True}
     try:
-        backend = make(engine_kwargs=dict(options))
+        backend = make(engine_kwargs=dict(engine))
     except (SQLAlchemyError, StorageInternalError) as error:
         words = f"{error} {error.__cause__}"
         if "already exists" not in words and "UNIQUE" not in words.upper():
             raise
         time.sleep(1)  # until another process that is making the tables is done
-        backend = make(engine_kwargs=dict(options))
+        backend = make(engine_kwargs=dict(engine))
     if url.get_backend_name() == "sqlite" and "immutable" not in url.query:
         sqlalchemy.event.listen(backend.engine, "connect", _tune_sqlite)
         backend.engine.dispose()
