@@ -61,6 +61,8 @@ _RESULTS = (
     "a list of detections, each with image_id, category_id, bbox [x, y, width, height] and score, as in detectron2's "
     "coco_instances_results.json and in the JSON that mmdetection writes for its outfile_prefix"
 )
+#: Marks of tools for annotations that are neither to be learnt nor to be counted, besides COCO's ``iscrowd``.
+_MARKS = ("ignore", "is_crowd", "isCrowd", "crowd", "is_group_of", "IsGroupOf", "isGroupOf", "deleted")
 #: What training and drawing need of images and categories.
 COMPLETE = ("width", "height", "file_name", "name")
 
@@ -239,6 +241,14 @@ def _number(annotations: Sequence[Any], where: str) -> None:
         for number, entry in enumerate(annotations, start=1):
             if isinstance(entry, dict):
                 entry["id"] = number
+
+
+def unknown_marks(entry: Record) -> list[str]:
+    """Return the marks of an annotation to leave out that COCO does not know, also those in CVAT's attributes."""
+    attributes = entry.get("attributes")
+    inner = attributes if isinstance(attributes, dict) else {}
+    set_inside = [mark for mark in (*_MARKS, "iscrowd") if inner.get(mark) in (1, "1", "true", "True")]
+    return [mark for mark in _MARKS if entry.get(mark)] + set_inside
 
 
 def category_labels(categories: Sequence[Record]) -> dict[int, str]:

@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import ArrayLike, DTypeLike
 
 from nasnet_det.detection.data.boxes import ROUNDING, find_odd_boxes
-from nasnet_det.detection.data.coco_format import category_labels, visible
+from nasnet_det.detection.data.coco_format import category_labels, unknown_marks, visible
 from nasnet_det.detection.data.coco_masks import box_of_mask, is_mask, training_mask
 from nasnet_det.detection.data.columns import Record
 from nasnet_det.detection.data.look import (
@@ -35,8 +35,7 @@ from nasnet_det.safe_io.values import format_value, named
 Namer = Callable[[int], object]
 #: detectron2's BoxMode.XYWH_ABS.
 _XYWH = 1
-#: Marks of tools for annotations that are not to be learnt, and for the angle of a box.
-_IGNORED = ("ignore", "is_crowd", "isCrowd", "crowd", "is_group_of", "IsGroupOf", "isGroupOf", "deleted")
+#: Marks of tools for the angle of a box.
 _ANGLES = ("rotation", "angle", "theta")
 #: Of all boxes no larger share is of crowds: in COCO one in a hundred.
 _CROWDS = 0.1
@@ -123,7 +122,7 @@ class _Inspection:
     def check_entries(self) -> None:
         """Look for repeated entries, for marks that detectron2 does not know, and for classes that look alike."""
         self.note("images are listed more than once, under several ids", _shared(self.paths), "Each is used as listed")
-        marks = [*map(_marks, self.annotations)]
+        marks = [*map(unknown_marks, self.annotations)]
         ignored = np.array([bool(given) for given in marks], dtype=bool) & ~self.crowd
         hint = Fatal("COCO's format has no such mark: set iscrowd to 1, or remove the annotations")
         given = dict.fromkeys(mark for number in np.flatnonzero(ignored) for mark in marks[number])
@@ -302,14 +301,6 @@ class _Inspection:
     def box_name(self, number: int) -> str:
         row, box = self.rows[number], ", ".join(f"{value:.10g}" for value in self.boxes[number])
         return f"[{box}] in {self.image_name(row)} ({_format(self.sizes[row])})"
-
-
-def _marks(entry: Record) -> list[str]:
-    """Return the marks of an annotation that is not to be learnt, its own and those in the attributes of CVAT."""
-    attributes = entry.get("attributes")
-    inner = attributes if isinstance(attributes, dict) else {}
-    set_inside = [mark for mark in (*_IGNORED, "iscrowd") if inner.get(mark) in (1, "1", "true", "True")]
-    return [mark for mark in _IGNORED if entry.get(mark)] + set_inside
 
 
 def _has_angle(given: Any) -> bool:

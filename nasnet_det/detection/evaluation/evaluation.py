@@ -12,13 +12,14 @@ import importlib.util
 import io
 import logging
 import math
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
 import numpy as np
 
-from nasnet_det.detection.data.coco_format import category_labels, check_true_masks
+from nasnet_det.detection.data.coco_format import category_labels, check_true_masks, unknown_marks
 from nasnet_det.detection.data.columns import Record
 from nasnet_det.safe_io.values import collection_paused
 
@@ -100,8 +101,10 @@ def evaluate(
         check_true_masks(annotations)
     if any(entry["id"] < 1 for entry in annotations["annotations"]):
         _warn_once("annotation ids below 1, which COCO's evaluation takes for 'unmatched', are renumbered from 1")
-    if ignored := sum(bool(entry.get("ignore")) for entry in annotations["annotations"]):
-        _warn_once(f"{ignored} annotations set 'ignore', which COCO's evaluation does not know: they count as objects")
+    others = [entry for entry in annotations["annotations"] if not entry["iscrowd"]]
+    if marks := Counter(mark for entry in others for mark in unknown_marks(entry)):
+        words = ", ".join(f"{count} annotations set {mark!r}" for mark, count in sorted(marks.items()))
+        _warn_once(f"{words}, which COCO's evaluation does not know: they count as objects")
     name: str = backend or next(iter(available_backends()), "pycocotools")
     coco_class, evaluator_class, masks = _load(name)
     with collection_paused(), contextlib.redirect_stdout(io.StringIO()):  # pycocotools reports to stdout

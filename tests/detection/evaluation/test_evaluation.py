@@ -165,12 +165,13 @@ def test_ids_from_0_score_as_ids_from_1(backend: Any) -> None:
 def test_marks_that_coco_does_not_know_are_told(caplog: pytest.LogCaptureFixture) -> None:
     annotations, results = random_set(4)
     plain = evaluate(annotations, results).metrics
-    annotations["annotations"][0]["ignore"] = 1
+    annotations["annotations"][0] |= {"ignore": 1, "attributes": {"isGroupOf": "true"}}
     evaluation._warn_once.cache_clear()
     for _ in range(2):
         assert evaluate(annotations, results).metrics == plain
     (record,) = caplog.records
-    assert "1 annotations" in record.message and "'ignore'" in record.message
+    assert "1 annotations" in record.message
+    assert "'ignore'" in record.message and "'isGroupOf'" in record.message
 
 
 def test_categories_of_one_name_are_kept_apart(shared: Path) -> None:
