@@ -54,6 +54,7 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument(
         "--preprocessing", default="timm", choices=["timm", "slim"], help="of an ImageNet folder (timm)"
     )
+    parser.add_argument("--unofficial", action="store_true", help="accept other data in CIFAR-10's binary form")
     add_image_size(parser)
     parser.add_argument("--crop-pct", type=float, help="with timm's preprocessing; default: the model's")
     parser.add_argument("--batch-size", type=int, default=64, help="images at once (64)")
@@ -152,7 +153,10 @@ def evaluate_model(
     with tqdm(unit="image", disable=None) as bar:
         progress: Callable[[int], object] = bar.update
         if is_cifar10(options.data):
-            return validate_cifar10(model, options.data, preprocessing, execution, options.batch_size, progress)
+            official = not options.unofficial
+            return validate_cifar10(
+                model, options.data, preprocessing, execution, options.batch_size, progress, official
+            )
         return validate(
             model,
             options.data,

@@ -96,11 +96,13 @@ def validate_cifar10(
     execution: Execution,
     batch_size: int = 64,
     progress: Progress | None = None,
+    official: bool = True,
 ) -> Evaluation:
     """Evaluate a model on CIFAR-10's 10,000 test images, of the size, mean and deviation of its preprocessing.
 
     Args:
-        root: a folder of CIFAR-10's official batches.
+        root: a folder of CIFAR-10's batches.
+        official: see :func:`nasnet_det.training.data.cifar10.load_cifar10`.
 
     Other arguments as in :func:`validate`.
 
@@ -115,7 +117,7 @@ def validate_cifar10(
             f"and {height} x {width} pixels"
         )
     images = DeviceImages(
-        read_once(str(root), side=height).test, execution.device, mean=preprocessing.mean, std=preprocessing.std
+        read_once(str(root), official, height).test, execution.device, mean=preprocessing.mean, std=preprocessing.std
     )
     batches = map(images.take, torch.arange(len(images), device=execution.device).split(batch_size))
     return _evaluate(model, batches, execution, progress)

@@ -101,6 +101,7 @@ def test_cifar_of_the_family_in_a_given_time(cifar_like: Path, tmp_path: Path) -
     config = timm.create_model(f"local-dir:{out / 'seed_0' / 'model'}").pretrained_cfg
     assert tuple(config["input_size"]) == (3, 16, 16)
     assert train_cifar(given) == 0
+    assert validate([str(cifar_like), "--unofficial", "--model", f"local-dir:{out / 'seed_0' / 'model'}"]) == 0
 
 
 @pytest.mark.parametrize(

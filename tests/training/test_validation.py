@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from pathlib import Path
 
 import numpy as np
@@ -10,9 +11,7 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 
-from nasnet_det.training import validation
 from nasnet_det.training.data.cifar10 import DataError, load_cifar10
-from nasnet_det.training.data.cifar_batches import read_once
 from nasnet_det.training.data.image_folder import Preprocessing
 from nasnet_det.training.execution import choose_execution
 from nasnet_det.training.validation import SlimEvaluation, label_names, validate, validate_cifar10
@@ -69,8 +68,7 @@ def test_slims_preprocessing_equals_tensorflow(size: tuple[int, int]) -> None:
     np.testing.assert_allclose(ours.permute(1, 2, 0), expected, atol=1e-5)
 
 
-def test_cifar10_is_measured_with_the_models_preprocessing(cifar_like: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(validation, "read_once", lambda root, side: read_once(root, False, side))
+def test_cifar10_is_measured_with_the_models_preprocessing(cifar_like: Path) -> None:
     images = load_cifar10(cifar_like, official=False).test
     seen: list[Tensor] = []
 
@@ -84,16 +82,17 @@ def test_cifar10_is_measured_with_the_models_preprocessing(cifar_like: Path, mon
             labels[0] = (labels[0] + 1) % 10 if start == 0 else labels[0]  # one mistake
             return nn.functional.one_hot(labels, 10).float()
 
-    found = validate_cifar10(Recorder(), cifar_like, INPUT, CPU, batch_size=8)
+    measured = functools.partial(validate_cifar10, official=False)
+    found = measured(Recorder(), cifar_like, INPUT, CPU, batch_size=8)
     assert found.images == 20 and found.top1 == pytest.approx(0.95)
     torch.testing.assert_close(torch.cat(seen), torch.from_numpy(images.pictures) / 127.5 - 1)
     seen.clear()
-    validate_cifar10(Recorder(), cifar_like, Preprocessing((3, 16, 16), (0.5,) * 3, (0.5,) * 3), CPU)
+    measured(Recorder(), cifar_like, Preprocessing((3, 16, 16), (0.5,) * 3, (0.5,) * 3), CPU)
     assert {tuple(batch.shape[1:]) for batch in seen} == {(3, 16, 16)}
     with pytest.raises(DataError, match="1000"):
-        validate_cifar10(Colour([0, 1, 2], 1000), cifar_like, INPUT, CPU)
+        measured(Colour([0, 1, 2], 1000), cifar_like, INPUT, CPU)
     with pytest.raises(DataError, match="64 x 64"):
-        validate_cifar10(Recorder(), cifar_like, Preprocessing((3, 64, 64), (0.5,) * 3, (0.5,) * 3), CPU)
+        measured(Recorder(), cifar_like, Preprocessing((3, 64, 64), (0.5,) * 3, (0.5,) * 3), CPU)
 
 
 def test_preprocessing_at_another_size_and_crop() -> None:
