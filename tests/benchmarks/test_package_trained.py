@@ -41,7 +41,7 @@ def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         labels = network((torch.from_numpy(pictures) / 255 - mean) / std).argmax(1).numpy().astype(np.uint8)
     labels[::2] = (labels[::2] + 1) % 10
     images = Images(pictures, labels)
-    monkeypatch.setattr(validation, "read_once", lambda root, side: Cifar10(images, images))
+    monkeypatch.setattr(validation, "read_once", lambda *_: Cifar10(images, images))
     monkeypatch.setattr(package_trained, "load_cifar10", lambda root: Cifar10(images, images))
     return tmp_path / "run"
 
