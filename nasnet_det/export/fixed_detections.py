@@ -63,6 +63,7 @@ def suppress_by_class(boxes: Tensor, scores: Tensor, eligible: Tensor, iou_thres
     Args:
         boxes: ``(N, K, C, 4)``.
         scores, eligible: ``(N, K, C)``.
+        iou_threshold: boxes that overlap a better one of their class by more are removed.
         limit: boxes kept of a class.
 
     Returns:
@@ -110,6 +111,7 @@ def found_again(found: Sequence[Tensor], expected: Sequence[Tensor], score: floa
 
     Args:
         found, expected: outputs of detectors on the same images.
+        score: the least score of the expected ones that count.
 
     Returns:
         how many have a found detection of their class with an IoU and a score of at least 0.5, and how many there are.

@@ -74,10 +74,10 @@ def connect(url: URL, reading: bool = False) -> RDBStorage:
         arguments = {"timeout": 60}
         if url.database and not url.database.startswith("file:"):
             path = Path(url.database).absolute()
-            is_fixed = reading and _is_read_only(path)
-            if not is_fixed:
+            read_only = reading and _is_read_only(path)
+            if not read_only:
                 path.parent.mkdir(parents=True, exist_ok=True)
-            options = {"mode": "ro", "immutable": "1"} if is_fixed else {}
+            options = {"mode": "ro", "immutable": "1"} if read_only else {}
             # As SQLite's own address: SQLAlchemy 2.0 takes a question mark in a path for its end.
             url = url.set(database=f"file:{quote(str(path))}", query={**url.query, **options, "uri": "true"})
     elif url.get_backend_name() in ("postgresql", "mysql"):

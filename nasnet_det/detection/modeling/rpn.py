@@ -247,6 +247,7 @@ class NASNetRPN(nn.Module):
             logits: ``(A, 2)``.
             deltas: ``(A, 4)``.
             size: height and width of the image.
+            limit: how many.
         """
         scores = logits.softmax(dim=1)[:, 1]
         boxes = self.box_transform.apply_deltas(deltas, anchors)

@@ -92,6 +92,8 @@ def batched_nms(
         boxes: ``(B, N, 4)``.
         scores: ``(B, N)``.
         valid: ``(B, N)``, False for boxes to ignore.
+        iou_threshold: boxes that overlap a better one by more are removed.
+        limit: boxes kept of a set.
 
     Returns:
         indices ``(B, limit)``, best first, and a validity mask ``(B, limit)``.
@@ -135,6 +137,7 @@ def suppress_classes(boxes: Tensor, scores: Tensor, valid: Tensor, iou_threshold
         boxes: ``(K, C, 4)``.
         scores: ``(K, C)``.
         valid: ``(K, C)``.
+        iou_threshold: boxes that overlap a better one of their class by more are removed.
         limit: boxes kept of a class.
     """
     boxes, scores, valid = boxes.transpose(0, 1), scores.t(), valid.t()
